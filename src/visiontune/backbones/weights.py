@@ -1,0 +1,198 @@
+"""Loading weights into a module, with a report of what matched, what is missing and what was reshaped."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from timm.layers import resample_abs_pos_embed
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from visiontune.errors import UserError
+
+# What wrappers put before a network's own names: DataParallel, Lightning modules, this package, MoCo and its kin.
+PREFIXES = ("module", "model", "backbone", "net", "network", "encoder")
+CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "head_dist", "last_linear", "AuxLogits")
+
+
+@dataclass
+class WeightReport:
+    """What one load did; plain data.
+
+    Attributes:
+        source: where the weights came from, in words.
+        matched: names copied as they are.
+        missing: names that the model has and the weights lack; they keep their initialisation.
+        unexpected: names of the weights that the model lacks; they are dropped.
+        reshaped: ``name (old shape) -> (new shape), adapted|initialised``.
+        matched_fraction: parameter elements that were loaded (adapted ones count), over all parameter elements.
+        note: anything else to say: loaded in order, not downloaded.
+    """
+
+    source: str
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)
+    matched_fraction: float = 0.0
+    note: str = ""
+
+    def __str__(self) -> str:
+        title = self.source + (f" ({self.note})" if self.note else "")
+        if not (self.matched or self.missing or self.unexpected or self.reshaped):
+            return title
+        lines = [f"{title}: {len(self.matched)} tensors matched, {self.matched_fraction:.1%} of the parameters loaded"]
+        dropped = [key for key in self.unexpected if _is_classifier(key)]
+        others = [key for key in self.unexpected if not _is_classifier(key)]
+        for label, keys in (
+            ("reshaped", self.reshaped),
+            ("missing, initialised", self.missing),
+            ("dropped classifier", dropped),
+            ("not used", others),
+        ):
+            if keys:
+                lines.append(f"  {label}: {_some(keys)}")
+        return "\n".join(lines)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_matched: float = 0.5) -> WeightReport:
+    """Copy into `module` whatever fits by name and shape, and report the rest.
+
+    Wrapper prefixes are stripped from the names of `state`. The input convolution is adapted to another channel count
+    and position embeddings are interpolated to another grid. Where names do not match but all shapes do in their order
+    (the same network written by another library), tensors are loaded in order.
+
+    Args:
+        module: a network, a backbone or a whole fine-tuner.
+        state: tensors by name; never changed.
+        source: where they come from, for the report and the error.
+        min_matched: least fraction (0..1) of the module's parameter elements to load.
+
+    Raises:
+        UserError: less than `min_matched` fits; nothing was loaded then.
+    """
+    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    given = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+
+    chosen, report = _match(module, own, _strip(given, own), sizes, source)
+    if report.matched_fraction < min_matched:
+        if (ordered := _in_order(given, own)) is not None:
+            chosen, report = _match(module, own, ordered, sizes, source)
+            report.note = "loaded in order: names differ, all shapes agree"
+        else:
+            raise UserError(_refusal(report, own, min_matched))
+    module.load_state_dict(chosen, strict=False)
+    return report
+
+
+def _match(
+    module: nn.Module, own: dict[str, Tensor], given: dict[str, Tensor], sizes: dict[str, int], source: str
+) -> tuple[dict[str, Tensor], WeightReport]:
+    report = WeightReport(source)
+    chosen: dict[str, Tensor] = {}
+    first_conv = next((key for key, value in own.items() if value.ndim == 4 and key in sizes), None)
+    for key, target in own.items():
+        value = given.get(key)
+        if value is None:
+            if not key.endswith("num_batches_tracked"):  # files older than that counter lack it, and nothing reads it
+                report.missing.append(key)
+        elif value.shape == target.shape:
+            chosen[key] = value
+            report.matched.append(key)
+        else:
+            adapted = _adapt(module, key, value, target, is_input=key == first_conv)
+            outcome = "initialised" if adapted is None else "adapted"
+            report.reshaped.append(f"{key} {tuple(value.shape)} -> {tuple(target.shape)}, {outcome}")
+            if adapted is not None:
+                chosen[key] = adapted
+    report.unexpected = [key for key in given if key not in own]
+    loaded = sum(size for name, size in sizes.items() if name in chosen)
+    report.matched_fraction = loaded / max(1, sum(sizes.values()))
+    return chosen, report
+
+
+def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input: bool) -> Tensor | None:
+    """`value` made to fit `target`, or None where no meaning would survive."""
+    old, new = value.shape, target.shape
+    if is_input and value.ndim == 4 and (old[0], *old[2:]) == (new[0], *new[2:]):
+        return adapt_input_conv(new[1], value, base_chans=old[1])
+    if re.search(r"pos_embed(ding)?$", key) and value.ndim == 3 == target.ndim and old[2] == new[2]:
+        grid = _grid(module, key)
+        if grid is None:
+            return None
+        prefix = new[1] - math.prod(grid)
+        if math.isqrt(old[1] - prefix) ** 2 == old[1] - prefix:  # only a square grid can be told from its count
+            return resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
+    return None
+
+
+def _grid(module: nn.Module, key: str) -> tuple[int, int] | None:
+    """The token grid of the network that owns the position embedding `key`."""
+    for owner in _owners(module, key):
+        found = getattr(owner, "position_grid", None) or getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+        if found:
+            return int(found[0]), int(found[1])
+    return None
+
+
+def _owners(module: nn.Module, key: str) -> Iterator[nn.Module]:
+    yield module
+    for name in key.split(".")[:-1]:
+        module = getattr(module, name)
+        yield module
+
+
+def _strip(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`given` without the wrapper prefix that hides most of the module's names."""
+    given = {key.replace("_orig_mod.", ""): value for key, value in given.items()}  # torch.compile's, at any depth
+    pattern = re.compile(rf"(?:(?:{'|'.join(PREFIXES)})\.)+")
+    prefixes = {""}
+    for key in given:
+        if found := pattern.match(key):
+            words = found.group().split(".")[:-1]
+            prefixes.update(".".join(words[:n]) + "." for n in range(1, len(words) + 1))
+
+    def matches(prefix: str) -> tuple[int, int]:
+        hits = sum(key.startswith(prefix) and key[len(prefix) :] in own for key in given)
+        return hits, -len(prefix)  # the shorter prefix wins a draw
+
+    best = max(prefixes, key=matches)
+    return {key.removeprefix(best): value for key, value in given.items()}
+
+
+def _in_order(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """`given` under the module's names, where all shapes agree in order but for a classifier that follows them."""
+    targets = [(key, value) for key, value in own.items() if not key.endswith("num_batches_tracked")]
+    values = [(key, value) for key, value in given.items() if not key.endswith("num_batches_tracked")]
+    if not 0 <= len(values) - len(targets) <= 2:  # a weight and a bias
+        return None
+    renamed = {}
+    for i, ((key, target), (_, value)) in enumerate(zip(targets, values, strict=False)):
+        old, new = value.shape, target.shape
+        input_convolution = i == 0 and len(old) == 4 == len(new) and (old[0], *old[2:]) == (new[0], *new[2:])
+        if old != new and not input_convolution:
+            return None
+        renamed[key] = value
+    return renamed | dict(values[len(targets) :])
+
+
+def _refusal(report: WeightReport, own: Mapping[str, Tensor], min_matched: float) -> str:
+    return (
+        f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters found, "
+        f"at least {min_matched:.0%} needed (backbone.min_matched).\n"
+        f"  matched {len(report.matched)}, missing {len(report.missing)}, reshaped {len(report.reshaped)}, "
+        f"not used {len(report.unexpected)}\n"
+        f"  the model has: {_some(list(own))}\n"
+        f"  the file has:  {_some(report.unexpected or report.reshaped)}\n"
+        f"Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
+    )
+
+
+def _is_classifier(key: str) -> bool:
+    return any(word in CLASSIFIERS for word in key.split("."))
+
+
+def _some(keys: list[str], limit: int = 5) -> str:
+    return ", ".join(keys[:limit]) + (f", ... ({len(keys)} in all)" if len(keys) > limit else "")
