@@ -1,0 +1,191 @@
+"""What a picture goes through before the network: how it fits the input size, and how training varies it.
+
+All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the picture.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from visiontune.errors import UserError
+
+FITS = ("squash", "crop", "letterbox")
+AUTO = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "augmix": v2.AugMix}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The keys of `augment.*`; each at its default does nothing.
+
+    Attributes:
+        crop: a random rectangle with this share of the area, as `[least, most]`, such as `[0.5, 1.0]`.
+        ratio: how much the rectangle may be stretched, as `[3/4, 4/3]`.
+        flip: mirror left and right, half of the time. Off where left and right make another class (digits, text).
+        vertical_flip: mirror up and down, half of the time (from above, microscopes).
+        rotate: degrees to each side.
+        scale: zoom, as `[0.9, 1.1]`.
+        fill: grey value (0..255) of the corners that rotation and zoom leave empty.
+        color: brightness, contrast and saturation up to 1 +- this.
+        hue: hue, up to this part of the colour circle to each side (0..0.5).
+        grey: chance of a picture without colour.
+        blur: chance of a slight blur.
+        erase: chance of a rectangle being wiped out.
+        auto: `trivial`, `rand` or `augmix`: a published policy of many operations.
+        mixup: alpha of mixup (two pictures averaged), a batch; 0 is off.
+        cutmix: alpha of cutmix (a rectangle out of another picture), a batch; 0 is off. With both, each batch has one.
+    """
+
+    crop: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = False
+    vertical_flip: bool = False
+    rotate: float = 0.0
+    scale: tuple[float, float] | None = None
+    fill: int = 0
+    color: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    blur: float = 0.0
+    erase: float = 0.0
+    auto: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Augment":
+        """Raises UserError for a key or a value that has no meaning."""
+        known = [field.name for field in fields(cls)]
+        for key in config:
+            if key not in known:
+                raise UserError(f"augment.{key} is no augmentation; choose from {', '.join(known)}")
+        augment = cls(**config)
+        if augment.auto is not None and augment.auto not in AUTO:
+            raise UserError(f"augment.auto={augment.auto}: choose one of null, {', '.join(AUTO)}")
+        for key in ("crop", "ratio", "scale"):
+            pair = getattr(augment, key)
+            if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1]):
+                raise UserError(f"augment.{key}={pair}: write two rising numbers, such as augment.{key}=[0.8, 1.0]")
+        if augment.crop is not None and augment.crop[1] > 1:
+            raise UserError(f"augment.crop={augment.crop}: a share of the picture's area, at most 1.0")
+        for key in ("grey", "blur", "erase"):
+            if not 0 <= getattr(augment, key) <= 1:
+                raise UserError(f"augment.{key}={getattr(augment, key)}: a chance, from 0 to 1")
+        if not 0 <= augment.hue <= 0.5:
+            raise UserError(f"augment.hue={augment.hue}: from 0 to 0.5")
+        return augment
+
+
+def eval_transform(size: tuple[int, int], resize: str = "squash") -> v2.Transform:
+    """Fit the whole picture into `size` (H, W): the same pixels every time.
+
+    `squash` changes the aspect ratio and loses nothing; `crop` keeps it, shrinks the short side to 8/7 of the size and
+    takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads with black.
+    """
+    if resize == "squash":
+        return v2.Resize(size, antialias=True)
+    if resize == "crop":
+        return v2.Compose([ShortSide((round(size[0] * 8 / 7), round(size[1] * 8 / 7))), v2.CenterCrop(size)])
+    if resize == "letterbox":
+        return Letterbox(size)
+    raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
+
+
+def train_transform(augment: Augment, size: tuple[int, int], resize: str = "squash", channels: int = 3) -> v2.Transform:
+    """`eval_transform` varied as `augment` says; equal to it where that says nothing."""
+    steps: list[v2.Transform] = []
+    if augment.crop is None:
+        steps.append(eval_transform(size, resize))
+    else:
+        # Where evaluation squashes, a crop with the picture's own shape is squashed just as much.
+        steps.append(ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None))
+        steps.append(eval_transform(size, "letterbox" if resize == "letterbox" else "squash"))
+    if augment.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augment.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
+    if augment.rotate or augment.scale:
+        interpolation = InterpolationMode.BILINEAR
+        steps.append(
+            v2.RandomAffine(augment.rotate, scale=augment.scale, interpolation=interpolation, fill=augment.fill)
+        )
+    if augment.auto:
+        if channels != 3:
+            raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
+        steps.append(AUTO[augment.auto](fill=augment.fill))
+    if augment.color or augment.hue:
+        # Saturation and hue are properties of three channels alone.
+        more = {"saturation": augment.color, "hue": augment.hue} if channels == 3 else {}
+        steps.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
+    if augment.grey and channels == 3:
+        steps.append(v2.RandomGrayscale(augment.grey))
+    if augment.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
+    if augment.erase:
+        steps.append(v2.RandomErasing(augment.erase))
+    return steps[0] if len(steps) == 1 else v2.Compose(steps)
+
+
+class ShareCrop(v2.Transform):
+    """Cut out a random rectangle with a share of the area, stretched around an aspect ratio.
+
+    `v2.RandomResizedCrop` stretches around 1:1 in pixels, whatever the picture's shape; this one stretches around the
+    picture's own (`aspect=None`) or a given one (width / height), and leaves the resizing to the next step.
+    """
+
+    def __init__(self, share: tuple[float, float], ratio: tuple[float, float], aspect: float | None) -> None:
+        super().__init__()
+        self.share, self.ratio, self.aspect = share, ratio, aspect
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        draw = torch.rand(4).tolist()
+        area = height * width * (self.share[0] + draw[0] * (self.share[1] - self.share[0]))
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        aspect = (self.aspect or width / height) * math.exp(low + draw[1] * (high - low))
+        # A stretched rectangle that would stick out is cut at the picture's edge.
+        w = max(1, min(width, round(math.sqrt(area * aspect))))
+        h = max(1, min(height, round(math.sqrt(area / aspect))))
+        return {"top": int(draw[2] * (height - h + 1)), "left": int(draw[3] * (width - w + 1)), "height": h, "width": w}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.crop, inpt, **params)
+
+
+class ShortSide(v2.Transform):
+    """Resize, keeping the shape, to the smallest picture that covers `size` (H, W)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        factor = max(self.size[0] / height, self.size[1] / width)
+        return {"size": [max(self.size[0], round(height * factor)), max(self.size[1], round(width * factor))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.resize, inpt, **params, antialias=True)
+
+
+class Letterbox(v2.Transform):
+    """Resize, keeping the shape, to fit into `size` (H, W); the picture in the middle, the rest black."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        factor = min(self.size[0] / height, self.size[1] / width)
+        h = max(1, min(self.size[0], round(height * factor)))
+        w = max(1, min(self.size[1], round(width * factor)))
+        top, left = (self.size[0] - h) // 2, (self.size[1] - w) // 2
+        return {"size": [h, w], "padding": [left, top, self.size[1] - w - left, self.size[0] - h - top]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        resized = self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+        return self._call_kernel(F.pad, resized, params["padding"])

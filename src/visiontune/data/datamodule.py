@@ -1,0 +1,225 @@
+"""From a source to loaders: scan, verify, split; then batches as the network takes them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from visiontune.data.assign import assign
+from visiontune.data.augmentation import Augment, eval_transform, train_transform
+from visiontune.data.dataset import VisionDataset
+from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
+from visiontune.data.mixing import BatchMixer
+from visiontune.data.sampling import EpochBatches, balanced_weights
+from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
+from visiontune.data.verify import verify
+from visiontune.errors import UserError
+
+
+class VisionData(L.LightningDataModule):
+    """All data of a run. Everything is checked and decided in the constructor; nothing is drawn later.
+
+    The Trainer must be told `use_distributed_sampler=False`: the batches already know rank and world size.
+
+    Args:
+        image_size: what the network sees, in pixels: one number, or (H, W).
+        batch_size: samples a process and step.
+        num_workers: loader processes; `auto` is none where all pictures are in memory, else one less than the cores,
+            at most 8.
+        resize: `squash`, `crop` or `letterbox`.
+        cache: `none`, or `memory` to keep the pictures decoded (shrunk to cover 1.5 times the image size).
+        balanced: draw every class equally often in training.
+
+    Raises:
+        UserError: anything about the data or these arguments that training could not live with.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        image_size: int | Sequence[int],
+        batch_size: int = 32,
+        num_workers: int | str = "auto",
+        augment: Augment | None = None,
+        split_ratio: Mapping[str, float] | None = None,
+        fold: int | None = None,
+        folds: int | None = None,
+        per_class: int | None = None,
+        limit_train: int | None = None,
+        stratify: bool = True,
+        balanced: bool = False,
+        verify: str = "auto",
+        channels: int = 3,
+        resize: str = "squash",
+        cache: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.image_size = as_size(image_size)
+        self.batch_size, self.channels, self.resize, self.seed = batch_size, channels, resize, seed
+        self.schema: dict[str, TaskInfo] = source.schema
+        self.root = source.root
+        self.augment = augment or Augment()
+        self.balanced, self.cache = balanced, cache
+        _check(batch_size, channels, cache)
+        self.eval_transform = eval_transform(self.image_size, resize)
+        self.train_transform = train_transform(self.augment, self.image_size, resize, channels)
+        mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
+        self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
+        samples = self._samples = _verified(source, verify)
+        self._splits, notes = assign(
+            samples,
+            self.schema,
+            ratio=split_ratio or {"train": 0.7, "val": 0.15, "test": 0.15},
+            seed=seed,
+            fold=fold,
+            folds=folds,
+            per_class=per_class,
+            limit_train=limit_train,
+            stratify=stratify,
+        )
+        self.notes = [*source.notes, *notes]
+        self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
+        self._datasets: dict[tuple[str, bool], VisionDataset] = {}
+
+    def samples(self, split: str) -> list[Sample]:
+        """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""
+        if split not in SPLITS:
+            raise UserError(f"split={split}: choose one of {', '.join(SPLITS)}")
+        return self._splits[split]
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """split -> task -> class name -> how many labels of it (pictures, or boxes)."""
+        result: dict[str, dict[str, dict[str, int]]] = {}
+        for split, samples in self._splits.items():
+            result[split] = {}
+            for task, info in self.schema.items():
+                numbers = [0] * len(info.classes)
+                for sample in samples:
+                    for label in labels_in(sample.targets.get(task)):
+                        numbers[label] += 1
+                result[split][task] = dict(zip(info.classes, numbers, strict=True))
+        return result
+
+    def splits_rows(self) -> list[dict[str, str]]:
+        """The rows of `splits.csv`: path, split, group, content."""
+        return [
+            {"path": sample.path, "split": split, "group": sample.group or "", "content": sample.content}
+            for split, samples in self._splits.items()
+            for sample in samples
+        ]
+
+    def steps_per_epoch(self, world: int = 1) -> int:
+        """Training batches of one process out of `world`, before gradients are accumulated."""
+        return len(EpochBatches(len(self.samples("train")), self.batch_size, shuffle=True, world=world))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        dataset = self.dataset("train", augmented=True)
+        weights = None
+        if self.balanced:
+            task = next(iter(self.schema))
+            labels = [labels_in(sample.targets.get(task)) for sample in dataset.samples]
+            weights = balanced_weights([label[0] if len(label) == 1 else None for label in labels])
+        return self._loader(dataset, shuffle=True, weights=weights)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.eval_loader("val", dealt=True)
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        return self.eval_loader("test", dealt=True) if self.samples("test") else []
+
+    def eval_loader(self, split: str, dealt: bool = False) -> DataLoader[Batch]:
+        """Any split in order, every sample once, without augmentation.
+
+        Args:
+            dealt: each process of a distributed run has its share, and not all of it.
+
+        Raises:
+            UserError: the data has no such split.
+        """
+        if not self.samples(split):
+            raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
+        return self._loader(self.dataset(split, augmented=False), dealt=dealt)
+
+    def assign_as(self, recorded: Path) -> None:
+        """Take the splits of `splits.csv` instead, so that a set that has grown since is measured as it was.
+
+        Raises:
+            UserError: a sample recorded there is gone, or has other content now.
+        """
+        with recorded.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        here = {sample.path: sample for sample in self._samples}
+        if gone := [row["path"] for row in rows if row["path"] not in here]:
+            raise UserError(f"{len(gone)} pictures of this run are no longer there: {', '.join(gone[:5])}")
+        if other := [row["path"] for row in rows if row["content"] != here[row["path"]].content]:
+            raise UserError(f"{len(other)} pictures are not what they were in this run: {', '.join(other[:5])}")
+        self._splits = {split: [here[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}
+        self._datasets.clear()
+
+    def dataset(self, split: str, *, augmented: bool) -> VisionDataset:
+        """The split as a dataset; made once, so that pictures kept in memory are decoded once."""
+        key = (split, augmented)
+        if key not in self._datasets:
+            transform = self.train_transform if augmented else self.eval_transform
+            dataset = VisionDataset(
+                self.samples(split),
+                self.root,
+                transform,
+                tasks=list(self.schema),
+                channels=self.channels,
+                seed=self.seed,
+            )
+            if self.cache == "memory":
+                dataset.keep_in_memory(self.image_size)
+            self._datasets[key] = dataset
+        return self._datasets[key]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        trainer = self.trainer
+        training = trainer is not None and trainer.training
+        return self.to_network(batch, training=training, epoch=trainer.current_epoch if trainer is not None else 0)
+
+    def to_network(self, batch: Batch, *, training: bool = False, epoch: int = 0) -> Batch:
+        """`image` as float 0..1, channels last in memory; mixed with its neighbours where training says so."""
+        batch = to_network(batch)
+        return self._mixer(batch, epoch) if training and self._mixer is not None else batch
+
+    def _loader(
+        self,
+        dataset: VisionDataset,
+        shuffle: bool = False,
+        weights: list[float] | None = None,
+        dealt: bool = True,
+    ) -> DataLoader[Batch]:
+        trainer = self.trainer
+        batches = EpochBatches(
+            len(dataset),
+            self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            weights=weights,
+            rank=trainer.global_rank if trainer is not None and dealt else 0,
+            world=trainer.world_size if trainer is not None and dealt else 1,
+        )
+        on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)
+
+
+def _verified(source: Source, mode: str) -> list[Sample]:
+    paths = [sample.path for sample in source.samples]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"{len(paths) - len(set(paths))} samples are listed twice under the same path")
+    return verify(source.root, source.samples, mode)
+
+
+def _check(batch_size: int, channels: int, cache: str) -> None:
+    if batch_size < 1:
+        raise UserError(f"data.batch_size={batch_size}: write 1 or more")
+    if channels not in (1, 3, 4):
+        raise UserError(f"data.channels={channels}: 3 (colour), 1 (grey) or 4 (four bands as stored)")
+    if cache not in ("none", "memory"):
+        raise UserError(f"data.cache={cache}: write none or memory")

@@ -1,0 +1,72 @@
+"""Loaders and batches, with or without a data module around them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as F
+
+from visiontune.data.augmentation import eval_transform
+from visiontune.data.dataset import VisionDataset, collate
+from visiontune.data.sampling import EpochBatches
+from visiontune.data.schema import Sample
+from visiontune.errors import UserError
+
+Batch = dict[str, Any]
+
+
+def to_network(batch: Batch) -> Batch:
+    """`image` from uint8 0..255 to float32 0..1, channels last in memory (a quarter faster and more on CPU)."""
+    image = F.to_dtype(batch["image"], torch.float32, scale=True)
+    return {**batch, "image": image.contiguous(memory_format=torch.channels_last)}
+
+
+def file_loader(
+    paths: Sequence[Path],
+    *,
+    image_size: int | Sequence[int],
+    resize: str = "squash",
+    channels: int = 3,
+    batch_size: int = 32,
+    num_workers: int | str = 0,
+) -> DataLoader[Batch]:
+    """Batches of loose files, prepared as in evaluation; `path` is each path as given, `targets` is empty."""
+    samples = [Sample(path=str(path), targets={}) for path in paths]
+    transform = eval_transform(as_size(image_size), resize)
+    dataset = VisionDataset(samples, None, transform, channels=channels)
+    return data_loader(dataset, EpochBatches(len(samples), batch_size), workers(num_workers, in_memory=False))
+
+
+def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(H, W) of one number or two."""
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise UserError(f"data.image_size={image_size}: write one number of pixels, or [HEIGHT, WIDTH]")
+    return size[0], size[1]
+
+
+def data_loader(
+    dataset: VisionDataset, batches: EpochBatches, num_workers: int, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        # Without one of its own, every pass would draw from the process's random state.
+        generator=torch.Generator(),
+    )
+
+
+def workers(asked: int | str, in_memory: bool) -> int:
+    """How many loader processes `data.num_workers` means on this machine."""
+    if asked == "auto":
+        return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)
+    if not isinstance(asked, int) or asked < 0:
+        raise UserError(f"data.num_workers={asked}: write auto, or how many processes (0 is none)")
+    return asked

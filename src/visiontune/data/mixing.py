@@ -1,0 +1,57 @@
+"""Mixup and cutmix of a whole batch, on its device, for all tasks at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torchvision.transforms import v2
+
+from visiontune.data.schema import TaskInfo
+from visiontune.data.seeding import derive
+from visiontune.errors import UserError
+
+
+class BatchMixer:
+    """Turns integer targets into soft ones: a float vector `(classes,)` a sample, which sums to 1.
+
+    Args:
+        mixup: alpha of mixup (Zhang et al. 2018), 0 for off.
+        cutmix: alpha of cutmix (Yun et al. 2019), 0 for off; with both, every batch draws one of them.
+
+    Raises:
+        UserError: a task's targets cannot be mixed.
+    """
+
+    def __init__(self, schema: dict[str, TaskInfo], mixup: float, cutmix: float, seed: int) -> None:
+        for task, info in schema.items():
+            if info.kind != "classification":
+                raise UserError(f"augment.mixup and augment.cutmix cannot mix the targets of {task} ({info.kind})")
+        self.schema, self.seed = schema, seed
+        self.choices = [(v2.MixUp, mixup)] * (mixup > 0) + [(v2.CutMix, cutmix)] * (cutmix > 0)
+
+    def __call__(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        """The batch with float images mixed; what is drawn depends on the seed, the epoch and the batch's samples."""
+        count = len(batch["image"])
+        if count < 2:  # nothing to mix with
+            share = torch.eye(count)
+            image = batch["image"]
+        else:
+            before = torch.get_rng_state()
+            torch.default_generator.manual_seed(derive(self.seed, "mix", epoch, *batch["index"].tolist()))
+            kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
+            # Mixing "which sample am I" gives the share of each sample in each picture: good for any task's labels.
+            image, share = kind(alpha=alpha, num_classes=count)(batch["image"], torch.arange(count))
+            torch.set_rng_state(before)
+        targets = {
+            task: self._soft(values, share, len(self.schema[task].classes)) for task, values in batch["targets"].items()
+        }
+        return {**batch, "image": image, "targets": targets}
+
+    @staticmethod
+    def _soft(values: list[int | None], share: Tensor, classes: int) -> list[Tensor | None]:
+        """Mixed targets; none for a picture that has something of an unlabelled one in it."""
+        labels = torch.tensor([-1 if value is None else value for value in values])
+        vectors = share.to(torch.float32) @ one_hot(labels.clamp(min=0), classes).float()
+        known = ~((share > 0) & (labels < 0)).any(1)
+        return [vector if ok else None for vector, ok in zip(vectors, known.tolist(), strict=True)]

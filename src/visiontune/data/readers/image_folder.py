@@ -1,0 +1,129 @@
+"""Classification pictures in folders: `CLASS/*` or `{train,val,test}/CLASS/*`, with or without lists of splits."""
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from visiontune.data.images import SUFFIXES, is_image
+from visiontune.data.readers.split_lists import apply_split_lists
+from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.errors import UserError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read(
+    root: str | Path | None,
+    images: str = ".",
+    splits: str | None = None,
+    group_pattern: str | None = None,
+    task: str = "classification",
+) -> Source:
+    """Read a folder of classes.
+
+    Args:
+        root: the data folder; sample paths are relative to it.
+        images: where under the root the class (or split) folders are.
+        splits: folder under the root with `{train,val,test}.txt`; a line names a picture by its path or stem.
+        group_pattern: regular expression searched in each path; what its first group matches names the sample's
+            group, such as `(patient\\d+)_`.
+
+    Raises:
+        UserError: no such folder, no pictures, fewer than two classes, a class without pictures, or a split list
+            that does not fit.
+    """
+    if not root:
+        raise UserError("data.root is not set: say where the pictures are, such as data.root=~/photos")
+    root = Path(root).expanduser().absolute()
+    base = root / images
+    for name, folder in (("data.root", root), ("data.images", base)):
+        if not folder.is_dir():
+            raise UserError(f"{name}: the folder {folder} does not exist. Write {name}=DIR with an existing one.")
+    tops, notes = _subfolders(base)
+    if splits:  # the lists may lie among the classes
+        tops = [top for top in tops if (base / top).resolve() != (root / splits).resolve()]
+    class_folders: list[tuple[str | None, str, Path]] = []
+    if _are_splits(tops):
+        ours = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+        notes += [f"folder {base / top} is left out: it is no split" for top in tops if top not in ours]
+        for top, said in ours.items():
+            names, more = _subfolders(base / top)
+            notes += more
+            class_folders += [(said, name, base / top / name) for name in names]
+    else:
+        class_folders += [(None, name, base / name) for name in tops]
+    found: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
+    strangers: list[Path] = []
+    for split, name, folder in class_folders:
+        files = _files(folder)
+        found[name] += [(split, path) for path in files if is_image(path)]
+        strangers += [path for path in files if not is_image(path)]
+    if strangers:
+        notes.append(_left_out(strangers, root))
+    classes = sorted(found)
+    _check(base, found)
+    samples = [
+        Sample(path=_relative(path, root), targets={task: label}, split=said)
+        for label, name in enumerate(classes)
+        for said, path in found[name]
+    ]
+    if group_pattern:
+        samples = [replace(sample, group=_group(sample.path, group_pattern)) for sample in samples]
+    if splits:
+        samples, more = apply_split_lists(samples, root, images, root / splits)
+        notes += more
+    samples.sort(key=lambda sample: sample.path)
+    return Source({task: TaskInfo("classification", classes)}, samples, notes, root)
+
+
+def _are_splits(folders: list[str]) -> bool:
+    """`train` with `val` or `test`, or nothing but split names; a class may be called "train" (car, bus, train)."""
+    lower = {folder.lower() for folder in folders}
+    return "train" in lower and (lower <= set(SPLIT_FOLDERS) or len(lower & set(SPLIT_FOLDERS)) > 1)
+
+
+def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the visible folders inside, and a note on the files that lie beside them."""
+    entries = sorted(folder.iterdir())
+    loose = [path for path in entries if path.is_file() and is_image(path)]
+    notes = [f"{len(loose)} pictures directly in {folder} are left out: they have no class folder"] if loose else []
+    return [path.name for path in entries if path.is_dir() and not path.name.startswith(".")], notes
+
+
+def _files(folder: Path) -> list[Path]:
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(where, name) for where, _, names in walk for name in names)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _left_out(files: list[Path], root: Path) -> str:
+    names = ", ".join(_relative(path, root) for path in files[:3]) + (", ..." if len(files) > 3 else "")
+    return f"{len(files)} files that are not pictures are left out: {names}"
+
+
+def _check(base: Path, found: dict[str, list]) -> None:
+    layout = "one folder a class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
+    if not any(found.values()):
+        raise UserError(f"{base} holds no pictures. Expected {layout}; read are {' '.join(sorted(SUFFIXES))}.")
+    for name, files in found.items():
+        if not files:
+            raise UserError(f"class {name!r} has no pictures in {base}. Add some, or remove its folder.")
+    if len(found) == 1:
+        raise UserError(f"{base} holds a single class, {next(iter(found))!r}. Expected {layout}.")
+
+
+def _group(path: str, pattern: str) -> str:
+    try:
+        match = re.search(pattern, path)
+        if match:
+            return match.group(1)
+    except (re.error, IndexError) as error:
+        problem = f"is no regular expression with a group ({error})"
+    else:
+        problem = f"does not match {path}"
+    raise UserError(f"data.group_pattern={pattern!r} {problem}. An example: data.group_pattern='(patient\\d+)_'")

@@ -1,0 +1,148 @@
+"""The classification sets that torchvision knows: found under the root, or downloaded there."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from visiontune.data.readers import idx
+from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.errors import UserError
+
+TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
+SPLIT_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
+SPLIT_ALL = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
+UNSPLIT: dict[str | None, dict[str, Any]] = {None: {}}
+
+# Our split -> how the set's own class is told which part to open.
+SETS: dict[str, dict[Any, dict[str, Any]]] = {
+    "MNIST": TRAIN_TEST,
+    "FashionMNIST": TRAIN_TEST,
+    "KMNIST": TRAIN_TEST,
+    "CIFAR10": TRAIN_TEST,
+    "CIFAR100": TRAIN_TEST,
+    "USPS": TRAIN_TEST,
+    "SVHN": SPLIT_TRAIN_TEST,
+    "STL10": SPLIT_TRAIN_TEST,
+    "GTSRB": SPLIT_TRAIN_TEST,
+    "Food101": SPLIT_TRAIN_TEST,
+    "StanfordCars": SPLIT_TRAIN_TEST,
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "Flowers102": SPLIT_ALL,
+    "DTD": SPLIT_ALL,
+    "FGVCAircraft": SPLIT_ALL,
+    "RenderedSST2": SPLIT_ALL,
+    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
+    "Imagenette": {"train": {"split": "train"}, "val": {"split": "val"}},
+    "EuroSAT": UNSPLIT,
+    "SUN397": UNSPLIT,
+}
+IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
+
+
+def read(root: str | Path, name: str | None, download: bool = True, task: str = "classification") -> Source:
+    """Read a set with its owner's splits.
+
+    Small sets live in memory; those of picture files are read from disk as they are needed.
+
+    Args:
+        root: where the set is, or where it is put.
+        name: torchvision's own name, such as `CIFAR10`.
+        download: fetch what is not found under the root.
+
+    Raises:
+        UserError: an unknown name, or a set that is neither there nor to be had.
+    """
+    if name not in SETS:
+        near = get_close_matches(name or "", SETS, n=1, cutoff=0.4)
+        hint = f" Did you mean data.name={near[0]}?" if near else ""
+        raise UserError(f"data.name={name}: no set of that name.{hint} There are {', '.join(SETS)}.")
+    root = Path(root).expanduser().absolute()
+    if name in IN_IDX_FILES:
+        files = idx.find(root, name)
+        if files is None:
+            _open(name, root, SETS[name]["train"], download)
+            files = idx.find(root, name) or {}
+        samples = [
+            Sample(f"{name}/{split}/{i:05d}", {task: label}, split, image=image)
+            for split, (images, labels) in files.items()
+            for i, (image, label) in enumerate(zip(idx.read_images(images), idx.read_labels(labels), strict=True))
+        ]
+        classes = _class_names(getattr(datasets, name).classes, 10)
+        return Source({task: TaskInfo("classification", classes)}, samples, [], root)
+    samples = []
+    classes = []
+    for split, options in SETS[name].items():
+        dataset = _open(name, root, options, download)
+        labels = _labels(dataset)
+        classes = classes or _class_names(getattr(dataset, "classes", None), max(labels) + 1)
+        samples += [
+            Sample(path or f"{name}/{split or 'all'}/{i:05d}", {task: label}, split, image=image)
+            for i, (path, image, label) in enumerate(zip(*_pictures(dataset, root), labels, strict=True))
+        ]
+    return Source({task: TaskInfo("classification", classes)}, samples, [], root)
+
+
+def _open(name: str, root: Path, options: dict[str, Any], download: bool) -> Any:
+    """The set's own object; what is there is never fetched again."""
+    make = getattr(datasets, name)
+    try:
+        return make(root, **options)
+    except (RuntimeError, OSError) as error:
+        absent = error
+    if not download:
+        raise UserError(f"{name} is not under data.root={root} ({absent}). Put it there, or write data.download=true.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return make(root, **options, download=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name} is not under data.root={root}, and could not be downloaded ({error}). "
+            f"Put the files there as torchvision.datasets.{name} wants them, or choose another data.name."
+        ) from error
+
+
+def _labels(dataset: Any) -> list[int]:
+    for name in ("targets", "labels", "_labels"):
+        if hasattr(dataset, name):
+            return [int(label) for label in getattr(dataset, name)]
+    return [int(label) for _, label in _pairs(dataset)]
+
+
+def _pictures(dataset: Any, root: Path) -> tuple[list[str], list[Tensor | None]]:
+    """Paths under the root ("" where the pictures are in memory), and pictures (None where they are files)."""
+    if hasattr(dataset, "data"):
+        images = _as_nchw(torch.as_tensor(np.asarray(dataset.data)))
+        return [""] * len(images), list(images)
+    for name in ("_image_files", "_images"):
+        if hasattr(dataset, name):
+            files = getattr(dataset, name)
+            break
+    else:
+        files = [path for path, _ in _pairs(dataset)]
+    return [Path(os.path.relpath(path, root)).as_posix() for path in files], [None] * len(files)
+
+
+def _pairs(dataset: Any) -> list[tuple[Any, int]]:
+    """`(file, label)` of the sets that are kept as such pairs."""
+    return dataset.samples if hasattr(dataset, "samples") else dataset._samples
+
+
+def _as_nchw(images: Tensor) -> Tensor:
+    """`(N, C, H, W)` out of `(N, H, W)`, `(N, H, W, 3)` or itself."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    return images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
+
+
+def _class_names(names: Any, count: int) -> list[str]:
+    """The set's class names as words: MNIST's "7 - seven" is "7", synonyms give their first, no names give numbers."""
+    if not names:
+        return [str(label) for label in range(count)]
+    first = [name if isinstance(name, str) else name[0] for name in names]
+    return [name.split(" - ")[0] for name in first]

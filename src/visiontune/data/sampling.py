@@ -1,0 +1,101 @@
+"""Which samples stand in which batch: a pure function of (seed, epoch), rank and world size."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from visiontune.data.seeding import derive
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of `(epoch, index)` pairs, so that a worker knows the epoch without holding state.
+
+    Rank r takes every world-th sample of the common order: step k of all ranks together sees what one process with the
+    same global batch sees in its step k. In training the order wraps around to equal lengths, and a last batch of one
+    sample a rank is dropped (BatchNorm has no variance of one). In evaluation nothing is repeated or dropped; with
+    several ranks all have equally many batches where that is possible, since a rank that stops early leaves the others
+    waiting.
+
+    Args:
+        count: how many samples there are.
+        batch_size: samples a rank and step.
+        shuffle: training (True) or evaluation in the given order (False).
+        weights: chance of each sample; drawn with replacement, `count` times an epoch.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        weights: Sequence[float] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self._skip = 0
+
+    @property
+    def sampler(self) -> "EpochBatches":
+        """Itself: the Trainer tells the epoch to a batch sampler's `sampler`, not to the batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch (the Trainer does)."""
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Leave out that many first batches of the next pass alone: a run resumed within an epoch."""
+        self._skip = batches
+
+    def order(self, epoch: int) -> list[int]:
+        """The epoch's samples over all ranks, before they are dealt out."""
+        if not self.shuffle:
+            return list(range(self.count))
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+        if self.weights is not None:
+            return torch.multinomial(self.weights, self.count, replacement=True, generator=generator).tolist()
+        return torch.randperm(self.count, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip, self._skip = self.epoch, self._skip, 0
+        order = self.order(epoch)
+        if self.shuffle:
+            order += order[: -len(order) % self.world]
+        mine = order[self.rank :: self.world]
+        start = 0
+        for number, size in enumerate(self._sizes(len(mine))):
+            if number >= skip:
+                yield [(epoch, index) for index in mine[start : start + size]]
+            start += size
+
+    def __len__(self) -> int:
+        share = len(range(self.rank, self.count, self.world)) if not self.shuffle else -(-self.count // self.world)
+        return len(self._sizes(share))
+
+    def _sizes(self, share: int) -> list[int]:
+        """The length of each batch of a rank that has `share` samples."""
+        whole, rest = divmod(share, self.batch_size)
+        if self.shuffle:
+            drop = rest == 1 and whole > 0
+            return [self.batch_size] * whole + ([rest] if rest and not drop else [])
+        if self.world == 1:
+            return [self.batch_size] * whole + ([rest] if rest else [])
+        largest = -(-self.count // self.world)
+        batches = min(-(-largest // self.batch_size), share)
+        return [share // batches + (i < share % batches) for i in range(batches)] if batches else []
+
+
+def balanced_weights(labels: Sequence[int | None]) -> list[float]:
+    """One over the frequency of each sample's class, so that every class is drawn equally often.
+
+    A sample without a class counts as one of a class of its own.
+    """
+    frequency = {label: labels.count(label) for label in set(labels)}
+    return [1 / frequency[label] for label in labels]

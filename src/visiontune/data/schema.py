@@ -1,0 +1,70 @@
+"""What a reader gives: tasks with their classes, samples with their targets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One task of a data set; the only owner of its class names.
+
+    Attributes:
+        kind: which sort of head answers it, such as ``classification``.
+        classes: names in label order; empty where there are none.
+    """
+
+    kind: str
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and what is known of it.
+
+    Attributes:
+        path: relative to the source's root, with forward slashes; a made-up name (``digits/0007``) where the
+            picture lives in memory.
+        targets: task -> target. A missing or None target means: not labelled for this task. Targets with geometry
+            are tv_tensors, so that the transforms move them with the picture.
+        split: what the owner of the data said, or None.
+        group: samples of one group never straddle two splits (a patient, a video, a burst).
+        image: ``(C, H, W)`` uint8 where the set lives in memory.
+        content: hash of the picture's content, filled by the scan.
+    """
+
+    path: str
+    targets: dict[str, Any]
+    split: str | None = None
+    group: str | None = None
+    image: Tensor | None = None
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its reader found it: nothing verified, nothing split.
+
+    Attributes:
+        notes: whatever was left out, in words; never silent.
+        root: the folder that sample paths are relative to; None where every picture is in memory.
+    """
+
+    schema: dict[str, TaskInfo]
+    samples: list[Sample]
+    notes: list[str] = field(default_factory=list)
+    root: Path | None = None
+
+
+def labels_in(target: Any) -> list[int]:
+    """The class labels that a target names: one for a class, one a box for boxes, none for anything else."""
+    if isinstance(target, int):
+        return [target]
+    if isinstance(target, Mapping) and "labels" in target:
+        return [int(label) for label in target["labels"]]
+    return []

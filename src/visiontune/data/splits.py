@@ -1,0 +1,170 @@
+"""Who trains, who validates, who tests: pure functions of the samples' content and a seed.
+
+The unit that moves is never a file but everything that belongs together: samples of one group, and samples with
+identical pictures. Units stand in an order given by hash(seed, content), so neither names nor file order matter.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from visiontune.data.schema import SPLITS, Sample, labels_in
+from visiontune.data.seeding import derive
+from visiontune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Samples that must share a split, with the class most of them have (None where there is none)."""
+
+    key: int
+    stratum: int | None
+    samples: tuple[Sample, ...]
+
+
+def by_ratio(samples: list[Sample], ratio: Mapping[str, float], seed: int, stratify: bool = True) -> dict[str, str]:
+    """Split by shares that sum to 1; each class is shared out alike, the totals are right to one unit.
+
+    Every unit gets its place within its class, from 0 to 1, and the list sorted by that place is cut once: this keeps
+    the totals exact even for classes of two or three, where cutting class by class would round every one of them.
+
+    Returns:
+        path -> split.
+    """
+    places: list[tuple[float, int, Unit]] = []
+    for units in _strata(samples, seed, stratify).values():
+        total = sum(len(unit.samples) for unit in units)
+        before = 0
+        for unit in units:
+            places.append(((before + len(unit.samples) / 2) / total, unit.key, unit))
+            before += len(unit.samples)
+    places.sort(key=lambda place: place[:2])
+    # Test first and train last, so that the only unit of a class (place 0.5) trains.
+    result: dict[str, str] = {}
+    done = 0
+    test_until = ratio.get("test", 0.0) * len(samples)
+    val_until = test_until + ratio.get("val", 0.0) * len(samples)
+    for _, _, unit in places:
+        middle = done + len(unit.samples) / 2
+        split = "test" if middle <= test_until else "val" if middle <= val_until else "train"
+        result.update({sample.path: split for sample in unit.samples})
+        done += len(unit.samples)
+    return result
+
+
+def k_fold(
+    samples: list[Sample], fold: int, folds: int, ratio: Mapping[str, float], seed: int, stratify: bool = True
+) -> dict[str, str]:
+    """Fold `fold` (from 0) of `folds` is the test split; over all folds each sample is tested exactly once.
+
+    Of the rest, val takes the share val / (train + val) of the ratio.
+    """
+    if folds < 2 or not 0 <= fold < folds:
+        raise UserError(f"data.fold={fold} data.folds={folds}: folds is 2 or more, and fold goes from 0 to folds - 1")
+    held: set[str] = set()
+    sizes = [0] * folds
+    for units in _strata(samples, seed, stratify).values():
+        of_class = [0] * folds
+        for unit in units:
+            place = min(range(folds), key=lambda i: (of_class[i], sizes[i], i))
+            of_class[place] += len(unit.samples)
+            sizes[place] += len(unit.samples)
+            if place == fold:
+                held.update(sample.path for sample in unit.samples)
+    rest = [sample for sample in samples if sample.path not in held]
+    return dict.fromkeys(held, "test") | carve_val(rest, ratio, seed, stratify)
+
+
+def carve_val(samples: list[Sample], ratio: Mapping[str, float], seed: int, stratify: bool = True) -> dict[str, str]:
+    """Train and val out of samples that are all for training, in the ratio's own proportion of the two."""
+    share = ratio["val"] / (ratio["train"] + ratio["val"])
+    return by_ratio(samples, {"train": 1 - share, "val": share}, seed, stratify)
+
+
+def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: int) -> list[Sample]:
+    """`per_class` samples of each class, the first by hash; samples without a class are left out.
+
+    Raises:
+        UserError: a class has fewer.
+    """
+    if per_class < 1:
+        raise UserError(f"data.per_class={per_class}: write 1 or more, or null for all samples")
+    by_class: dict[int | None, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_class[_stratum([sample])].append(sample)
+    kept = []
+    for label, name in enumerate(classes):
+        mine = sorted(by_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path))
+        if len(mine) < per_class:
+            raise UserError(
+                f"data.per_class={per_class}: class {name!r} has {len(mine)} training samples. "
+                f"Write data.per_class={len(mine)} or less, or null for all samples."
+            )
+        kept += mine[:per_class]
+    return sorted(kept, key=lambda sample: sample.path)
+
+
+def first(samples: list[Sample], count: int, seed: int, stratify: bool = True) -> list[Sample]:
+    """About `count` samples with the classes in their proportion; all of them where there are no more."""
+    if count < 1:
+        raise UserError(f"data.limit_train={count}: write 1 or more, or null for all samples")
+    if count >= len(samples):
+        return samples
+    chosen = by_ratio(samples, {"test": count / len(samples)}, seed, stratify)
+    return [sample for sample in samples if chosen[sample.path] == "test"]
+
+
+def check_ratio(ratio: Mapping[str, float]) -> None:
+    """Raises UserError unless the shares are of train, val and test, sum to 1, and train and val have some."""
+    example = "Write for instance data.split_ratio={train: 0.7, val: 0.15, test: 0.15}"
+    if set(ratio) - set(SPLITS) or min(ratio.get("train", 0), ratio.get("val", 0)) <= 0 or ratio.get("test", 0) < 0:
+        raise UserError(
+            f"data.split_ratio={dict(ratio)}: train and val need a share above 0, test 0 or more. {example}"
+        )
+    if abs(sum(ratio.values()) - 1) > 1e-6:
+        raise UserError(f"data.split_ratio={dict(ratio)} sums to {sum(ratio.values()):g} instead of 1. {example}")
+
+
+def _strata(samples: list[Sample], seed: int, stratify: bool) -> dict[int | None, list[Unit]]:
+    """The units of each class, in the order of their hash; one stratum of all where not stratified."""
+    strata: dict[int | None, list[Unit]] = defaultdict(list)
+    for members in _together(samples):
+        stratum = _stratum(members) if stratify else None
+        key = derive(seed, min(sample.content for sample in members))
+        strata[stratum].append(Unit(key, stratum, tuple(members)))
+    ordered = sorted(strata.items(), key=lambda item: (item[0] is None, item[0] or 0))
+    return {stratum: sorted(units, key=lambda unit: unit.key) for stratum, units in ordered}
+
+
+def _together(samples: list[Sample]) -> list[list[Sample]]:
+    """Samples joined by an equal group or equal content, however long the chain (union-find)."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def find(node: tuple[str, str]) -> tuple[str, str]:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for sample in samples:
+        if sample.group is not None:
+            parent[find(("group", sample.group))] = find(("content", sample.content))
+    units: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        units[find(("content", sample.content))].append(sample)
+    return list(units.values())
+
+
+def _stratum(members: list[Sample]) -> int | None:
+    """The class most samples have, the smallest of equals; None where no target is a single class."""
+    labels = Counter(
+        target for sample in members for target in list(sample.targets.values())[:1] if isinstance(target, int)
+    )
+    return min(labels, key=lambda label: (-labels[label], label)) if labels else None
+
+
+def missing_classes(samples: list[Sample], task: str, classes: list[str]) -> list[str]:
+    """The names of the classes that no sample has."""
+    present = {label for sample in samples for label in labels_in(sample.targets.get(task))}
+    return [name for label, name in enumerate(classes) if label not in present]

@@ -1,0 +1,190 @@
+"""Splits depend on content and seed; what belongs together stays together."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from visiontune.data.assign import assign
+from visiontune.data.schema import Sample, TaskInfo
+from visiontune.data.splits import by_ratio, carve_val, few_shot, k_fold
+from visiontune.errors import UserError
+
+RATIO = {"train": 0.7, "val": 0.15, "test": 0.15}
+SCHEMA = {"classification": TaskInfo("classification", ["a", "b", "c"])}
+
+
+def samples(counts: tuple[int, ...] = (50, 30, 20)) -> list[Sample]:
+    return [
+        Sample(f"{label}/{i}.png", {"classification": label}, content=f"{label}-{i}")
+        for label, count in enumerate(counts)
+        for i in range(count)
+    ]
+
+
+def share(splits: dict[str, str], some: list[Sample]) -> dict[str, Counter]:
+    """split -> how many of each class."""
+    result: dict[str, Counter] = {"train": Counter(), "val": Counter(), "test": Counter()}
+    for sample in some:
+        result[splits[sample.path]][sample.targets.get("classification")] += 1
+    return result
+
+
+def test_neither_order_nor_names_matter() -> None:
+    some = samples()
+    splits = by_ratio(some, RATIO, seed=1)
+    shuffled = random.Random(0).sample(some, len(some))
+    assert by_ratio(shuffled, RATIO, seed=1) == splits
+    renamed = [replace(sample, path=sample.path[::-1]) for sample in shuffled]
+    moved = by_ratio(renamed, RATIO, seed=1)
+    by_content = {sample.content: splits[sample.path] for sample in some}
+    assert {sample.content: moved[sample.path] for sample in renamed} == by_content
+    assert by_ratio(some, RATIO, seed=2) != splits
+
+
+def test_known_answer() -> None:
+    """The very same split on every machine and in every later version."""
+    splits = by_ratio(samples((6, 6, 6)), {"train": 2 / 3, "val": 1 / 6, "test": 1 / 6}, seed=0)
+    assert sorted(path for path, split in splits.items() if split == "test") == ["0/2.png", "1/5.png", "2/4.png"]
+
+
+def test_every_class_is_shared_out_alike() -> None:
+    some = samples((40, 40, 20))
+    parts = share(by_ratio(some, RATIO, seed=5), some)
+    assert parts["test"] == {0: 6, 1: 6, 2: 3} and parts["val"] == {0: 6, 1: 6, 2: 3}
+
+
+def test_tiny_classes_do_not_starve_val_and_test() -> None:
+    some = samples((3,) * 40)
+    parts = share(by_ratio(some, RATIO, seed=5), some)
+    assert [parts[split].total() for split in ("train", "val", "test")] == [84, 18, 18]
+    assert set(parts["train"]) == set(range(40))
+
+
+def test_a_single_sample_trains() -> None:
+    some = samples((30, 1, 1))
+    assert share(by_ratio(some, RATIO, seed=0), some)["train"].keys() == {0, 1, 2}
+
+
+def test_not_stratified_has_the_same_totals() -> None:
+    some = samples((70, 20, 10))
+    parts = share(by_ratio(some, RATIO, seed=0, stratify=False), some)
+    assert [parts[split].total() for split in ("train", "val", "test")] == [70, 15, 15]
+
+
+def test_groups_and_identical_pictures_never_straddle() -> None:
+    some = [replace(sample, group=f"g{i % 17}") for i, sample in enumerate(samples())]
+    # The same picture in two groups joins them.
+    some += [Sample("twin/1.png", {"classification": 0}, group="g1", content="twin")]
+    some += [Sample("twin/2.png", {"classification": 0}, group="g2", content="twin")]
+    for seed in range(5):
+        splits = by_ratio(some, RATIO, seed=seed)
+        for group in {sample.group for sample in some}:
+            assert len({splits[sample.path] for sample in some if sample.group == group}) == 1
+        assert len({splits[sample.path] for sample in some if sample.group in ("g1", "g2")}) == 1
+        folds = k_fold(some, seed, 5, RATIO, seed=0)
+        for group in {sample.group for sample in some}:
+            assert len({folds[sample.path] for sample in some if sample.group == group}) == 1
+    assert set(splits.values()) == {"train", "val", "test"}
+
+
+def test_each_sample_is_held_out_exactly_once() -> None:
+    some = samples((23, 11, 7))
+    held = Counter()
+    for fold in range(5):
+        splits = k_fold(some, fold, 5, RATIO, seed=9)
+        parts = share(splits, some)
+        assert 8 <= parts["test"].total() <= 9 and 4 <= parts["test"][0] <= 5 and 1 <= parts["test"][2] <= 2
+        assert parts["val"].total() == pytest.approx(41 * 0.8 * 0.15 / 0.85, abs=1)
+        held.update(path for path, split in splits.items() if split == "test")
+        assert len(splits) == 41
+    assert set(held.values()) == {1} and len(held) == 41
+
+
+def test_fold_out_of_range() -> None:
+    for fold, folds in ((5, 5), (-1, 5), (0, 1)):
+        with pytest.raises(UserError, match="fold goes from 0 to folds - 1"):
+            k_fold(samples(), fold, folds, RATIO, seed=0)
+    with pytest.raises(UserError, match=r"data\.fold=0 data\.folds=5"):
+        assign(samples(), SCHEMA, ratio=RATIO, seed=0, fold=1)
+
+
+def test_few_shot_keeps_that_many_of_each() -> None:
+    result, notes = assign(samples(), SCHEMA, ratio=RATIO, seed=0, per_class=4)
+    assert Counter(sample.targets["classification"] for sample in result["train"]) == {0: 4, 1: 4, 2: 4}
+    assert notes == ["data.per_class=4: 58 training samples are left out"]
+    whole, _ = assign(samples(), SCHEMA, ratio=RATIO, seed=0)
+    assert result["val"] == whole["val"] and result["test"] == whole["test"]
+    assert {sample.path for sample in result["train"]} < {sample.path for sample in whole["train"]}
+    with pytest.raises(UserError, match=r"class 'c' has 14 training samples\. Write data\.per_class=14 or less"):
+        assign(samples(), SCHEMA, ratio=RATIO, seed=0, per_class=15)
+    with pytest.raises(UserError, match="write 1 or more"):
+        few_shot(samples(), 0, ["a", "b", "c"], seed=0)
+
+
+def test_limit_train_keeps_the_proportion() -> None:
+    result, notes = assign(samples(), SCHEMA, ratio=RATIO, seed=0, limit_train=20)
+    assert Counter(sample.targets["classification"] for sample in result["train"]) == {0: 10, 1: 6, 2: 4}
+    assert notes == ["data.limit_train=20: 50 training samples are left out"]
+
+
+def owned(**split_of: str) -> list[Sample]:
+    """Samples whose split is the one of their number modulo the given list."""
+    names = list(split_of.values())
+    return [replace(sample, split=names[i % len(names)]) for i, sample in enumerate(samples())]
+
+
+def test_the_owners_splits_stand() -> None:
+    some = owned(a="train", b="val", c="test")
+    result, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
+    assert {sample.path: split for split, part in result.items() for sample in part} == {s.path: s.split for s in some}
+    assert notes == []
+    result, _ = assign(owned(a="train", b="val"), SCHEMA, ratio=RATIO, seed=0)
+    assert result["test"] == []
+
+
+def test_a_missing_val_is_carved_out_of_train() -> None:
+    some = owned(a="train", b="test")
+    result, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
+    assert [len(result[split]) for split in ("train", "val", "test")] == [41, 9, 50]
+    assert notes == ["no val split was given: 9 samples are taken out of train"]
+    carved = carve_val([sample for sample in some if sample.split == "train"], RATIO, seed=0)
+    assert {sample.path for sample in result["val"]} == {path for path, split in carved.items() if split == "val"}
+
+
+def test_folds_ignore_the_owners_splits_and_say_so() -> None:
+    _, notes = assign(owned(a="train", b="test"), SCHEMA, ratio=RATIO, seed=0, fold=0, folds=4)
+    assert notes == ["the owner's splits are ignored: k-fold takes all samples"]
+
+
+def test_leaks_are_noted() -> None:
+    some = owned(a="train", b="val", c="test")
+    train = [sample for sample in some if sample.split == "train"][:3]
+    some += [replace(sample, path=f"copy/{i}", split="test") for i, sample in enumerate(train)]
+    _, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
+    assert notes == ["leak: 3 identical pictures are in both train and test; the numbers of test flatter"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        ({"train": 0.8, "val": 0.3, "test": 0.1}, "sums to 1.2 instead of 1"),
+        ({"train": 1.0, "val": 0.0}, "train and val need a share above 0"),
+        ({"train": 0.8, "valid": 0.2}, "train and val need a share above 0"),
+    ],
+)
+def test_a_ratio_that_makes_no_sense(ratio: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        assign(samples(), SCHEMA, ratio=ratio, seed=0)
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(UserError, match="3 samples are too few: nothing is left for test"):
+        assign(samples((1, 1, 1)), SCHEMA, ratio=RATIO, seed=0)
+
+
+def test_samples_of_other_tasks_split_without_classes() -> None:
+    some = [Sample(f"{i}.png", {"detection": {"boxes": [], "labels": []}}, content=str(i)) for i in range(20)]
+    result, _ = assign(some, {"detection": TaskInfo("detection", [])}, ratio=RATIO, seed=0)
+    assert [len(part) for part in result.values()] == [14, 3, 3]
