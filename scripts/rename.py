@@ -1,0 +1,48 @@
+"""Give a clone of this template its own name: package, command, configs, tests and docs follow.
+
+python scripts/rename.py birdwatch
+"""
+
+import keyword
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+OLD = "visiontune"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        sys.exit(
+            f"error: {name!r} is no package name; write lower-case letters, digits and _: make rename NAME=birdwatch"
+        )
+    if name == OLD:
+        return
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for relative in filter(None, tracked.stdout.decode().split("\0")):
+        path = ROOT / relative
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue  # a picture
+        renamed = text.replace(OLD, name).replace(OLD.upper(), name.upper())
+        if renamed != text:
+            path.write_text(renamed)
+    (ROOT / "src" / OLD).rename(ROOT / "src" / name)
+    ready = ROOT / ".venv" / ".ready"
+    ready.unlink(missing_ok=True)  # the command of the old name is installed; `make setup` installs the new one
+    print(f"{OLD} is now {name}: the next make target installs it; `git diff` shows what changed")
+
+
+if __name__ == "__main__":
+    main()

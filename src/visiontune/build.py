@@ -1,0 +1,124 @@
+"""From a config to the objects of a run."""
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune import __version__
+from visiontune.backbones import WeightReport
+from visiontune.backbones import build as build_backbone
+from visiontune.callbacks import Checkpoints, History, Start
+from visiontune.data import TaskInfo, VisionData
+from visiontune.data import build as build_data
+from visiontune.errors import UserError
+from visiontune.finetuner import FineTuner
+from visiontune.heads import Head
+from visiontune.runs.directory import RunDirectory
+from visiontune.strategies.base import HEADS
+
+
+def make(node: DictConfig | dict[Any, Any]) -> Any:
+    """Hydra's `instantiate` with plain lists and dictionaries as arguments."""
+    return instantiate(node, _convert_="all")
+
+
+def data_of(cfg: DictConfig) -> VisionData:
+    return build_data(cfg.data, cfg.augment, seed=cfg.seed)
+
+
+def model_of(
+    cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True
+) -> tuple[FineTuner, WeightReport]:
+    """A FineTuner with the backbone's weights loaded, its heads sized by the data's schema.
+
+    Args:
+        download: False leaves weights random that would have to be fetched first (the report says so).
+    """
+    size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
+    options = OmegaConf.to_container(cfg.backbone, resolve=True)
+    backbone, report = build_backbone(
+        **options,  # type: ignore[arg-type]
+        in_channels=cfg.data.channels,
+        image_size=size,
+        allow_download=download,
+    )
+    heads = _heads(cfg.heads, schema, backbone.embedding_dim)
+    names = [name for name, _ in backbone.stages()] + [HEADS]
+    model = FineTuner(
+        backbone,
+        heads,
+        optimizer=make(cfg.optimizer),
+        scheduler=make(cfg.scheduler),
+        strategy=make(cfg.strategy)(stages=names, epochs=epochs),
+        loss_weights=cfg.loss_weights,
+        l1=cfg.l1,
+        monitor=cfg.monitor,
+        seed=cfg.seed,
+        description={
+            "version": __version__,
+            "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in schema.items()},
+        },
+    )
+    return model, report
+
+
+def _heads(cfg: DictConfig, schema: Mapping[str, TaskInfo], embedding_dim: int) -> dict[str, Head]:
+    if missing := sorted(set(cfg) - set(schema)):
+        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(schema)}")
+    return {
+        # Partial, since Hydra would turn the arguments into config nodes.
+        task: make({**node, "_partial_": True})(embedding_dim=embedding_dim, info=schema[task])
+        for task, node in ((str(task), node) for task, node in cfg.items())
+    }
+
+
+def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Trainer:
+    """The Trainer of a run: its own callbacks, then those of the config."""
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    history = History(run.history, model.monitor)
+    own = [history, Start(history, cfg.probe), Checkpoints(run.checkpoints, model.monitor)]
+    loggers = [
+        _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
+        for node in cfg.logger.values()
+    ]
+    name, mode = model.monitor
+    callbacks = [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
+    if not loggers:  # Lightning refuses this one without a logger
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+    settings["strategy"] = distributed(settings["strategy"])
+    terminal = sys.stdout.isatty()
+    return make(settings | {"_partial_": True})(
+        callbacks=[*own, *callbacks, *([RichProgressBar()] if terminal else [])],
+        enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
+        logger=loggers,
+        default_root_dir=str(run.path),
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def _complete(made: Any, **arguments: Any) -> Any:
+    """Finish what a config marked `_partial_`; anything else is complete."""
+    return made(**arguments) if isinstance(made, partial) else made
+
+
+def distributed(strategy: Any) -> Any:
+    """DDP that allows frozen stages and unequal numbers of evaluation batches.
+
+    Every parameter is registered with DDP while it still requires a gradient; frozen ones then count as unused.
+    Buffers are not broadcast in each forward pass, which would make a rank with one batch more wait forever:
+    BatchNorm statistics are averaged at the end of each epoch instead.
+    """
+    if strategy != "ddp":
+        return strategy
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)

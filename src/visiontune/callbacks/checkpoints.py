@@ -1,0 +1,54 @@
+"""best.ckpt and last.ckpt."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt` after every validation, and `best.ckpt` when the monitored metric is better than ever.
+
+    Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (where the probe stands),
+    needs no file name patterns, and leaves a loadable `last.ckpt` when the run is interrupted. Equal scores keep the
+    earlier epoch. Lightning writes each file beside its place and renames it.
+
+    Args:
+        directory: where both files go.
+        monitor: name of the metric, and "max" or "min".
+    """
+
+    def __init__(self, directory: Path, monitor: tuple[str, str]) -> None:
+        self.best_path, self.last_path = directory / "best.ckpt", directory / "last.ckpt"
+        self.monitor, self.mode = monitor
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if self._better(score):
+            self.best_score, self.best_epoch = score, trainer.current_epoch
+            trainer.save_checkpoint(self.best_path)
+        trainer.save_checkpoint(self.last_path)
+
+    def _better(self, score: float) -> bool:
+        if math.isnan(score):
+            return False
+        if self.best_score is None:
+            return True
+        return score > self.best_score if self.mode == "max" else score < self.best_score
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        # With several processes saving waits for all of them, and one that failed would never come.
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.last_path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]

@@ -1,0 +1,53 @@
+"""metrics.csv, and one line an epoch."""
+
+import csv
+import time
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
+
+from visiontune.runs.files import write_atomically
+from visiontune.runs.log import log
+
+
+class History(L.Callback):
+    """One row of `metrics.csv` for each validation; the row before the first step has `epoch` 0 and `step` 0.
+
+    A row counts completed epochs. Continuing a run drops the rows after the checkpoint that it continues from, so
+    the curve has neither a gap nor a double.
+    """
+
+    def __init__(self, path: Path, monitor: tuple[str, str]) -> None:
+        self.path = path
+        self.monitor, _ = monitor
+        self.rows: list[dict[str, str]] = []
+        self.started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+
+    # Training metrics of an epoch are complete only after its validation: the row is written then.
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._row(trainer, trainer.current_epoch + 1)
+
+    def before_training(self, trainer: L.Trainer) -> None:
+        self._row(trainer, 0)
+
+    @rank_zero_only
+    def _row(self, trainer: L.Trainer, epoch: int) -> None:
+        values = {name: float(v) for name, v in trainer.callback_metrics.items() if not name.endswith("_step")}
+        seconds = time.monotonic() - self.started
+        row = {"epoch": str(epoch), "step": str(trainer.global_step), "seconds": f"{seconds:.1f}"}
+        self.rows.append(row | {name: f"{value:.6g}" for name, value in sorted(values.items())})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with write_atomically(self.path) as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        shown = ["train/loss", "val/loss", self.monitor]
+        text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
+        log.info(f"epoch {epoch}/{trainer.max_epochs}  step {trainer.global_step}  {seconds:.0f} s  {text}")

@@ -1,0 +1,90 @@
+"""The `visiontune` command: a verb, then Hydra overrides. torch is imported only when a verb runs."""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from visiontune.config_errors import explain
+from visiontune.errors import UserError
+
+VERBS = {
+    "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` continues a run",
+    "plan": "print what `train` would do with the same overrides, and stop",
+    "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
+    "predict": "use a run on pictures: predict run=DIR input=FILE|FOLDER [output=DIR]",
+    "compare": "one table of a sweep or of any runs: compare DIR...",
+}
+USAGE = (
+    "visiontune VERB [overrides]\n\n"
+    + "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    + "\n\n  visiontune VERB --help      the config groups and every key of a verb"
+    + "\n  visiontune train data=image_folder data.root=PHOTOS strategy=gradual_unfreeze optimizer.lr=1e-3"
+    + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started)."
+)
+
+
+def config_dir() -> Path:
+    """The folder of the shipped configs: `configs/` of a checkout, or its copy inside an installed wheel."""
+    package = Path(__file__).parent
+    checkout = package.parents[1] / "configs"
+    return checkout if checkout.is_dir() else package / "configs"
+
+
+def _run(verb: str) -> None:
+    """A Hydra application whose work is `visiontune.VERB.main(cfg)`, imported when the config stands."""
+    failed: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
+    def application(cfg: DictConfig) -> object:
+        try:
+            return import_module(f"visiontune.{verb}").main(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra goes on with the other jobs and raises it at the end
+            failed.append(error)  # Hydra would print a line of its own
+            return None
+
+    application()
+    if failed:
+        raise failed[0]
+
+
+def main() -> None:
+    """Run one verb; turns every exception into an exit code and a message."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    if arguments[0] == "--version":
+        print(version(__package__))
+        return
+    verb, *overrides = arguments
+    debug = "debug=true" in overrides
+    if debug and verb in ("train", "plan"):  # `debug` is a group there, and Hydra takes no boolean for an option
+        overrides = ["debug=traceback" if o == "debug=true" else o for o in overrides]
+    # Hydra would print its own traceback and leave with 1; the message and the code are ours.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"visiontune {verb}", *overrides]
+    try:
+        if verb not in VERBS:
+            raise UserError(f"there is no command {verb!r}: write one of {', '.join(VERBS)}")
+        if verb == "compare":
+            import_module("visiontune.compare").main(overrides)
+        else:
+            _run(verb)
+    except KeyboardInterrupt:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message = explain(error, verb, overrides, config_dir())
+        print(f"error: {message or f'{type(error).__name__}: {error} (debug=true shows where)'}", file=sys.stderr)
+        sys.exit(2 if message else 1)

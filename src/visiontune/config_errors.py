@@ -1,0 +1,69 @@
+"""Say what is wrong with a config in one message: the key, and what to write instead."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from visiontune.errors import UserError
+
+
+def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
+    """The message for an error that the user can mend, or None when the fault is not in the config or the data."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    for link in chain:
+        if isinstance(link, MissingMandatoryValue):
+            key = re.search(r"full_key: (\S+)", str(link))
+            name = key.group(1) if key else str(link)
+            return f"{verb} needs a value for {name}: write {name}=VALUE"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
+        return _unknown_key(text, verb, overrides, config_dir) or text
+    return None
+
+
+def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:
+    """For a key that no config has: its neighbours, the nearest first."""
+    found = re.search(r"Could not override '([^']+)'", text)
+    if found is None:
+        return None
+    key = found.group(1)
+    parent, _, leaf = key.rpartition(".")
+    known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
+    if not known:
+        return f"there is no config key {key!r}: `visiontune {verb} --cfg job` prints them all"
+    close = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
+    # An abbreviation shares few letters with the whole word (lr, learning_rate), so its initials count as well.
+    initials = "".join(part[0] for part in leaf.split("_") if part)
+    close.sort(key=lambda name: name != initials)
+    names = ", ".join(f"{parent}.{name}" if parent else name for name in close[:8])
+    return f"there is no config key {key!r}; near it: {names} (a new key is added with +{key}=VALUE)"
+
+
+def _is_group_choice(override: str, config_dir: Path) -> bool:
+    key = override.split("=")[0].lstrip("+~")
+    return "=" in override and "," not in override and (config_dir / key.split("@")[0]).is_dir()
+
+
+def _keys(verb: str, choices: list[str], parent: str, config_dir: Path) -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        try:
+            cfg = compose("train" if verb == "plan" else verb, overrides=choices)
+            node = OmegaConf.select(cfg, parent) if parent else cfg
+        except (HydraException, OmegaConfBaseException):
+            return []
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

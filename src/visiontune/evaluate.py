@@ -1,0 +1,36 @@
+"""Measure a run on a split."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from visiontune.build import data_of
+from visiontune.errors import UserError
+from visiontune.evaluation import evaluate
+from visiontune.report.results import results_table
+from visiontune.runs.files import write_json
+from visiontune.runs.load import load_model, open_run
+from visiontune.runs.log import logging_to
+from visiontune.runs.predictions import write_predictions
+
+
+def main(cfg: DictConfig) -> dict[str, float]:
+    run, run_cfg = open_run(cfg.run, cfg.trust)
+    if cfg.split not in ("train", "val", "test"):
+        raise UserError(f"split={cfg.split}: write train, val or test")
+    if cfg.data_root is not None:
+        run_cfg.data.root = cfg.data_root
+    with logging_to(None):
+        model, _ = load_model(run, run_cfg, cfg.checkpoint)
+        data = data_of(run_cfg)
+        data.assign_as(run.splits)
+        accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
+        result = evaluate(model, data, cfg.split, accelerator, run_cfg.trainer.precision)
+    print(results_table([result]))
+    if cfg.output is not None:
+        output = Path(cfg.output).expanduser()
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "metrics.json", result.metrics)
+        write_predictions(output / "predictions.csv", result.rows)
+        print(output)
+    return result.metrics

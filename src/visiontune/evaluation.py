@@ -1,0 +1,68 @@
+"""Measure a model on one split: one device, the whole split, a row a sample."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from visiontune.callbacks.collector import Collector
+from visiontune.data import VisionData
+from visiontune.finetuner import FineTuner
+from visiontune.runs.predictions import Row
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass: `rows` and `predictions` (by (task, path)) of every sample, all `computed` tensors by task."""
+
+    split: str
+    metrics: dict[str, float]
+    rows: list[Row]
+    predictions: dict[tuple[str, str], dict[str, Tensor]]
+    computed: dict[str, dict[str, Tensor]]
+
+
+class _Split(L.LightningDataModule):
+    def __init__(self, data: VisionData, split: str) -> None:
+        super().__init__()
+        self.data, self.split = data, split
+
+    def test_dataloader(self) -> Any:
+        return self.data.eval_loader(self.split)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.data.to_network(batch)
+
+
+def evaluate(
+    model: FineTuner, data: VisionData, split: str, accelerator: str = "auto", precision: str = "32-true"
+) -> Evaluation:
+    """All metrics of `model` on the train, val or test split.
+
+    Raises:
+        UserError: the data has no such split.
+    """
+    collector = Collector()
+    model.split = split
+    data.trainer = None  # a loader for one process, whatever the training had
+    trainer = quiet_trainer(accelerator, precision, [collector])
+    trainer.test(model, datamodule=_Split(data, split), verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return Evaluation(split, metrics, collector.rows, collector.predictions, dict(model.computed))
+
+
+def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:
+    """A Trainer for one device that writes nothing."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

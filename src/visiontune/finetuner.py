@@ -1,0 +1,180 @@
+"""The only LightningModule: a backbone, heads, and what trains when."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from visiontune.backbones import Backbone
+from visiontune.errors import UserError
+from visiontune.freezing import batchnorm_buffers, freeze
+from visiontune.heads import Head, HeadMetrics
+from visiontune.strategies import Stages, Strategy
+from visiontune.strategies.base import HEADS
+
+Batch = dict[str, Any]
+
+
+class FineTuner(L.LightningModule):
+    """Fine-tunes a backbone through any number of heads; knows of no task.
+
+    Args:
+        backbone: image ``(B, C, H, W)`` in 0..1 -> `Features`, with `stages()`.
+        heads: task -> head; one head is a mapping of one.
+        optimizer: parameter groups -> optimizer, with the keywords `lr` and `weight_decay` bound.
+        scheduler: (optimizer, steps, monitor) -> Lightning scheduler configuration.
+        strategy: which stages train in which epoch, and the parameter groups.
+        loss_weights: factor of each task's loss, 1 where it is not named.
+        l1: weight of the sum of absolute values of the trained parameters that have more than one dimension.
+        monitor: "val/TASK/METRIC" that decides which epoch is best; None = the first head's own.
+        seed: what dropout draws from, with the step and the rank.
+        description: plain data kept in every checkpoint (class names, version).
+    Raises:
+        UserError: a monitor that no head gives, a loss weight for no head.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, Head],
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., dict[str, Any]],
+        strategy: Strategy,
+        loss_weights: Mapping[str, float] | None = None,
+        l1: float = 0.0,
+        monitor: str | None = None,
+        seed: int = 0,
+        description: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads: Mapping[str, Head] = nn.ModuleDict(heads)  # type: ignore[assignment]
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.strategy = strategy
+        self.loss_weights = dict(loss_weights or {})
+        self.l1 = l1
+        self.monitor = _monitor(heads, monitor)
+        self.seed = seed
+        self.description = description or {}
+        self.split = "test"  # which split a `test` pass measures
+        self.metrics: Mapping[str, HeadMetrics] = nn.ModuleDict(  # type: ignore[assignment]
+            {task: head.metrics() for task, head in heads.items()}
+        )
+        self.losses: Mapping[str, MeanMetric] = nn.ModuleDict({task: MeanMetric() for task in heads})  # type: ignore[assignment]
+        self.computed: dict[str, dict[str, Tensor]] = {}  # of the last evaluation pass, by task
+        if unknown := sorted(set(self.loss_weights) - set(heads)):
+            raise UserError(f"loss_weights.{unknown[0]}: there is no such head; the heads are {', '.join(heads)}")
+
+    def stages(self) -> Stages:
+        """``(name, module)`` from input to output, the heads last; disjoint, together every parameter."""
+        return [*self.backbone.stages(), (HEADS, cast(nn.Module, self.heads))]
+
+    def forward(self, image: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Raw outputs by task for images ``(B, C, H, W)`` in 0..1."""
+        features = self.backbone(image)
+        return {task: head(features) for task, head in self.heads.items()}
+
+    # ---- training
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        settings = getattr(self.make_optimizer, "keywords", {})
+        groups = self.strategy.param_groups(self.stages(), settings["lr"], settings.get("weight_decay", 0.0))
+        optimizer = self.make_optimizer(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.make_scheduler(optimizer, steps, self.monitor)
+        return {"optimizer": optimizer, "lr_scheduler": cast(Any, scheduler)}
+
+    def on_train_epoch_start(self) -> None:
+        freeze(self.stages(), self.strategy.trainable(self.current_epoch), self.strategy.batchnorm)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on (seed, epoch, step, rank) alone, so a resumed run draws what an uninterrupted one would.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for task, raw in self(batch["image"]).items():
+            losses = self.heads[task].loss(raw, batch["targets"][task])
+            total = total + self.loss_weights.get(task, 1.0) * sum(losses.values())
+            if len(self.heads) > 1 or len(losses) > 1:
+                self.log_dict({f"train/{task}/{name}": value.detach() for name, value in losses.items()})
+        if self.l1:
+            total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
+        self.log("train/loss_step", total.detach(), prog_bar=True)
+        self.log("train/loss", total.detach(), on_step=False, on_epoch=True, batch_size=len(batch["index"]))
+        return total * self._window_scale(batch_idx)
+
+    def _window_scale(self, batch_idx: int) -> float:
+        """Lightning divides by the whole accumulation window; the last one of an epoch may be shorter."""
+        window, batches = self.trainer.accumulate_grad_batches, int(self.trainer.num_training_batches)
+        short = batches % window
+        return window / short if short and batch_idx >= batches - short else 1.0
+
+    def on_train_epoch_end(self) -> None:
+        if self.trainer.world_size > 1:  # every rank has seen other samples: agree on one set of statistics
+            for buffer in batchnorm_buffers(self.backbone):
+                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+
+    # ---- evaluation: losses and predictions from one backbone pass
+
+    def _evaluate(self, batch: Batch) -> dict[str, Any]:
+        predictions, sample_losses = {}, {}
+        for task, raw in self(batch["image"]).items():
+            head, targets = self.heads[task], batch["targets"][task]
+            predictions[task] = head.decode(raw, batch["size"])
+            sample_losses[task] = head.sample_loss(raw, targets)
+            labelled = [i for i, target in enumerate(targets) if target is not None]
+            self.metrics[task].update([predictions[task][i] for i in labelled], [targets[i] for i in labelled])
+            if labelled:
+                self.losses[task].update(sample_losses[task][labelled])
+        return {"predictions": predictions, "losses": sample_losses}
+
+    def _finish(self, split: str) -> None:
+        total = torch.zeros((), device=self.device)
+        for task, metrics in self.metrics.items():
+            computed = metrics.compute()
+            computed["loss"] = self.losses[task].compute()
+            total = total + self.loss_weights.get(task, 1.0) * computed["loss"]
+            self.computed[task] = computed
+            scalars = {f"{split}/{task}/{name}": v.float() for name, v in computed.items() if v.numel() == 1}
+            self.log_dict(scalars, rank_zero_only=False)
+            metrics.reset()
+            self.losses[task].reset()
+        self.log(f"{split}/loss", total, prog_bar=split == "val")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish(self.split)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, dict[str, Any]]]:
+        """``(path, {task: prediction})`` of every sample."""
+        decoded = {task: self.heads[task].decode(raw, batch["size"]) for task, raw in self(batch["image"]).items()}
+        return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        done = self.current_epoch + (self.trainer.global_step > 0)  # 0: before the first step
+        checkpoint["visiontune"] = self.description | {"epochs": int(done)}
+
+
+def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
+    """The monitored metric's full name, and "max" or "min"."""
+    if monitor is None:
+        first, head = next(iter(heads.items()))
+        monitor = f"val/{first}/{head.monitor}"
+    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
+    if monitor not in directions:
+        raise UserError(f"monitor={monitor}: no head gives it; write one of {', '.join(directions)}")
+    return monitor, directions[monitor]

@@ -1,0 +1,84 @@
+"""What every head gives; the FineTuner, the callbacks and the reports speak to heads through this alone."""
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from visiontune.features import Features
+
+Raw = dict[str, Tensor]
+Prediction = dict[str, Tensor]
+Probe = tuple[Tensor, list[Any]]  # embeddings (N, D) and the N targets
+
+
+class HeadMetrics(Protocol):
+    """The metrics of one task over one whole split (never a mean over batches), synchronised over ranks."""
+
+    def update(self, predictions: list[Prediction], targets: list[Any]) -> None: ...
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by name, and larger tensors (a confusion matrix) that only `Head.figures` reads."""
+
+    def reset(self) -> None: ...
+
+
+class Head(nn.Module):
+    """A task on top of a backbone.
+
+    No method looks at `self.training`: one backbone pass gives losses and predictions, in any mode.
+
+    Attributes:
+        directions: every scalar that evaluation gives, and whether "max" or "min" of it is best.
+        monitor: the one among them that says which epoch is best.
+    """
+
+    directions: dict[str, str]
+    monitor: str
+
+    @abstractmethod
+    def forward(self, features: Features) -> Raw:
+        """Raw tensors, the same in training and evaluation, exportable."""
+
+    @abstractmethod
+    def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
+        """Scalars whose sum is minimised, a mean over labelled samples; on the graph even when none is labelled.
+
+        `targets` has one entry a sample, None where this task has no label.
+        """
+
+    @abstractmethod
+    def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
+        """``(B,)``, what `loss` is the mean of; NaN where a sample has no label."""
+
+    @abstractmethod
+    def decode(self, raw: Raw, size: Tensor) -> list[Prediction]:
+        """One prediction a sample; `size` is ``(B, 2)``, height and width that coordinates and masks refer to."""
+
+    @abstractmethod
+    def metrics(self) -> nn.Module:
+        """Fresh `HeadMetrics` of this task."""
+
+    @abstractmethod
+    def describe(self, prediction: Prediction) -> tuple[str, float]:
+        """A prediction in words, and its score 0..1 (NaN without one): a cell of predictions.csv."""
+
+    @abstractmethod
+    def describe_target(self, target: Any) -> str:
+        """A target in words; the empty string for None."""
+
+    @abstractmethod
+    def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
+        """Truth and prediction on a picture: uint8 ``(3, H, W)`` -> uint8 ``(3, H', W')``."""
+
+    def figures(self, computed: dict[str, Tensor]) -> dict[str, Figure]:
+        """Figures of a computed metric set, by name."""
+        return {}
+
+    def fit_probe(self, train: Probe, val: Probe) -> str | None:
+        """Set this head to the solution of a regularised linear model on the frozen embedding.
+
+        Returns a line for the log, or None where the head has no such solution; it is then unchanged.
+        """
+        return None

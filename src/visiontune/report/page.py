@@ -1,0 +1,63 @@
+"""report/index.html: one page that needs nothing but itself and the pictures beside it."""
+
+import csv
+from html import escape
+
+from matplotlib.figure import Figure
+
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.files import write_atomically
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left }
+td + td { font-variant-numeric: tabular-nums } img { max-width: 100% }
+code { background: #f2f2f2; padding: .1rem .3rem }
+"""
+
+
+def write_page(run: RunDirectory, split: str, metrics: dict[str, float], pictures: list[str]) -> None:
+    """The metrics of a run, its curves, and `pictures` (file names in the report folder)."""
+    if _curves(run):
+        pictures = ["curves.png", *pictures]
+    rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
+    shown = "\n".join(
+        f'<h2>{escape(name.removesuffix(".png").replace("_", " "))}</h2><img src="{escape(name)}" alt="{escape(name)}">'
+        for name in pictures
+    )
+    with write_atomically(run.report / "index.html") as file:
+        file.write(
+            f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(run.path.name)}</title><style>{STYLE}</style></head><body>
+<h1>{escape(run.path.parent.name)} / {escape(run.path.name)}</h1>
+<p>The best checkpoint, measured on {escape(split)}. The whole configuration is in <code>config.yaml</code>, every
+sample in <code>predictions.csv</code>.</p>
+<table><tr><th>metric</th><th>value</th></tr>
+{rows}
+</table>
+{shown}
+</body></html>
+"""
+        )
+
+
+def _curves(run: RunDirectory) -> bool:
+    """curves.png from metrics.csv: the losses, and every other metric of the validation split."""
+    if not run.history.is_file():
+        return False
+    with run.history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/"))]
+    losses = [name for name in names if name.endswith("loss")]
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    for axes, wanted in zip(figure.subplots(1, 2), (losses, [n for n in names if n not in losses]), strict=True):
+        for name in wanted:
+            points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if wanted:
+            axes.legend(fontsize=7)
+    figure.savefig(run.report / "curves.png", dpi=110)
+    return True

@@ -1,0 +1,100 @@
+"""The plan: what a run will do, before it does it."""
+
+import math
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from visiontune.backbones import WeightReport
+from visiontune.data import VisionData
+from visiontune.finetuner import FineTuner
+from visiontune.report.tables import render
+
+
+def plan(
+    cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightReport, processes: int, where: Path
+) -> str:
+    """The whole plan as text."""
+    return "\n\n".join(
+        [_data(data), f"weights: {weights}", _stages(cfg, model), _training(cfg, data, model, processes, where)]
+    )
+
+
+def _data(data: VisionData) -> str:
+    counts = data.counts()
+    splits = [split for split in ("train", "val", "test") if data.samples(split)]
+    parts = []
+    for task, info in data.schema.items():
+        rows: list[list[object]] = [[name, *(counts[split][task][name] for split in splits)] for name in info.classes]
+        if len(rows) > 20:
+            rows[18:] = [[f"... {len(rows) - 18} more classes", *[""] * len(splits)]]
+        shown = [*rows, ["pictures", *(len(data.samples(split)) for split in splits)]]
+        parts.append(render(f"data: {task}, {len(info.classes)} classes", ["class", *splits], shown))
+    return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
+
+
+def _stages(cfg: DictConfig, model: FineTuner) -> str:
+    epochs = cfg.trainer.max_epochs
+    stages = model.stages()
+    lr, decay = cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0)
+    groups = {group["name"]: group for group in model.strategy.param_groups(stages, lr, decay)}
+    trains = [model.strategy.trainable(epoch) for epoch in range(epochs)]
+    rows = []
+    for name, module in stages:
+        rates = [groups[key] for key in (name, f"{name}.no_decay") if key in groups]
+        rows.append(
+            [
+                name,
+                f"{sum(p.numel() for p in module.parameters()):,}",
+                _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
+                f"{rates[0]['lr']:.2e}" if rates else "",
+                f"{rates[0]['weight_decay']:g} / 0"
+                if len(rates) == 2
+                else f"{rates[0]['weight_decay']:g}"
+                if rates
+                else "",
+            ]
+        )
+    total = sum(p.numel() for p in model.parameters())
+    title = (
+        f"model: {model.backbone.name} ({model.backbone.library}), {total:,} parameters, "
+        f"BatchNorm statistics {model.strategy.batchnorm}"
+    )
+    return render(title, ["stage", "parameters", "trains in epochs", "learning rate", "decay (weights / rest)"], rows)
+
+
+def _epochs(epochs: list[int]) -> str:
+    """`1-20` for the epochs 0..19, as people count; `never` for none."""
+    if not epochs:
+        return "never"
+    first, last = epochs[0] + 1, epochs[-1] + 1
+    return (
+        (f"{first}-{last}" if last > first else f"{first}")
+        if len(epochs) == last - first + 1
+        else f"{len(epochs)} of them"
+    )
+
+
+def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: int, where: Path) -> str:
+    batches = data.steps_per_epoch(processes)
+    window = cfg.trainer.accumulate_grad_batches
+    steps = math.ceil(batches / window)
+    name, mode = model.monitor
+    lines = {
+        "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
+        f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
+        "optimizer": f"{_last(cfg.optimizer._target_)}, {_last(cfg.scheduler._target_)} schedule",
+        "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
+        "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
+        "device": f"{cfg.trainer.accelerator}, precision {cfg.trainer.precision}, {data.num_workers} loader processes",
+        "test split": "measured once, with the best checkpoint"
+        if cfg.test and data.samples("test")
+        else "not looked at",
+        "seed": str(cfg.seed),
+        "run directory": str(where),
+    }
+    return "\n".join(f"{key + ':':<15}{value}" for key, value in lines.items())
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]

@@ -1,0 +1,47 @@
+"""What a run needs to be understood later: the command, the code, the versions, the machine."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("visiontune", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy")
+
+
+def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
+    """Plain data for environment.json; `git` is None outside a checkout."""
+    return {
+        "argv": sys.argv,
+        "overrides": overrides,
+        "working_directory": str(Path.cwd()),
+        "seed": seed,
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": torch.get_num_threads(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, str] | None:
+    def ask(*arguments: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}
+    except (OSError, subprocess.SubprocessError):
+        return None

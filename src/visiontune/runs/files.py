@@ -1,0 +1,26 @@
+"""Files that are either whole or absent."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[TextIO]:
+    """A text file that replaces `path` when the block ends, and never half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", newline="") as file:
+            yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with write_atomically(path) as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")

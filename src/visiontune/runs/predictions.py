@@ -1,0 +1,38 @@
+"""predictions.csv: a row a sample (and task)."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visiontune.runs.files import write_atomically
+
+COLUMNS = ("path", "split", "task", "truth", "prediction", "score", "loss")
+
+
+@dataclass(frozen=True)
+class Row:
+    path: str
+    split: str
+    task: str
+    truth: str
+    prediction: str
+    score: float
+    loss: float
+    target: Any = None  # what `truth` describes; not written
+
+
+def write_predictions(path: Path, rows: Iterable[Row]) -> None:
+    with write_atomically(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(
+                (row.path, row.split, row.task, row.truth, row.prediction, f"{row.score:.6f}", f"{row.loss:.6f}")
+            )
+
+
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

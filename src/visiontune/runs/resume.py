@@ -1,0 +1,41 @@
+"""Continue a run in its own directory."""
+
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune.errors import UserError
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.load import check_trusted
+
+
+def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig, Path | None]:
+    """The run, its config with the values of `overrides` on top, and the checkpoint to continue from.
+
+    A run that was stopped before its first checkpoint starts over in place (the checkpoint is None).
+
+    Raises:
+        UserError: no run, a finished one that no further epochs are asked of, an override that a run cannot take.
+    """
+    run = RunDirectory.open(path)
+    cfg = run.read_config()
+    check_trusted(cfg)
+    before = cfg.trainer.max_epochs
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key == "run":
+            continue
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.select(cfg, key) is None or OmegaConf.is_dict(cfg.get(key)):
+            raise UserError(
+                f"{override.input_line}: a run continues with its own config; only values can change, such as "
+                f"trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={path}"
+            )
+        OmegaConf.update(cfg, key, override.value())
+    if run.read_status()["status"] == "finished" and cfg.trainer.max_epochs <= before:
+        raise UserError(
+            f"{path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run from "
+            f"its weights with weights_from={path}"
+        )
+    last = run.checkpoints / "last.ckpt"
+    return run, cfg, last if last.is_file() else None

@@ -1,0 +1,67 @@
+"""Stages thaw from the head down."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from visiontune.errors import UserError
+from visiontune.strategies.base import HEADS, Stages, stage_groups
+
+
+class GradualUnfreeze:
+    """Gradual unfreezing with discriminative rates (ULMFiT, Howard & Ruder 2018, https://arxiv.org/abs/1801.06146).
+
+    Args:
+        stages: names, input to output, the heads last.
+        epochs: of the whole training.
+        head_epochs: epochs in which only the heads train.
+        thawed_by: fraction of all epochs, 0..1, after which the last stage has thawed.
+        schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
+        lr_decay: learning rate of a stage over that of the stage after it, in (0, 1].
+        batchnorm: "frozen" keeps the pretrained statistics, "train" goes on learning them.
+    Raises:
+        UserError: a stage in the schedule that the backbone lacks, or an epoch that the training does not reach.
+    """
+
+    def __init__(
+        self,
+        stages: list[str],
+        epochs: int,
+        head_epochs: int = 1,
+        thawed_by: float = 0.5,
+        schedule: Mapping[str, int] | None = None,
+        lr_decay: float = 0.8,
+        batchnorm: str = "frozen",
+    ) -> None:
+        self.lr_decay = lr_decay
+        self.batchnorm = batchnorm
+        if schedule is None:
+            self.starts = _spread(stages, epochs, head_epochs, thawed_by)
+        else:
+            unknown = sorted(set(schedule) - set(stages))
+            if unknown:
+                raise UserError(
+                    f"strategy.schedule names stage {unknown[0]!r}, which this backbone lacks: "
+                    f"its stages are {', '.join(stages)}"
+                )
+            late = {name: epoch for name, epoch in schedule.items() if not 0 <= epoch < epochs}
+            if late:
+                name, epoch = next(iter(late.items()))
+                raise UserError(
+                    f"strategy.schedule thaws {name} at epoch {epoch}, but the training has the epochs 0 to "
+                    f"{epochs - 1}: write a smaller number, or trainer.max_epochs={max(late.values()) + 1}"
+                )
+            self.starts = {HEADS: 0} | dict(schedule)
+
+    def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        return stage_groups(stages, lambda distance: lr * self.lr_decay**distance, weight_decay)
+
+    def trainable(self, epoch: int) -> set[str]:
+        return {name for name, start in self.starts.items() if epoch >= start}
+
+
+def _spread(stages: list[str], epochs: int, head_epochs: int, thawed_by: float) -> dict[str, int]:
+    """The epoch from which each stage trains, evenly from `head_epochs` to `thawed_by * epochs`."""
+    backbone = [name for name in reversed(stages) if name != HEADS]
+    last = max(head_epochs, min(epochs - 1, round(thawed_by * epochs)))
+    steps = max(1, len(backbone) - 1)
+    return {HEADS: 0} | {name: head_epochs + (last - head_epochs) * i // steps for i, name in enumerate(backbone)}

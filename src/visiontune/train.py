@@ -1,0 +1,133 @@
+"""Fine-tune a network: data, model, trainer, fit, measure."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from visiontune.backbones import WeightReport
+from visiontune.build import data_of, model_of, trainer_of
+from visiontune.data import VisionData
+from visiontune.evaluation import Evaluation, evaluate
+from visiontune.finetuner import FineTuner
+from visiontune.launch import launch, processes
+from visiontune.memory import keep_allocated
+from visiontune.report.plan import plan
+from visiontune.report.results import report
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.environment import environment
+from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.load import adopt_weights, load_weights, read_checkpoint
+from visiontune.runs.log import log, logging_to
+from visiontune.runs.resume import continued
+
+
+def main(cfg: DictConfig) -> float:
+    """What Hydra calls: one run, or one job of a sweep. Returns the monitored metric of the best checkpoint."""
+    overrides = list(HydraConfig.get().overrides.task)
+    if cfg.run is not None:
+        run, cfg, checkpoint = continued(cfg.run, overrides)
+        return train(cfg, run, checkpoint)
+    return train(complete(cfg), overrides=overrides)
+
+
+def complete(cfg: DictConfig) -> DictConfig:
+    """Decide what the config leaves to the circumstances: the run's name and place, the test split, the backbone."""
+    hydra = HydraConfig.get()
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    with open_dict(cfg):
+        if cfg.test == "auto":
+            cfg.test = not sweeping or cfg.data.folds is not None
+        if cfg.name is None:
+            root = cfg.data.get("root")
+            folder = Path(root).expanduser().resolve().name if root else None
+            cfg.name = cfg.data.get("name") or folder or hydra.runtime.choices["data"]
+        if cfg.weights_from is not None:
+            adopt_weights(cfg, list(hydra.overrides.task))
+        if sweeping:
+            cfg.run_dir = str(Path(cfg.sweep_dir) / f"{hydra.job.num:03d}")
+    return cfg
+
+
+def train(
+    cfg: DictConfig,
+    run: RunDirectory | None = None,
+    checkpoint: Path | None = None,
+    overrides: list[str] | None = None,
+) -> float:
+    """A whole run. `cfg` is complete: `configs/train.yaml` composed, no `auto` left in `test` or `name`.
+
+    Args:
+        run: the directory to continue in; None makes a new one.
+        checkpoint: what to continue from.
+        overrides: what the command line said, for the tables of `compare`.
+    Returns:
+        The monitored metric of the best checkpoint on the validation split.
+    """
+    with logging_to(None):
+        data, model, weights = prepare(cfg)
+        count = processes(cfg)
+        if run is None:
+            run = (
+                RunDirectory.create(Path(cfg.run_dir).expanduser())
+                if cfg.run_dir
+                else RunDirectory.new(Path(cfg.paths.logs).expanduser(), cfg.name)
+            )
+    with run.running() as outcome, logging_to(run.log):
+        record(cfg, run, data, overrides or [])
+        log.info(plan(cfg, data, model, weights, count, run.path))
+        if count > 1:
+            launch(run, count, checkpoint)
+        else:
+            fit(cfg, run, data, model, checkpoint)
+        results = measure(cfg, run, data, model)
+        report(cfg, run, data, model, results)
+        outcome["objective"] = best_of(run, model, results)
+    print(run.path)
+    return outcome["objective"]["value"]
+
+
+def prepare(cfg: DictConfig, download: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
+    """Everything that can be wrong with a config or the data is found here, before anything is started."""
+    keep_allocated()
+    L.seed_everything(cfg.seed, verbose=False)
+    data = data_of(cfg)
+    model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download)
+    if cfg.weights_from is not None:
+        weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
+    return data, model.to(memory_format=torch.channels_last), weights
+
+
+def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list[str]) -> None:
+    """Config, environment and splits: what the run is, before it has done anything."""
+    run.write_config(cfg)
+    write_json(run.environment, environment(cfg.seed, overrides))
+    with write_atomically(run.splits) as file:
+        writer = csv.DictWriter(file, ["path", "split", "group", "content"])
+        writer.writeheader()
+        writer.writerows(data.splits_rows())
+
+
+def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, checkpoint: Path | None) -> None:
+    """Train, in this process."""
+    if cfg.compile:
+        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
+    trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
+    """The best checkpoint on the validation split, and on the test split where it may be looked at; on one device."""
+    model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
+    splits = ["val", "test"] if cfg.test and data.samples("test") else ["val"]
+    return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
+
+
+def best_of(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
+    """The monitored metric of the best checkpoint, and the epoch after which it was written (0: before the first)."""
+    (name, mode), state = model.monitor, read_checkpoint(run.checkpoint("best"))
+    return {"name": name, "mode": mode, "value": results[0].metrics[name], "epoch": state["visiontune"]["epochs"]}
