@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune import __version__
 from visiontune.backbones import WeightReport
 from visiontune.backbones import build as build_backbone
-from visiontune.callbacks import Checkpoints, History, Start
+from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build as build_data
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.heads import Head
 from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
 
 
@@ -83,7 +84,8 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
-    own = [history, Start(history, cfg.probe), Checkpoints(run.checkpoints, model.monitor)]
+    before = [history, *([ProbeStart()] if cfg.probe else [])]
+    after = [FirstValidation(history), Checkpoints(run.checkpoints, model.monitor)]
     loggers = [
         _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
         for node in cfg.logger.values()
@@ -95,7 +97,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
     return make(settings | {"_partial_": True})(
-        callbacks=[*own, *callbacks, *([RichProgressBar()] if terminal else [])],
+        callbacks=[*before, *callbacks, *after, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
         logger=loggers,
         default_root_dir=str(run.path),
@@ -103,6 +105,36 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+
+
+def check(cfg: DictConfig, model: FineTuner) -> None:
+    """Build optimizer, schedule and Trainer once for nothing, so that a wrong argument is found before a run begins.
+
+    Raises:
+        UserError: one of them refuses its arguments.
+    """
+    steps = {"steps": 100, "monitor": model.monitor}
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    if settings["max_epochs"] < 1:
+        raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
+    group = "optimizer"
+    try:
+        optimizer = model.make_optimizer(model.param_groups())
+        group = "scheduler"
+        model.make_scheduler(optimizer, **steps)
+        group = "trainer"
+        with logging_to(None, quiet=True):
+            instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
+    except Exception as error:  # torch and Lightning have many types for an argument that they do not like
+        cause = error.__cause__ or error
+        raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
 
 
 def _complete(made: Any, **arguments: Any) -> Any:

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from contextlib import redirect_stderr
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ USAGE = (
     "visiontune VERB [overrides]\n\n"
     + "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
     + "\n\n  visiontune VERB --help      the config groups and every key of a verb"
+    + "\n  visiontune -sc install=bash|zsh|fish      the shell's completion script (docs/configuration.md)"
     + "\n  visiontune train data=image_folder data.root=PHOTOS strategy=gradual_unfreeze optimizer.lr=1e-3"
     + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started)."
 )
@@ -57,6 +59,29 @@ def _run(verb: str) -> None:
         raise failed[0]
 
 
+def _complete(request: str) -> None:
+    """Shell completion: `install=SHELL` and `uninstall=SHELL` print Hydra's script, `query=SHELL` is what it asks.
+
+    Hydra's script knows one application a command, so the verb is taken out of the line that is being typed.
+    """
+    action, _, shell = request.partition("=")
+    if action not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise UserError(f"-sc {request}: write -sc install=bash, install=zsh or install=fish")
+    verb = "train"  # any has the script
+    if action == "query":
+        _, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+        verb, space, rest = typed.lstrip().partition(" ")
+        if not space:
+            print("\n".join(name for name in VERBS if name.startswith(verb)))
+            return
+        if verb not in VERBS or verb == "compare":  # nothing to offer: the shell takes file names
+            return
+        os.environ["COMP_LINE"] = f"visiontune {rest.lstrip()}"
+    sys.argv = ["visiontune", "-sc", request]
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # a half-typed option is no error
+        _run(verb)
+
+
 def main() -> None:
     """Run one verb; turns every exception into an exit code and a message."""
     arguments = sys.argv[1:]
@@ -74,6 +99,9 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"visiontune {verb}", *overrides]
     try:
+        if verb in ("-sc", "--shell-completion"):
+            _complete("".join(overrides))
+            return
         if verb not in VERBS:
             raise UserError(f"there is no command {verb!r}: write one of {', '.join(VERBS)}")
         if verb == "compare":

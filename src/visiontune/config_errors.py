@@ -28,8 +28,17 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
             return f"{verb} needs a value for {name}: write {name}=VALUE"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
-        return _unknown_key(text, verb, overrides, config_dir) or text
+        return _unknown_option(text) or _unknown_key(text, verb, overrides, config_dir) or text
     return None
+
+
+def _unknown_option(text: str) -> str | None:
+    """For a group option that does not exist: those that do."""
+    found = re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)", text)
+    if found is None:
+        return None
+    group, option, listing = found.groups()
+    return f"{group}={option}: there is no such option; write {group}= one of {', '.join(listing.split())}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from visiontune.build import data_of
 from visiontune.errors import UserError
 from visiontune.evaluation import evaluate
-from visiontune.report.results import results_table
 from visiontune.runs.files import write_json
 from visiontune.runs.load import load_model, open_run
 from visiontune.runs.log import logging_to
@@ -26,7 +25,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         data.assign_as(run.splits)
         accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
         result = evaluate(model, data, cfg.split, accelerator, run_cfg.trainer.precision)
-    print(results_table([result]))
+    print("\n".join(f"{name:<42}{value:.8f}" for name, value in sorted(result.metrics.items())))
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
         output.mkdir(parents=True, exist_ok=True)

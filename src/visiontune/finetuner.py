@@ -1,6 +1,7 @@
 """The only LightningModule: a backbone, heads, and what trains when."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -42,7 +43,7 @@ class FineTuner(L.LightningModule):
         self,
         backbone: Backbone,
         heads: Mapping[str, Head],
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         strategy: Strategy,
         loss_weights: Mapping[str, float] | None = None,
@@ -79,12 +80,15 @@ class FineTuner(L.LightningModule):
         features = self.backbone(image)
         return {task: head(features) for task, head in self.heads.items()}
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The strategy's groups for this optimizer's learning rate and weight decay."""
+        settings = self.make_optimizer.keywords
+        return self.strategy.param_groups(self.stages(), settings["lr"], settings.get("weight_decay", 0.0))
+
     # ---- training
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        settings = getattr(self.make_optimizer, "keywords", {})
-        groups = self.strategy.param_groups(self.stages(), settings["lr"], settings.get("weight_decay", 0.0))
-        optimizer = self.make_optimizer(groups)
+        optimizer = self.make_optimizer(self.param_groups())
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_scheduler(optimizer, steps, self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": cast(Any, scheduler)}
@@ -106,7 +110,9 @@ class FineTuner(L.LightningModule):
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
-        self.log("train/loss", total.detach(), on_step=False, on_epoch=True, batch_size=len(batch["index"]))
+        self.log(
+            "train/loss", total.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["index"])
+        )
         return total * self._window_scale(batch_idx)
 
     def _window_scale(self, batch_idx: int) -> float:

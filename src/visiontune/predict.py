@@ -13,6 +13,7 @@ from visiontune.data.images import is_image, load_image
 from visiontune.errors import UserError
 from visiontune.evaluation import quiet_trainer
 from visiontune.runs.load import load_model, open_run
+from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
 
 
@@ -41,7 +42,8 @@ def main(cfg: DictConfig) -> Path:
     loader = file_loader(paths, **settings, batch_size=cfg.batch_size)
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     trainer = quiet_trainer(accelerator, run_cfg.trainer.precision)
-    batches = trainer.predict(model, datamodule=_Files(loader)) or []
+    with logging_to(None):
+        batches = trainer.predict(model, datamodule=_Files(loader)) or []
     found = {path: prediction for batch in batches for path, prediction in batch}
     rows = []
     for path in paths:
@@ -53,7 +55,7 @@ def main(cfg: DictConfig) -> Path:
             rows.append(Row(name, "", task, "", text, score, float("nan")))
             image = head.draw(image, prediction) if image is not None else None
         if image is not None:
-            target = output / "pictures" / f"{name}.png"
+            target = output / "pictures" / (name if name.endswith(".png") else f"{name}.png")
             target.parent.mkdir(parents=True, exist_ok=True)
             write_png(image, str(target), compression_level=4)
     write_predictions(output / "predictions.csv", rows)

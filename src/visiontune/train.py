@@ -11,8 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from visiontune.backbones import WeightReport
-from visiontune.build import data_of, model_of, trainer_of
+from visiontune.build import check, data_of, model_of, trainer_of
 from visiontune.data import VisionData
+from visiontune.errors import UserError
 from visiontune.evaluation import Evaluation, evaluate
 from visiontune.finetuner import FineTuner
 from visiontune.launch import launch, processes
@@ -81,10 +82,14 @@ def train(
     with run.running() as outcome, logging_to(run.log):
         record(cfg, run, data, overrides or [])
         log.info(plan(cfg, data, model, weights, count, run.path))
-        if count > 1:
-            launch(run, count, checkpoint)
-        else:
-            fit(cfg, run, data, model, checkpoint)
+        try:
+            if count > 1:
+                launch(run, count, checkpoint)
+            else:
+                fit(cfg, run, data, model, checkpoint)
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the second
+            log.info(f"\ninterrupted; continue with: visiontune train run={run.path}")
+            raise
         results = measure(cfg, run, data, model)
         report(cfg, run, data, model, results)
         outcome["objective"] = best_of(run, model, results)
@@ -95,11 +100,16 @@ def train(
 def prepare(cfg: DictConfig, download: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
     """Everything that can be wrong with a config or the data is found here, before anything is started."""
     keep_allocated()
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
     L.seed_everything(cfg.seed, verbose=False)
     data = data_of(cfg)
     model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download)
     if cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
+    if cfg.probe == "auto":
+        cfg.probe = weights.matched_fraction > 0 or weights.note == "would be downloaded"
+    check(cfg, model)
     return data, model.to(memory_format=torch.channels_last), weights
 
 

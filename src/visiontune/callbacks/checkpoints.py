@@ -12,8 +12,9 @@ class Checkpoints(Checkpoint):
     """Writes `last.ckpt` after every validation, and `best.ckpt` when the monitored metric is better than ever.
 
     Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (where the probe stands),
-    needs no file name patterns, and leaves a loadable `last.ckpt` when the run is interrupted. Equal scores keep the
-    earlier epoch. Lightning writes each file beside its place and renames it.
+    needs no file name patterns, and leaves a loadable `last.ckpt` when the run is interrupted. Of equal scores, which a
+    small validation split has many of, the later epoch counts: its learning rate was lower. Lightning writes each file
+    beside its place and renames it.
 
     Args:
         directory: where both files go.
@@ -40,7 +41,7 @@ class Checkpoints(Checkpoint):
             return False
         if self.best_score is None:
             return True
-        return score > self.best_score if self.mode == "max" else score < self.best_score
+        return score >= self.best_score if self.mode == "max" else score <= self.best_score
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         # With several processes saving waits for all of them, and one that failed would never come.

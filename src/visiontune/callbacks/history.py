@@ -29,6 +29,7 @@ class History(L.Callback):
         if self.path.exists():
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+            self.started -= float(self.rows[-1]["seconds"]) if self.rows else 0.0
 
     # Training metrics of an epoch are complete only after its validation: the row is written then.
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -39,7 +40,10 @@ class History(L.Callback):
 
     @rank_zero_only
     def _row(self, trainer: L.Trainer, epoch: int) -> None:
-        values = {name: float(v) for name, v in trainer.callback_metrics.items() if not name.endswith("_step")}
+        if any(row["epoch"] == str(epoch) for row in self.rows):
+            return  # Lightning ends the epoch again that a run continues after
+        metrics = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
+        values = {name: float(v) for name, v in metrics.items() if not name.endswith("_step")}
         seconds = time.monotonic() - self.started
         row = {"epoch": str(epoch), "step": str(trainer.global_step), "seconds": f"{seconds:.1f}"}
         self.rows.append(row | {name: f"{value:.6g}" for name, value in sorted(values.items())})

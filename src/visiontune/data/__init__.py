@@ -36,6 +36,8 @@ def build(data: Mapping[str, Any], augment: Mapping[str, Any] | None = None, see
             raise UserError(
                 f"data.{key} is no key of this data set" + (f"; did you mean data.{hint[0]}?" if hint else "")
             )
+    # A run's saved config is resolved: a key changed since, such as data.root, has to reach the reader all the same.
+    reader |= {key: value for key, value in settings.items() if key in reader}
     source = get_method(reader.pop("_target_"))(**reader)
     chosen = {key: value for key, value in settings.items() if key in known}
     return VisionData(source, augment=Augment.from_config(_plain(augment or {})), seed=seed, **chosen)

@@ -38,7 +38,7 @@ class ClassificationMetrics(MetricCollection):
                 "f1": MulticlassF1Score(classes, average="macro"),
                 "precision": MulticlassPrecision(classes, average="macro"),
                 "recall": MulticlassRecall(classes, average="macro"),
-                "auroc": MulticlassAUROC(classes, average="macro"),
+                "auroc": MulticlassAUROC(classes, average="none"),
                 "calibration_error": MulticlassCalibrationError(classes, n_bins=15),
                 "confusion_matrix": MulticlassConfusionMatrix(classes),
             }
@@ -48,6 +48,13 @@ class ClassificationMetrics(MetricCollection):
         if predictions:
             scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
             super().update(scores, torch.as_tensor(targets, device=scores.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        found = super().compute()
+        support = found["confusion_matrix"].sum(1)
+        # Without samples of a class, or of any other, torchmetrics gives 0, which is no area of anything.
+        found["auroc"] = found["auroc"][(support > 0) & (support < support.sum())].mean()
+        return found
 
 
 class ClassificationHead(Head):

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from visiontune.backbones import WeightReport
@@ -36,8 +37,7 @@ def _data(data: VisionData) -> str:
 def _stages(cfg: DictConfig, model: FineTuner) -> str:
     epochs = cfg.trainer.max_epochs
     stages = model.stages()
-    lr, decay = cfg.optimizer.lr, cfg.optimizer.get("weight_decay", 0.0)
-    groups = {group["name"]: group for group in model.strategy.param_groups(stages, lr, decay)}
+    groups = {group["name"]: group for group in model.param_groups()}
     trains = [model.strategy.trainable(epoch) for epoch in range(epochs)]
     rows = []
     for name, module in stages:
@@ -83,10 +83,11 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
     lines = {
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
         f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
-        "optimizer": f"{_last(cfg.optimizer._target_)}, {_last(cfg.scheduler._target_)} schedule",
+        "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
-        "device": f"{cfg.trainer.accelerator}, precision {cfg.trainer.precision}, {data.num_workers} loader processes",
+        "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
+        f"{data.num_workers} loader processes",
         "test split": "measured once, with the best checkpoint"
         if cfg.test and data.samples("test")
         else "not looked at",
@@ -94,6 +95,14 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "run directory": str(where),
     }
     return "\n".join(f"{key + ':':<15}{value}" for key, value in lines.items())
+
+
+def _device(accelerator: str) -> str:
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _last(target: str) -> str:

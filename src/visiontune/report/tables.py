@@ -1,7 +1,6 @@
 """rich tables as text, so that the terminal and the log show the same."""
 
 import io
-import shutil
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -9,15 +8,14 @@ from rich.table import Table
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with numbers on the right, as wide as the terminal (100 columns at least)."""
+    """A table with numbers on the right, as wide as it has to be."""
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         numbers = all(row[i].lstrip("-")[:1].isdigit() or not row[i] for row in cells)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
     out = io.StringIO()
-    width = max(100, shutil.get_terminal_size().columns)
-    Console(file=out, width=width, highlight=False, markup=False).print(table)
+    Console(file=out, width=1000, highlight=False, markup=False).print(table)
     return "\n".join([*filter(None, [title]), *(line.rstrip() for line in out.getvalue().splitlines())])

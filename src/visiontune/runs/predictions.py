@@ -1,6 +1,7 @@
 """predictions.csv: a row a sample (and task)."""
 
 import csv
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,8 @@ def write_predictions(path: Path, rows: Iterable[Row]) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow(
-                (row.path, row.split, row.task, row.truth, row.prediction, f"{row.score:.6f}", f"{row.loss:.6f}")
-            )
+            numbers = ("" if math.isnan(value) else f"{value:.6f}" for value in (row.score, row.loss))
+            writer.writerow((row.path, row.split, row.task, row.truth, row.prediction, *numbers))
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:

@@ -1,0 +1,157 @@
+"""Images a second: FineTuner under the Trainer, with all of its logging, against loops written by hand.
+
+python -m benchmarks.speed [--rounds 5] [--pictures 128]
+
+Everyone trains the same network (EfficientNet-Lite0, all of it) on the same pictures with the same augmentation, one
+epoch each in turn, in one process; the figures are medians, the ratios medians of the ratios of each round.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.document import machine, markdown, write_block
+from visiontune.build import trainer_of
+from visiontune.cli import config_dir
+from visiontune.data import VisionData
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import logging_to
+from visiontune.train import prepare
+
+
+class Loop:
+    """A training loop as people write it; `channels_last` is what separates the two of them."""
+
+    def __init__(self, cfg: DictConfig, data: VisionData, channels_last: bool) -> None:
+        _, model, _ = prepare(cfg)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.data = data
+        self.net = nn.Sequential(_Embedding(model.backbone), nn.Linear(model.backbone.embedding_dim, 6))
+        self.net = self.net.to(memory_format=self.format).train()
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
+
+    def epoch(self) -> float:
+        """Images a second."""
+        loader = self.data.train_dataloader()
+        start, seen = time.perf_counter(), 0
+        for batch in loader:
+            image = (batch["image"].float() / 255).contiguous(memory_format=self.format)
+            loss = F.cross_entropy(self.net(image), torch.tensor(batch["targets"]["classification"]))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            seen += len(image)
+        return seen / (time.perf_counter() - start)
+
+
+class _Embedding(nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.backbone(image).embedding
+
+
+class Alternate(L.Callback):
+    """Before each epoch of the Trainer, one of each loop; the first round of all is warm-up."""
+
+    def __init__(self, loops: dict[str, Loop], pictures: int) -> None:
+        self.loops, self.pictures = loops, pictures
+        self.rounds: list[dict[str, float]] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.speeds = {name: loop.epoch() for name, loop in self.loops.items()}
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.speeds["FineTuner"] = self.pictures / (time.perf_counter() - self.started)
+        if trainer.current_epoch > 0:
+            self.rounds.append(self.speeds)
+
+
+def measure(folder: Path, pictures: int, rounds: int) -> list[dict[str, float]]:
+    _draw(folder / "photos", pictures)
+    overrides = [
+        "data=image_folder", f"data.root={folder / 'photos'}", "data.image_size=160", "data.cache=memory",
+        "data.num_workers=0", "augment=standard", "strategy=full", "strategy.batchnorm=train", "probe=false",
+        "trainer=cpu", "name=bench", "test=false", f"trainer.max_epochs={rounds + 1}", "trainer.limit_val_batches=0",
+    ]  # fmt: skip
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    data, model, _ = prepare(cfg)
+    loops = {"loop, NCHW": Loop(cfg, data, channels_last=False), "loop, channels_last": Loop(cfg, data, True)}
+    alternate = Alternate(loops, len(data.samples("train")))
+    run = RunDirectory.create(folder / "run")
+    with logging_to(run.log, quiet=True):
+        trainer = trainer_of(cfg, run, model)
+        trainer.callbacks = [
+            c for c in trainer.callbacks if type(c).__name__ not in ("FirstValidation", "EarlyStopping")
+        ]
+        trainer.callbacks.insert(0, alternate)
+        trainer.fit(model, datamodule=data)
+    return alternate.rounds
+
+
+def start_up() -> list[list[str]]:
+    """Wall time of two commands, the median of three."""
+    rows = []
+    for arguments in (["--help"], ["plan"]):
+        command = [sys.executable, "-m", "visiontune", *arguments]
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        rows.append([f"`visiontune {' '.join(arguments)}`", f"{median(times):.2f} s"])
+    return rows
+
+
+def _draw(folder: Path, count: int) -> None:
+    """Photo-sized JPEGs of smooth noise, in six classes."""
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"class{i % 6}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        small.resize((512, 384), Image.Resampling.BICUBIC).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=160)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = measure(Path(folder), options.pictures, options.rounds)
+    rows = []
+    for name in rounds[0]:
+        speeds = [one[name] for one in rounds]
+        ratios = [one["FineTuner"] / one[name] for one in rounds]
+        rows.append([name, f"{median(speeds):.1f}", f"{min(speeds):.1f} to {max(speeds):.1f}", f"{median(ratios):.2f}"])
+    text = (
+        f"{machine()}; {options.rounds} rounds.\n\n"
+        + markdown(["training", "images a second", "range", "FineTuner is faster by"], rows)
+        + "\n\n"
+        + markdown(["start-up", "wall time"], start_up())
+    )
+    print(text)
+    write_block("speed", text)
+
+
+if __name__ == "__main__":
+    main()

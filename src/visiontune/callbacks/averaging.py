@@ -1,0 +1,42 @@
+"""An exponential average of the weights, which is what is validated, kept and used."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class WeightAverage(WeightAveraging):
+    """Averages weights over the last part of the training (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
+
+    Validation scores of single epochs jump by several points on a small split, and the best of them is then often a
+    lucky one; those of the average do not, so that the best epoch is a good one. The window follows the length of the
+    training, and is short at its start.
+
+    Args:
+        horizon: fraction of all steps, 0..1, over which the average forgets (the decay is 1 - 1 / (horizon * steps)).
+    """
+
+    def __init__(self, horizon: float = 0.1) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self.horizon = horizon
+        self.decay = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.decay = 1 - 1 / max(1.0, self.horizon * float(trainer.estimated_stepping_batches))
+        if trainer.ckpt_path is None:  # the copy made at set-up is older than the probe's solution
+            assert self._average_model is not None
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+
+    @torch.no_grad()
+    def _average(self, averages: Any, current: Any, count: Any) -> None:
+        """One step for tensors of one type; `count` steps were averaged before."""
+        tensors: tuple[list[Tensor], list[Tensor]] = (list(averages), list(current))
+        if not tensors[0][0].is_floating_point():  # counters
+            for average, value in zip(*tensors, strict=True):
+                average.copy_(value)
+            return
+        decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(*tensors, weight=1 - decay)
