@@ -28,9 +28,9 @@ from benchmarks.document import machine, markdown, write_block
 from visiontune.build import trainer_of
 from visiontune.cli import config_dir
 from visiontune.data import VisionData
+from visiontune.fitting import prepare
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
-from visiontune.train import prepare
 
 
 class Loop:

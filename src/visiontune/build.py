@@ -34,17 +34,19 @@ def data_of(cfg: DictConfig) -> VisionData:
 
 
 def model_of(
-    cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True
+    cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
     """A FineTuner with the backbone's weights loaded, its heads sized by the data's schema.
 
     Args:
         download: False leaves weights random that would have to be fetched first (the report says so).
+        load: False leaves all of them random: a checkpoint follows.
     """
     size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
-    options = OmegaConf.to_container(cfg.backbone, resolve=True)
+    options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    options |= {} if load else {"weights": None}
     backbone, report = build_backbone(
-        **options,  # type: ignore[arg-type]
+        **options,
         in_channels=cfg.data.channels,
         image_size=size,
         allow_download=download,

@@ -59,6 +59,12 @@ def _run(verb: str) -> None:
         raise failed[0]
 
 
+def _home(override: str) -> str:
+    """`KEY=~/photos` with the home folder written out: shells leave it where KEY has a dot, and Hydra refuses a ~."""
+    key, sign, value = override.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if sign and value.startswith("~") else override
+
+
 def _complete(request: str) -> None:
     """Shell completion: `install=SHELL` and `uninstall=SHELL` print Hydra's script, `query=SHELL` is what it asks.
 
@@ -91,7 +97,7 @@ def main() -> None:
     if arguments[0] == "--version":
         print(version(__package__))
         return
-    verb, *overrides = arguments
+    verb, *overrides = [_home(argument) for argument in arguments]
     debug = "debug=true" in overrides
     if debug and verb in ("train", "plan"):  # `debug` is a group there, and Hydra takes no boolean for an option
         overrides = ["debug=traceback" if o == "debug=true" else o for o in overrides]

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from visiontune.errors import UserError
+from visiontune.fitting import fit, prepare
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 
@@ -43,8 +44,6 @@ def launch(run: RunDirectory, count: int, checkpoint: Path | None) -> None:
 
 
 def _work(rank: int, count: int, port: int, path: Path, checkpoint: Path | None) -> None:
-    from visiontune.train import fit, prepare
-
     os.environ |= {  # what Lightning reads in a process that somebody else started
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
@@ -57,5 +56,6 @@ def _work(rank: int, count: int, port: int, path: Path, checkpoint: Path | None)
     run = RunDirectory.open(path)
     with logging_to(run.log if rank == 0 else None, quiet=rank > 0):
         cfg = run.read_config()
-        data, model, _ = prepare(cfg)
+        data, model, _ = prepare(cfg, load=checkpoint is None)
+        data.assign_as(run.splits)
         fit(cfg, run, data, model, checkpoint)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from visiontune.fitting import prepare
 from visiontune.launch import processes
 from visiontune.report.plan import plan
-from visiontune.train import complete, prepare
+from visiontune.train import complete
 
 
 def main(cfg: DictConfig) -> None:

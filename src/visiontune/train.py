@@ -4,26 +4,21 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from visiontune.backbones import WeightReport
-from visiontune.build import check, data_of, model_of, trainer_of
 from visiontune.data import VisionData
-from visiontune.errors import UserError
 from visiontune.evaluation import Evaluation, evaluate
 from visiontune.finetuner import FineTuner
+from visiontune.fitting import fit, prepare
 from visiontune.launch import launch, processes
-from visiontune.memory import keep_allocated
 from visiontune.report.plan import plan
 from visiontune.report.results import report
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
-from visiontune.runs.load import adopt_weights, load_weights, read_checkpoint
+from visiontune.runs.load import adopt_weights, read_checkpoint
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.resume import continued
 
@@ -44,10 +39,10 @@ def complete(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         if cfg.test == "auto":
             cfg.test = not sweeping or cfg.data.folds is not None
+        if root := cfg.data.get("root"):
+            cfg.data.root = str(Path(root).expanduser().resolve())  # a run is read from other places as well
         if cfg.name is None:
-            root = cfg.data.get("root")
-            folder = Path(root).expanduser().resolve().name if root else None
-            cfg.name = cfg.data.get("name") or folder or hydra.runtime.choices["data"]
+            cfg.name = cfg.data.get("name") or (Path(cfg.data.root).name if root else hydra.runtime.choices["data"])
         if cfg.weights_from is not None:
             adopt_weights(cfg, list(hydra.overrides.task))
         if sweeping:
@@ -71,8 +66,10 @@ def train(
         The monitored metric of the best checkpoint on the validation split.
     """
     with logging_to(None):
-        data, model, weights = prepare(cfg)
+        data, model, weights = prepare(cfg, load=checkpoint is None)
         count = processes(cfg)
+        if run is not None and run.splits.is_file():
+            data.assign_as(run.splits)
         if run is None:
             run = (
                 RunDirectory.create(Path(cfg.run_dir).expanduser())
@@ -97,37 +94,16 @@ def train(
     return outcome["objective"]["value"]
 
 
-def prepare(cfg: DictConfig, download: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
-    """Everything that can be wrong with a config or the data is found here, before anything is started."""
-    keep_allocated()
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
-    L.seed_everything(cfg.seed, verbose=False)
-    data = data_of(cfg)
-    model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download)
-    if cfg.weights_from is not None:
-        weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
-    if cfg.probe == "auto":
-        cfg.probe = weights.matched_fraction > 0 or weights.note == "would be downloaded"
-    check(cfg, model)
-    return data, model.to(memory_format=torch.channels_last), weights
-
-
 def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list[str]) -> None:
     """Config, environment and splits: what the run is, before it has done anything."""
     run.write_config(cfg)
+    if run.splits.is_file():  # continued: it is what it was
+        return
     write_json(run.environment, environment(cfg.seed, overrides))
     with write_atomically(run.splits) as file:
         writer = csv.DictWriter(file, ["path", "split", "group", "content"])
         writer.writeheader()
         writer.writerows(data.splits_rows())
-
-
-def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, checkpoint: Path | None) -> None:
-    """Train, in this process."""
-    if cfg.compile:
-        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
-    trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 
 def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:

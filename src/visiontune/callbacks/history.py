@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_only
 
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import log
@@ -38,11 +37,11 @@ class History(L.Callback):
     def before_training(self, trainer: L.Trainer) -> None:
         self._row(trainer, 0)
 
-    @rank_zero_only
     def _row(self, trainer: L.Trainer, epoch: int) -> None:
-        if any(row["epoch"] == str(epoch) for row in self.rows):
-            return  # Lightning ends the epoch again that a run continues after
+        # Reading them is what averages train/loss over the ranks, so every rank has to.
         metrics = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
+        if not trainer.is_global_zero or any(row["epoch"] == str(epoch) for row in self.rows):
+            return  # Lightning ends the epoch again that a run continues after
         values = {name: float(v) for name, v in metrics.items() if not name.endswith("_step")}
         seconds = time.monotonic() - self.started
         row = {"epoch": str(epoch), "step": str(trainer.global_step), "seconds": f"{seconds:.1f}"}

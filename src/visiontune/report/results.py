@@ -22,6 +22,11 @@ from visiontune.runs.log import log
 from visiontune.runs.predictions import write_predictions
 
 WORST = 16
+# TensorBoard shows a column each and filters by them: what people vary, not everything that can be set.
+HPARAMS = (
+    "strategy", "optimizer", "scheduler", "backbone.name", "backbone.weights", "data.batch_size", "data.image_size",
+    "data.fold", "data.per_class", "trainer.max_epochs", "augment.mixup", "l1", "seed",
+)  # fmt: skip
 
 
 def report(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, results: list[Evaluation]) -> None:
@@ -87,10 +92,10 @@ def worst_mistakes(data: VisionData, head: Any, task: str, result: Evaluation, c
 
 def _hparams(cfg: DictConfig, board: SummaryWriter, monitor: str, value: float) -> None:
     """The run as one row of TensorBoard's HPARAMS page, with the best checkpoint's monitored metric as objective."""
-    keys = ("seed", "strategy", "optimizer", "scheduler", "backbone", "trainer", "augment", "heads", "data")
     flat: dict[str, Any] = {}
-    for key in keys:
-        _flatten(key, OmegaConf.to_container(cfg, resolve=True)[key], flat)  # type: ignore[call-overload,index]
+    for key in HPARAMS:
+        chosen = OmegaConf.select(cfg, key)
+        _flatten(key, OmegaConf.to_container(chosen) if OmegaConf.is_config(chosen) else chosen, flat)
     objective = f"best/{monitor}"
     experiment, start, end = hparams(flat, {objective: value})
     for summary in (experiment, start, end):
@@ -101,7 +106,10 @@ def _hparams(cfg: DictConfig, board: SummaryWriter, monitor: str, value: float) 
 def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
-            _flatten(f"{prefix}.{key}", inner, into)
+            if key == "_target_":
+                into[prefix] = str(inner).rpartition(".")[2]
+            elif key != "_partial_":
+                _flatten(f"{prefix}.{key}", inner, into)
     elif isinstance(value, bool | int | float | str):
         into[prefix] = value
     elif value is not None:

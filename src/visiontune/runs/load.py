@@ -68,9 +68,7 @@ def load_model(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
     schema = {task: TaskInfo(**info) for task, info in checkpoint["visiontune"]["tasks"].items()}
-    cfg = cfg.copy()
-    cfg.backbone.weights = None  # they are all in the checkpoint
-    model, _ = model_of(cfg, schema, cfg.trainer.max_epochs)
+    model, _ = model_of(cfg, schema, cfg.trainer.max_epochs, load=False)
     model.load_state_dict(checkpoint["state_dict"])
     return model.to(memory_format=torch.channels_last), schema
 
@@ -87,7 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def adopt_weights(cfg: DictConfig, overrides: list[str]) -> None:
     """`weights_from=RUN` takes that run's backbone too, unless the command line names another."""
-    _, old = open_run(cfg.weights_from)
+    _, old = open_run(cfg.weights_from, cfg.trust)
     if not any(o.lstrip("+").startswith(("backbone=", "backbone.name=")) for o in overrides):
         with open_dict(cfg):
             cfg.backbone = OmegaConf.merge(old.backbone, {"min_matched": cfg.backbone.min_matched})

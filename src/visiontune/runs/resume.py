@@ -20,11 +20,11 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
     """
     run = RunDirectory.open(path)
     cfg = run.read_config()
-    check_trusted(cfg)
+    check_trusted(cfg, trust="trust=true" in overrides)
     before = cfg.trainer.max_epochs
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
-        if key == "run":
+        if key in ("run", "trust", "debug"):  # of this call, not of the run
             continue
         if OmegaConf.is_missing(cfg, key) or OmegaConf.select(cfg, key) is None or OmegaConf.is_dict(cfg.get(key)):
             raise UserError(

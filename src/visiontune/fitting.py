@@ -1,0 +1,44 @@
+"""The two parts of a run that every process of it takes: make its objects, and fit."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from omegaconf import DictConfig
+
+from visiontune.backbones import WeightReport
+from visiontune.build import check, data_of, model_of, trainer_of
+from visiontune.data import VisionData
+from visiontune.errors import UserError
+from visiontune.finetuner import FineTuner
+from visiontune.memory import keep_allocated
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.load import load_weights
+
+
+def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
+    """Everything that can be wrong with a config or the data is found here, before anything is started.
+
+    Args:
+        download: False fetches no weights (the plan).
+        load: False loads none at all, since a checkpoint will.
+    """
+    keep_allocated()
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
+    L.seed_everything(cfg.seed, verbose=False)
+    data = data_of(cfg)
+    model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download, load)
+    if load and cfg.weights_from is not None:
+        weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
+    if cfg.probe == "auto":
+        cfg.probe = weights.matched_fraction > 0 or weights.note == "would be downloaded"
+    check(cfg, model)
+    return data, model.to(memory_format=torch.channels_last), weights
+
+
+def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, checkpoint: Path | None) -> None:
+    """Train, in this process."""
+    if cfg.compile:
+        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
+    trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -1,0 +1,213 @@
+"""Bad input: exit code 2 and one message before anything is started; the command line is the real one."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from running import Command
+
+Change = Callable[[Path], Any]
+
+
+@pytest.fixture
+def photos(tiles: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiles, tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def refused(command: Command, small: list[str], tmp_path: Path) -> Callable[..., str]:
+    """`refused("seed=-1")`: what `train` says; asserts that no run was begun."""
+
+    def run(*overrides: object) -> str:
+        message = command("train", *small, f"paths.logs={tmp_path / 'logs'}", *overrides).message
+        assert not (tmp_path / "logs").exists()
+        return message
+
+    return run
+
+
+def damage(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    Image.radial_gradient("L").resize((300, 300)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:900])
+
+
+# ---- the data
+
+
+def test_missing_root(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert refused("data=image_folder", f"data.root={tmp_path / 'none'}") == (
+        f"data.root: the folder {tmp_path / 'none'} does not exist. Write data.root=DIR with an existing one."
+    )
+    unset = "data.root is not set: say where the pictures are, such as data.root=~/photos"
+    assert refused("data=image_folder") == unset
+
+
+def test_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert refused("data=image_folder", f"data.root={tmp_path / 'empty'}").startswith(
+        f"{tmp_path / 'empty'} holds no pictures. Expected one folder a class"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "cloud").mkdir(), "class 'cloud' has no pictures in {root}. Add some, or remove"),
+        (
+            lambda root: truncate(root / "sky" / "x.jpg"),
+            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+        ),
+        (
+            lambda root: damage(root / "sky" / "x.jpg", b"not a picture at all"),
+            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+        ),
+        (
+            lambda root: damage(root / "sky" / "x.jpg", b""),
+            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+        ),
+    ],
+    ids=["class without images", "truncated", "text named jpg", "zero bytes"],
+)
+def test_folders_and_files(photos: Path, refused: Callable[..., str], change: Change, message: str) -> None:
+    change(photos)
+    found = refused("data=image_folder", f"data.root={photos}")
+    assert found.startswith(message.format(root=photos)) and len(found) > len(message.format(root=photos))
+
+
+def test_a_class_in_val_that_train_lacks(photos: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    root = tmp_path / "given"
+    for split, names in (("train", ("brick", "grass")), ("val", ("brick", "grass", "sky"))):
+        for name in names:
+            shutil.copytree(photos / name, root / split / name)
+    assert refused("data=image_folder", f"data.root={root}") == (
+        "class 'sky' is in val but not in train: nothing to learn it from. Add it to train, or remove the class."
+    )
+
+
+def test_more_samples_a_class_than_there_are(photos: Path, refused: Callable[..., str]) -> None:
+    message = refused("data=image_folder", f"data.root={photos}", "data.per_class=15")
+    assert message.startswith("data.per_class=15") and "14" in message and "brick" in message
+
+
+def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command: Command, small: list[str]) -> None:
+    for name in ("Thumbs.db", ".DS_Store"):
+        (photos / "sky" / name).write_bytes(b"\0")
+    outcome = command("plan", *small, "data=image_folder", f"data.root={photos}")
+    assert outcome.code == 0
+    assert "note: 2 files that are not pictures are left out: sky/.DS_Store, sky/Thumbs.db" in outcome.out.splitlines()
+
+
+# ---- the config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "optimizer.learning_rate=1",
+            "there is no config key 'optimizer.learning_rate'; near it: optimizer.lr, ",
+        ),
+        ("optimzer.lr=1", "there is no config key 'optimzer.lr'"),
+        ("data.imagesize=1", "there is no config key 'data.imagesize'; near it: data.image_size, "),
+        ("sead=1", "there is no config key 'sead'; near it: seed, "),
+        ("+data.colour=1", "data.colour is no key of this data set"),
+        (
+            "optimizer=lion",
+            "optimizer=lion: there is no such option; write optimizer= one of adam, adamw, sgd",
+        ),
+        (
+            "strategy=half",
+            "strategy=half: there is no such option; write strategy= one of full, gradual_unfreeze, linear_probe",
+        ),
+        (
+            "monitor=val/classification/map",
+            "monitor=val/classification/map: no head gives it; write one of val/classification/accuracy, ",
+        ),
+        (
+            "strategy.schedule={blocks.6: 1}",
+            "strategy.schedule names stage 'blocks.6', which this backbone lacks: its stages are block1, block2, heads",
+        ),
+        ("+loss_weights.depth=2", "loss_weights.depth: there is no such head; the heads are classification"),
+        ("backbone.name=resnet5", "backbone.name=resnet5: torchvision or timm has no such network; nearest: resnet50"),
+        ("backbone.norm=instance", "backbone.norm=instance is not one of batch, group, none"),
+        ("heads.classification.loss=hinge", "loss='hinge' of a classification head: write cross_entropy or focal"),
+        ("heads.classification.class_weights=[1,2]", "class_weights has 2 numbers for 10 classes"),
+        ("data.batch_size=0", "data.batch_size=0: write 1 or more"),
+        ("data.fold=1", "k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)"),
+        ("trainer.devices=2", "trainer.devices=2 needs trainer=ddp (GPUs) or trainer=ddp_cpu"),
+        ("trainer.devices=many", "trainer.devices=many: write a number of processes, such as trainer.devices=2"),
+        ("trainer.precision=12-bit", "trainer: "),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: write 1 or more"),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),
+        ("seed=-1", "seed=-1: write a whole number from 0 to 4294967295"),
+        ("weights_from=nowhere", "nowhere is no run directory (it has no config.yaml): give one that train printed"),
+        ("run=nowhere", "nowhere is no run directory (it has no config.yaml): give one that train printed"),
+    ],
+)
+def test_keys_and_values(override: str, message: str, refused: Callable[..., str]) -> None:
+    found = refused("optimizer=adamw", "strategy=gradual_unfreeze", override)
+    assert found.startswith(message)
+
+
+def test_a_weights_file_that_does_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "other.pth"
+    torch.save({"conv9.weight": torch.zeros(3, 3)}, file)
+    message = refused(f"backbone.weights={file}")
+    assert str(file) in message and "backbone.min_matched" in message
+    damage(file, b"nonsense")
+    assert str(file) in refused(f"backbone.weights={file}")
+    assert str(tmp_path / "none.pth") in refused(f"backbone.weights={tmp_path / 'none.pth'}")
+
+
+def test_logs_that_cannot_be_written(command: Command, small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    message = command("train", *small, f"paths.logs={tmp_path / 'file'}").message
+    assert message.startswith(f"cannot write to {tmp_path / 'file'}/digits/")
+    assert message.endswith("Not a directory; write run_dir=DIR or paths.logs=DIR with a folder that you may write to")
+
+
+def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("dear")
+    message = command("train", *small, f"run_dir={tmp_path / 'full'}").message
+    assert message.startswith(f"{tmp_path / 'full'} is not empty: name another run_dir")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+# ---- the commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "there is no command 'trian': write one of train, plan, evaluate, predict, compare"),
+        (["evaluate"], "evaluate needs a value for run: write run=VALUE"),
+        (["evaluate", "run=nowhere"], "nowhere is no run directory (it has no config.yaml): give one that train"),
+        (["evaluate", "rum=x"], "there is no config key 'rum'; near it: run, "),
+        (["predict", "run=RUN"], "predict needs a value for input: write input=VALUE"),
+        (["predict", "run=RUN", "input=nowhere"], "input=nowhere is not there: give a picture or a folder of pictures"),
+        (["evaluate", "run=RUN", "split=best"], "split=best: write train, val or test"),
+        (["evaluate", "run=RUN", "checkpoint=first"], "first is not there: checkpoint=best, checkpoint=last or the"),
+        (["evaluate", "run=RUN", "checkpoint=RUN/config.yaml"], "RUN/config.yaml cannot be read as a checkpoint: "),
+        (["evaluate", "run=RUN", "data_root=nowhere"], "data.root: the folder "),
+        (["compare", "nowhere"], "no run directory in nowhere: give what `train -m` printed"),
+    ],
+)
+def test_other_commands(arguments: list[str], message: str, command: Command, run: Any) -> None:
+    found = command(*(argument.replace("RUN", str(run.path)) for argument in arguments)).message
+    assert found.startswith(message.replace("RUN", str(run.path)))
+
+
+def test_a_folder_without_pictures_to_predict(command: Command, run: Any, tmp_path: Path) -> None:
+    message = command("predict", f"run={run.path}", f"input={tmp_path}").message
+    assert message == f"input={tmp_path} has no pictures in it"

@@ -1,0 +1,175 @@
+"""What only shows in processes of their own: starting fast, Ctrl-C, faults, several ranks, another name."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from running import Command
+
+from visiontune.cli import config_dir
+from visiontune.runs import RunDirectory
+
+Shell = Callable[..., subprocess.Popen[str]]
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    code = (
+        "from visiontune.cli import main; main(); import sys; print(sorted({'torch', 'lightning'} & set(sys.modules)))"
+    )
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+        times.append(time.monotonic() - start)
+    assert min(times) < 1.5
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    assert lines[0] == "visiontune VERB [overrides]"
+    for verb in ("train", "plan", "evaluate", "predict", "compare"):
+        assert any(line.split()[:1] == [verb] for line in lines)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(shell: Shell, command: Command, tiny: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    process = shell("train", *tiny, "trainer.max_epochs=100000", "strategy=full", f"run_dir={place}")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "Traceback" not in out + err
+    run = RunDirectory.open(place)
+    assert run.read_status()["status"] == "interrupted"
+    last = torch.load(run.checkpoint("last"), weights_only=True)
+    assert last["visiontune"]["tasks"]["classification"]["classes"] == [str(digit) for digit in range(10)]
+    assert last["global_step"] >= 2
+
+    more = last["global_step"] + 3  # a step an epoch
+    outcome = command("train", f"run={place}", f"trainer.max_epochs={more}")
+    assert outcome.code == 0, outcome.err
+    assert run.read_status()["status"] == "finished"
+    with run.history.open(newline="") as file:
+        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+    assert epochs == list(range(more + 1))  # neither a gap nor a double
+    assert "probe of" not in outcome.out
+
+
+def test_a_fault_leaves_status_failed(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    fault = "+callbacks.fault._target_=watching.Failure"
+    outcome = command("train", *tiny, "trainer.max_epochs=3", fault, f"run_dir={place}")
+    assert outcome.code == 1
+    assert outcome.err == "error: RuntimeError: out of luck (debug=true shows where)\n"
+    status = RunDirectory.open(place).read_status()
+    assert status["status"] == "failed" and status["error"] == "RuntimeError: out of luck"
+    assert "on_train_epoch_start" in status["traceback"] and "objective" not in status
+    # It names a class from elsewhere, so nobody who gets the directory runs it unasked.
+    refused = command("train", f"run={place}").message
+    assert refused.startswith("the run's config names callbacks.fault._target_=watching.Failure, which is outside")
+    assert command("evaluate", f"run={place}").message == refused
+
+
+def test_a_fault_with_its_traceback(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    fault = "+callbacks.fault._target_=watching.Failure"
+    outcome = command("train", *tiny, "trainer.max_epochs=3", fault, f"run_dir={tmp_path / 'run'}", "debug=true")
+    assert outcome.code == 1 and outcome.err.startswith("Traceback")
+    assert outcome.err.rstrip().endswith("RuntimeError: out of luck (debug=true shows where)")
+
+
+def seen(folder: Path, ranks: int) -> list[set[str]]:
+    """The paths of each training step over all ranks; asserts that no two ranks saw the same picture in a step."""
+    steps: list[set[str]] = []
+    parts = [
+        [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()] for rank in range(ranks)
+    ]
+    for batches in zip(*parts, strict=True):
+        paths = [path for batch in batches for path in batch]
+        assert len(set(paths)) == len(paths)
+        steps.append(set(paths))
+    return steps
+
+
+def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max", "data.limit"))]
+    shared += ["strategy=linear_probe", "augment=none", "optimizer.lr=0.05", "data.limit_train=100", "seed=3"]
+    runs = {}
+    for name, size in (("ddp_cpu", 16), ("cpu", 32)):
+        outcome = command(
+            "train",
+            *shared,
+            f"trainer={name}",
+            "trainer.max_epochs=2",
+            f"data.batch_size={size}",
+            "+callbacks.paths._target_=watching.Paths",
+            f"+callbacks.paths.folder={tmp_path / name}",
+            f"run_dir={tmp_path / 'runs' / name}",
+        )
+        runs[name] = outcome.run
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["cpu", "ddp_cpu"]
+    both, one = seen(tmp_path / "ddp_cpu", 2), seen(tmp_path / "cpu", 1)
+    assert both == one and [len(step) for step in both] == [32, 32, 32, 4] * 2
+
+    found, expected = (json.loads(runs[name].metrics.read_text()) for name in ("ddp_cpu", "cpu"))
+    assert found == pytest.approx(expected, abs=1e-4) and len(found) == 16
+    rows = []
+    for run in runs.values():
+        with run.history.open(newline="") as file:
+            rows.append([row | {"seconds": ""} for row in csv.DictReader(file)])
+    assert len(rows[0]) == len(rows[1]) == 3
+    for ours, theirs in zip(*rows, strict=True):
+        for name, value in ours.items():
+            if value and name not in ("epoch", "step"):
+                assert float(value) == pytest.approx(float(theirs[name]), abs=1e-4), name
+            elif name in ("epoch", "step"):
+                assert value == theirs[name]
+    states = [torch.load(run.checkpoint("last"), weights_only=True)["state_dict"] for run in runs.values()]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], rtol=0, atol=1e-4)
+    assert float(states[0]["heads.classification.linear.weight"].abs().max()) > 0.1  # it did train
+
+
+def test_another_name(tmp_path: Path) -> None:
+    """`make rename` in a copy: package, command, configs, docs and tests follow."""
+    root, copy = config_dir().parent, tmp_path / "copy"
+    out = shutil.ignore_patterns(".*cache", ".venv", ".git", "logs", "__pycache__", "*.egg-info", "dist", "build")
+    shutil.copytree(root, copy, ignore=out)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    bad = subprocess.run(["make", "rename", "NAME=Bird-Watch"], cwd=copy, capture_output=True, text=True)
+    assert bad.returncode != 0 and "error: 'Bird-Watch' is no package name" in bad.stderr
+    done = subprocess.run(["make", "rename", "NAME=birdwatch"], cwd=copy, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith("visiontune is now birdwatch")
+
+    names = [path.name for path in (copy / "src").iterdir()]
+    assert names == ["birdwatch"]
+    for path in copy.rglob("*"):
+        if path.is_file() and ".git" not in path.parts:
+            assert b"visiontune" not in path.read_bytes().lower(), path
+    assert 'birdwatch = "birdwatch.cli:main"' in (copy / "pyproject.toml").read_text()
+
+    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    help_ = [sys.executable, "-c", "from birdwatch.cli import main, config_dir; main(); print(config_dir())", "--help"]
+    said = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "birdwatch VERB [overrides]" and said[-1] == str(copy / "configs")
+    subset = [
+        "tests/strategies",
+        "tests/test_schedulers.py",
+        "tests/test_configs.py::test_trainers_of_one_process_train",
+    ]
+    pytest_ = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *subset]
+    passed = subprocess.run(pytest_, cwd=copy, env=environment, capture_output=True, text=True)
+    assert passed.returncode == 0, passed.stdout[-3000:]
+    count = re.search(r"(\d+) passed", passed.stdout)
+    assert count is not None and int(count[1]) >= 30

@@ -1,0 +1,85 @@
+"""A sweep by the real command, and the table of it."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Command
+
+from visiontune.runs import RunDirectory
+
+Shell = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def sweep(shell: Shell, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sweeps") / "first"
+    mine = ["strategy=linear_probe,full", "optimizer.lr=0.1,0.001", "data.batch_size=8"]
+    process = shell("train", "-m", *mine, *tiny, f"sweep_dir={place}")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert str(place / "003") in out.splitlines()
+    return place
+
+
+def test_four_runs_and_no_test_split(sweep: Path) -> None:
+    runs = [RunDirectory.open(sweep / f"{number:03d}") for number in range(4)]
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["000", "001", "002", "003"]
+    said = [(run.read_config().strategy._target_.rpartition(".")[2], run.read_config().optimizer.lr) for run in runs]
+    assert said == [("LinearProbe", 0.1), ("LinearProbe", 0.001), ("Full", 0.1), ("Full", 0.001)]
+    for run in runs:
+        assert run.read_status()["status"] == "finished" and run.read_config().test is False
+        assert {name.split("/")[0] for name in json.loads(run.metrics.read_text())} == {"val"}
+        with run.predictions.open(newline="") as file:
+            assert {row["split"] for row in csv.DictReader(file)} == {"val"}
+        assert run.checkpoint("best").is_file() and run.checkpoint("last").is_file()
+        assert json.loads(run.environment.read_text())["overrides"][0].startswith("strategy=")
+
+
+def test_the_table(sweep: Path, command: Command) -> None:
+    outcome = command("compare", sweep)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == str(sweep / "sweep.csv")
+    with (sweep / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "run",
+        "strategy",
+        "optimizer.lr",
+        "objective",
+        "value",
+        "best epoch",
+        "epochs",
+        "seconds",
+        "status",
+    ]
+    assert {(row["strategy"], row["optimizer.lr"]) for row in rows} == {
+        (strategy, lr) for strategy in ("linear_probe", "full") for lr in ("0.1", "0.001")
+    }
+    values = [float(row["value"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    for row in rows:
+        status = RunDirectory.open(sweep / row["run"]).read_status()
+        assert float(row["value"]) == status["objective"]["value"] and row["status"] == "finished"
+        assert row["epochs"] == "1" and float(row["seconds"]) > 0
+        assert row["objective"] == "val/classification/accuracy"
+    printed = [line.split()[0] for line in outcome.out.splitlines()[1:5]]
+    assert printed == [row["run"] for row in rows]
+
+
+def test_runs_of_a_sweep_alone(sweep: Path, command: Command, tmp_path: Path) -> None:
+    outcome = command("compare", sweep / "000", sweep / "002", "--csv", tmp_path / "two.csv")
+    assert outcome.code == 0, outcome.err
+    with (tmp_path / "two.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["strategy"] for row in rows} == {"linear_probe", "full"} and "optimizer.lr" not in rows[0]
+
+
+def test_a_second_sweep_does_not_overwrite(sweep: Path, command: Command, tiny: list[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*.ckpt")}
+    outcome = command("train", "-m", "strategy=full", *tiny, f"sweep_dir={sweep}")
+    assert outcome.code == 2 and f"{sweep / '000'} already holds a run" in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*.ckpt")} == before

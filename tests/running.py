@@ -1,0 +1,44 @@
+"""A command's outcome, and settings that keep a run short."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from visiontune.runs import RunDirectory
+
+# A network of some thousand parameters on pictures of 16 pixels.
+SMALL = [
+    "trainer=cpu",
+    "backbone=small_cnn",
+    "backbone.widths=[4,8]",
+    "backbone.depth=1",
+    "data.image_size=16",
+    "data.num_workers=0",
+]
+# Real digits from memory, a second a run.
+TINY = [*SMALL, "trainer.max_epochs=1", "data.limit_train=64", "logger=none"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run whose directory is the last line printed."""
+        assert self.code == 0, self.err
+        return RunDirectory.open(self.out.splitlines()[-1])
+
+    @property
+    def message(self) -> str:
+        """The one message of a refused command: exit code 2, nothing else printed, no traceback."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        assert self.err.startswith("error: ") and self.err.count("error: ") == 1 and self.err.endswith("\n")
+        assert "Traceback" not in self.err + self.out and self.out == ""
+        return self.err.removeprefix("error: ").removesuffix("\n")
+
+
+Command = Callable[..., Outcome]

@@ -1,0 +1,95 @@
+"""The run directory: made exclusively, with a status that follows the run."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from visiontune.errors import UserError
+from visiontune.runs import RunDirectory
+from visiontune.runs.files import write_atomically, write_json
+
+
+def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
+    def attempt(_: int) -> str:
+        try:
+            RunDirectory.create(tmp_path / "deep" / "run")
+        except UserError as error:
+            return str(error)
+        return "mine"
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(attempt, range(16)))
+    assert answers.count("mine") == 1
+    assert sum("already holds a run: name another run_dir" in answer for answer in answers) == 15
+
+
+def test_new_ones_never_meet(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunDirectory.new(tmp_path, "birds"), range(40)))
+    assert len({run.path for run in runs}) == 40
+    assert all(run.path.parent == (tmp_path / "birds").resolve() for run in runs)
+    assert all(run.checkpoints.is_dir() and run.report.is_dir() for run in runs)
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    RunDirectory.create(tmp_path / "empty")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"full is not empty: name another run_dir, or continue a run in it with run="):
+        RunDirectory.create(tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_opening_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no run directory \(it has no config.yaml\)"):
+        RunDirectory.open(tmp_path)
+
+
+def test_status_of_a_run_that_ends_well(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    assert run.read_status() == {"status": "unknown"}
+    with run.running() as outcome:
+        during = run.read_status()
+        assert during["status"] == "running" and "error" not in during
+        outcome["objective"] = {"value": 0.5}
+    after = run.read_status()
+    assert after["status"] == "finished" and after["objective"] == {"value": 0.5}
+    assert after["started"] == during["started"] <= after["updated"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("bad luck"), "failed"), (KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted")],
+)
+def test_status_of_a_run_that_does_not(tmp_path: Path, error: BaseException, status: str) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(type(error)), run.running():
+        raise error
+    found = run.read_status()
+    assert found["status"] == status and found["error"] == f"{type(error).__name__}: {error}"
+    assert "raise error" in found["traceback"]
+
+
+def test_checkpoints_by_name_and_path(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(UserError, match=r"best.ckpt is not there: checkpoint=best, checkpoint=last or the path"):
+        run.checkpoint("best")
+    (run.checkpoints / "last.ckpt").touch()
+    assert run.checkpoint("last") == run.checkpoints / "last.ckpt" == run.checkpoint(str(run.checkpoint("last")))
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+
+    def half() -> None:
+        with write_atomically(tmp_path / "a.json") as file:
+            file.write("{")
+            raise RuntimeError("half")
+
+    with pytest.raises(RuntimeError, match="half"):
+        half()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,124 @@
+"""What trains in which epoch, and at which rate."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from visiontune.backbones import build
+from visiontune.errors import UserError
+from visiontune.strategies import Full, GradualUnfreeze, LinearProbe, Stages, Strategy
+
+NAMES = ["stem", "one", "two", "three", "heads"]
+STRATEGIES: list[Any] = [LinearProbe, Full, GradualUnfreeze]
+
+
+def stages() -> Stages:
+    torch.manual_seed(0)
+    backbone, _ = build("small_cnn", widths=[4, 8])
+    return [*backbone.stages(), ("heads", nn.Linear(8, 3))]
+
+
+def starts(strategy: Strategy, epochs: int) -> list[int | None]:
+    """The epoch from which each stage trains; asserts that none freezes again."""
+    found: list[int | None] = []
+    for name in NAMES:
+        trains = [name in strategy.trainable(epoch) for epoch in range(epochs)]
+        assert trains == sorted(trains)
+        found.append(trains.index(True) if any(trains) else None)
+    return found
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_parameter_is_in_one_group_from_the_start(strategy: Any) -> None:
+    parts = stages()
+    made = strategy(stages=[name for name, _ in parts], epochs=5)
+    groups = made.param_groups(parts, lr=0.1, weight_decay=0.05)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for _, module in parts for p in module.parameters())
+    assert [group["name"] for group in groups] == [name + suffix for name, _ in parts for suffix in ("", ".no_decay")]
+    for group in groups:
+        small = group["name"].endswith(".no_decay")
+        assert group["weight_decay"] == (0.0 if small else 0.05)
+        assert all((p.ndim <= 1) == small for p in group["params"])
+
+
+@pytest.mark.parametrize("strategy", [Full, GradualUnfreeze])
+def test_the_rate_falls_by_a_factor_a_stage(strategy: Any) -> None:
+    parts = stages()
+    names = [name for name, _ in parts]
+    groups = strategy(stages=names, epochs=5, lr_decay=0.5).param_groups(parts, lr=0.1, weight_decay=0.0)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates == {
+        "block1": 0.025,
+        "block1.no_decay": 0.025,
+        "block2": 0.05,
+        "block2.no_decay": 0.05,
+        "heads": 0.1,
+        "heads.no_decay": 0.1,
+    }
+
+
+def test_stages_without_weights_or_without_biases_make_one_group() -> None:
+    parts: Stages = [("norm", nn.LayerNorm(4)), ("empty", nn.ReLU()), ("heads", nn.Linear(4, 2, bias=False))]
+    groups = Full(stages=["norm", "empty", "heads"], epochs=1).param_groups(parts, 0.1, 0.5)
+    assert [(group["name"], group["weight_decay"]) for group in groups] == [("norm.no_decay", 0.0), ("heads", 0.5)]
+
+
+def test_probe_and_full() -> None:
+    assert starts(LinearProbe(stages=NAMES, epochs=4), 4) == [None, None, None, None, 0]
+    assert starts(Full(stages=NAMES, epochs=4), 4) == [0, 0, 0, 0, 0]
+    assert LinearProbe(stages=NAMES, epochs=4).batchnorm == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "head_epochs", "thawed_by", "expected"),
+    [
+        (20, 1, 0.5, [10, 7, 4, 1, 0]),
+        (10, 2, 0.8, [8, 6, 4, 2, 0]),
+        (4, 1, 0.5, [2, 1, 1, 1, 0]),
+        (10, 3, 0.0, [3, 3, 3, 3, 0]),
+        (10, 0, 0.0, [0, 0, 0, 0, 0]),
+        (10, 1, 1.0, [9, 6, 3, 1, 0]),  # the last stage has an epoch of its own at least
+    ],
+)
+def test_stages_thaw_from_the_head_down(epochs: int, head_epochs: int, thawed_by: float, expected: list[int]) -> None:
+    strategy = GradualUnfreeze(stages=NAMES, epochs=epochs, head_epochs=head_epochs, thawed_by=thawed_by)
+    assert starts(strategy, epochs) == expected
+
+
+def test_any_backbone_thaws_in_order_and_wholly() -> None:
+    for count in (1, 2, 7, 14):
+        names = [*(f"s{i}" for i in range(count)), "heads"]
+        for epochs in (2, 3, 8, 30):
+            strategy = GradualUnfreeze(stages=names, epochs=epochs)
+            when = [strategy.starts[name] for name in names]
+            assert when == sorted(when, reverse=True) and when[-1] == 0 and when[-2] == 1
+            assert strategy.trainable(epochs - 1) == set(names)
+
+
+def test_a_schedule_of_ones_own() -> None:
+    strategy = GradualUnfreeze(stages=NAMES, epochs=6, schedule={"three": 2, "two": 4})
+    assert starts(strategy, 6) == [None, None, 4, 2, 0]
+    # A pure function: asked out of order, it says the same.
+    assert [strategy.trainable(epoch) for epoch in (5, 0, 2)] == [
+        {"heads", "three", "two"},
+        {"heads"},
+        {"heads", "three"},
+    ]
+
+
+def test_a_schedule_that_cannot_be() -> None:
+    with pytest.raises(UserError) as unknown:
+        GradualUnfreeze(stages=NAMES, epochs=6, schedule={"blocks.9": 1})
+    assert str(unknown.value) == (
+        "strategy.schedule names stage 'blocks.9', which this backbone lacks: "
+        "its stages are stem, one, two, three, heads"
+    )
+    with pytest.raises(UserError) as late:
+        GradualUnfreeze(stages=NAMES, epochs=6, schedule={"two": 8})
+    assert str(late.value) == (
+        "strategy.schedule thaws two at epoch 8, but the training has the epochs 0 to 5: "
+        "write a smaller number, or trainer.max_epochs=9"
+    )

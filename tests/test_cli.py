@@ -1,0 +1,49 @@
+"""The command's own words and exit codes, without a run."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from running import Command
+
+from visiontune.cli import VERBS, config_dir
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
+def test_usage(arguments: list[str], command: Command) -> None:
+    outcome = command(*arguments)
+    assert outcome.code == 0 and outcome.err == ""
+    assert outcome.out.startswith("visiontune VERB [overrides]\n")
+    assert all(f"\n  {verb} " in outcome.out for verb in VERBS)
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out.strip() == version("visiontune")
+
+
+def test_every_verb_has_a_config_or_is_known_to_have_none() -> None:
+    found = {path.stem for path in config_dir().glob("*.yaml")}
+    assert found == set(VERBS) - {"plan", "compare"}  # plan is train's; compare takes directories
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "evaluate", "predict"])
+def test_help_of_a_verb_lists_its_keys(verb: str, command: Command) -> None:
+    outcome = command(verb, "--help")
+    assert outcome.code == 0, outcome.err
+    wanted = (
+        ["strategy: full, gradual_unfreeze, linear_probe", "max_epochs:"] if verb in ("train", "plan") else ["run: ???"]
+    )
+    assert all(text in outcome.out for text in wanted)
+
+
+def test_the_composed_config_is_printed(command: Command) -> None:
+    outcome = command("train", "--cfg", "job", "optimizer.lr=0.125")
+    assert outcome.code == 0 and "\n  lr: 0.125\n" in outcome.out
+
+
+def test_configs_of_ones_own(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
+    outcome = command("plan", "--config-dir", tmp_path, *tiny, "experiment=mine")
+    assert outcome.code == 0, outcome.err
+    assert "2.50e-01" in outcome.out

@@ -1,0 +1,183 @@
+"""Every YAML in configs/ is composed, and all that can train on a processor does; a new file is tested as it comes."""
+
+import csv
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from running import Command
+
+from visiontune import train
+from visiontune.backbones import build
+from visiontune.cli import config_dir
+from visiontune.runs import RunDirectory
+
+Config = Callable[..., DictConfig]
+FOLDER = config_dir()
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
+GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
+VERBS = {"train", "evaluate", "predict"}  # whole commands: tests/end_to_end
+PARTS = {("data", "common")}  # comes with the other files of its group
+
+
+def options(*groups: str) -> list[tuple[str, str]]:
+    found = [(path.parent.name, path.stem) for path in FILES if path.parent.name in groups]
+    return [option for option in found if option not in PARTS]
+
+
+def said(group: str, name: str) -> dict[str, Any]:
+    """What a file itself says, as flat keys of the whole config; what refers to other keys is left out."""
+    path = FOLDER / group / f"{name}.yaml"
+    prefix = "" if "@package _global_" in path.read_text() else f"{group}."
+    flat: dict[str, Any] = {}
+
+    def walk(key: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for inner, deeper in value.items():
+                walk(f"{key}.{inner}" if key else str(inner), deeper)
+        elif "${" not in str(value) and not key.startswith("hydra."):
+            flat[key] = value
+
+    content = yaml.safe_load(path.read_text()) or {}
+    for key, value in content.items():
+        if key != "defaults":
+            walk(prefix + str(key), value)
+    return flat
+
+
+def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], later: set[str]) -> DictConfig:
+    """The run finished, its numbers are numbers, and its config has what the file says.
+
+    `later` are keys that the command line, or a file composed later, decides.
+    """
+    status = run.read_status()
+    assert status["status"] == "finished" and 0 <= status["objective"]["value"] <= 1
+    cfg = run.read_config()
+    with run.history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["epoch"]) == cfg.trainer.max_epochs
+    assert math.isfinite(float(rows[-1]["train/loss"])) and math.isfinite(float(rows[-1]["val/loss"]))
+    decided = {override.split("=")[0] for override in overrides} | later
+    for key, value in said(group, name).items():
+        if key not in decided:
+            found = OmegaConf.select(cfg, key)
+            plain = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+            assert plain == (value if not isinstance(value, str) or isinstance(plain, str) else type(plain)(value)), key
+    return cfg
+
+
+def test_every_file_is_in_a_test_below() -> None:
+    assert {path.stem for path in FILES if path.parent == FOLDER} <= VERBS
+    assert {*TRAINED, "trainer", "backbone", "sweep"} == GROUPS
+
+
+TRAINED = ["augment", "callbacks", "data", "debug", "experiment", "heads", "hydra", "logger", "optimizer", "paths"]
+TRAINED += ["scheduler", "strategy"]
+
+
+@pytest.mark.parametrize(("group", "name"), options(*TRAINED))
+def test_options_train(
+    group: str,
+    name: str,
+    command: Command,
+    tiny: list[str],
+    tiles: Path,
+    idx: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small; tests/report has it
+    overrides = [override for override in tiny if not override.startswith(f"{group}=")]
+    overrides += {
+        ("data", "image_folder"): [f"data.root={tiles}"],
+        ("experiment", "photos"): [f"data.root={tiles}"],
+        ("data", "torchvision"): ["data.name=MNIST", f"data.root={idx}"],
+        ("experiment", "mnist"): [f"data.root={idx}"],
+    }.get((group, name), [])
+    if str(tiles) in overrides[-1]:  # all 60 pictures
+        overrides.remove("data.limit_train=64")
+    if group != "hydra":  # the one group that no command line chooses from
+        overrides.append(f"{group}={name}")
+    later = {"augment.flip"} if group == "augment" else set()  # digits are not mirrored
+    cfg = check_run(command("train", *overrides).run, group, name, overrides, later)
+    assert "augment.flip" not in later or cfg.augment.flip is False
+
+
+RUNNABLE = ("cpu", "default", "debug")
+
+
+@pytest.mark.parametrize("name", [name for _, name in options("trainer") if name in RUNNABLE])
+def test_trainers_of_one_process_train(
+    name: str, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "report", lambda *_: None)
+    overrides = [o for o in tiny if not o.startswith("trainer")] + [f"trainer={name}"]
+    if name != "debug":  # its two epochs are its own
+        overrides.append("trainer.max_epochs=1")
+    check_run(command("train", *overrides).run, "trainer", name, overrides, set())
+
+
+@pytest.mark.parametrize("name", [name for _, name in options("trainer")])
+def test_trainers_say_what_lightning_takes(name: str, config: Config) -> None:
+    cfg = config(f"trainer={name}", base=[])
+    settings = OmegaConf.to_container(cfg.trainer)
+    assert isinstance(settings, dict)
+    assert settings.pop("_target_") == "lightning.Trainer"
+    assert set(settings) <= set(inspect.signature(L.Trainer).parameters)
+    accelerator, devices, strategy, precision = {
+        "cpu": ("cpu", 1, "auto", "32-true"),
+        "default": ("auto", 1, "auto", "32-true"),
+        "debug": ("cpu", 1, "auto", "32-true"),
+        "gpu": ("gpu", 1, "auto", "bf16-mixed"),
+        "mps": ("mps", 1, "auto", "32-true"),
+        "ddp": ("gpu", 2, "ddp", "bf16-mixed"),
+        "ddp_cpu": ("cpu", 2, "ddp", "32-true"),  # trains in tests/end_to_end
+    }[name]
+    assert (settings["accelerator"], settings["devices"]) == (accelerator, devices)
+    assert (settings["strategy"], settings["precision"]) == (strategy, precision)
+
+
+@pytest.mark.parametrize("name", [name for _, name in options("backbone")])
+def test_backbones_are_built(name: str, config: Config) -> None:
+    """Shapes alone, since some have a hundred million numbers; tests/backbones trains each."""
+    cfg = config(f"backbone={name}", base=[])
+    settings: Any = OmegaConf.to_container(cfg.backbone)
+    with torch.device("meta"):
+        backbone, _ = build(**settings | {"weights": None}, image_size=96)
+    assert backbone.name == settings["name"] == (name if name != "default" else "tf_efficientnet_lite0")
+    assert settings["weights"] == (None if name == "small_cnn" else "auto")
+    assert len(backbone.stages()) >= 2
+
+
+@pytest.mark.parametrize("name", [name for _, name in options("sweep")])
+def test_sweeps_run(
+    name: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every job is composed; the first two train."""
+    monkeypatch.setattr(train, "report", lambda *_: None)
+    jobs: list[DictConfig] = []
+    real = train.train
+
+    def two(cfg: DictConfig, **arguments: Any) -> float:
+        jobs.append(cfg)
+        return real(cfg, **arguments) if len(jobs) <= 2 else 0.0
+
+    monkeypatch.setattr(train, "train", two)
+    outcome = command("train", "-m", f"sweep={name}", *tiny, f"sweep_dir={tmp_path / 'sweep'}")
+    assert outcome.code == 0, outcome.err
+    content = yaml.safe_load((FOLDER / "sweep" / f"{name}.yaml").read_text())
+    params = {key: str(values).split(",") for key, values in content["hydra"]["sweeper"]["params"].items()}
+    assert len(jobs) == math.prod(len(values) for values in params.values())
+    combinations = {tuple(str(OmegaConf.select(job, key)) for key in params) for job in jobs}
+    assert len(combinations) == len(jobs)
+    assert [path.name for path in sorted((tmp_path / "sweep").iterdir()) if path.is_dir()] == ["000", "001"]
+    for number in ("000", "001"):
+        run = RunDirectory.open(tmp_path / "sweep" / number)
+        assert run.read_status()["status"] == "finished"
+        assert run.read_config().test is (name == "folds")  # the held-out fold is what it measures
