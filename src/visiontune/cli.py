@@ -116,6 +116,8 @@ def main() -> None:
             _run(verb)
     except KeyboardInterrupt:
         sys.exit(1)
+    except BrokenPipeError:  # whoever read what was printed (| head) has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -27,8 +27,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("directory", nargs="+", type=Path, help="a sweep directory, or run directories")
     parser.add_argument("--csv", type=Path, help="where the table is saved (default: sweep.csv in the first directory)")
     options = parser.parse_args(arguments)
-    rows = table(find_runs(options.directory))
-    target = options.csv or options.directory[0] / "sweep.csv"
+    compare(options.directory, options.csv)
+
+
+def compare(directories: list[Path], target: Path | None = None) -> None:
+    """Print the table and save it, as sweep.csv in the first directory where no target is named."""
+    rows = table(find_runs(directories))
+    target = target or directories[0] / "sweep.csv"
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

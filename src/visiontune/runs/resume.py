@@ -9,6 +9,9 @@ from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.load import check_trusted
 
+# Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
+CHANGEABLE = ("trainer.", "data.root", "data.num_workers", "data.cache", "callbacks.")
+
 
 def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig, Path | None]:
     """The run, its config with the values of `overrides` on top, and the checkpoint to continue from.
@@ -26,10 +29,10 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
         key = override.key_or_group
         if key in ("run", "trust", "debug"):  # of this call, not of the run
             continue
-        if OmegaConf.is_missing(cfg, key) or OmegaConf.select(cfg, key) is None or OmegaConf.is_dict(cfg.get(key)):
+        if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
             raise UserError(
-                f"{override.input_line}: a run continues with its own config; only values can change, such as "
-                f"trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={path}"
+                f"{override.input_line}: a run continues as it was begun; what may change is how long and where, such "
+                f"as trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={path}"
             )
         OmegaConf.update(cfg, key, override.value())
     if run.read_status()["status"] == "finished" and cfg.trainer.max_epochs <= before:

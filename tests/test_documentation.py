@@ -1,0 +1,300 @@
+"""What README.md, docs/ and the comments in configs/ say is true: every command and key is valid, every path is there.
+
+The convention: ```bash blocks hold commands, one a line (`\\` continues it, `#` comments it), and ```text blocks what
+they print. A ```yaml or ```python block under a line "`PATH`:" is a file, written there before the command runs.
+In running text and tables, `visiontune ...`, `KEY=VALUE`, `make TARGET` and paths stand in backticks. In comments of
+configs/ a command or `KEY=VALUE` stands in backticks, after two spaces, or on a line of its own. Capitals are
+placeholders: DIR, PHOTOS, logs/digits/RUN.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
+from omegaconf import DictConfig
+from running import SMALL, TINY, Command
+from safetensors.torch import save_file
+
+from visiontune.cli import VERBS, config_dir
+
+ROOT = config_dir().parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+YAMLS = sorted(path for path in config_dir().rglob("*.yaml") if path.parent.name != "local")
+FLAGS = {"-m", "--multirun", "--cfg", "--info", "--help", "--config-dir"}
+TAKE_ONE = {"--cfg", "--info", "--config-dir"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+def lines(page: Path) -> list[list[str]]:
+    """The words of each line of the ```bash blocks, comments left out; `$(...)` counts as a line."""
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    text = re.sub(r'"\$\((.*?)\)"', r"\n\1", text)
+    found = [shlex.split(part, comments=True) for line in text.splitlines() for part in re.split(r" && | \| ", line)]
+    return [words for words in found if words]
+
+
+def inline(page: Path) -> list[str]:
+    """What stands in backticks outside of blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S))
+
+
+def split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # prose with an apostrophe
+        return []
+
+
+def page_commands() -> list[Any]:
+    found = []
+    for page in PAGES:
+        typed = [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]
+        unique = dict.fromkeys(tuple(words[1:]) for words in typed if words and words[0] == "visiontune")
+        found += [pytest.param(words, id=f"{name(page)}: {' '.join(words)}") for words in unique if words]
+    return found
+
+
+def comments(path: Path) -> list[str]:
+    """The parts of a YAML's comments that may be commands or overrides."""
+    found = []
+    for line in path.read_text().splitlines():
+        _, mark, text = line.partition("#")
+        if mark and "..." not in text:
+            found += [*re.findall(r"`([^`]+)`", text), *re.split(r"  +", re.sub(r"`[^`]+`", "", text).rstrip())]
+    return found
+
+
+def comment_commands() -> list[Any]:
+    found: dict[tuple[str, ...], str] = {}
+    for path in YAMLS:
+        for part in comments(path):
+            words = split(part)
+            if words[:1] == ["visiontune"]:
+                found.setdefault(tuple(words[1:]), name(path))
+            elif words[:2] == ["train", "-m"]:
+                found.setdefault(tuple(words), name(path))
+    return [pytest.param(words, id=f"{path}: {' '.join(words)}") for words, path in found.items() if words]
+
+
+# ---- what there is
+
+
+@cache
+def keys() -> frozenset[str]:
+    """Every key that some composition of the configs has, every group, and the options as `GROUP=OPTION`."""
+    known = set()
+
+    def walk(prefix: str, value: Any) -> None:
+        known.add(prefix)
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            if key != "defaults":
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+
+    for path in YAMLS:
+        content = yaml.safe_load(path.read_text()) or {}
+        top = path.parent == config_dir()
+        walk("" if top or "@package _global_" in path.read_text() else path.parent.name, content)
+        if not top:
+            known |= {path.parent.name, f"{path.parent.name}={path.stem}"}
+    return frozenset(known | {"debug=true"})
+
+
+@cache
+def composed(config: str, overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        return compose(config, overrides=list(overrides))
+
+
+def variants(override: Override) -> list[str]:
+    """The single values of a sweep, each as an override of its own."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    value = override.value()
+    assert isinstance(value, Sweep)
+    if not override.is_discrete_sweep():  # an interval, for a search
+        return [f"{override.get_key_element()}={value.start}"]  # type: ignore[attr-defined]
+    return [f"{override.get_key_element()}={text}" for text in override.sweep_string_iterator()]
+
+
+def check_command(words: tuple[str, ...]) -> None:
+    """A known verb with options that it takes, and overrides that compose; every value of a sweep is composed once."""
+    verb, *rest = words
+    if verb == "-sc":
+        assert re.fullmatch(r"(un)?install=(bash|zsh|fish)", *rest)
+        return
+    if verb in ("--help", "--version"):
+        assert rest == []
+        return
+    assert verb in VERBS, f"there is no verb {verb}"
+    if verb == "compare":
+        assert {word for word in rest if word.startswith("-")} <= {"--csv"}
+        return
+    overrides = []
+    given = iter(rest)
+    own = False
+    for word in given:
+        if word.startswith("-"):
+            assert word in FLAGS
+            assert word not in ("-m", "--multirun") or verb == "train"
+            own |= word == "--config-dir"
+            if word in TAKE_ONE:
+                assert next(given, "")
+        else:
+            word = "debug=traceback" if word == "debug=true" and verb in ("train", "plan") else word
+            overrides.append(word.replace("=~/", "=/home/"))  # as the command does it
+    if own:
+        return  # the files are the reader's; test_files_of_your_own runs it
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    # A launcher or a sweeper is a plugin, which need not be installed.
+    options = [variants(one) for one in parsed if not one.key_or_group.startswith(("hydra/", "hydra."))]
+    assert all(len(values) == 1 for values in options) or {"-m", "--multirun"} & set(rest), "a sweep needs -m"
+    for number in range(max((len(values) for values in options), default=1)):
+        composed("train" if verb == "plan" else verb, tuple(values[min(number, len(values) - 1)] for values in options))
+
+
+def check_override(text: str) -> None:
+    """`KEY=VALUE` with a key that there is, or `GROUP=OPTION` with an option that there is."""
+    key, _, value = text.lstrip("+~").partition("=")
+    group = f"{key}={value}" if (config_dir() / key).is_dir() and key != "hydra" else ""
+    if key.startswith(("hydra/", "hydra.")) or "NAME" in key:
+        return
+    assert key in keys() or (text[0] == "+" and key.rpartition(".")[0] in keys()), f"there is no key {key}"
+    for option in value.split(",") if group and value and not value.isupper() else ():
+        assert f"{key}={option}" in keys(), f"there is no {key}={option}"
+
+
+OVERRIDE = re.compile(r"[+~]?[a-z][\w./]*=(?!True|False)[^=]*")
+
+
+def overrides_in(text: str) -> Iterator[str]:
+    """The overrides that a text begins with; none where it is a command or prose."""
+    for word in split(text):
+        if not OVERRIDE.fullmatch(word):
+            return
+        yield word.rstrip(",:")
+
+
+# ---- the tests
+
+
+@pytest.mark.parametrize("words", [*page_commands(), *comment_commands()])
+def test_commands_compose(words: tuple[str, ...]) -> None:
+    check_command(words)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *YAMLS], ids=name)
+def test_keys_exist(path: Path) -> None:
+    parts = inline(path) if path.suffix == ".md" else comments(path)
+    for part in parts:
+        for override in overrides_in(part):
+            check_override(override)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_targets_and_paths_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    spoken = [text.split() for text in inline(page)]
+    for words in [*lines(page), *spoken]:
+        if words[:1] == ["make"]:
+            assert words[1] in targets, words
+    for text in inline(page):
+        path, _, place = text.partition("::")
+        if re.match(r"(src|configs|docs|tests|benchmarks|scripts)/", path) and not path.startswith("configs/local"):
+            assert (ROOT / path).exists(), path
+            assert not place or f"def {place}(" in (ROOT / path).read_text(), text
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_lengths() -> None:
+    longest = {"README.md": 200, "docs/architecture.md": 120, "docs/configuration.md": 180}
+    for page, most in longest.items():
+        assert len((ROOT / page).read_text().splitlines()) <= most, page
+
+
+def test_every_group_and_option_is_in_the_table() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.M))
+    for path in YAMLS:
+        group, option = path.parent.name, path.stem
+        if path.parent == config_dir() or group == "hydra" or (group, option) == ("data", "common"):
+            continue
+        assert f"`{option}`" in rows[group], f"{group}={option}"
+    chosen = {key: value for part in yaml.safe_load((config_dir() / "train.yaml").read_text())["defaults"][1:]
+              for key, value in part.items()}  # fmt: skip
+    for group in set(rows) & set(chosen):
+        first = re.match(r"`(\w+)`", rows[group])
+        assert (first[1] if first else None) == chosen[group], group
+
+
+def test_defaults_in_the_table() -> None:
+    """Where the table of keys gives a default that is one word, the config has it."""
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    _, _, table = text.partition("## Keys that people use most")
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w-]+)(?: \(|;| \|)", table.partition("\n## ")[0], re.M)
+    cfg = composed("train", ("data=image_folder",))
+    said = {key: value for key, value in rows if key in keys()}
+    assert len(said) >= 8
+    for key, value in said.items():
+        if value not in ("by", "the"):
+            found = cfg
+            for part in key.split("."):
+                found = found[part]
+            assert str(found).lower() == str(yaml.safe_load(value)).lower() or float(found) == float(value), key
+
+
+def first(verb: str) -> list[str]:
+    """The first command of its kind in README.md that chooses no data, network or device; else the bare verb."""
+    for words in lines(ROOT / "README.md"):
+        if words[:2] == ["visiontune", verb] and not any(re.match(r"(data|backbone|run|-)", w) for w in words[2:]):
+            return words[1:]
+    return [verb]
+
+
+def test_a_command_of_the_readme_trains(command: Command) -> None:
+    outcome = command(*first("train"), *TINY)
+    assert outcome.run.read_status()["status"] == "finished"
+
+
+def test_a_plan_of_the_documents(command: Command) -> None:
+    words = next(words for page in PAGES for words in lines(page) if words[:2] == ["visiontune", "plan"])
+    chosen = [word for word in words[2:] if not word.startswith(("data", "backbone"))]
+    outcome = command("plan", *chosen, *SMALL)
+    assert outcome.code == 0 and "run directory: " in outcome.out
+
+
+def test_files_of_your_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/configuration.md, as it stands there, with weights that fit its network."""
+    page = ROOT / "docs" / "configuration.md"
+    files = re.findall(r"^`([^`\n]+)`:\n```(?:yaml|python)\n(.*?)^```", page.read_text(), re.M | re.S)
+    for path, content in files:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    backbone = yaml.safe_load((tmp_path / "mine" / "backbone" / "ours.yaml").read_text())
+    (tmp_path / "weights").mkdir()
+    save_file(timm.create_model(backbone["name"]).state_dict(), tmp_path / backbone["weights"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (words,) = [words for words in lines(page) if "--config-dir" in words]
+    outcome = command(*words[1:], "trainer.max_epochs=4", "trainer=cpu")
+    assert outcome.code == 0, outcome.err
+    assert "100.0% of the parameters loaded" in outcome.out
+    rows = {row[0]: row[2] for row in map(str.split, outcome.out.splitlines()) if len(row) > 2}
+    assert rows["heads"] == "1-4" and set(rows.values()) >= {"3-4"}
+    assert outcome.out.splitlines()[-1].split()[-1].endswith("birds/TIME-ID")
