@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -155,4 +156,4 @@ def distributed(strategy: Any) -> Any:
         return strategy
     from lightning.pytorch.strategies import DDPStrategy
 
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(minutes=10))

@@ -171,8 +171,9 @@ class FineTuner(L.LightningModule):
         return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        done = self.current_epoch + (self.trainer.global_step > 0)  # 0: before the first step
-        checkpoint["visiontune"] = self.description | {"epochs": int(done)}
+        # 0 before the first step; an epoch counts when its last batch is done, whether or not it was validated.
+        done = min(self.current_epoch + self.trainer.is_last_batch, self.trainer.max_epochs or 0)
+        checkpoint["visiontune"] = self.description | {"epochs": done}
 
 
 def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:

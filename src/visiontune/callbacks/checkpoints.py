@@ -36,6 +36,13 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.best_path)
         trainer.save_checkpoint(self.last_path)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.best_score is None:
+            raise RuntimeError(
+                f"{self.monitor} was NaN in every validation (a split of one class alone?), so that no epoch is the "
+                "best: write another monitor=val/TASK/METRIC"
+            )
+
     def _better(self, score: float) -> bool:
         if math.isnan(score):
             return False
