@@ -150,7 +150,7 @@ def test_another_name(tmp_path: Path) -> None:
     bad = subprocess.run(["make", "rename", "NAME=Bird-Watch"], cwd=copy, capture_output=True, text=True)
     assert bad.returncode != 0 and "error: 'Bird-Watch' is no package name" in bad.stderr
     done = subprocess.run(["make", "rename", "NAME=birdwatch"], cwd=copy, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].startswith("visiontune is now birdwatch")
+    assert any(line.startswith("visiontune is now birdwatch") for line in done.stdout.splitlines())
 
     names = [path.name for path in (copy / "src").iterdir()]
     assert names == ["birdwatch"]
