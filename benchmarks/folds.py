@@ -4,6 +4,8 @@ python -m benchmarks.folds NAME=SWEEPDIR ...
 
 Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`). Every picture
 is held out once, so the predictions of all test splits together are one prediction a picture; the interval is Wilson's.
+Folds that are not finished are left out, which the number of pictures shows. The first two are also compared picture
+by picture (McNemar's exact test).
 """
 
 import csv
@@ -15,32 +17,63 @@ from scipy.stats import binomtest
 
 from benchmarks.document import machine, markdown, write_block
 from visiontune.compare import find_runs
+from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
 
 
-def row(name: str, sweep: Path) -> list[str]:
-    runs = find_runs([sweep])
+def finished(sweep: Path) -> list[RunDirectory]:
+    return [run for run in find_runs([sweep]) if run.read_status()["status"] == "finished"]
+
+
+def held_out(runs: list[RunDirectory]) -> dict[str, bool]:
+    """Whether the prediction of each held-out picture is right, by path."""
     rows = [row for run in runs for row in read_predictions(run.predictions) if row["split"] == "test"]
-    assert len({row["path"] for row in rows}) == len(rows), f"{sweep}: a picture is held out twice"
-    right = sum(row["truth"] == row["prediction"] for row in rows)
-    interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
+    right = {row["path"]: row["truth"] == row["prediction"] for row in rows}
+    assert len(right) == len(rows), "a picture is held out twice"
+    return right
+
+
+def table_row(name: str, sweep: Path) -> list[str]:
+    runs = finished(sweep)
+    right = held_out(runs)
+    interval = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
     minutes = []
     for run in runs:
         with run.history.open(newline="") as file:
             minutes.append(float(list(csv.DictReader(file))[-1]["seconds"]) / 60)
-    accuracy = f"{right / len(rows):.3f}"
-    return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(rows)), f"{fmean(minutes):.1f}"]
+    accuracy = f"{sum(right.values()) / len(right):.3f}"
+    return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(right)), f"{fmean(minutes):.1f}"]
+
+
+def paired(first: Path, second: Path) -> str:
+    """In how many folds, and on how many pictures, one is above the other."""
+    folds = {int(run.read_config().data.fold): run for run in finished(first)}
+    others = {int(run.read_config().data.fold): run for run in finished(second)}
+    both = sorted(folds.keys() & others.keys())
+    above, only_first, only_second = 0, 0, 0
+    for fold in both:
+        a, b = held_out([folds[fold]]), held_out([others[fold]])
+        above += sum(a.values()) > sum(b.values())
+        only_first += sum(a[path] and not b[path] for path in a)
+        only_second += sum(b[path] and not a[path] for path in a)
+    p = binomtest(only_first, only_first + only_second).pvalue
+    return (
+        f"{above} of {len(both)} folds; {only_first} pictures are right with it alone and {only_second} with the "
+        f"probe alone (McNemar's exact test: p = {p:.2g})."
+    )
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not all("=" in argument for argument in sys.argv[1:]):
+    if len(sys.argv) < 3 or not all("=" in argument for argument in sys.argv[1:]):
         sys.exit(__doc__)
-    pairs = (argument.split("=", 1) for argument in sys.argv[1:])
-    rows = [row(name, Path(sweep)) for name, sweep in pairs]
-    columns = ["strategy", "out-of-fold accuracy", "95% interval", "pictures", "minutes a fold"]
-    text = f"{machine()}.\n\n{markdown(columns, rows)}"
-    print(text)
+    sweeps = {name: Path(sweep) for name, _, sweep in (argument.partition("=") for argument in sys.argv[1:])}
+    columns = ["training", "out-of-fold accuracy", "95% interval", "pictures", "minutes a fold"]
+    text = f"{machine()}.\n\n{markdown(columns, [table_row(name, sweep) for name, sweep in sweeps.items()])}"
+    first, second, *_ = sweeps.values()
+    comparison = paired(first, second)
+    print(f"{text}\n\n{comparison}")
     write_block("folds", text)
+    write_block("paired", comparison)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.last_path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.best_score is None:
+        if self.best_score is None and self.monitor in trainer.callback_metrics:
             raise RuntimeError(
                 f"{self.monitor} was NaN in every validation (a split of one class alone?), so that no epoch is the "
                 "best: write another monitor=val/TASK/METRIC"
