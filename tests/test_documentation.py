@@ -175,7 +175,7 @@ def check_override(text: str) -> None:
     if key.startswith(("hydra/", "hydra.")) or "NAME" in key:
         return
     assert key in keys() or (text[0] == "+" and key.rpartition(".")[0] in keys()), f"there is no key {key}"
-    for option in value.split(",") if group and value and not value.isupper() else ():
+    for option in value.strip("[]").split(",") if group and value and not value.isupper() else ():
         assert f"{key}={option}" in keys(), f"there is no {key}={option}"
 
 
@@ -223,7 +223,7 @@ def test_targets_and_paths_exist(page: Path) -> None:
 
 
 def test_lengths() -> None:
-    longest = {"README.md": 200, "docs/architecture.md": 120, "docs/configuration.md": 180}
+    longest = {"README.md": 200, "docs/architecture.md": 130, "docs/configuration.md": 185, "docs/tasks.md": 90}
     for page, most in longest.items():
         assert len((ROOT / page).read_text().splitlines()) <= most, page
 

@@ -19,6 +19,7 @@ from visiontune.data import TaskInfo
 from visiontune.data.mixing import BatchMixer
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
+from visiontune.frames import Frame
 from visiontune.heads import ClassificationHead
 from visiontune.strategies import Full, GradualUnfreeze, LinearProbe
 
@@ -38,7 +39,7 @@ def make(
     torch.manual_seed(0)
     network, _ = build("small_cnn", **({"widths": [4, 8], "depth": 1} | (backbone or {})))
     heads = {
-        task: ClassificationHead(network.embedding_dim, TaskInfo("classification", CLASSES[task]), **(head or {}))
+        task: ClassificationHead(network.shape, TaskInfo("classification", CLASSES[task]), **(head or {}))
         for task in tasks or ("colour",)
     }
     names = [*(name for name, _ in network.stages()), "heads"]
@@ -60,9 +61,12 @@ def batch(count: int, seed: int = 0, tasks: tuple[str, ...] = ("colour",), **tar
     image = 0.4 * torch.rand(count, 3, 16, 16, generator=draw)
     image[torch.arange(count), colour] += 0.4
     labels = {"colour": colour.tolist(), "size": size.tolist()}
+    chosen = {task: labels[task] for task in tasks} | targets
     return {
         "image": image,
-        "targets": {task: labels[task] for task in tasks} | targets,
+        "targets": chosen,
+        "truth": chosen,
+        "frame": [Frame.whole(16, 16)] * count,
         "index": torch.arange(count),
         "path": [f"{seed}/{i}" for i in range(count)],
         "size": torch.tensor([[16, 16]] * count),
@@ -154,6 +158,21 @@ def test_many_heads_share_one_pass_and_their_losses_are_weighted(tmp_path: Path)
         assert found[f"val/{task}/loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_learned_weights_train_with_the_heads_and_the_score_is_the_mean(tmp_path: Path) -> None:
+    model = make("colour", "size", loss_weights="learned", strategy=LinearProbe)
+    parts = batch(12, tasks=("colour", "size"))
+    fit = trainer(tmp_path, 2)
+    fit.fit(model, loader(parts), loader(parts))
+    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    factors = model.weigh.factors()
+    expected = sum(factors[task] * found[f"val/{task}/loss"] - np.log(factors[task]) for task in ("colour", "size"))
+    assert all(factor != 1.0 for factor in factors.values())
+    assert found["val/loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["val/score"] == pytest.approx((found["val/colour/accuracy"] + found["val/size/accuracy"]) / 2)
+    group = {id(p) for group in model.param_groups() for p in group["params"] if group["name"].startswith("heads")}
+    assert {id(p) for p in model.weigh.parameters()} <= group
+
+
 def test_samples_may_lack_the_label_of_a_task(tmp_path: Path) -> None:
     some: list[Any] = [0, None, 1, None, None, 1]
     parts = batch(6, tasks=("colour", "size"), size=some)
@@ -199,7 +218,7 @@ def test_names_that_no_head_has() -> None:
 @pytest.mark.parametrize(
     ("monitor", "expected"),
     [
-        (None, ("val/colour/accuracy", "max")),
+        (None, ("val/score", "max")),
         ("val/size/f1", ("val/size/f1", "max")),
         ("val/size/loss", ("val/size/loss", "min")),
         ("val/colour/calibration_error", ("val/colour/calibration_error", "min")),
@@ -207,6 +226,12 @@ def test_names_that_no_head_has() -> None:
 )
 def test_the_head_says_what_is_better(monitor: str | None, expected: tuple[str, str]) -> None:
     assert make("colour", "size", monitor=monitor).monitor == expected
+
+
+def test_one_head_is_judged_by_its_own_metric() -> None:
+    assert make("size").monitor == ("val/size/accuracy", "max")
+    with pytest.raises(UserError, match="monitor=val/score: no head gives it"):
+        make("size", monitor="val/score")
 
 
 # ---- gradients
@@ -251,6 +276,31 @@ def test_groups_are_the_same_from_the_first_step_to_the_last(tmp_path: Path) -> 
     assert len(seen.groups[0]) == 6
     owners = [{".".join(name.split(".")[1:3]) for name in step if "backbone" in name} for step in seen.steps]
     assert owners == [set(), {"model.block2"}, {"model.block1", "model.block2"}]
+
+
+def test_a_thawed_stage_begins_with_small_steps(tmp_path: Path) -> None:
+    """Four steps an epoch: in the first after the thaw each weight moves by a quarter of Adam's full step at most."""
+    lr = 0.01
+    model = make(
+        strategy=partial(GradualUnfreeze, schedule={"block2": 1}, lr_decay=1.0, warmup_epochs=1.0),
+        optimizer=partial(torch.optim.Adam, betas=(0.0, 0.0)),
+        epochs=3, lr=lr,
+    )  # fmt: skip
+    moved: list[float] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            now = model.backbone.named_parameters()
+            moved.append(max(float((p - self.before[name]).abs().max()) for name, p in now))
+            assert {group["lr"] for group in model.optimizers().param_groups} == {lr}  # type: ignore[union-attr]
+
+    trainer(tmp_path, 3, callbacks=[Watch()]).fit(model, loader(*(batch(8, seed) for seed in range(4))))
+    assert moved[:4] == [0.0] * 4  # frozen
+    assert moved[4:8] == pytest.approx([lr / 4, lr / 2, lr * 3 / 4, lr], rel=0.02)
+    assert moved[8:] == pytest.approx([lr] * 4, rel=0.02)
 
 
 def test_dropout_depends_on_seed_epoch_and_step_alone(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build as build_data
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
-from visiontune.heads import Head
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
@@ -31,7 +30,7 @@ def make(node: DictConfig | dict[Any, Any]) -> Any:
 
 
 def data_of(cfg: DictConfig) -> VisionData:
-    return build_data(cfg.data, cfg.augment, seed=cfg.seed)
+    return build_data(cfg.data, cfg.augment, seed=cfg.seed, tasks=[str(task) for task in cfg.heads])
 
 
 def model_of(
@@ -52,7 +51,11 @@ def model_of(
         image_size=size,
         allow_download=download,
     )
-    heads = _heads(cfg.heads, schema, backbone.embedding_dim)
+    heads = {
+        # Partial, since Hydra would turn the arguments into config nodes.
+        str(task): make({**node, "_partial_": True})(features=backbone.shape, info=schema[str(task)])
+        for task, node in cfg.heads.items()
+    }
     names = [name for name, _ in backbone.stages()] + [HEADS]
     model = FineTuner(
         backbone,
@@ -60,7 +63,7 @@ def model_of(
         optimizer=make(cfg.optimizer),
         scheduler=make(cfg.scheduler),
         strategy=make(cfg.strategy)(stages=names, epochs=epochs),
-        loss_weights=cfg.loss_weights,
+        loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
         l1=cfg.l1,
         monitor=cfg.monitor,
         seed=cfg.seed,
@@ -70,16 +73,6 @@ def model_of(
         },
     )
     return model, report
-
-
-def _heads(cfg: DictConfig, schema: Mapping[str, TaskInfo], embedding_dim: int) -> dict[str, Head]:
-    if missing := sorted(set(cfg) - set(schema)):
-        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(schema)}")
-    return {
-        # Partial, since Hydra would turn the arguments into config nodes.
-        task: make({**node, "_partial_": True})(embedding_dim=embedding_dim, info=schema[task])
-        for task, node in ((str(task), node) for task, node in cfg.items())
-    }
 
 
 def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Trainer:

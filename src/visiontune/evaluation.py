@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from visiontune.callbacks.collector import Collector
+from visiontune.callbacks.collector import Case, Collector
 from visiontune.data import VisionData
 from visiontune.finetuner import FineTuner
 from visiontune.runs.predictions import Row
@@ -15,12 +15,12 @@ from visiontune.runs.predictions import Row
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass: `rows` and `predictions` (by (task, path)) of every sample, all `computed` tensors by task."""
+    """One pass: `rows` of every sample; by task the `worst` samples, and all `computed` tensors."""
 
     split: str
     metrics: dict[str, float]
     rows: list[Row]
-    predictions: dict[tuple[str, str], dict[str, Tensor]]
+    worst: dict[str, list[Case]]
     computed: dict[str, dict[str, Tensor]]
 
 
@@ -50,7 +50,7 @@ def evaluate(
     trainer = quiet_trainer(accelerator, precision, [collector])
     trainer.test(model, datamodule=_Split(data, split), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return Evaluation(split, metrics, collector.rows, collector.predictions, dict(model.computed))
+    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.computed))
 
 
 def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:

@@ -1,9 +1,27 @@
 """What a backbone gives and a head takes."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What a head has to know of a backbone before it sees any features.
+
+    Attributes:
+        channels: of each feature map, coarsest last.
+        strides: of each feature map, as pixels of the image a cell.
+        embedding_dim: D of the ``(B, D)`` embedding.
+        in_channels: channels of the images.
+    """
+
+    channels: list[int]
+    strides: list[int]
+    embedding_dim: int
+    in_channels: int = 3
 
 
 class Features:
@@ -11,12 +29,17 @@ class Features:
 
     Attributes:
         maps: feature maps ``(B, C_i, about H/s_i, about W/s_i)``, coarsest last.
+        size: (H, W) of the images, in pixels.
+        image: ``(B, C, H, W)`` in 0..1, what the backbone was given: for heads that change a picture.
         embedding: ``(B, D)``, the pooled embedding that the network's own pretrained classifier saw. Computed when
             first asked for, so that a head which reads maps alone does not pay for it.
     """
 
-    def __init__(self, maps: list[Tensor], embed: Callable[[], Tensor]) -> None:
+    image: Tensor  # the backbone fills it in
+
+    def __init__(self, maps: list[Tensor], embed: Callable[[], Tensor], size: tuple[int, int] = (0, 0)) -> None:
         self.maps = maps
+        self.size = size  # the backbone fills it in
         self._embed = embed
 
     @cached_property

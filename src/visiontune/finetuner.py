@@ -15,8 +15,9 @@ from visiontune.backbones import Backbone
 from visiontune.errors import UserError
 from visiontune.freezing import batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
+from visiontune.loss_weights import loss_weights as weights_of
 from visiontune.strategies import Stages, Strategy
-from visiontune.strategies.base import HEADS
+from visiontune.strategies.base import HEADS, stage_of
 
 Batch = dict[str, Any]
 
@@ -30,9 +31,10 @@ class FineTuner(L.LightningModule):
         optimizer: parameter groups -> optimizer, with the keywords `lr` and `weight_decay` bound.
         scheduler: (optimizer, steps, monitor) -> Lightning scheduler configuration.
         strategy: which stages train in which epoch, and the parameter groups.
-        loss_weights: factor of each task's loss, 1 where it is not named.
+        loss_weights: factor of each task's loss, 1 where it is not named; or "learned".
         l1: weight of the sum of absolute values of the trained parameters that have more than one dimension.
-        monitor: "val/TASK/METRIC" that decides which epoch is best; None = the first head's own.
+        monitor: "val/TASK/METRIC" that decides which epoch is best; None = the head's own, with several heads
+            "val/score", the mean of their scores.
         seed: what dropout draws from, with the step and the rank.
         description: plain data kept in every checkpoint (class names, version).
     Raises:
@@ -46,7 +48,7 @@ class FineTuner(L.LightningModule):
         optimizer: partial[Optimizer],
         scheduler: Callable[..., dict[str, Any]],
         strategy: Strategy,
-        loss_weights: Mapping[str, float] | None = None,
+        loss_weights: Mapping[str, float] | str | None = None,
         l1: float = 0.0,
         monitor: str | None = None,
         seed: int = 0,
@@ -57,7 +59,7 @@ class FineTuner(L.LightningModule):
         self.heads: Mapping[str, Head] = nn.ModuleDict(heads)  # type: ignore[assignment]
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.strategy = strategy
-        self.loss_weights = dict(loss_weights or {})
+        self.weigh = weights_of(heads, loss_weights)
         self.l1 = l1
         self.monitor = _monitor(heads, monitor)
         self.seed = seed
@@ -68,12 +70,10 @@ class FineTuner(L.LightningModule):
         )
         self.losses: Mapping[str, MeanMetric] = nn.ModuleDict({task: MeanMetric() for task in heads})  # type: ignore[assignment]
         self.computed: dict[str, dict[str, Tensor]] = {}  # of the last evaluation pass, by task
-        if unknown := sorted(set(self.loss_weights) - set(heads)):
-            raise UserError(f"loss_weights.{unknown[0]}: there is no such head; the heads are {', '.join(heads)}")
 
     def stages(self) -> Stages:
         """``(name, module)`` from input to output, the heads last; disjoint, together every parameter."""
-        return [*self.backbone.stages(), (HEADS, cast(nn.Module, self.heads))]
+        return [*self.backbone.stages(), (HEADS, nn.ModuleList([cast(nn.Module, self.heads), self.weigh]))]
 
     def forward(self, image: Tensor) -> dict[str, dict[str, Tensor]]:
         """Raw outputs by task for images ``(B, C, H, W)`` in 0..1."""
@@ -101,12 +101,15 @@ class FineTuner(L.LightningModule):
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        total = torch.zeros((), device=self.device)
+        sums: dict[str, Tensor] = {}
         for task, raw in self(batch["image"]).items():
             losses = self.heads[task].loss(raw, batch["targets"][task])
-            total = total + self.loss_weights.get(task, 1.0) * sum(losses.values())
+            sums[task] = torch.stack(list(losses.values())).sum()
             if len(self.heads) > 1 or len(losses) > 1:
                 self.log_dict({f"train/{task}/{name}": value.detach() for name, value in losses.items()})
+        if len(self.heads) > 1:
+            self.log_dict({f"train/{task}/weight": factor for task, factor in self.weigh.factors().items()})
+        total = self.weigh(sums)
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
@@ -114,6 +117,18 @@ class FineTuner(L.LightningModule):
             "train/loss", total.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["index"])
         )
         return total * self._window_scale(batch_idx)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # The schedule owns the rates; the strategy's factor is on them for the length of this step alone.
+        at = epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] *= self.strategy.warmup(stage_of(group), at)
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     def _window_scale(self, batch_idx: int) -> float:
         """Lightning divides by the whole accumulation window; the last one of an epoch may be shorter."""
@@ -132,26 +147,28 @@ class FineTuner(L.LightningModule):
         predictions, sample_losses = {}, {}
         for task, raw in self(batch["image"]).items():
             head, targets = self.heads[task], batch["targets"][task]
-            predictions[task] = head.decode(raw, batch["size"])
+            predictions[task] = head.decode(raw, batch["frame"])
             sample_losses[task] = head.sample_loss(raw, targets)
             labelled = [i for i, target in enumerate(targets) if target is not None]
-            self.metrics[task].update([predictions[task][i] for i in labelled], [targets[i] for i in labelled])
+            truth = [batch["truth"][task][i] for i in labelled]
+            self.metrics[task].update([predictions[task][i] for i in labelled], truth)
             if labelled:
                 self.losses[task].update(sample_losses[task][labelled])
         return {"predictions": predictions, "losses": sample_losses}
 
     def _finish(self, split: str) -> None:
-        total = torch.zeros((), device=self.device)
+        losses: dict[str, Tensor] = {}
         for task, metrics in self.metrics.items():
             computed = metrics.compute()
-            computed["loss"] = self.losses[task].compute()
-            total = total + self.loss_weights.get(task, 1.0) * computed["loss"]
+            losses[task] = computed["loss"] = self.losses[task].compute()
             self.computed[task] = computed
-            scalars = {f"{split}/{task}/{name}": v.float() for name, v in computed.items() if v.numel() == 1}
-            self.log_dict(scalars, rank_zero_only=False)
+            self.log_dict({f"{split}/{task}/{name}": v.float() for name, v in computed.items() if v.numel() == 1})
             metrics.reset()
             self.losses[task].reset()
-        self.log(f"{split}/loss", total, prog_bar=split == "val")
+        self.log(f"{split}/loss", self.weigh(losses), prog_bar=split == "val")
+        if len(self.heads) > 1:
+            scores = [head.score(self.computed[task]).float() for task, head in self.heads.items()]
+            self.log(f"{split}/score", torch.stack([score.to(self.device) for score in scores]).mean())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         return self._evaluate(batch)
@@ -167,7 +184,7 @@ class FineTuner(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, dict[str, Any]]]:
         """``(path, {task: prediction})`` of every sample."""
-        decoded = {task: self.heads[task].decode(raw, batch["size"]) for task, raw in self(batch["image"]).items()}
+        decoded = {task: self.heads[task].decode(raw, batch["frame"]) for task, raw in self(batch["image"]).items()}
         return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -178,10 +195,12 @@ class FineTuner(L.LightningModule):
 
 def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
     """The monitored metric's full name, and "max" or "min"."""
+    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
+    if len(heads) > 1:
+        directions["val/score"] = "max"
     if monitor is None:
         first, head = next(iter(heads.items()))
-        monitor = f"val/{first}/{head.monitor}"
-    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
+        monitor = "val/score" if len(heads) > 1 else f"val/{first}/{head.monitor}"
     if monitor not in directions:
         raise UserError(f"monitor={monitor}: no head gives it; write one of {', '.join(directions)}")
     return monitor, directions[monitor]

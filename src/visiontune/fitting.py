@@ -32,7 +32,10 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
     if cfg.probe == "auto":
-        cfg.probe = weights.matched_fraction > 0 or weights.note == "would be downloaded"
+        pretrained = weights.matched_fraction > 0 or weights.note == "would be downloaded"
+        cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
+    for task, head in model.heads.items():
+        head.fit_targets([sample.targets.get(task) for sample in data.samples("train")])
     check(cfg, model)
     return data, model.to(memory_format=torch.channels_last), weights
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
+from torch import Tensor
 from torchvision.io import write_png
 
 from visiontune.data import file_loader, to_network
 from visiontune.data.images import is_image, load_image
 from visiontune.errors import UserError
 from visiontune.evaluation import quiet_trainer
+from visiontune.report.overlays import beside
 from visiontune.runs.load import load_model, open_run
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
@@ -39,7 +41,7 @@ def main(cfg: DictConfig) -> Path:
     )
     output.mkdir(parents=True, exist_ok=True)
     settings = {key: run_cfg.data[key] for key in ("image_size", "resize", "channels")}
-    loader = file_loader(paths, **settings, batch_size=cfg.batch_size)
+    loader = file_loader(paths, **settings, fill=run_cfg.augment.fill, batch_size=cfg.batch_size)
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     trainer = quiet_trainer(accelerator, run_cfg.trainer.precision)
     with logging_to(None):
@@ -49,19 +51,27 @@ def main(cfg: DictConfig) -> Path:
     for path in paths:
         name = path.relative_to(source).as_posix() if source.is_dir() else path.name
         image = load_image(path, run_cfg.data.channels) if cfg.pictures else None
+        drawn = []
         for task, prediction in found[str(path)].items():
             head = model.heads[task]
             text, score = head.describe(prediction)
             rows.append(Row(name, "", task, "", text, score, float("nan")))
-            image = head.draw(image, prediction) if image is not None else None
-        if image is not None:
-            target = output / "pictures" / (name if name.endswith(".png") else f"{name}.png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_png(image, str(target), compression_level=4)
+            for kind, result in head.images(prediction).items():
+                _write(output / f"{task}_{kind}", name, result)
+            if image is not None:
+                drawn.append(head.draw(image, prediction))
+        if drawn:
+            _write(output / "pictures", name, drawn[0] if len(drawn) == 1 else beside(drawn, list(found[str(path)])))
     write_predictions(output / "predictions.csv", rows)
     print(f"{len(paths)} pictures: {output / 'predictions.csv'}")
     print(output)
     return output
+
+
+def _write(folder: Path, name: str, image: Tensor) -> None:
+    target = folder / (name if name.endswith(".png") else f"{name}.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_png(image, str(target), compression_level=4)
 
 
 def _pictures(source: Path) -> list[Path]:

@@ -81,7 +81,7 @@ def test_without_a_probe_a_run_begins_at_chance(trained: Outcome, run: RunDirect
 
 def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = [
-        Row("a, b.png", "val", "x", "cat", "dog", 0.25, 1.5, 3),
+        Row("a, b.png", "val", "x", "cat", "dog", 0.25, 1.5),
         Row("c.png", "", "x", "", "dog", float("nan"), float("nan")),
     ]
     write_predictions(tmp_path / "p.csv", written)

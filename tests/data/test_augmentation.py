@@ -1,70 +1,38 @@
 """How a picture fits the network's input, and how training varies it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from drawn_targets import KINDS, extent, iou, rectangles, shown
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from visiontune.data.augmentation import AUTO, Augment, eval_transform, train_transform
+from visiontune.data.augmentation import AUTO, Augment, train_transform
+from visiontune.data.geometry import FITS, eval_transform
+from visiontune.data.targets import IGNORE
 from visiontune.errors import UserError
 
 
-def scene(height: int = 40, width: int = 80) -> tuple[tv_tensors.Image, dict]:
-    """A white box on black, its bounding box, and its mask."""
-    pixels = torch.zeros(3, height, width, dtype=torch.uint8)
-    pixels[:, 10:30, 20:60] = 255
-    box = tv_tensors.BoundingBoxes([[20, 10, 60, 30]], format="XYXY", canvas_size=(height, width), dtype=torch.float32)
-    return tv_tensors.Image(pixels), {
-        "boxes": box,
-        "mask": tv_tensors.Mask((pixels[0] > 0).to(torch.uint8)),
-        "class": 4,
-    }
-
-
-def box_of(image: torch.Tensor) -> list[int]:
-    """XYXY of what is brighter than grey."""
-    ys, xs = torch.where(image[0] > 127)
-    return [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
-
-
-@pytest.mark.parametrize(
-    ("resize", "expected"),
-    [
-        ("squash", [16, 16, 48, 48]),
-        ("letterbox", [16, 24, 48, 40]),
-        # 80x40 -> 146x73, whose middle 64x64 shows the box's 73x37, cut at both sides.
-        ("crop", [0, 14, 64, 50]),
-    ],
-)
-def test_fitting_moves_boxes_and_masks_with_the_picture(resize: str, expected: list[int]) -> None:
-    image, targets = eval_transform((64, 64), resize)(*scene())
-    assert image.shape == (3, 64, 64) and image.dtype == torch.uint8 and targets["mask"].shape == (64, 64)
-    assert box_of(image) == pytest.approx(expected, abs=1)
-    assert targets["boxes"][0].tolist() == pytest.approx(expected, abs=1)
-    assert box_of(targets["mask"][None] * 255) == pytest.approx(expected, abs=1)
-    assert targets["class"] == 4
-
-
-@pytest.mark.parametrize("resize", ["squash", "letterbox", "crop"])
+@pytest.mark.parametrize("resize", FITS)
 @pytest.mark.parametrize("shape", [(7, 300), (300, 7), (1, 1), (64, 48)])
 def test_any_shape_fits_a_rectangle(resize: str, shape: tuple[int, int]) -> None:
     image = tv_tensors.Image(torch.zeros(1, *shape, dtype=torch.uint8))
     strong = Augment(crop=(0.1, 1.0), flip=True, rotate=30, scale=(0.7, 1.3), blur=1.0, erase=1.0, color=0.5)
-    for transform in (eval_transform((48, 64), resize), train_transform(strong, (48, 64), resize, channels=1)):
-        assert transform(image).shape == (1, 48, 64)
+    for augment in (strong, Augment(resize_range=(0.1, 3.0))):
+        assert train_transform(augment, (48, 64), resize, channels=1)(image).shape == (1, 48, 64)
 
 
-def test_letterbox_pads_with_black() -> None:
-    image = eval_transform((64, 64), "letterbox")(tv_tensors.Image(torch.full((3, 40, 80), 9, dtype=torch.uint8)))
-    assert image[0, :, 0].tolist() == [0] * 16 + [9] * 32 + [0] * 16
-
-
-def test_nothing_asked_is_evaluation() -> None:
-    image, targets = scene()
-    varied, _ = train_transform(Augment(), (32, 32))(image, targets)
-    assert torch.equal(varied, eval_transform((32, 32))(image, targets)[0])
+@pytest.mark.parametrize("resize", FITS)
+def test_nothing_asked_is_evaluation(resize: str) -> None:
+    varied, targets = train_transform(Augment(fill=7), (40, 40), resize, kinds=KINDS)(*rectangles())
+    same, truth = eval_transform((40, 40), resize, KINDS, fill=7)(*rectangles())
+    assert torch.equal(varied, same)
+    for task in ("detection", "instances"):
+        assert len(truth[task]["boxes"]) == 3
+        assert all(torch.equal(value, truth[task][key]) for key, value in targets[task].items())
+    assert torch.equal(targets["segmentation"], truth["segmentation"])
 
 
 def test_flip_is_flip_and_can_be_off() -> None:
@@ -96,9 +64,111 @@ def test_published_policies_run(auto: str) -> None:
         train_transform(Augment(auto=auto), (16, 16), channels=1)
 
 
+@pytest.mark.parametrize("auto", sorted(AUTO))
+@pytest.mark.parametrize("kind", ["detection", "instances", "segmentation", "dense"])
+def test_published_policies_are_refused_where_targets_would_stay_behind(auto: str, kind: str) -> None:
+    with pytest.raises(UserError, match=f"augment.auto={auto} .* targets of {kind}; write augment.auto=null"):
+        train_transform(Augment(auto=auto), (16, 16), kinds={kind, "classification"})
+
+
+MOVES = {
+    "flip": Augment(flip=True, vertical_flip=True),
+    "crop": Augment(crop=(0.3, 0.9)),
+    "rotate": Augment(rotate=40),
+    "scale": Augment(scale=(0.6, 1.6)),
+    "resize": Augment(resize_range=(0.5, 1.8)),
+    "all": Augment(flip=True, crop=(0.5, 1.0), rotate=20, scale=(0.8, 1.2), vertical_flip=True, color=0.1),
+}
+
+
+@pytest.mark.parametrize("resize", FITS)
+@pytest.mark.parametrize("move", MOVES)
+def test_everything_known_of_a_picture_moves_with_it(move: str, resize: str) -> None:
+    transform = train_transform(replace(MOVES[move], fill=5, min_visible=0.0), (96, 96), resize, kinds=KINDS)
+    turned = move in ("rotate", "all")
+    kept = dropped = 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        image, targets = transform(*rectangles())
+        assert torch.equal(targets["clean"], image)
+        labels, found, boxes = targets["segmentation"], targets["instances"], targets["detection"]
+        known = labels != IGNORE
+        assert torch.equal(targets["depth"][0][known], labels[known].float())
+        assert torch.equal(targets["depth"][0].isnan(), ~known)
+        for i in range(3):
+            seen, where = shown(image, i), (found["labels"] == i).nonzero().flatten().tolist()
+            if not where:  # gone: not a pixel of it is left
+                assert int(seen.sum()) <= 96
+                dropped += 1
+                continue
+            kept += 1
+            (row,) = where
+            mask = found["masks"][row].bool()
+            assert torch.equal(mask, labels == i + 1)
+            assert found["boxes"][row].tolist() == extent(mask)
+            if int(mask.sum()) < 96:  # a sliver: its colours are mixed
+                continue
+            assert iou(mask, seen) > 0.8
+            (box,) = boxes["boxes"][boxes["labels"] == i].tolist()
+            assert boxes["crowd"][boxes["labels"] == i].tolist() == [i == 1]
+            if turned:  # loose, but around it
+                assert all(low <= edge + 1 for low, edge in zip(box[:2], extent(mask)[:2], strict=True))
+                assert all(high >= edge - 1 for high, edge in zip(box[2:], extent(mask)[2:], strict=True))
+            else:
+                assert box == pytest.approx(extent(mask), abs=1.01)
+        assert len(boxes["boxes"]) == len(boxes["labels"]) == len(boxes["crowd"])
+        assert all(0 <= edge <= 96 for edge in boxes["boxes"].flatten().tolist())
+    assert kept >= 15 and (dropped >= 1 or move != "crop")
+
+
+def test_corners_left_empty_are_grey_and_no_truth() -> None:
+    torch.manual_seed(0)
+    image, targets = train_transform(Augment(scale=(0.5, 0.5), fill=114), (96, 96), kinds=KINDS)(*rectangles())
+    edge = torch.ones(96, 96, dtype=torch.bool)
+    edge[23:73, 23:73] = False
+    assert image[:, edge].unique().tolist() == [114] and targets["segmentation"][edge].unique().tolist() == [IGNORE]
+    assert bool(targets["depth"][0][edge].isnan().all()) and int(targets["instances"]["masks"][:, edge].sum()) == 0
+    assert targets["segmentation"][25:71, 25:71].unique().tolist() == [0, 1, 2, 3]
+
+
+def test_an_object_is_dropped_when_less_than_asked_of_it_is_left() -> None:
+    """The same draws: what a higher share leaves is what has that share."""
+    numbers = []
+    for share in (0.0, 0.3, 0.6, 1.0):
+        count = 0
+        transform = train_transform(Augment(crop=(0.2, 0.5), min_visible=share), (64, 64), kinds=["detection"])
+        for seed in range(20):
+            torch.manual_seed(seed)
+            count += len(transform(*rectangles())[1]["detection"]["labels"])
+        numbers.append(count)
+    assert numbers[0] > numbers[1] > numbers[2] > numbers[3] > 0
+
+
+def test_a_rectangle_is_wiped_out_of_the_picture_and_not_of_the_truth() -> None:
+    alone = train_transform(Augment(erase=1.0, blur=1.0), (60, 100), kinds=KINDS)
+    image, targets = alone(*rectangles())
+    original, truth = rectangles()
+    assert not torch.equal(image, original) and torch.equal(targets["clean"], truth["clean"])
+    assert torch.equal(targets["segmentation"], truth["segmentation"])
+    assert torch.equal(targets["detection"]["boxes"], truth["detection"]["boxes"])
+
+
+def test_colours_of_picture_and_restored_picture_change_together() -> None:
+    transform = train_transform(Augment(color=0.5, hue=0.2, grey=0.5), (60, 100), kinds=["dense"])
+    original, truth = rectangles()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        image, targets = transform(original, truth)
+        assert not torch.equal(image, original) and torch.equal(targets["clean"], image)
+        assert bool((targets["depth"] == truth["depth"]).all())
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"crop": [0.5, 1.0], "resize_range": [0.5, 1.5]}, "both cut the picture; write augment.crop=null"),
+        ({"resize_range": 2.0}, r"such as augment\.resize_range=\[0\.8, 1\.0\]"),
+        ({"min_visible": 20}, "a share, from 0 to 1"),
         ({"rotation": 3}, "augment.rotation is no augmentation; choose from crop"),
         ({"auto": "magic"}, "choose one of null, trivial, rand, augmix"),
         ({"crop": [0.8, 1.2]}, "at most 1.0"),

@@ -1,5 +1,6 @@
 """From YAML to batches: the same ones whatever the workers, epochs or ranks."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from visiontune.data import VisionData, build, file_loader, to_network
+from visiontune.data import VisionData, _only, build, file_loader, to_network
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.mixing import BatchMixer
-from visiontune.data.schema import TaskInfo
+from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
 Make = Callable[..., VisionData]
@@ -209,11 +210,65 @@ def test_a_picture_mixed_with_an_unlabelled_one_has_no_target() -> None:
     assert targets[1] is None and sum(target is None for target in targets) == 2
 
 
-def test_boxes_cannot_be_mixed() -> None:
-    with pytest.raises(UserError, match=r"cannot mix the targets of cars \(detection\)"):
-        BatchMixer({"cars": TaskInfo("detection", ["car"])}, 0.2, 0.0, seed=0)
+def test_label_vectors_are_mixed_and_what_is_unknown_stays_unknown() -> None:
+    nan = float("nan")
+    labels = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, nan], [1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]])
+    schema = {"labels": TaskInfo("multilabel", list("abcd")), "which": TaskInfo("classification", list("wxyz"))}
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)
+    batch = {"image": images, "targets": {"labels": list(labels), "which": [0, 1, 2, 3]}, "index": torch.arange(4)}
+    for alphas in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
+        targets = BatchMixer(schema, **alphas, seed=3)(batch, epoch=0)["targets"]
+        shares = torch.stack(targets["which"])  # picture i is the only one of class i
+        assert 0.01 < float(shares.max(1).values.min()) < 0.99
+        mixed = torch.stack(targets["labels"])
+        assert torch.equal(mixed[:, 3].isnan(), shares[:, 1] > 0) and int(mixed.isnan().sum()) == 2
+        torch.testing.assert_close(mixed[:, :3], shares @ labels[:, :3])
+        assert torch.equal(mixed[:, 2], torch.ones(4))
+    without = BatchMixer(schema, 1.0, 0.0, seed=3)(
+        {**batch, "targets": {"labels": [labels[0], labels[1], None, labels[3]], "which": [0, 1, 2, 3]}}, epoch=0
+    )
+    lost = [target is None for target in without["targets"]["labels"]]
+    assert lost == (torch.stack(without["targets"]["which"])[:, 2] > 0).tolist() and sum(lost) == 2
+
+
+@pytest.mark.parametrize("kind", ["detection", "instances", "segmentation", "regression", "dense"])
+def test_what_else_there_is_cannot_be_mixed(kind: str) -> None:
+    with pytest.raises(UserError, match=rf"cannot mix the targets of cars \({kind}\); write e.g. augment=standard"):
+        BatchMixer({"cars": TaskInfo(kind, ["car"])}, 0.2, 0.0, seed=0)
 
 
 def test_a_plain_dict_builds_too() -> None:
     data = build({"reader": {"_target_": "visiontune.data.readers.digits.read"}, "image_size": 8}, seed=1)
     assert next(iter(data.train_dataloader()))["image"].shape == (32, 3, 8, 8)
+
+
+def test_labels_are_kept_for_a_share_of_the_training_samples_also_when_it_goes_on(make: Make, tmp_path: Path) -> None:
+    overrides = ("data=digit_scenes", "data.scenes=120")
+    whole, part = make(*overrides), make(*overrides, "data.labelled=0.5")
+    assert all(set(sample.targets) == set(whole.schema) for sample in part.samples("val"))
+    assert len(part.samples("train")) == len(whole.samples("train"))
+    kept = {sample.path: set(sample.targets) for sample in part.samples("train")}
+    shares = [sum(task in tasks for tasks in kept.values()) / len(kept) for task in whole.schema]
+    assert all(0.3 < share < 0.7 for share in shares) and len(set(shares)) > 1  # each task is drawn apart
+    with (tmp_path / "splits.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "split", "group", "content"])
+        writer.writeheader()
+        writer.writerows(part.splits_rows())
+    part.assign_as(tmp_path / "splits.csv")
+    assert {sample.path: set(sample.targets) for sample in part.samples("train")} == kept
+    with pytest.raises(UserError, match=r"^data.labelled=0: a share"):
+        make("data=digits", "data.labelled=0")
+
+
+def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
+    samples = [
+        Sample(f"{i}", {"colour": i % 2 if i < 8 else None, "size": 0}, image=torch.full((3, 4, 4), i))
+        for i in range(10)
+    ]
+    source = Source({"colour": TaskInfo("classification", ["a", "b"]), "size": TaskInfo("regression", ["v"])}, samples)
+    only = _only(source, ["colour"])
+    assert list(only.schema) == ["colour"] and [sample.path for sample in only.samples] == [f"{i}" for i in range(8)]
+    assert all(set(sample.targets) == {"colour"} for sample in only.samples)
+    assert only.notes == ["2 of 10 pictures have no label for colour: they are left out"]
+    with pytest.raises(UserError, match=r"^heads\.depth: the data has no such task, it has colour, size$"):
+        _only(source, ["depth"])

@@ -5,10 +5,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 from visiontune.data.assign import assign
-from visiontune.data.schema import Sample, TaskInfo
-from visiontune.data.splits import by_ratio, carve_val, few_shot, k_fold
+from visiontune.data.schema import Sample, TaskInfo, labels_in
+from visiontune.data.splits import by_ratio, carve_val, few_shot, k_fold, strata
+from visiontune.data.targets import LabelMap
 from visiontune.errors import UserError
 
 RATIO = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -23,6 +25,10 @@ def samples(counts: tuple[int, ...] = (50, 30, 20)) -> list[Sample]:
     ]
 
 
+def classes(some: list[Sample]) -> dict[str, int | None]:
+    return strata(some, SCHEMA)
+
+
 def share(splits: dict[str, str], some: list[Sample]) -> dict[str, Counter]:
     """split -> how many of each class."""
     result: dict[str, Counter] = {"train": Counter(), "val": Counter(), "test": Counter()}
@@ -33,43 +39,44 @@ def share(splits: dict[str, str], some: list[Sample]) -> dict[str, Counter]:
 
 def test_neither_order_nor_names_matter() -> None:
     some = samples()
-    splits = by_ratio(some, RATIO, seed=1)
+    splits = by_ratio(some, RATIO, 1, classes(some))
     shuffled = random.Random(0).sample(some, len(some))
-    assert by_ratio(shuffled, RATIO, seed=1) == splits
+    assert by_ratio(shuffled, RATIO, 1, classes(shuffled)) == splits
     renamed = [replace(sample, path=sample.path[::-1]) for sample in shuffled]
-    moved = by_ratio(renamed, RATIO, seed=1)
+    moved = by_ratio(renamed, RATIO, 1, classes(renamed))
     by_content = {sample.content: splits[sample.path] for sample in some}
     assert {sample.content: moved[sample.path] for sample in renamed} == by_content
-    assert by_ratio(some, RATIO, seed=2) != splits
+    assert by_ratio(some, RATIO, 2, classes(some)) != splits
 
 
 def test_known_answer() -> None:
     """The very same split on every machine and in every later version."""
-    splits = by_ratio(samples((6, 6, 6)), {"train": 2 / 3, "val": 1 / 6, "test": 1 / 6}, seed=0)
+    some = samples((6, 6, 6))
+    splits = by_ratio(some, {"train": 2 / 3, "val": 1 / 6, "test": 1 / 6}, 0, classes(some))
     assert sorted(path for path, split in splits.items() if split == "test") == ["0/2.png", "1/5.png", "2/4.png"]
 
 
 def test_every_class_is_shared_out_alike() -> None:
     some = samples((40, 40, 20))
-    parts = share(by_ratio(some, RATIO, seed=5), some)
+    parts = share(by_ratio(some, RATIO, 5, classes(some)), some)
     assert parts["test"] == {0: 6, 1: 6, 2: 3} and parts["val"] == {0: 6, 1: 6, 2: 3}
 
 
 def test_tiny_classes_do_not_starve_val_and_test() -> None:
     some = samples((3,) * 40)
-    parts = share(by_ratio(some, RATIO, seed=5), some)
+    parts = share(by_ratio(some, RATIO, 5, classes(some)), some)
     assert [parts[split].total() for split in ("train", "val", "test")] == [84, 18, 18]
     assert set(parts["train"]) == set(range(40))
 
 
 def test_a_single_sample_trains() -> None:
     some = samples((30, 1, 1))
-    assert share(by_ratio(some, RATIO, seed=0), some)["train"].keys() == {0, 1, 2}
+    assert share(by_ratio(some, RATIO, 0, classes(some)), some)["train"].keys() == {0, 1, 2}
 
 
 def test_not_stratified_has_the_same_totals() -> None:
     some = samples((70, 20, 10))
-    parts = share(by_ratio(some, RATIO, seed=0, stratify=False), some)
+    parts = share(by_ratio(some, RATIO, seed=0), some)
     assert [parts[split].total() for split in ("train", "val", "test")] == [70, 15, 15]
 
 
@@ -79,11 +86,11 @@ def test_groups_and_identical_pictures_never_straddle() -> None:
     some += [Sample("twin/1.png", {"classification": 0}, group="g1", content="twin")]
     some += [Sample("twin/2.png", {"classification": 0}, group="g2", content="twin")]
     for seed in range(5):
-        splits = by_ratio(some, RATIO, seed=seed)
+        splits = by_ratio(some, RATIO, seed, classes(some))
         for group in {sample.group for sample in some}:
             assert len({splits[sample.path] for sample in some if sample.group == group}) == 1
         assert len({splits[sample.path] for sample in some if sample.group in ("g1", "g2")}) == 1
-        folds = k_fold(some, seed, 5, RATIO, seed=0)
+        folds = k_fold(some, seed, 5, RATIO, 0, classes(some))
         for group in {sample.group for sample in some}:
             assert len({folds[sample.path] for sample in some if sample.group == group}) == 1
     assert set(splits.values()) == {"train", "val", "test"}
@@ -93,7 +100,7 @@ def test_each_sample_is_held_out_exactly_once() -> None:
     some = samples((23, 11, 7))
     held = Counter()
     for fold in range(5):
-        splits = k_fold(some, fold, 5, RATIO, seed=9)
+        splits = k_fold(some, fold, 5, RATIO, 9, classes(some))
         parts = share(splits, some)
         assert 8 <= parts["test"].total() <= 9 and 4 <= parts["test"][0] <= 5 and 1 <= parts["test"][2] <= 2
         assert parts["val"].total() == pytest.approx(41 * 0.8 * 0.15 / 0.85, abs=1)
@@ -120,7 +127,7 @@ def test_few_shot_keeps_that_many_of_each() -> None:
     with pytest.raises(UserError, match=r"class 'c' has 14 training samples\. Write data\.per_class=14 or less"):
         assign(samples(), SCHEMA, ratio=RATIO, seed=0, per_class=15)
     with pytest.raises(UserError, match="write 1 or more"):
-        few_shot(samples(), 0, ["a", "b", "c"], seed=0)
+        few_shot(samples(), 0, ["a", "b", "c"], 0, {})
 
 
 def test_limit_train_keeps_the_proportion() -> None:
@@ -149,7 +156,7 @@ def test_a_missing_val_is_carved_out_of_train() -> None:
     result, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
     assert [len(result[split]) for split in ("train", "val", "test")] == [41, 9, 50]
     assert notes == ["no val split was given: 9 samples are taken out of train"]
-    carved = carve_val([sample for sample in some if sample.split == "train"], RATIO, seed=0)
+    carved = carve_val([sample for sample in some if sample.split == "train"], RATIO, 0, classes(some))
     assert {sample.path for sample in result["val"]} == {path for path, split in carved.items() if split == "val"}
 
 
@@ -188,3 +195,41 @@ def test_samples_of_other_tasks_split_without_classes() -> None:
     some = [Sample(f"{i}.png", {"detection": {"boxes": [], "labels": []}}, content=str(i)) for i in range(20)]
     result, _ = assign(some, {"detection": TaskInfo("detection", [])}, ratio=RATIO, seed=0)
     assert [len(part) for part in result.values()] == [14, 3, 3]
+
+
+KINDS = {"objects": TaskInfo("detection", ["common", "rare", "never"])}
+
+
+def pictures(rare: int, common: int) -> list[Sample]:
+    """`rare` pictures with an object of each of two classes, `common` with the first alone, and one without any."""
+    labels = [[0, 1, 0]] * rare + [[0, 0]] * common + [[]]
+    return [Sample(f"{i}", {"objects": {"labels": found}}, content=f"{i}") for i, found in enumerate(labels)]
+
+
+def test_the_rarest_class_of_a_picture_is_what_it_is_shared_out_by() -> None:
+    some = pictures(rare=10, common=29)
+    found = strata(some, KINDS)
+    assert [found[str(i)] for i in (0, 9, 10, 38, 39)] == [1, 1, 0, 0, None]
+    splits = by_ratio(some, {"train": 0.6, "val": 0.2, "test": 0.2}, 0, found)
+    rare = Counter(splits[str(i)] for i in range(10))
+    assert rare == {"train": 6, "val": 2, "test": 2}
+
+
+def test_labels_of_a_vector_are_its_ones_and_values_have_none() -> None:
+    schema = {"x": TaskInfo("multilabel", ["a", "b"])}
+    some = [Sample(str(i), {"x": torch.tensor(v)}) for i, v in enumerate([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])]
+    assert strata(some, schema) == {"0": 1, "1": 0, "2": None}
+    assert strata(some, {"x": TaskInfo("regression", ["a", "b"])}) == {}
+    drawn = Sample("3", {"x": LabelMap(torch.tensor([[2, 255], [0, 2]], dtype=torch.uint8))})
+    assert labels_in(drawn.targets["x"], "segmentation") == [0, 2]
+
+
+def test_classes_of_objects_that_train_lacks_are_noted() -> None:
+    given = [replace(sample, split="val" if i < 2 else "train") for i, sample in enumerate(pictures(2, 10))]
+    _, notes = assign(given, KINDS, ratio=RATIO, seed=0)
+    assert notes == [
+        "objects: 1 of 3 classes are in val or test but not in train: rare",
+        "objects: 1 of 3 classes are in no picture at all: never",
+    ]
+    with pytest.raises(UserError, match=r"data\.per_class counts pictures of one class each, objects has no such"):
+        assign(given, KINDS, ratio=RATIO, seed=0, per_class=2)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
-from visiontune.features import Features
+from visiontune.features import Features, FeatureShape
+from visiontune.frames import Frame
 from visiontune.heads import ClassificationHead
 from visiontune.report.pictures import BAD, GOOD
 
@@ -20,7 +21,7 @@ CLASSES = ["ant", "bee", "cat", "dog", "eel"]
 
 def head(classes: int = 5, dim: int = 6, **options: Any) -> ClassificationHead:
     torch.manual_seed(0)
-    return ClassificationHead(dim, TaskInfo("classification", CLASSES[:classes]), **options)
+    return ClassificationHead(FeatureShape([], [], dim), TaskInfo("classification", CLASSES[:classes]), **options)
 
 
 def logits(count: int, classes: int = 5, seed: int = 0) -> Tensor:
@@ -174,7 +175,7 @@ def test_forward_is_the_layers_in_order() -> None:
 
 def test_predictions_in_words() -> None:
     model = head(3)
-    (prediction,) = model.decode({"logits": torch.tensor([[0.0, 2.0, 1.0]])}, torch.tensor([[8, 8]]))
+    (prediction,) = model.decode({"logits": torch.tensor([[0.0, 2.0, 1.0]])}, [Frame.whole(8, 8)])
     torch.testing.assert_close(prediction["scores"], torch.tensor([0.0, 2.0, 1.0]).softmax(0))
     assert model.describe(prediction) == ("bee", pytest.approx(0.66524, abs=1e-5))
     assert model.describe_target(2) == "cat" and model.describe_target(None) == ""

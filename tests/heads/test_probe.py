@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visiontune.data import TaskInfo
-from visiontune.features import Features
+from visiontune.features import Features, FeatureShape
 from visiontune.heads import ClassificationHead
 from visiontune.heads.probe import PENALTIES, fit_logistic, probe
 
@@ -91,7 +91,7 @@ def test_classes_and_features_that_say_nothing() -> None:
 
 def test_a_head_takes_the_solution() -> None:
     (x, y), (x_val, y_val) = blobs(60, 0), blobs(60, 1)
-    head = ClassificationHead(8, TaskInfo("classification", ["a", "b", "c"]), label_smoothing=0.1)
+    head = ClassificationHead(FeatureShape([], [], 8), TaskInfo("classification", ["a", "b", "c"]), label_smoothing=0.1)
     # Samples of other tasks are no part of it.
     more = torch.cat([x, torch.full((2, 8), 1e6)]), [*y.tolist(), None, None]
     line = head.fit_probe(more, (x_val, y_val.tolist()))
@@ -110,7 +110,9 @@ def test_a_head_takes_the_solution() -> None:
 @pytest.mark.parametrize("case", ["hidden", "no train labels", "no val labels"])
 def test_a_head_without_such_a_solution_stays_as_it_is(case: str) -> None:
     (x, y), (x_val, y_val) = blobs(10, 0), blobs(10, 1)
-    head = ClassificationHead(8, TaskInfo("classification", ["a", "b", "c"]), hidden=4 if case == "hidden" else None)
+    head = ClassificationHead(
+        FeatureShape([], [], 8), TaskInfo("classification", ["a", "b", "c"]), hidden=4 if case == "hidden" else None
+    )
     before = head.linear.weight.detach().clone()
     targets: list = [None] * 10 if case == "no train labels" else y.tolist()
     val_targets: list = [None] * 10 if case == "no val labels" else y_val.tolist()

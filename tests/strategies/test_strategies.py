@@ -109,6 +109,15 @@ def test_a_schedule_of_ones_own() -> None:
     ]
 
 
+def test_a_stage_that_has_just_thawed_warms_up() -> None:
+    strategy = GradualUnfreeze(["a", "b", "heads"], 10, schedule={"b": 2, "a": 0}, warmup_epochs=2)
+    assert [strategy.warmup("b", epoch) for epoch in (2.0, 2.5, 3.0, 4.0, 9.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert strategy.warmup("heads", 0.1) == 1.0 and strategy.warmup("a", 0.1) == 1.0
+    assert GradualUnfreeze(["a", "heads"], 4, schedule={"a": 1}, warmup_epochs=0).warmup("a", 1.0) == 1.0
+    with pytest.raises(UserError, match="warmup_epochs=-1"):
+        GradualUnfreeze(["a", "heads"], 4, warmup_epochs=-1)
+
+
 def test_a_schedule_that_cannot_be() -> None:
     with pytest.raises(UserError) as unknown:
         GradualUnfreeze(stages=NAMES, epochs=6, schedule={"blocks.9": 1})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from visiontune.features import Features
+from visiontune.features import Features, FeatureShape
 
 
 class Stage(nn.Module):
@@ -81,7 +81,14 @@ class Backbone(nn.Module, ABC):
         self.register_buffer("std", _per_channel(std, in_channels))
 
     def forward(self, image: Tensor) -> Features:
-        return self.features((image - self.mean) / self.std)
+        features = self.features((image - self.mean) / self.std)
+        features.size = (image.shape[-2], image.shape[-1])
+        features.image = image
+        return features
+
+    @property
+    def shape(self) -> FeatureShape:
+        return FeatureShape(self.channels, self.strides, self.embedding_dim, self.in_channels)
 
     @abstractmethod
     def features(self, x: Tensor) -> Features:

@@ -1,19 +1,40 @@
-"""A row a sample."""
+"""A row a sample, and the worst of them whole."""
 
+import heapq
+import itertools
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
 
 from visiontune.runs.predictions import Row
 
+WORST = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample of one task with its prediction, both in pixels of the picture."""
+
+    path: str
+    loss: float
+    prediction: dict[str, Tensor]
+    truth: Any
+
 
 class Collector(L.Callback):
-    """Keeps truth, prediction and loss of every sample of an evaluation pass, in `rows` and `predictions`."""
+    """Keeps a row of every sample of an evaluation pass, and the `WORST` samples of each task with the largest loss.
+
+    Predictions of a whole split (masks, restored images) need not fit into memory.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.predictions: dict[tuple[str, str], dict[str, torch.Tensor]] = {}  # by (task, path)
+        self._worst: dict[str, list[tuple[float, int, Case]]] = {}
+        self._count = itertools.count()  # decides between equal losses, which cases could not
 
     def on_test_batch_end(
         self,
@@ -26,12 +47,23 @@ class Collector(L.Callback):
     ) -> None:
         for task, predictions in outputs["predictions"].items():
             head, losses = pl_module.heads[task], outputs["losses"][task].tolist()
-            for path, target, prediction, loss in zip(
-                batch["path"], batch["targets"][task], predictions, losses, strict=True
+            for path, truth, prediction, loss in zip(
+                batch["path"], batch["truth"][task], predictions, losses, strict=True
             ):
-                prediction = {name: value.cpu() for name, value in prediction.items()}
                 text, score = head.describe(prediction)
-                self.rows.append(
-                    Row(path, pl_module.split, task, head.describe_target(target), text, score, loss, target)
-                )
-                self.predictions[task, path] = prediction
+                self.rows.append(Row(path, pl_module.split, task, head.describe_target(truth), text, score, loss))
+                self._keep(task, path, loss, prediction, truth)
+
+    def _keep(self, task: str, path: str, loss: float, prediction: dict[str, Tensor], truth: Any) -> None:
+        heap = self._worst.setdefault(task, [])
+        if math.isnan(loss) or (len(heap) == WORST and loss <= heap[0][0]):
+            return
+        case = Case(path, loss, *move_data_to_device((prediction, truth), "cpu"))
+        (heapq.heappush if len(heap) < WORST else heapq.heappushpop)(heap, (loss, next(self._count), case))
+
+    def worst(self) -> dict[str, list[Case]]:
+        """By task, the largest loss first; samples without a label are not among them."""
+        return {
+            task: [case for _, _, case in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+            for task, heap in self._worst.items()
+        }

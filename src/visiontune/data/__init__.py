@@ -1,7 +1,8 @@
 """Data: readers, splits, augmentation and loaders."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,12 +18,18 @@ from visiontune.errors import UserError
 __all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build", "file_loader", "to_network"]
 
 
-def build(data: Mapping[str, Any], augment: Mapping[str, Any] | None = None, seed: int = 0) -> VisionData:
+def build(
+    data: Mapping[str, Any],
+    augment: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    tasks: Sequence[str] | None = None,
+) -> VisionData:
     """The data of a config: `data.reader` is called, the keys that VisionData knows go to it by name.
 
     Args:
         data: the group `data`; interpolations in it are resolved.
         augment: the group `augment`; none means none.
+        tasks: the ones that are wanted, of those that the data has; None means all.
 
     Raises:
         UserError: whatever is wrong with the config or the data.
@@ -39,8 +46,26 @@ def build(data: Mapping[str, Any], augment: Mapping[str, Any] | None = None, see
     # A run's saved config is resolved: a key changed since, such as data.root, has to reach the reader all the same.
     reader |= {key: value for key, value in settings.items() if key in reader}
     source = get_method(reader.pop("_target_"))(**reader)
+    if tasks is not None:
+        source = _only(source, tasks)
     chosen = {key: value for key, value in settings.items() if key in known}
     return VisionData(source, augment=Augment.from_config(_plain(augment or {})), seed=seed, **chosen)
+
+
+def _only(source: Source, tasks: Sequence[str]) -> Source:
+    """The source without the tasks that no head asks for, and without the pictures that only those had a label for."""
+    if missing := [task for task in tasks if task not in source.schema]:
+        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(source.schema)}")
+    samples = [
+        replace(sample, targets={task: sample.targets[task] for task in tasks if task in sample.targets})
+        for sample in source.samples
+    ]
+    kept = [sample for sample in samples if any(target is not None for target in sample.targets.values())]
+    notes = list(source.notes)
+    if len(kept) < len(samples):
+        left_out = len(samples) - len(kept)
+        notes.append(f"{left_out} of {len(samples)} pictures have no label for {' or '.join(tasks)}: they are left out")
+    return replace(source, schema={task: source.schema[task] for task in tasks}, samples=kept, notes=notes)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

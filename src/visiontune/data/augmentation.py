@@ -1,9 +1,10 @@
-"""What a picture goes through before the network: how it fits the input size, and how training varies it.
+"""How training varies a picture.
 
 All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the picture.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from visiontune.data.geometry import ResizeAndCut, fit
+from visiontune.data.target_transforms import GEOMETRIC, Alone, Fill, Recolour, after, before
 from visiontune.errors import UserError
 
-FITS = ("squash", "crop", "letterbox")
 AUTO = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "augmix": v2.AugMix}
 
 
@@ -24,16 +26,19 @@ class Augment:
     Attributes:
         crop: a random rectangle with this share of the area, as `[least, most]`, such as `[0.5, 1.0]`.
         ratio: how much the rectangle may be stretched, as `[3/4, 4/3]`.
+        resize_range: resize by a factor between these, keeping the shape, then cut or pad to the input: `[0.5, 1.5]`.
+            Instead of `crop`, for objects of many sizes.
         flip: mirror left and right, half of the time. Off where left and right make another class (digits, text).
         vertical_flip: mirror up and down, half of the time (from above, microscopes).
         rotate: degrees to each side.
         scale: zoom, as `[0.9, 1.1]`.
-        fill: grey value (0..255) of the corners that rotation and zoom leave empty.
+        fill: grey value (0..255) of what rotation, zoom and padding leave empty (in label maps: no truth).
+        min_visible: an object of whose box less than this share is left in the picture is no target any more.
         color: brightness, contrast and saturation up to 1 +- this.
         hue: hue, up to this part of the colour circle to each side (0..0.5).
         grey: chance of a picture without colour.
         blur: chance of a slight blur.
-        erase: chance of a rectangle being wiped out.
+        erase: chance of a rectangle being wiped out, of the picture and not of the truth.
         auto: `trivial`, `rand` or `augmix`: a published policy of many operations.
         mixup: alpha of mixup (two pictures averaged), a batch; 0 is off.
         cutmix: alpha of cutmix (a rectangle out of another picture), a batch; 0 is off. With both, each batch has one.
@@ -41,11 +46,13 @@ class Augment:
 
     crop: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resize_range: tuple[float, float] | None = None
     flip: bool = False
     vertical_flip: bool = False
     rotate: float = 0.0
     scale: tuple[float, float] | None = None
     fill: int = 0
+    min_visible: float = 0.2
     color: float = 0.0
     hue: float = 0.0
     grey: float = 0.0
@@ -65,68 +72,85 @@ class Augment:
         augment = cls(**config)
         if augment.auto is not None and augment.auto not in AUTO:
             raise UserError(f"augment.auto={augment.auto}: choose one of null, {', '.join(AUTO)}")
-        for key in ("crop", "ratio", "scale"):
+        for key in ("crop", "ratio", "resize_range", "scale"):
             pair = getattr(augment, key)
-            if pair is not None and not (len(pair) == 2 and 0 < pair[0] <= pair[1]):
+            if pair is not None and not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 < pair[0] <= pair[1]):
                 raise UserError(f"augment.{key}={pair}: write two rising numbers, such as augment.{key}=[0.8, 1.0]")
         if augment.crop is not None and augment.crop[1] > 1:
             raise UserError(f"augment.crop={augment.crop}: a share of the picture's area, at most 1.0")
-        for key in ("grey", "blur", "erase"):
+        if augment.crop is not None and augment.resize_range is not None:
+            raise UserError("augment.crop and augment.resize_range both cut the picture; write augment.crop=null")
+        for key in ("grey", "blur", "erase", "min_visible"):
             if not 0 <= getattr(augment, key) <= 1:
-                raise UserError(f"augment.{key}={getattr(augment, key)}: a chance, from 0 to 1")
+                what = "share" if key == "min_visible" else "chance"
+                raise UserError(f"augment.{key}={getattr(augment, key)}: a {what}, from 0 to 1")
         if not 0 <= augment.hue <= 0.5:
             raise UserError(f"augment.hue={augment.hue}: from 0 to 0.5")
         return augment
 
 
-def eval_transform(size: tuple[int, int], resize: str = "squash") -> v2.Transform:
-    """Fit the whole picture into `size` (H, W): the same pixels every time.
+def train_transform(
+    augment: Augment,
+    size: tuple[int, int],
+    resize: str = "squash",
+    channels: int = 3,
+    kinds: Collection[str] = (),
+) -> v2.Transform:
+    """`eval_transform` varied as `augment` says; equal to it where that says nothing.
 
-    `squash` changes the aspect ratio and loses nothing; `crop` keeps it, shrinks the short side to 8/7 of the size and
-    takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads with black.
+    Args:
+        kinds: of the tasks whose targets come along.
+
+    Raises:
+        UserError: `augment.auto` with other than three channels, or with targets that it cannot move.
     """
-    if resize == "squash":
-        return v2.Resize(size, antialias=True)
-    if resize == "crop":
-        return v2.Compose([ShortSide((round(size[0] * 8 / 7), round(size[1] * 8 / 7))), v2.CenterCrop(size)])
-    if resize == "letterbox":
-        return Letterbox(size)
-    raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
-
-
-def train_transform(augment: Augment, size: tuple[int, int], resize: str = "squash", channels: int = 3) -> v2.Transform:
-    """`eval_transform` varied as `augment` says; equal to it where that says nothing."""
-    steps: list[v2.Transform] = []
-    if augment.crop is None:
-        steps.append(eval_transform(size, resize))
-    else:
-        # Where evaluation squashes, a crop with the picture's own shape is squashed just as much.
-        steps.append(ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None))
-        steps.append(eval_transform(size, "letterbox" if resize == "letterbox" else "squash"))
+    moved, restored = sorted(GEOMETRIC & set(kinds)), "dense" in kinds
+    steps = [*before(kinds), *_placing(augment, size, resize)]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augment.vertical_flip:
         steps.append(v2.RandomVerticalFlip())
     if augment.rotate or augment.scale:
-        interpolation = InterpolationMode.BILINEAR
+        fill: Any = dict(Fill(augment.fill).by_type)
         steps.append(
-            v2.RandomAffine(augment.rotate, scale=augment.scale, interpolation=interpolation, fill=augment.fill)
+            v2.RandomAffine(augment.rotate, scale=augment.scale, interpolation=InterpolationMode.BILINEAR, fill=fill)
         )
+    steps += after(kinds, augment.min_visible)
     if augment.auto:
         if channels != 3:
             raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
+        if moved:
+            raise UserError(
+                f"augment.auto={augment.auto} turns and shears pictures, which does not reach the targets of "
+                f"{' and '.join(moved)}; write augment.auto=null augment.color=0.3"
+            )
         steps.append(AUTO[augment.auto](fill=augment.fill))
+    colours: list[v2.Transform] = []
     if augment.color or augment.hue:
         # Saturation and hue are properties of three channels alone.
         more = {"saturation": augment.color, "hue": augment.hue} if channels == 3 else {}
-        steps.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
+        colours.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
     if augment.grey and channels == 3:
-        steps.append(v2.RandomGrayscale(augment.grey))
+        colours.append(v2.RandomGrayscale(augment.grey))
+    steps += [Recolour(step) for step in colours] if restored else colours
+    alone: list[v2.Transform] = []
     if augment.blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
+        alone.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
     if augment.erase:
-        steps.append(v2.RandomErasing(augment.erase))
+        alone.append(v2.RandomErasing(augment.erase))
+    steps += [Alone(step) for step in alone] if moved else alone
     return steps[0] if len(steps) == 1 else v2.Compose(steps)
+
+
+def _placing(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.Transform]:
+    """The steps that lead to pictures of `size` (H, W)."""
+    if augment.resize_range is not None:
+        return [ResizeAndCut(size, augment.resize_range, resize, augment.fill)]
+    if augment.crop is None:
+        return fit(size, resize, augment.fill)
+    # Where evaluation squashes, a crop with the picture's own shape is squashed just as much.
+    cut = ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None)
+    return [cut, *fit(size, "letterbox" if resize == "letterbox" else "squash", augment.fill)]
 
 
 class ShareCrop(v2.Transform):
@@ -153,39 +177,3 @@ class ShareCrop(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(F.crop, inpt, **params)
-
-
-class ShortSide(v2.Transform):
-    """Resize, keeping the shape, to the smallest picture that covers `size` (H, W)."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
-        factor = max(self.size[0] / height, self.size[1] / width)
-        return {"size": [max(self.size[0], round(height * factor)), max(self.size[1], round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.resize, inpt, **params, antialias=True)
-
-
-class Letterbox(v2.Transform):
-    """Resize, keeping the shape, to fit into `size` (H, W); the picture in the middle, the rest black."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.query_size(flat_inputs)
-        factor = min(self.size[0] / height, self.size[1] / width)
-        h = max(1, min(self.size[0], round(height * factor)))
-        w = max(1, min(self.size[1], round(width * factor)))
-        top, left = (self.size[0] - h) // 2, (self.size[1] - w) // 2
-        return {"size": [h, w], "padding": [left, top, self.size[1] - w - left, self.size[0] - h - top]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        resized = self._call_kernel(F.resize, inpt, params["size"], antialias=True)
-        return self._call_kernel(F.pad, resized, params["padding"])

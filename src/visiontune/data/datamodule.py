@@ -2,18 +2,21 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from visiontune.data.assign import assign
-from visiontune.data.augmentation import Augment, eval_transform, train_transform
+from visiontune.data.assign import assign, keep_labels
+from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.dataset import VisionDataset
+from visiontune.data.geometry import eval_transform, frame_of
 from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.sampling import EpochBatches, balanced_weights
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
+from visiontune.data.splits import strata
 from visiontune.data.verify import verify
 from visiontune.errors import UserError
 
@@ -30,6 +33,7 @@ class VisionData(L.LightningDataModule):
             at most 8.
         resize: `squash`, `crop` or `letterbox`.
         cache: `none`, or `memory` to keep the pictures decoded (shrunk to cover 1.5 times the image size).
+        labelled: share of the training samples that keep each task's label, 0..1.
         balanced: draw every class equally often in training.
 
     Raises:
@@ -50,6 +54,7 @@ class VisionData(L.LightningDataModule):
         per_class: int | None = None,
         limit_train: int | None = None,
         stratify: bool = True,
+        labelled: float = 1.0,
         balanced: bool = False,
         verify: str = "auto",
         channels: int = 3,
@@ -63,10 +68,11 @@ class VisionData(L.LightningDataModule):
         self.schema: dict[str, TaskInfo] = source.schema
         self.root = source.root
         self.augment = augment or Augment()
-        self.balanced, self.cache = balanced, cache
+        self.labelled, self.balanced, self.cache = labelled, balanced, cache
         _check(batch_size, channels, cache)
-        self.eval_transform = eval_transform(self.image_size, resize)
-        self.train_transform = train_transform(self.augment, self.image_size, resize, channels)
+        kinds = {info.kind for info in self.schema.values()}
+        self.eval_transform = eval_transform(self.image_size, resize, kinds, self.augment.fill)
+        self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
         samples = self._samples = _verified(source, verify)
@@ -81,6 +87,7 @@ class VisionData(L.LightningDataModule):
             limit_train=limit_train,
             stratify=stratify,
         )
+        self._splits["train"] = keep_labels(self._splits["train"], labelled, seed)
         self.notes = [*source.notes, *notes]
         self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
@@ -99,7 +106,7 @@ class VisionData(L.LightningDataModule):
             for task, info in self.schema.items():
                 numbers = [0] * len(info.classes)
                 for sample in samples:
-                    for label in labels_in(sample.targets.get(task)):
+                    for label in labels_in(sample.targets.get(task), info.kind):
                         numbers[label] += 1
                 result[split][task] = dict(zip(info.classes, numbers, strict=True))
         return result
@@ -120,9 +127,8 @@ class VisionData(L.LightningDataModule):
         dataset = self.dataset("train", augmented=True)
         weights = None
         if self.balanced:
-            task = next(iter(self.schema))
-            labels = [labels_in(sample.targets.get(task)) for sample in dataset.samples]
-            weights = balanced_weights([label[0] if len(label) == 1 else None for label in labels])
+            classes = strata(self.samples("train"), self.schema)
+            weights = balanced_weights([classes.get(sample.path) for sample in dataset.samples])
         return self._loader(dataset, shuffle=True, weights=weights)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -158,6 +164,7 @@ class VisionData(L.LightningDataModule):
         if other := [row["path"] for row in rows if row["content"] != here[row["path"]].content]:
             raise UserError(f"{len(other)} pictures are not what they were in this run: {', '.join(other[:5])}")
         self._splits = {split: [here[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}
+        self._splits["train"] = keep_labels(self._splits["train"], self.labelled, self.seed)
         self._datasets.clear()
 
     def dataset(self, split: str, *, augmented: bool) -> VisionDataset:
@@ -169,6 +176,7 @@ class VisionData(L.LightningDataModule):
                 self.samples(split),
                 self.root,
                 transform,
+                frame=None if augmented else partial(frame_of, self.resize, size=self.image_size),
                 tasks=list(self.schema),
                 channels=self.channels,
                 seed=self.seed,

@@ -1,7 +1,7 @@
 """Samples as tensors, one at a time."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from visiontune.data.augmentation import ShortSide
+from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
+from visiontune.data.targets import Stored
+from visiontune.frames import Frame
 
 
 class VisionDataset(Dataset[dict[str, Any]]):
@@ -26,6 +28,8 @@ class VisionDataset(Dataset[dict[str, Any]]):
 
     Args:
         transform: takes `(image, targets)`, the image `(C, H, W)` uint8; geometry in the targets moves along.
+        frame: (H, W) of a picture -> where the transform puts it. With it every item also has its `frame` and its
+            `truth`: the targets in the picture's own pixels, which predictions are measured against.
         tasks: what every item has a target for; None where the sample has none.
     """
 
@@ -35,13 +39,14 @@ class VisionDataset(Dataset[dict[str, Any]]):
         root: Path | None,
         transform: v2.Transform,
         *,
+        frame: Callable[[tuple[int, int]], Frame] | None = None,
         tasks: Sequence[str] = (),
         channels: int = 3,
         seed: int = 0,
     ) -> None:
         self.samples, self.root, self.transform = samples, root or Path(), transform
-        self.tasks, self.channels, self.seed = tuple(tasks), channels, seed
-        self._kept: list[tuple[Tensor, dict[str, Any], tuple[int, int]]] | None = None
+        self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
+        self._kept: list[_Loaded] | None = None
 
     def keep_in_memory(self, size: tuple[int, int]) -> None:
         """Decode everything once, shrunk to cover 1.5 times `size` (H, W), so that crops stay sharp.
@@ -51,11 +56,12 @@ class VisionDataset(Dataset[dict[str, Any]]):
         """
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
 
-        def load(index: int) -> tuple[Tensor, dict[str, Any], tuple[int, int]]:
-            image, targets, (height, width) = self._load(index)
-            if height > shrink.size[0] and width > shrink.size[1]:
-                image, targets = shrink(tv_tensors.Image(image), targets)
-            return image.contiguous(), targets, (height, width)
+        def load(index: int) -> _Loaded:
+            loaded = image, targets, truth, (height, width) = self._load(index)
+            if height <= shrink.size[0] or width <= shrink.size[1]:
+                return loaded
+            image, targets = shrink(tv_tensors.Image(image), targets)
+            return image.contiguous(), targets, truth if self.frame else {}, (height, width)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             self._kept = list(pool.map(load, range(len(self.samples))))
@@ -68,10 +74,10 @@ class VisionDataset(Dataset[dict[str, Any]]):
 
         Returns:
             `image` (C, H, W) uint8, `targets` task -> target or None, `index`, `path`, and `size`, the (H, W) of the
-            picture before any transform.
+            picture before any transform; with a `frame`, that and `truth`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, targets, size = self._kept[index] if self._kept is not None else self._load(index)
+        image, targets, truth, size = self._kept[index] if self._kept is not None else self._load(index)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
             # One picture is too little work to share: threads that wait for each other cost up to 100 times as much.
@@ -81,31 +87,49 @@ class VisionDataset(Dataset[dict[str, Any]]):
         finally:
             torch.set_rng_state(before)
             torch.set_num_threads(threads)
-        return {
+        item = {
             "image": image.as_subclass(Tensor),
             "targets": targets,
             "index": index,
             "path": self.samples[index].path,
             "size": size,
         }
+        return item | {"frame": self.frame(size), "truth": truth} if self.frame else item
 
-    def _load(self, index: int) -> tuple[Tensor, dict[str, Any], tuple[int, int]]:
-        """Picture, targets and original (H, W) of a sample, before any transform."""
+    def picture(self, index: int) -> Tensor:
+        """The picture as it is, ``(C, H, W)`` uint8."""
         sample = self.samples[index]
         if sample.image is None:
-            image = load_image(self.root / sample.path, self.channels)
-        else:
-            image = with_channels(sample.image, self.channels)
+            return load_image(self.root / sample.path, self.channels)
+        return with_channels(sample.image, self.channels)
+
+    def _load(self, index: int) -> "_Loaded":
+        image = self.picture(index)
         height, width = image.shape[-2:]
-        return image, {task: sample.targets.get(task) for task in self.tasks}, (height, width)
+        targets = {}
+        for task in self.tasks:
+            target = self.samples[index].targets.get(task)
+            targets[task] = target.load((height, width)) if isinstance(target, Stored) else target
+        return image, targets, targets, (height, width)
+
+
+# Picture, targets to be transformed, targets as they are, and original (H, W) of a sample.
+_Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2)."""
-    return {
+    """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2).
+
+    In evaluation also `truth` task -> list, and `frame`, a list.
+    """
+    batch = {
         "image": torch.stack([item["image"] for item in items]),
         "targets": {task: [item["targets"][task] for item in items] for task in items[0]["targets"]},
         "index": torch.tensor([item["index"] for item in items]),
         "path": [item["path"] for item in items],
         "size": torch.tensor([item["size"] for item in items]),
     }
+    if "frame" in items[0]:
+        batch["frame"] = [item["frame"] for item in items]
+        batch["truth"] = {task: [item["truth"][task] for item in items] for task in items[0]["truth"]}
+    return batch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from visiontune.errors import UserError
@@ -42,6 +42,21 @@ def load_image(path: Path, channels: int = 3) -> Tensor:
     except PROBLEMS as error:
         raise UserError(f"{path}: cannot be read as a picture ({reason(error)}). Repair or remove it.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H, W) of what `load_image` gives, without decoding a JPEG's pixels.
+
+    Raises:
+        OSError, ValueError and what else PROBLEMS names: no picture.
+    """
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    with Image.open(path) as image:
+        width, height = image.size
+        # Pillow's size of a TIFF has it in already.
+        turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def reason(error: BaseException) -> str:

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from visiontune.data.augmentation import eval_transform
 from visiontune.data.dataset import VisionDataset, collate
+from visiontune.data.geometry import eval_transform, frame_of
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
@@ -19,9 +22,23 @@ Batch = dict[str, Any]
 
 
 def to_network(batch: Batch) -> Batch:
-    """`image` from uint8 0..255 to float32 0..1, channels last in memory (a quarter faster and more on CPU)."""
+    """`image` from uint8 0..255 to float32 0..1, channels last in memory (a quarter faster and more on CPU).
+
+    Targets that are images (of restoration) become float32 0..1 as well.
+    """
     image = F.to_dtype(batch["image"], torch.float32, scale=True)
-    return {**batch, "image": image.contiguous(memory_format=torch.channels_last)}
+    floats: Batch = {
+        key: {task: [_as_float(target) for target in targets] for task, targets in batch[key].items()}
+        for key in ("targets", "truth")
+        if key in batch
+    }
+    return {**batch, **floats, "image": image.contiguous(memory_format=torch.channels_last)}
+
+
+def _as_float(target: Any) -> Any:
+    if isinstance(target, tv_tensors.Image):
+        return F.to_dtype(target, torch.float32, scale=True).as_subclass(Tensor)
+    return target
 
 
 def file_loader(
@@ -30,13 +47,15 @@ def file_loader(
     image_size: int | Sequence[int],
     resize: str = "squash",
     channels: int = 3,
+    fill: float = 0,
     batch_size: int = 32,
     num_workers: int | str = 0,
 ) -> DataLoader[Batch]:
     """Batches of loose files, prepared as in evaluation; `path` is each path as given, `targets` is empty."""
     samples = [Sample(path=str(path), targets={}) for path in paths]
-    transform = eval_transform(as_size(image_size), resize)
-    dataset = VisionDataset(samples, None, transform, channels=channels)
+    size = as_size(image_size)
+    frame = partial(frame_of, resize, size=size)
+    dataset = VisionDataset(samples, None, eval_transform(size, resize, fill=fill), frame=frame, channels=channels)
     return data_loader(dataset, EpochBatches(len(samples), batch_size), workers(num_workers, in_memory=False))
 
 

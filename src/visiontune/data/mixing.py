@@ -13,7 +13,9 @@ from visiontune.errors import UserError
 
 
 class BatchMixer:
-    """Turns integer targets into soft ones: a float vector `(classes,)` a sample, which sums to 1.
+    """Turns targets of classification and multilabel tasks into soft ones, a float vector `(classes,)` a sample.
+
+    It sums to 1 for classification. A label that is unknown (NaN) in one of the mixed pictures stays so.
 
     Args:
         mixup: alpha of mixup (Zhang et al. 2018), 0 for off.
@@ -25,8 +27,11 @@ class BatchMixer:
 
     def __init__(self, schema: dict[str, TaskInfo], mixup: float, cutmix: float, seed: int) -> None:
         for task, info in schema.items():
-            if info.kind != "classification":
-                raise UserError(f"augment.mixup and augment.cutmix cannot mix the targets of {task} ({info.kind})")
+            if info.kind not in ("classification", "multilabel"):
+                raise UserError(
+                    f"augment.mixup and augment.cutmix cannot mix the targets of {task} ({info.kind}); "
+                    "write e.g. augment=standard"
+                )
         self.schema, self.seed = schema, seed
         self.choices = [(v2.MixUp, mixup)] * (mixup > 0) + [(v2.CutMix, cutmix)] * (cutmix > 0)
 
@@ -43,15 +48,22 @@ class BatchMixer:
             # Mixing "which sample am I" gives the share of each sample in each picture: good for any task's labels.
             image, share = kind(alpha=alpha, num_classes=count)(batch["image"], torch.arange(count))
             torch.set_rng_state(before)
-        targets = {
-            task: self._soft(values, share, len(self.schema[task].classes)) for task, values in batch["targets"].items()
-        }
+        targets = {task: self._soft(task, values, share) for task, values in batch["targets"].items()}
         return {**batch, "image": image, "targets": targets}
 
-    @staticmethod
-    def _soft(values: list[int | None], share: Tensor, classes: int) -> list[Tensor | None]:
+    def _soft(self, task: str, values: list[Any], share: Tensor) -> list[Tensor | None]:
         """Mixed targets; none for a picture that has something of an unlabelled one in it."""
-        labels = torch.tensor([-1 if value is None else value for value in values])
-        vectors = share.to(torch.float32) @ one_hot(labels.clamp(min=0), classes).float()
-        known = ~((share > 0) & (labels < 0)).any(1)
-        return [vector if ok else None for vector, ok in zip(vectors, known.tolist(), strict=True)]
+        info = self.schema[task]
+        nothing = torch.full((len(info.classes),), torch.nan)
+        labels = torch.stack([nothing if value is None else _vector(value, info) for value in values])
+        unknown = (share > 0).float() @ labels.isnan().float() > 0
+        vectors = (share.float() @ labels.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
+        without = torch.tensor([value is None for value in values])
+        lost = ((share > 0) & without).any(1)
+        return [None if gone else vector for vector, gone in zip(vectors, lost.tolist(), strict=True)]
+
+
+def _vector(value: Any, info: TaskInfo) -> Tensor:
+    if info.kind == "classification":
+        return one_hot(torch.tensor(value), len(info.classes)).float()
+    return value.float().cpu()  # as the shares are; it is a few numbers

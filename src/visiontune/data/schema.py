@@ -1,11 +1,13 @@
 """What a reader gives: tasks with their classes, samples with their targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from visiontune.data.targets import IGNORE, LabelMap, Stored
 
 SPLITS = ("train", "val", "test")
 
@@ -30,8 +32,8 @@ class Sample:
     Attributes:
         path: relative to the source's root, with forward slashes; a made-up name (``digits/0007``) where the
             picture lives in memory.
-        targets: task -> target. A missing or None target means: not labelled for this task. Targets with geometry
-            are tv_tensors, so that the transforms move them with the picture.
+        targets: task -> target, or how to get it (`Stored`). A missing or None target means: not labelled for this
+            task. Targets with geometry are tv_tensors, so that the transforms move them with the picture.
         split: what the owner of the data said, or None.
         group: samples of one group never straddle two splits (a patient, a video, a burst).
         image: ``(C, H, W)`` uint8 where the set lives in memory.
@@ -61,10 +63,16 @@ class Source:
     root: Path | None = None
 
 
-def labels_in(target: Any) -> list[int]:
-    """The class labels that a target names: one for a class, one a box for boxes, none for anything else."""
+def labels_in(target: Any, kind: str) -> Sequence[int]:
+    """The class labels that a target of this kind names: one a class, object or class that occurs; none for values."""
+    if isinstance(target, Stored):
+        return target.labels
     if isinstance(target, int):
         return [target]
-    if isinstance(target, Mapping) and "labels" in target:
+    if isinstance(target, Mapping):
         return [int(label) for label in target["labels"]]
+    if isinstance(target, Tensor) and kind == "multilabel":
+        return target.nonzero()[:, 0].tolist()
+    if isinstance(target, LabelMap):
+        return [label for label in target.unique().tolist() if label != IGNORE]
     return []

@@ -8,31 +8,51 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visiontune.data.schema import SPLITS, Sample, labels_in
+from visiontune.data.schema import SPLITS, Sample, TaskInfo, labels_in
 from visiontune.data.seeding import derive
 from visiontune.errors import UserError
+
+Strata = Mapping[str, int | None]  # path -> the class a sample is shared out by; a path that is not in it has none
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Samples that must share a split, with the class most of them have (None where there is none)."""
+    """Samples that must share a split, with the stratum most of them have (None where there is none)."""
 
     key: int
     stratum: int | None
     samples: tuple[Sample, ...]
 
 
-def by_ratio(samples: list[Sample], ratio: Mapping[str, float], seed: int, stratify: bool = True) -> dict[str, str]:
-    """Split by shares that sum to 1; each class is shared out alike, the totals are right to one unit.
+def strata(samples: list[Sample], schema: Mapping[str, TaskInfo]) -> dict[str, int | None]:
+    """path -> the class of each sample; where it has several, the one that the fewest samples have.
 
-    Every unit gets its place within its class, from 0 to 1, and the list sorted by that place is cut once: this keeps
+    The first task of the schema that has classes decides; a sample without a label of it has None.
+    """
+    for task, info in schema.items():
+        labels = {sample.path: set(labels_in(sample.targets.get(task), info.kind)) for sample in samples}
+        frequency = Counter(label for found in labels.values() for label in found)
+        if frequency:
+            return {
+                path: min(found, key=lambda label: (frequency[label], label), default=None)
+                for path, found in labels.items()
+            }
+    return {}
+
+
+def by_ratio(
+    samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: Strata | None = None
+) -> dict[str, str]:
+    """Split by shares that sum to 1; each stratum is shared out alike, the totals are right to one unit.
+
+    Every unit gets its place within its stratum, from 0 to 1, and the list sorted by that place is cut once: this keeps
     the totals exact even for classes of two or three, where cutting class by class would round every one of them.
 
     Returns:
         path -> split.
     """
     places: list[tuple[float, int, Unit]] = []
-    for units in _strata(samples, seed, stratify).values():
+    for units in _units(samples, seed, strata).values():
         total = sum(len(unit.samples) for unit in units)
         before = 0
         for unit in units:
@@ -53,7 +73,12 @@ def by_ratio(samples: list[Sample], ratio: Mapping[str, float], seed: int, strat
 
 
 def k_fold(
-    samples: list[Sample], fold: int, folds: int, ratio: Mapping[str, float], seed: int, stratify: bool = True
+    samples: list[Sample],
+    fold: int,
+    folds: int,
+    ratio: Mapping[str, float],
+    seed: int,
+    strata: Strata | None = None,
 ) -> dict[str, str]:
     """Fold `fold` (from 0) of `folds` is the test split; over all folds each sample is tested exactly once.
 
@@ -63,7 +88,7 @@ def k_fold(
         raise UserError(f"data.fold={fold} data.folds={folds}: folds is 2 or more, and fold goes from 0 to folds - 1")
     held: set[str] = set()
     sizes = [0] * folds
-    for units in _strata(samples, seed, stratify).values():
+    for units in _units(samples, seed, strata).values():
         of_class = [0] * folds
         for unit in units:
             place = min(range(folds), key=lambda i: (of_class[i], sizes[i], i))
@@ -72,17 +97,19 @@ def k_fold(
             if place == fold:
                 held.update(sample.path for sample in unit.samples)
     rest = [sample for sample in samples if sample.path not in held]
-    return dict.fromkeys(held, "test") | carve_val(rest, ratio, seed, stratify)
+    return dict.fromkeys(held, "test") | carve_val(rest, ratio, seed, strata)
 
 
-def carve_val(samples: list[Sample], ratio: Mapping[str, float], seed: int, stratify: bool = True) -> dict[str, str]:
+def carve_val(
+    samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: Strata | None = None
+) -> dict[str, str]:
     """Train and val out of samples that are all for training, in the ratio's own proportion of the two."""
     share = ratio["val"] / (ratio["train"] + ratio["val"])
-    return by_ratio(samples, {"train": 1 - share, "val": share}, seed, stratify)
+    return by_ratio(samples, {"train": 1 - share, "val": share}, seed, strata)
 
 
-def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: int) -> list[Sample]:
-    """`per_class` samples of each class, the first by hash; samples without a class are left out.
+def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: int, strata: Strata) -> list[Sample]:
+    """`per_class` samples of each class (as `strata` says), the first by hash; samples without one are left out.
 
     Raises:
         UserError: a class has fewer.
@@ -91,7 +118,7 @@ def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: in
         raise UserError(f"data.per_class={per_class}: write 1 or more, or null for all samples")
     by_class: dict[int | None, list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_class[_stratum([sample])].append(sample)
+        by_class[strata.get(sample.path)].append(sample)
     kept = []
     for label, name in enumerate(classes):
         mine = sorted(by_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path))
@@ -104,13 +131,13 @@ def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: in
     return sorted(kept, key=lambda sample: sample.path)
 
 
-def first(samples: list[Sample], count: int, seed: int, stratify: bool = True) -> list[Sample]:
-    """About `count` samples with the classes in their proportion; all of them where there are no more."""
+def first(samples: list[Sample], count: int, seed: int, strata: Strata | None = None) -> list[Sample]:
+    """About `count` samples with the strata in their proportion; all of them where there are no more."""
     if count < 1:
         raise UserError(f"data.limit_train={count}: write 1 or more, or null for all samples")
     if count >= len(samples):
         return samples
-    chosen = by_ratio(samples, {"test": count / len(samples)}, seed, stratify)
+    chosen = by_ratio(samples, {"test": count / len(samples)}, seed, strata)
     return [sample for sample in samples if chosen[sample.path] == "test"]
 
 
@@ -125,14 +152,14 @@ def check_ratio(ratio: Mapping[str, float]) -> None:
         raise UserError(f"data.split_ratio={dict(ratio)} sums to {sum(ratio.values()):g} instead of 1. {example}")
 
 
-def _strata(samples: list[Sample], seed: int, stratify: bool) -> dict[int | None, list[Unit]]:
-    """The units of each class, in the order of their hash; one stratum of all where not stratified."""
-    strata: dict[int | None, list[Unit]] = defaultdict(list)
+def _units(samples: list[Sample], seed: int, strata: Strata | None) -> dict[int | None, list[Unit]]:
+    """The units of each stratum, in the order of their hash; one stratum of all where not stratified."""
+    found: dict[int | None, list[Unit]] = defaultdict(list)
     for members in _together(samples):
-        stratum = _stratum(members) if stratify else None
+        stratum = _stratum(members, strata or {})
         key = derive(seed, min(sample.content for sample in members))
-        strata[stratum].append(Unit(key, stratum, tuple(members)))
-    ordered = sorted(strata.items(), key=lambda item: (item[0] is None, item[0] or 0))
+        found[stratum].append(Unit(key, stratum, tuple(members)))
+    ordered = sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0))
     return {stratum: sorted(units, key=lambda unit: unit.key) for stratum, units in ordered}
 
 
@@ -156,15 +183,13 @@ def _together(samples: list[Sample]) -> list[list[Sample]]:
     return list(units.values())
 
 
-def _stratum(members: list[Sample]) -> int | None:
-    """The class most samples have, the smallest of equals; None where no target is a single class."""
-    labels = Counter(
-        target for sample in members for target in list(sample.targets.values())[:1] if isinstance(target, int)
-    )
-    return min(labels, key=lambda label: (-labels[label], label)) if labels else None
+def _stratum(members: list[Sample], strata: Strata) -> int | None:
+    """The stratum most samples have, the smallest of equals; None where none has one."""
+    said = Counter(stratum for sample in members if (stratum := strata.get(sample.path)) is not None)
+    return min(said, key=lambda stratum: (-said[stratum], stratum)) if said else None
 
 
-def missing_classes(samples: list[Sample], task: str, classes: list[str]) -> list[str]:
+def missing_classes(samples: list[Sample], task: str, info: TaskInfo) -> list[str]:
     """The names of the classes that no sample has."""
-    present = {label for sample in samples for label in labels_in(sample.targets.get(task))}
-    return [name for label, name in enumerate(classes) if label not in present]
+    present = {label for sample in samples for label in labels_in(sample.targets.get(task), info.kind)}
+    return [name for label, name in enumerate(info.classes) if label not in present]

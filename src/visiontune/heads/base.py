@@ -1,12 +1,14 @@
 """What every head gives; the FineTuner, the callbacks and the reports speak to heads through this alone."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from visiontune.features import Features
+from visiontune.frames import Frame
 
 Raw = dict[str, Tensor]
 Prediction = dict[str, Tensor]
@@ -27,6 +29,7 @@ class HeadMetrics(Protocol):
 class Head(nn.Module):
     """A task on top of a backbone.
 
+    Built with `features` (the backbone's `FeatureShape`), `info` (the task's `TaskInfo`) and whatever its YAML says.
     No method looks at `self.training`: one backbone pass gives losses and predictions, in any mode.
 
     Attributes:
@@ -53,12 +56,19 @@ class Head(nn.Module):
         """``(B,)``, what `loss` is the mean of; NaN where a sample has no label."""
 
     @abstractmethod
-    def decode(self, raw: Raw, size: Tensor) -> list[Prediction]:
-        """One prediction a sample; `size` is ``(B, 2)``, height and width that coordinates and masks refer to."""
+    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
+        """One prediction a sample, its coordinates and masks in pixels of the picture that `frames` leads back to."""
 
     @abstractmethod
     def metrics(self) -> nn.Module:
-        """Fresh `HeadMetrics` of this task."""
+        """Fresh `HeadMetrics` of this task. They are updated with predictions and targets in pixels of the picture."""
+
+    def score(self, computed: dict[str, Tensor]) -> Tensor:
+        """How good a computed metric set is, about 0..1 with 1 the best: what several heads are averaged by."""
+        return computed[self.monitor]
+
+    def fit_targets(self, targets: list[Any]) -> None:
+        """Take what this head has to know of the training split's targets (their scale, say), before training."""
 
     @abstractmethod
     def describe(self, prediction: Prediction) -> tuple[str, float]:
@@ -72,9 +82,18 @@ class Head(nn.Module):
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
         """Truth and prediction on a picture: uint8 ``(3, H, W)`` -> uint8 ``(3, H', W')``."""
 
+    def images(self, prediction: Prediction) -> dict[str, Tensor]:
+        """A prediction that is itself a picture (a mask, a restored image), by name: uint8 ``(1 or 3, H, W)``."""
+        return {}
+
     def figures(self, computed: dict[str, Tensor]) -> dict[str, Figure]:
         """Figures of a computed metric set, by name."""
         return {}
+
+    @property
+    def has_probe(self) -> bool:
+        """Whether `fit_probe` may do something."""
+        return type(self).fit_probe is not Head.fit_probe
 
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
         """Set this head to the solution of a regularised linear model on the frozen embedding.

@@ -1,10 +1,11 @@
 """One label a picture."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -19,8 +20,10 @@ from torchmetrics.classification import (
 
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
-from visiontune.features import Features
-from visiontune.heads.base import Head, Prediction, Probe, Raw
+from visiontune.features import Features, FeatureShape
+from visiontune.frames import Frame
+from visiontune.heads.base import Prediction, Probe, Raw
+from visiontune.heads.embedding import EmbeddingHead
 from visiontune.heads.probe import probe
 from visiontune.report.pictures import caption, confusion_figure
 
@@ -43,11 +46,16 @@ class ClassificationMetrics(MetricCollection):
                 "confusion_matrix": MulticlassConfusionMatrix(classes),
             }
         )
+        self.classes = classes
 
     def update(self, predictions: list[Prediction], targets: list[int]) -> None:  # type: ignore[override]
         if predictions:
             scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
             super().update(scores, torch.as_tensor(targets, device=scores.device))
+        else:  # a process without samples takes part in the exchange with tensors of the same form
+            auroc = self["auroc"]  # the only one that keeps a matrix
+            none = torch.empty(0, self.classes, device=auroc.device)
+            auroc.update(none, none.new_empty(0, dtype=torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
         found = super().compute()
@@ -57,13 +65,11 @@ class ClassificationMetrics(MetricCollection):
         return found
 
 
-class ClassificationHead(Head):
+class ClassificationHead(EmbeddingHead):
     """Linear classifier on the backbone's embedding, with optional dropout and one hidden layer.
 
-    The last layer starts at N(0, 0.01): a network's own classifier initialisation can be fatal with few classes.
-
     Args:
-        embedding_dim: width D of the embedding.
+        features: the backbone's; only the width of its embedding matters here.
         info: the class names.
         dropout: 0..1, before the last layer.
         hidden: width of a hidden GELU layer, or None.
@@ -80,7 +86,7 @@ class ClassificationHead(Head):
 
     def __init__(
         self,
-        embedding_dim: int,
+        features: FeatureShape,
         info: TaskInfo,
         dropout: float = 0.0,
         hidden: int | None = None,
@@ -89,29 +95,20 @@ class ClassificationHead(Head):
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(features, len(info.classes), dropout, hidden)
         if loss not in ("cross_entropy", "focal"):
             raise UserError(f"loss={loss!r} of a classification head: write cross_entropy or focal")
         if class_weights is not None and len(class_weights) != len(info.classes):
             raise UserError(f"class_weights has {len(class_weights)} numbers for {len(info.classes)} classes")
         self.classes = list(info.classes)
-        self.dropout = dropout
-        self.hidden = nn.Linear(embedding_dim, hidden) if hidden else None
-        self.linear = nn.Linear(hidden or embedding_dim, len(self.classes))
-        nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
         self.gamma = gamma if loss == "focal" else 0.0
         self.label_smoothing = label_smoothing
         weights = torch.ones(len(self.classes)) if class_weights is None else torch.tensor(class_weights).float()
         self.class_weights: Tensor
         self.register_buffer("class_weights", weights, persistent=False)
-        self.drop = nn.Dropout(dropout)
 
     def forward(self, features: Features) -> Raw:
-        x = features.embedding
-        if self.hidden is not None:
-            x = F.gelu(self.hidden(x))
-        return {"logits": self.linear(self.drop(x))}
+        return {"logits": self.layers(features)}
 
     def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
         """Loss and weight of each sample, both ``(B,)``; weight 0 without a label."""
@@ -140,7 +137,7 @@ class ClassificationHead(Head):
         labelled = torch.tensor([t is not None for t in targets], device=losses.device)
         return losses.masked_fill(~labelled, torch.nan)
 
-    def decode(self, raw: Raw, size: Tensor) -> list[Prediction]:
+    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`scores` ``(C,)``, softmax probabilities."""
         return [{"scores": scores} for scores in raw["logits"].float().softmax(1)]
 

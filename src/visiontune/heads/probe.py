@@ -1,11 +1,14 @@
-"""Regularised multinomial logistic regression on fixed embeddings, solved to the end in seconds."""
+"""Regularised logistic regression on fixed embeddings, multinomial or one a label, solved to the end in seconds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and targets
 
 # Weaker ones fit better still where the embedding is poor, but by weights so large that fine-tuning cannot start there.
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
@@ -19,13 +22,20 @@ class LinearFit:
     bias: Tensor  # (C,)
     penalty: float
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float  # of the samples, or of the labels
 
 
-def fit_logistic(x: Tensor, y: Tensor, penalty: float, start: Tensor | None = None, max_iter: int = 500) -> Tensor:
-    """Minimise ``mean cross-entropy + penalty / 2 * |W|^2`` with L-BFGS; the bias carries no penalty.
+def fit_logistic(
+    x: Tensor,
+    y: Tensor,
+    penalty: float,
+    start: Tensor | None = None,
+    max_iter: int = 500,
+    loss: Loss = F.cross_entropy,
+) -> Tensor:
+    """Minimise ``loss + penalty / 2 * |W|^2`` with L-BFGS; the bias carries no penalty.
 
-    The same objective as scikit-learn's `LogisticRegression(C=1 / (penalty * N))`.
+    With a mean cross-entropy the same objective as scikit-learn's `LogisticRegression(C=1 / (penalty * N))`.
 
     Args:
         x: ``(N, D)`` embeddings, centred and of a scale of about one.
@@ -49,7 +59,7 @@ def fit_logistic(x: Tensor, y: Tensor, penalty: float, start: Tensor | None = No
     def objective() -> Tensor:
         solver.zero_grad()
         weight, bias = theta[:, :-1], theta[:, -1]
-        value = F.cross_entropy(F.linear(x, weight, bias), y) + 0.5 * penalty * weight.square().sum()
+        value = loss(F.linear(x, weight, bias), y) + 0.5 * penalty * weight.square().sum()
         value.backward()
         return value
 
@@ -75,28 +85,68 @@ def probe(
         label_smoothing: 0..1, the one that training goes on with: a solution of another objective would first be
             pulled away from where it is, and the features with it.
     """
+    target = F.one_hot(y, classes) * (1 - label_smoothing) + label_smoothing / classes
+    validation = partial(F.cross_entropy, target=y_val, label_smoothing=label_smoothing)
+    weight, bias, penalty, loss = _best(x, target, x_val, F.cross_entropy, validation, penalties)
+    accuracy = (F.linear(x_val, weight, bias).argmax(1) == y_val).float().mean().item()
+    return LinearFit(weight, bias, penalty, loss, accuracy)
+
+
+def probe_labels(
+    x: Tensor,
+    y: Tensor,
+    x_val: Tensor,
+    y_val: Tensor,
+    label_smoothing: float = 0.0,
+    pos_weight: Tensor | None = None,
+    penalties: Sequence[float] = PENALTIES,
+) -> LinearFit:
+    """One logistic regression a label, all with the one penalty that has the lowest validation loss.
+
+    The loss is the sum over labels of the mean binary cross-entropy over the samples that know them.
+
+    Args:
+        x, x_val: ``(N, D)`` embeddings.
+        y, y_val: ``(N, C)`` of 0 and 1, NaN where it is not known.
+        label_smoothing: 0..1 of the way to one half.
+        pos_weight: ``(C,)``, factor of the loss of labels that are present.
+    """
+
+    def entropy(logits: Tensor, truth: Tensor) -> Tensor:
+        known = ~truth.isnan()
+        target = truth.nan_to_num(0.0) * (1 - label_smoothing) + 0.5 * label_smoothing
+        weight = known / known.sum(0).clamp_min(1)
+        return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum", pos_weight=pos_weight)
+
+    def validation(logits: Tensor) -> Tensor:
+        return entropy(logits, y_val.to(logits))
+
+    weight, bias, penalty, loss = _best(x, y, x_val, entropy, validation, penalties)
+    right = (F.linear(x_val, weight, bias) > 0) == (y_val > 0.5)
+    return LinearFit(weight, bias, penalty, loss, right[~y_val.isnan()].float().mean().item())
+
+
+def _best(
+    x: Tensor, y: Tensor, x_val: Tensor, loss: Loss, validation: Callable[[Tensor], Tensor], penalties: Sequence[float]
+) -> tuple[Tensor, Tensor, float, float]:
+    """Weight, bias, penalty and validation loss of the best fit along a path of penalties."""
     dtype = x.dtype
     # 64 bits, where the device has them: the solution is unique, and so is what every rank and every batch size finds.
     x, x_val = (part.to(torch.float64 if part.device.type != "mps" else dtype) for part in (x, x_val))
     # One scale for all dimensions: a scale each would give those that hardly vary large weights, which generalise worse
     # and blow up the gradient that fine-tuning then sends into the backbone.
     mean, scale = x.mean(0), x.var(0, correction=0).mean().sqrt().clamp_min(1e-12)
-    z, z_val = (x - mean) / scale, (x_val - mean) / scale
-    target = F.one_hot(y, classes).to(z) * (1 - label_smoothing) + label_smoothing / classes
+    z, z_val, y = (x - mean) / scale, (x_val - mean) / scale, y.to(x)
     theta: Tensor | None = None
     best: tuple[float, float, Tensor] | None = None
     for penalty in penalties:  # strongest first: each solution is a good start for the next
-        theta = fit_logistic(z, target, penalty, start=theta)
-        loss = F.cross_entropy(
-            F.linear(z_val, theta[:, :-1], theta[:, -1]), y_val, label_smoothing=label_smoothing
-        ).item()
-        if best is None or loss < best[0]:
-            best = (loss, penalty, theta)
-        elif loss > best[0] * 1.1:
+        theta = fit_logistic(z, y, penalty, start=theta, loss=loss)
+        value = validation(F.linear(z_val, theta[:, :-1], theta[:, -1])).item()
+        if best is None or value < best[0]:
+            best = (value, penalty, theta)
+        elif value > best[0] * 1.1:
             break  # well past the minimum, and weaker penalties take longest
     assert best is not None
-    loss, penalty, theta = best
+    value, penalty, theta = best
     weight = theta[:, :-1] / scale
-    bias = theta[:, -1] - weight @ mean
-    accuracy = (F.linear(x_val, weight, bias).argmax(1) == y_val).float().mean().item()
-    return LinearFit(weight.to(dtype), bias.to(dtype), penalty, loss, accuracy)
+    return weight.to(dtype), (theta[:, -1] - weight @ mean).to(dtype), penalty, value

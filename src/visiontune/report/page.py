@@ -48,7 +48,8 @@ def _curves(run: RunDirectory) -> bool:
         return False
     with run.history.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/"))]
+    # A name with a third part is of one class.
+    names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/")) and name.count("/") < 3]
     losses = [name for name in names if name.endswith("loss")]
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     for axes, wanted in zip(figure.subplots(1, 2), (losses, [n for n in names if n not in losses]), strict=True):

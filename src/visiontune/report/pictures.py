@@ -13,6 +13,12 @@ MIN_SIDE = 160  # pixels: text needs room, so smaller pictures are enlarged
 GOOD, BAD = (22, 120, 60), (185, 28, 28)
 
 
+def enlarged(image: Tensor) -> Tensor:
+    """``(1 or more, H, W)`` -> ``(3, F*H, F*W)``, each pixel repeated until the short side is `MIN_SIDE` or more."""
+    factor = -(-MIN_SIDE // min(image.shape[-2:]))
+    return image[:3].expand(3, -1, -1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
 def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
     """Lines of text under a picture, on red where it is wrong, on green where it is not.
 
@@ -21,8 +27,7 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
     Returns:
         uint8 ``(3, H', W)``, enlarged without smoothing where the short side is under `MIN_SIDE`.
     """
-    factor = -(-MIN_SIDE // min(image.shape[-2:]))
-    picture = image[:3].expand(3, -1, -1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    picture = enlarged(image)
     if not lines:
         return picture
     size = max(14, picture.shape[-1] // 22)
@@ -34,17 +39,29 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
     return torch.cat([picture, torch.from_numpy(np.array(strip)).permute(2, 0, 1)], 1)
 
 
-def grid(pictures: Sequence[Tensor], columns: int = 4, side: int = 240, gap: int = 6) -> Tensor:
-    """Pictures of any sizes on one white sheet, each fitted into a square cell: uint8 ``(3, H, W)``."""
-    rows = -(-len(pictures) // columns)
-    columns = min(columns, len(pictures))
-    sheet = torch.full((3, rows * (side + gap) + gap, columns * (side + gap) + gap), 255, dtype=torch.uint8)
-    for i, picture in enumerate(pictures):
+def grid(pictures: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
+    """Pictures of any sizes on one white sheet: uint8 ``(3, H, W)`` with W about `width`.
+
+    Four in a row, or two where they are wide (truth beside prediction); each is as wide as its column, at most as high
+    as wide, and a row is as high as its highest.
+    """
+    wide = sum(picture.shape[-1] / picture.shape[-2] for picture in pictures) / len(pictures) > 1.25
+    columns = min(2 if wide else 4, len(pictures))
+    side = (width - gap) // (2 if wide else 4) - gap
+    small = []
+    for picture in pictures:
         scale = side / max(picture.shape[-2:])
-        height, width = (max(1, round(length * scale)) for length in picture.shape[-2:])
-        small = F.resize(picture, [height, width], antialias=True)
-        top, left = gap + (i // columns) * (side + gap), gap + (i % columns) * (side + gap)
-        sheet[:, top : top + height, left : left + width] = small
+        size = [max(1, round(length * scale)) for length in picture.shape[-2:]]
+        small.append(F.resize(picture, size, antialias=True))
+    rows = [small[first : first + columns] for first in range(0, len(small), columns)]
+    heights = [max(picture.shape[-2] for picture in row) for row in rows]
+    sheet = torch.full((3, sum(heights) + (len(rows) + 1) * gap, columns * (side + gap) + gap), 255, dtype=torch.uint8)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            left = gap + column * (side + gap)
+            sheet[:, top : top + picture.shape[-2], left : left + picture.shape[-1]] = picture
+        top += height + gap
     return sheet
 
 

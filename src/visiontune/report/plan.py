@@ -27,10 +27,15 @@ def _data(data: VisionData) -> str:
     parts = []
     for task, info in data.schema.items():
         rows: list[list[object]] = [[name, *(counts[split][task][name] for split in splits)] for name in info.classes]
+        if not any(any(counts[split][task].values()) for split in splits):  # values and images are not counted
+            rows = []
         if len(rows) > 20:
             rows[18:] = [[f"... {len(rows) - 18} more classes", *[""] * len(splits)]]
-        shown = [*rows, ["pictures", *(len(data.samples(split)) for split in splits)]]
-        parts.append(render(f"data: {task}, {len(info.classes)} classes", ["class", *splits], shown))
+        labelled = [sum(s.targets.get(task) is not None for s in data.samples(split)) for split in splits]
+        pictures = [len(data.samples(split)) for split in splits]
+        shown = [*rows, ["pictures", *pictures], *([["labelled", *labelled]] if labelled != pictures else [])]
+        what = f"{len(info.classes)} classes" if rows else ", ".join(info.classes)
+        parts.append(render(f"data: {task}, {what}", ["class" if rows else "", *splits], shown))
     return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
 
 

@@ -21,7 +21,6 @@ from visiontune.runs.files import write_json
 from visiontune.runs.log import log
 from visiontune.runs.predictions import write_predictions
 
-WORST = 16
 # TensorBoard shows a column each and filters by them: what people vary, not everything that can be set.
 HPARAMS = (
     "strategy", "optimizer", "scheduler", "backbone.name", "backbone.weights", "data.batch_size", "data.image_size",
@@ -32,7 +31,8 @@ HPARAMS = (
 def report(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, results: list[Evaluation]) -> None:
     """Write everything that stands on the evaluations of the best checkpoint, and log what to look at."""
     metrics = {name: value for result in results for name, value in result.metrics.items()}
-    write_json(run.metrics, metrics)
+    # A metric without a value (a class that the split has nothing of) is left out: NaN is no JSON.
+    write_json(run.metrics, {name: value for name, value in metrics.items() if math.isfinite(value)})
     write_predictions(run.predictions, (row for result in results for row in result.rows))
     last = results[-1]
     with SummaryWriter(str(run.tensorboard)) as board:
@@ -46,13 +46,32 @@ def report(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTune
 
 
 def results_table(results: list[Evaluation]) -> str:
-    """One row a metric, one column a split."""
+    """One row a metric, one column a split; then, for each task that has them, one row a class of the last split."""
     names = list(dict.fromkeys(name.partition("/")[2] for result in results for name in result.metrics))
     rows = []
     for name in names:
-        values = [result.metrics.get(f"{result.split}/{name}", math.nan) for result in results]
-        rows.append([name, *(f"{value:.4f}" for value in values)])
-    return render("best checkpoint", ["metric", *(result.split for result in results)], rows)
+        if name.count("/") < 2:
+            values = [result.metrics.get(f"{result.split}/{name}", math.nan) for result in results]
+            rows.append([name, *(f"{value:.4f}" for value in values)])
+    table = render("best checkpoint", ["metric", *(result.split for result in results)], rows)
+    return "\n\n".join([table, *_by_class(results[-1])])
+
+
+def _by_class(result: Evaluation) -> list[str]:
+    """A table a task of its metrics `TASK/METRIC/CLASS`."""
+    tasks: dict[str, dict[str, dict[str, float]]] = {}
+    for name, value in result.metrics.items():
+        if name.count("/") > 2:
+            _, task, metric, label = name.split("/", 3)
+            tasks.setdefault(task, {}).setdefault(label, {})[metric] = value
+    tables = []
+    for task, classes in tasks.items():
+        metrics = list(dict.fromkeys(metric for values in classes.values() for metric in values))
+        rows = [
+            [name, *(f"{values.get(metric, math.nan):.4f}" for metric in metrics)] for name, values in classes.items()
+        ]
+        tables.append(render(f"{task} by class, {result.split}", ["class", *metrics], rows))
+    return tables
 
 
 def _pictures(folder: Path, data: VisionData, model: FineTuner, result: Evaluation, board: SummaryWriter) -> list[str]:
@@ -64,8 +83,8 @@ def _pictures(folder: Path, data: VisionData, model: FineTuner, result: Evaluati
             figure.savefig(folder / file, dpi=110)
             board.add_figure(f"{result.split}/{task}/{name}", figure)
             names.append(file)
-        worst = worst_mistakes(data, head, task, result)
-        if worst is not None:
+        if result.worst.get(task):
+            worst = worst_mistakes(data, head, task, result)
             file = f"{result.split}_{task}_worst.png"
             write_png(worst, str(folder / file))
             board.add_image(f"{result.split}/{task}/worst", worst)
@@ -73,20 +92,12 @@ def _pictures(folder: Path, data: VisionData, model: FineTuner, result: Evaluati
     return names
 
 
-def worst_mistakes(data: VisionData, head: Any, task: str, result: Evaluation, count: int = WORST) -> Tensor | None:
-    """The samples with the largest loss, worst first, truth and prediction drawn on them; None without labels."""
-    rows = [row for row in result.rows if row.task == task and not math.isnan(row.loss)]
-    rows = sorted(rows, key=lambda row: -row.loss)[:count]
-    if not rows:
-        return None
+def worst_mistakes(data: VisionData, head: Any, task: str, result: Evaluation) -> Tensor:
+    """The samples with the largest loss, worst first, truth and prediction drawn on them."""
     dataset = data.dataset(result.split, augmented=False)
     position = {sample.path: i for i, sample in enumerate(dataset.samples)}
-    images = (dataset[position[row.path]]["image"] for row in rows)
     return grid(
-        [
-            head.draw(image, result.predictions[task, row.path], row.target)
-            for image, row in zip(images, rows, strict=True)
-        ]
+        [head.draw(dataset.picture(position[case.path]), case.prediction, case.truth) for case in result.worst[task]]
     )
 
 

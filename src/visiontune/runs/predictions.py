@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from visiontune.runs.files import write_atomically
 
@@ -21,7 +20,6 @@ class Row:
     prediction: str
     score: float
     loss: float
-    target: Any = None  # what `truth` describes; not written
 
 
 def write_predictions(path: Path, rows: Iterable[Row]) -> None:

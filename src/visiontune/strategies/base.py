@@ -7,6 +7,7 @@ from torch import nn
 
 Stages = list[tuple[str, nn.Module]]
 HEADS = "heads"  # the name of the last stage
+NO_DECAY = ".no_decay"  # ends the name of a stage's second group
 
 
 class Strategy(Protocol):
@@ -28,6 +29,9 @@ class Strategy(Protocol):
     def trainable(self, epoch: int) -> set[str]:
         """Names of the stages that train in this epoch; the same answer however often and whenever it is asked."""
 
+    def warmup(self, stage: str, epoch: float) -> float:
+        """Factor 0..1 of a stage's learning rate at a point within an epoch (2.5 is the middle of the third)."""
+
 
 def stage_groups(stages: Stages, lr: Callable[[int], float], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups a stage: weights, which decay, and norms and biases, which do not.
@@ -45,5 +49,10 @@ def stage_groups(stages: Stages, lr: Callable[[int], float], weight_decay: float
         if weights:
             groups.append({"name": name, "params": weights, "lr": rate, "weight_decay": weight_decay})
         if rest:
-            groups.append({"name": f"{name}.no_decay", "params": rest, "lr": rate, "weight_decay": 0.0})
+            groups.append({"name": name + NO_DECAY, "params": rest, "lr": rate, "weight_decay": 0.0})
     return groups
+
+
+def stage_of(group: dict[str, Any]) -> str:
+    """The stage that a group of `stage_groups` belongs to."""
+    return group["name"].removesuffix(NO_DECAY)

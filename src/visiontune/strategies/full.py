@@ -23,3 +23,6 @@ class Full:
 
     def trainable(self, epoch: int) -> set[str]:
         return set(self.stages)
+
+    def warmup(self, stage: str, epoch: float) -> float:
+        return 1.0

@@ -17,9 +17,12 @@ class GradualUnfreeze:
         thawed_by: fraction of all epochs, 0..1, after which the last stage has thawed.
         schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
         lr_decay: learning rate of a stage over that of the stage after it, in (0, 1].
+        warmup_epochs: over how many epochs the rate of a stage that has just thawed rises from 0. Adam's first steps
+            have the full rate in every weight whatever the gradient, and would undo what the stage was pretrained to.
         batchnorm: "frozen" keeps the pretrained statistics, "train" goes on learning them.
     Raises:
-        UserError: a stage in the schedule that the backbone lacks, or an epoch that the training does not reach.
+        UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, or an epoch that the
+            training does not reach.
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class GradualUnfreeze:
         thawed_by: float = 0.5,
         schedule: Mapping[str, int] | None = None,
         lr_decay: float = 0.8,
+        warmup_epochs: float = 1.0,
         batchnorm: str = "frozen",
     ) -> None:
-        self.lr_decay = lr_decay
+        if warmup_epochs < 0:
+            raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
+        self.lr_decay, self.warmup_epochs = lr_decay, warmup_epochs
         self.batchnorm = batchnorm
         if schedule is None:
             self.starts = _spread(stages, epochs, head_epochs, thawed_by)
@@ -57,6 +63,12 @@ class GradualUnfreeze:
 
     def trainable(self, epoch: int) -> set[str]:
         return {name for name, start in self.starts.items() if epoch >= start}
+
+    def warmup(self, stage: str, epoch: float) -> float:
+        start = self.starts.get(stage, 0)
+        if start == 0 or self.warmup_epochs == 0:  # what trains from the start is warmed up by the schedule
+            return 1.0
+        return min(1.0, max(0.0, (epoch - start) / self.warmup_epochs))
 
 
 def _spread(stages: list[str], epochs: int, head_epochs: int, thawed_by: float) -> dict[str, int]:

@@ -18,3 +18,6 @@ class LinearProbe:
 
     def trainable(self, epoch: int) -> set[str]:
         return {HEADS}
+
+    def warmup(self, stage: str, epoch: float) -> float:
+        return 1.0

@@ -1,17 +1,15 @@
 """Classification pictures in folders: `CLASS/*` or `{train,val,test}/CLASS/*`, with or without lists of splits."""
 
-import os
 import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
+from visiontune.data.readers.folders import SPLIT_NAMES, existing, files, relative, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
-from visiontune.errors import UserError
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+from visiontune.errors import UserError, some
 
 
 def read(
@@ -34,19 +32,14 @@ def read(
         UserError: no such folder, no pictures, fewer than two classes, a class without pictures, or a split list
             that does not fit.
     """
-    if not root:
-        raise UserError("data.root is not set: say where the pictures are, such as data.root=~/photos")
-    root = Path(root).expanduser().absolute()
-    base = root / images
-    for name, folder in (("data.root", root), ("data.images", base)):
-        if not folder.is_dir():
-            raise UserError(f"{name}: the folder {folder} does not exist. Write {name}=DIR with an existing one.")
+    root = root_folder(root)
+    base = existing(root / images, "data.images")
     tops, notes = _subfolders(base)
     if splits:  # the lists may lie among the classes
         tops = [top for top in tops if (base / top).resolve() != (root / splits).resolve()]
     class_folders: list[tuple[str | None, str, Path]] = []
     if _are_splits(tops):
-        ours = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+        ours = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
         notes += [f"folder {base / top} is left out: it is no split" for top in tops if top not in ours]
         for top, said in ours.items():
             names, more = _subfolders(base / top)
@@ -57,15 +50,18 @@ def read(
     found: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
     strangers: list[Path] = []
     for split, name, folder in class_folders:
-        files = _files(folder)
-        found[name] += [(split, path) for path in files if is_image(path)]
-        strangers += [path for path in files if not is_image(path)]
+        inside = files(folder)
+        found[name] += [(split, path) for path in inside if is_image(path)]
+        strangers += [path for path in inside if not is_image(path)]
     if strangers:
-        notes.append(_left_out(strangers, root))
+        notes.append(
+            f"{len(strangers)} files that are not pictures are left out: "
+            + some([relative(path, root) for path in strangers])
+        )
     classes = sorted(found)
     _check(base, found)
     samples = [
-        Sample(path=_relative(path, root), targets={task: label}, split=said)
+        Sample(path=relative(path, root), targets={task: label}, split=said)
         for label, name in enumerate(classes)
         for said, path in found[name]
     ]
@@ -81,7 +77,7 @@ def read(
 def _are_splits(folders: list[str]) -> bool:
     """`train` with `val` or `test`, or nothing but split names; a class may be called "train" (car, bus, train)."""
     lower = {folder.lower() for folder in folders}
-    return "train" in lower and (lower <= set(SPLIT_FOLDERS) or len(lower & set(SPLIT_FOLDERS)) > 1)
+    return "train" in lower and (lower <= set(SPLIT_NAMES) or len(lower & set(SPLIT_NAMES)) > 1)
 
 
 def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
@@ -92,26 +88,12 @@ def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
     return [path.name for path in entries if path.is_dir() and not path.name.startswith(".")], notes
 
 
-def _files(folder: Path) -> list[Path]:
-    walk = os.walk(folder, followlinks=True)
-    return sorted(Path(where, name) for where, _, names in walk for name in names)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix()
-
-
-def _left_out(files: list[Path], root: Path) -> str:
-    names = ", ".join(_relative(path, root) for path in files[:3]) + (", ..." if len(files) > 3 else "")
-    return f"{len(files)} files that are not pictures are left out: {names}"
-
-
 def _check(base: Path, found: dict[str, list]) -> None:
     layout = "one folder a class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
     if not any(found.values()):
         raise UserError(f"{base} holds no pictures. Expected {layout}; read are {' '.join(sorted(SUFFIXES))}.")
-    for name, files in found.items():
-        if not files:
+    for name, pictures in found.items():
+        if not pictures:
             raise UserError(f"class {name!r} has no pictures in {base}. Add some, or remove its folder.")
     if len(found) == 1:
         raise UserError(f"{base} holds a single class, {next(iter(found))!r}. Expected {layout}.")

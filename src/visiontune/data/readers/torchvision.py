@@ -1,4 +1,7 @@
-"""The classification sets that torchvision knows: found under the root, or downloaded there."""
+"""The classification sets that torchvision knows: found under the root, or downloaded there.
+
+OxfordIIITPet has masks as well, its trimaps: a segmentation task beside the breed.
+"""
 
 import os
 from difflib import get_close_matches
@@ -10,7 +13,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from visiontune.data.label_maps import Coding, label_maps
 from visiontune.data.readers import idx
+from visiontune.data.scan import picture_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
@@ -42,6 +47,8 @@ SETS: dict[str, dict[Any, dict[str, Any]]] = {
     "EuroSAT": UNSPLIT,
     "SUN397": UNSPLIT,
 }
+# Sets with masks beside the labels: where they are, and what their values mean.
+MASKS = {"OxfordIIITPet": ("oxford-iiit-pet/annotations/trimaps", {1: "pet", 2: "background", 3: "border"})}
 IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
 
 
@@ -85,7 +92,22 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
             Sample(path or f"{name}/{split or 'all'}/{i:05d}", {task: label}, split, image=image)
             for i, (path, image, label) in enumerate(zip(*_pictures(dataset, root), labels, strict=True))
         ]
-    return Source({task: TaskInfo("classification", classes)}, samples, [], root)
+    schema = {task: TaskInfo("classification", classes)}
+    if name in MASKS:
+        schema |= _add_masks(samples, root, *MASKS[name])
+    return Source(schema, samples, [], root)
+
+
+def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int, str]) -> dict[str, TaskInfo]:
+    """Give the samples the masks of their stems; the task, or none where the folder is not there."""
+    if not (root / folder).is_dir():
+        return {}
+    masks = {sample.path: f"{folder}/{Path(sample.path).stem}.png" for sample in samples}
+    coding = Coding([*meaning.values()], [*meaning])
+    stored = label_maps(root, masks, picture_sizes(root, masks), coding)
+    for sample in samples:
+        sample.targets["segmentation"] = stored[sample.path]
+    return {"segmentation": TaskInfo("segmentation", coding.classes)}
 
 
 def _open(name: str, root: Path, options: dict[str, Any], download: bool) -> Any:

@@ -1,0 +1,51 @@
+"""Numbers of finished runs as one table of docs/benchmarks.md.
+
+python -m benchmarks.runs BLOCK RUN:METRIC[,METRIC] ...
+python -m benchmarks.runs scenes logs/scenes/RUN:val/detection/map_50
+
+Everything is read from the run directories: the metrics, the minutes, the threads they had.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.document import markdown, write_block
+from visiontune.runs import RunDirectory
+
+
+def minutes_of(run: RunDirectory) -> float:
+    """Wall time from the first step to the last validation."""
+    with run.history.open(newline="") as file:
+        return float(list(csv.DictReader(file))[-1]["seconds"]) / 60
+
+
+def rows_of(run: RunDirectory, names: list[str]) -> list[list[str]]:
+    metrics = json.loads(run.metrics.read_text())
+    cfg = run.read_config()
+    first = [Path(cfg.name).name, ", ".join(str(head) for head in cfg.heads), str(cfg.trainer.max_epochs)]
+    return [
+        [*(first if i == 0 else ["", "", ""]), f"`{name}`", f"{metrics[name]:.3f}", f"{minutes_of(run):.1f}" * (i == 0)]
+        for i, name in enumerate(names)
+    ]
+
+
+def main() -> None:
+    if len(sys.argv) < 3 or not all(":" in argument for argument in sys.argv[2:]):
+        sys.exit(__doc__)
+    rows, machines = [], set()
+    for argument in sys.argv[2:]:
+        path, _, names = argument.rpartition(":")
+        run = RunDirectory.open(path)
+        rows += rows_of(run, names.split(","))
+        seen = json.loads(run.environment.read_text())
+        machines.add(f"{seen['processors']} thread(s), torch {seen['packages']['torch']}")
+    columns = ["run", "heads", "epochs", "metric", "value", "minutes"]
+    text = f"{'; '.join(sorted(machines))}.\n\n{markdown(columns, rows)}"
+    print(text)
+    write_block(sys.argv[1], text)
+
+
+if __name__ == "__main__":
+    main()

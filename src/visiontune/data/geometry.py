@@ -1,0 +1,178 @@
+"""How a picture fits the network's input, the same pixels every time, and the way back.
+
+All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the picture.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from visiontune.data.target_transforms import Fill, after, before
+from visiontune.errors import UserError
+from visiontune.frames import Frame
+
+FITS = ("squash", "crop", "letterbox")
+
+
+def eval_transform(
+    size: tuple[int, int], resize: str = "squash", kinds: Collection[str] = (), fill: float = 0
+) -> v2.Transform:
+    """Fit the whole picture into `size` (H, W): the same pixels every time.
+
+    `squash` changes the aspect ratio and loses nothing; `crop` keeps it, shrinks the short side to 8/7 of the size and
+    takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads.
+
+    Args:
+        kinds: of the tasks whose targets come along.
+        fill: grey value (0..255) of the padding.
+    """
+    steps = [*before(kinds), *fit(size, resize, fill), *after(kinds)]
+    return steps[0] if len(steps) == 1 else v2.Compose(steps)
+
+
+def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transform]:
+    """The steps of a way to fit `size`."""
+    if resize == "squash":
+        return [Squash(size)]
+    if resize == "crop":
+        return [ShortSide(_margin(size)), v2.CenterCrop(size)]
+    if resize == "letterbox":
+        return [Letterbox(size, fill)]
+    raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
+
+
+def frame_of(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
+    """Where a whole `picture` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
+    height, width = fitted(resize, picture, size)
+    if resize == "crop":  # as torchvision's center_crop rounds
+        return Frame(picture, (-round((height - size[0]) / 2), -round((width - size[1]) / 2), height, width))
+    return Frame(picture, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
+
+
+def fitted(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the whole `picture` after it was resized for `size`, before anything is cut off or padded."""
+    if resize == "squash":
+        return size
+    return _covering(picture, _margin(size)) if resize == "crop" else _inside(picture, size)
+
+
+def _margin(size: tuple[int, int]) -> tuple[int, int]:
+    """What `crop` takes its middle of."""
+    return round(size[0] * 8 / 7), round(size[1] * 8 / 7)
+
+
+def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the smallest picture of this shape that covers `size`."""
+    factor = max(size[0] / picture[0], size[1] / picture[1])
+    return max(size[0], round(picture[0] * factor)), max(size[1], round(picture[1] * factor))
+
+
+def _inside(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the largest picture of this shape that fits into `size`."""
+    factor = min(size[0] / picture[0], size[1] / picture[1])
+    return max(1, min(size[0], round(picture[0] * factor))), max(1, min(size[1], round(picture[1] * factor)))
+
+
+class Resizing(v2.Transform):
+    """A step that resizes, boxes and masks too; pictures bilinear and antialiased.
+
+    torchvision's own resize takes the upper left of the pixels that become one for masks, which shifts them against
+    the picture by up to half a pixel; here it is the middle one.
+    """
+
+    def resize(self, inpt: Any, size: list[int]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            plain = inpt.as_subclass(Tensor)
+            if not plain.numel():
+                small = plain.new_zeros((*plain.shape[:-2], *size))
+            else:
+                channels = plain.reshape(-1, *plain.shape[-2:])  # a label map has no channel
+                small = F.resize_image(channels, size, InterpolationMode.NEAREST_EXACT)
+            return tv_tensors.wrap(small.reshape(*plain.shape[:-2], *size), like=inpt)
+        return self._call_kernel(F.resize, inpt, size, antialias=True)
+
+
+class Squash(Resizing):
+    """Resize to `size` (H, W)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self.resize(inpt, list(self.size))
+
+
+class ShortSide(Resizing):
+    """Resize, keeping the shape, to the smallest picture that covers `size` (H, W)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        return {"size": list(_covering((height, width), self.size))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self.resize(inpt, params["size"])
+
+
+class Letterbox(Resizing):
+    """Resize, keeping the shape, to fit into `size` (H, W); the picture in the middle."""
+
+    def __init__(self, size: tuple[int, int], fill: float = 0) -> None:
+        super().__init__()
+        self.size, self.fill = size, Fill(fill)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        h, w = _inside((height, width), self.size)
+        top, left = (self.size[0] - h) // 2, (self.size[1] - w) // 2
+        return {"size": [h, w], "padding": [left, top, self.size[1] - w - left, self.size[0] - h - top]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        resized = self.resize(inpt, params["size"])
+        return self._call_kernel(F.pad, resized, params["padding"], fill=self.fill.of(inpt))
+
+
+class ResizeAndCut(Resizing):
+    """Resize by a random factor, keeping what `resize` does to the shape; cut or pad at random to `size` (H, W).
+
+    Large-scale jitter (Ghiasi et al. 2021, https://arxiv.org/abs/2012.07177): objects are seen in many sizes.
+
+    Args:
+        factors: least and most, 1 as evaluation shows it.
+        resize: one of `FITS`.
+        fill: grey value (0..255) of the padding.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], factors: tuple[float, float], resize: str = "letterbox", fill: float = 0
+    ) -> None:
+        super().__init__()
+        self.size, self.factors, self.fit, self.fill = size, factors, resize, Fill(fill)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        draw = torch.rand(3).tolist()
+        factor = self.factors[0] + draw[0] * (self.factors[1] - self.factors[0])
+        h, w = (max(1, round(side * factor)) for side in fitted(self.fit, (height, width), self.size))
+        top, left = int(draw[1] * (abs(self.size[0] - h) + 1)), int(draw[2] * (abs(self.size[1] - w) + 1))
+        cut_h, cut_w = min(h, self.size[0]), min(w, self.size[1])
+        pad_top, pad_left = top * (h < self.size[0]), left * (w < self.size[1])
+        return {
+            "size": [h, w],
+            "cut": [top * (h > cut_h), left * (w > cut_w), cut_h, cut_w],
+            "padding": [pad_left, pad_top, self.size[1] - cut_w - pad_left, self.size[0] - cut_h - pad_top],
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        resized = self.resize(inpt, params["size"])
+        cut = self._call_kernel(F.crop, resized, *params["cut"])
+        return self._call_kernel(F.pad, cut, params["padding"], fill=self.fill.of(inpt))

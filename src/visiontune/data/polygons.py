@@ -1,0 +1,118 @@
+"""Instances as annotation files have them, polygons or run lengths, drawn when they are needed.
+
+They are drawn as pycocotools draws them (the rules of the COCO data set), through faster_coco_eval's copy of its masks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as coco_mask
+from torch import Tensor
+
+from visiontune.data.boxes import BoxCheck, StoredBoxes
+from visiontune.data.targets import Stored, objects
+
+# Polygons (flat x, y in pixels; their union), or COCO's compressed run lengths.
+Segment = list[np.ndarray] | dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredInstances:
+    """An instances target that is drawn when it is needed, and the boxes that go with it."""
+
+    boxes: StoredBoxes
+    segments: list[Segment]
+
+    @property
+    def labels(self) -> list[int]:
+        return self.boxes.labels
+
+    def load(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        target = self.boxes.load(size)
+        masks = np.zeros((len(self.segments), *size), dtype=np.uint8)
+        for mask, segment in zip(masks, self.segments, strict=True):
+            mask[:] = draw(segment, size)
+        boxes, labels, crowd = target["boxes"], target["labels"], target["crowd"]
+        return objects(boxes, labels, size, masks=torch.from_numpy(masks), crowd=crowd)
+
+
+@dataclass
+class Objects:
+    """What annotations say of the objects of one picture, unchecked.
+
+    Attributes:
+        boxes: x1, y1, x2, y2 in pixels.
+        segments: None where an object has a box alone.
+    """
+
+    boxes: list[Sequence[float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    crowd: list[bool] = field(default_factory=list)
+    segments: list[Segment | None] = field(default_factory=list)
+
+    def add(self, box: Sequence[float], label: int, crowd: bool = False, segment: Segment | None = None) -> None:
+        self.boxes.append(box)
+        self.labels.append(label)
+        self.crowd.append(crowd)
+        self.segments.append(segment)
+
+    def stored(self, size: tuple[int, int], check: BoxCheck, where: Callable[[int], str]) -> dict[str, Stored]:
+        """Targets by task: `detection`, and `instances` where no good object lacks its segment."""
+        good, kept = check(self.boxes, size, where)
+        boxes = StoredBoxes(good, [self.labels[i] for i in kept], [self.crowd[i] for i in kept], size)
+        segments = [segment for i in kept if (segment := self.segments[i]) is not None]
+        if len(segments) < len(kept):
+            return {"detection": boxes}
+        return {"detection": boxes, "instances": StoredInstances(boxes, segments)}
+
+
+def draw(segment: Segment, size: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` uint8 of 0 and 1."""
+    if isinstance(segment, dict):
+        return coco_mask.decode(segment)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segment, *size)))
+
+
+def parse(given: Any, size: tuple[int, int]) -> Segment | None:
+    """The `segmentation` of a COCO annotation; None where it is empty.
+
+    Raises:
+        ValueError: it is neither polygons nor run lengths of a picture of `size`.
+    """
+    if not given:
+        return None
+    if isinstance(given, Mapping):
+        return _run_lengths(given, size)
+    if not isinstance(given, list):
+        raise ValueError("its segmentation is neither a list of polygons nor run lengths")
+    return [polygon(one) for one in given]
+
+
+def polygon(numbers: Any) -> np.ndarray:
+    """Raises ValueError where these are not x, y, x, y, ... of three points or more."""
+    try:
+        points = np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.array([np.nan])
+    if points.ndim != 1 or not np.isfinite(points).all():
+        raise ValueError("its polygon is not made of numbers")
+    if len(points) < 6 or len(points) % 2:
+        raise ValueError(f"its polygon has {len(points)} numbers; three points or more are x, y, x, y, x, y, ...")
+    return points
+
+
+def _run_lengths(given: Mapping[str, Any], size: tuple[int, int]) -> Segment:
+    counts = given.get("counts")
+    if list(given.get("size", ())) != list(size):
+        raise ValueError(f"its run lengths are of size {given.get('size')}, the picture's is {list(size)} (H, W)")
+    rle: dict[str, Any] = {"size": list(size), "counts": counts}
+    try:
+        if isinstance(counts, list):
+            rle = coco_mask.frPyObjects(rle, *size)
+        coco_mask.decode(rle)  # the only step that finds lengths which do not sum up
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"its run lengths are broken ({str(error).splitlines()[0][:80]})") from error
+    return rle

@@ -1,0 +1,210 @@
+"""Classification, multi-label and regression from a table: a row a picture."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visiontune.data.readers.folders import SPLIT_NAMES, existing, relative, root_folder
+from visiontune.data.readers.split_lists import apply_split_lists
+from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.errors import UserError, listed
+
+TRUTH = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "1.0": 1.0, "0.0": 0.0}
+Row = tuple[int, dict[str, str]]  # line of the file, and column -> cell
+
+
+def read(
+    root: str | Path | None,
+    table: str | None = None,
+    images: str = ".",
+    label: str | None = None,
+    labels: list[str] | None = None,
+    targets: list[str] | None = None,
+    classes: list[str] | None = None,
+    splits: str | None = None,
+) -> Source:
+    """Read a table with the column `path`; `split` and `group` are read where there are such columns.
+
+    An empty cell means that the picture is not labelled; for a task of several columns, that it is not for all of them.
+
+    Args:
+        root: the data folder.
+        table: CSV file (commas, semicolons or tabs) with a line of column names, under the root.
+        images: folder that the paths in the table are relative to, under the root.
+        label: column with one class a picture: classification.
+        labels: columns with 0 or 1 each: multi-label.
+        targets: columns with numbers: regression.
+        classes: the classes of `label` in order; by default what is in the column, sorted.
+        splits: folder with `{train,val,test}.txt`, instead of the column `split`.
+
+    Raises:
+        UserError: a column or a picture is missing, or a cell holds what it may not; with the line.
+    """
+    root = root_folder(root)
+    base = existing(root / images, "data.images")
+    name, columns, rows = _load(root, table)
+    tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
+    if label:
+        _require([label], columns, "data.label", name)
+        classes = _classes(rows, label, classes, name)
+        tasks["classification"] = TaskInfo("classification", classes), [label], _label(label, classes)
+    for kind, key, asked, number in (
+        ("multilabel", "labels", labels, _zero_or_one),
+        ("regression", "targets", targets, _finite),
+    ):
+        if asked:
+            wanted = [asked] if isinstance(asked, str) else list(asked)
+            _require(wanted, columns, f"data.{key}", name)
+            tasks[kind] = TaskInfo(kind, wanted), wanted, _vector(wanted, number)
+    if not tasks:
+        raise UserError(
+            f"say what {name} is to teach: data.label=COLUMN (a class), data.labels=[COLUMNS] (0 or 1 each) or "
+            f"data.targets=[COLUMNS] (numbers). It has the columns {', '.join(columns)}"
+        )
+    paths = _paths(rows, base, root, name)
+    samples = [
+        Sample(
+            path,
+            {task: _target(row, f"{name}:{line}", wanted, make) for task, (_, wanted, make) in tasks.items()},
+            None if splits else _split(row, f"{name}:{line}"),
+            row.get("group", "").strip() or None,
+        )
+        for path, (line, row) in zip(paths, rows, strict=True)
+    ]
+    notes = []
+    for task, (_, wanted, _make) in tasks.items():
+        given = [sum(bool(row[column].strip()) for column in wanted) for _, row in rows]
+        if partly := sum(0 < count < len(wanted) for count in given):
+            notes.append(f"{partly} rows lack some of {', '.join(wanted)}: they are not labelled for {task}")
+        if all(sample.targets[task] is None for sample in samples):
+            raise UserError(f"{name}: no row has all of {', '.join(wanted)}: nothing is labelled for {task}")
+    if splits:
+        notes += [f"data.splits={splits} counts, not the column split"] if "split" in columns else []
+        samples, more = apply_split_lists(samples, root, images, root / splits)
+        notes += more
+    schema = {task: info for task, (info, _, _) in tasks.items()}
+    return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
+
+
+def _load(root: Path, table: str | None) -> tuple[str, list[str], list[Row]]:
+    """The name of the table, its columns and its rows."""
+    if not table:
+        raise UserError("data.table is not set: write data.table=FILE, a CSV with a column named path")
+    file = root / table
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            delimiter = max(",;\t", key=head.count)
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            columns = [column.strip() for column in next(reader, [])]
+            rows = []
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(columns):
+                    raise UserError(f"{table}:{reader.line_num}: {len(cells)} cells in {len(columns)} columns")
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+    except FileNotFoundError:
+        raise UserError(f"data.table: the file {file} does not exist. Write data.table=FILE") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"data.table: {file} cannot be read ({error})") from error
+    named = [column for column in columns if column]
+    if len(set(named)) < len(named):
+        raise UserError(f"{table}:1: two columns have one name: {', '.join(columns)}")
+    _require(["path"], columns, "data.table", table)
+    if not rows:
+        raise UserError(f"{table} has no rows")
+    return table, columns, rows
+
+
+def _require(wanted: list[str], columns: list[str], key: str, name: str) -> None:
+    if lacking := [column for column in wanted if column not in columns]:
+        raise UserError(f"{key}: {name} has no column {lacking[0]!r}; it has {', '.join(columns)}")
+    if len(set(wanted)) < len(wanted):
+        raise UserError(f"{key}={wanted}: a column is named twice")
+
+
+def _paths(rows: list[Row], base: Path, root: Path, name: str) -> list[str]:
+    """Path of each row under the root; each is there, and in one row."""
+    line_of: dict[str, int] = {}
+    missing = []
+    for line, row in rows:
+        written = row["path"].strip().replace("\\", "/")
+        if not written:
+            raise UserError(f"{name}:{line}: the path is empty")
+        path = relative(base / written, root)
+        if path in line_of:
+            raise UserError(f"{name}:{line}: {path} is in line {line_of[path]} already. A picture has one row.")
+        line_of[path] = line
+        if not (root / path).is_file():
+            missing.append(f"{name}:{line}: {written}")
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(rows)} pictures are not under {base}; is data.images right?{listed(missing)}"
+        )
+    return list(line_of)
+
+
+def _split(row: dict[str, str], where: str) -> str | None:
+    said = row.get("split", "").strip()
+    if said and said.lower() not in SPLIT_NAMES:
+        raise UserError(f"{where}: split {said!r}: write train, val or test, or leave it empty")
+    return SPLIT_NAMES[said.lower()] if said else None
+
+
+def _classes(rows: list[Row], column: str, classes: list[str] | None, name: str) -> list[str]:
+    if classes:
+        if len(set(classes)) < len(classes):
+            raise UserError(f"data.classes={classes}: two classes have the same name")
+        return [str(one) for one in classes]
+    found = {cell for _, row in rows if (cell := row[column].strip())}
+    if len(found) < 2:
+        raise UserError(f"{name}: column {column!r} holds {len(found)} classes: two or more are needed")
+    numbers = all(cell.lstrip("-").isdecimal() for cell in found)
+    return sorted(found, key=(lambda cell: (int(cell), cell)) if numbers else None)
+
+
+def _target(row: dict[str, str], where: str, columns: list[str], make: Callable[[list[str]], Any]) -> Any:
+    cells = [row[column].strip() for column in columns]
+    if not all(cells):
+        return None
+    try:
+        return make(cells)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _label(column: str, classes: list[str]) -> Callable[[list[str]], int]:
+    index = {name: label for label, name in enumerate(classes)}
+
+    def make(cells: list[str]) -> int:
+        if cells[0] not in index:
+            raise ValueError(f"{column} {cells[0]!r} is none of data.classes={classes}")
+        return index[cells[0]]
+
+    return make
+
+
+def _vector(columns: list[str], number: Callable[[str, str], float]) -> Callable[[list[str]], torch.Tensor]:
+    return lambda cells: torch.tensor([number(*pair) for pair in zip(columns, cells, strict=True)])
+
+
+def _zero_or_one(column: str, cell: str) -> float:
+    if cell.lower() not in TRUTH:
+        raise ValueError(f"{column} {cell!r}: write 0 or 1, or leave it empty where it is not known")
+    return TRUTH[cell.lower()]
+
+
+def _finite(column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} {cell!r} is no number: correct it, or leave it empty where it is not known")
+    return value

@@ -1,0 +1,39 @@
+"""The files of the Pascal VOC challenge itself: found where torchvision unpacks them, or fetched by it."""
+
+from pathlib import Path
+
+from torchvision import datasets
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from visiontune.errors import UserError
+
+YEARS = [year for year in DATASET_YEAR_DICT if year.isdigit()]
+
+
+def challenge_folder(root: str | Path | None, year: str | int, images: str) -> Path:
+    """The folder with `images` in it: the root itself, else that year's under it, such as VOCdevkit/VOC2012.
+
+    Raises:
+        UserError: there is no such year, or it is not there and cannot be had.
+    """
+    year = str(year)
+    if year not in YEARS:
+        raise UserError(f"data.download={year}: write a year of the challenge, {', '.join(sorted(YEARS))}")
+    if not root:
+        raise UserError("data.root is not set: say where VOCdevkit is, or is put, such as data.root=~/data")
+    root = Path(root).expanduser().absolute()
+    source = DATASET_YEAR_DICT[year]
+    folder = root / source["base_dir"]
+    if (root / images).is_dir():
+        return root
+    if folder.is_dir():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        datasets.VOCDetection(root, year, "train", download=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} is not there, and could not be downloaded ({error}). Unpack {source['url']} in {root}, or write "
+            f"data.root=DIR with the folder that has {source['base_dir']} in it."
+        ) from error
+    return folder

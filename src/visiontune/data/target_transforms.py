@@ -1,0 +1,146 @@
+"""What torchvision's transforms leave to be done for targets: what fills gaps, which objects are left, who joins in."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import box_area, masks_to_boxes
+from torchvision.transforms import v2
+
+from visiontune.data.targets import IGNORE, LabelMap
+
+OBJECTS = frozenset({"detection", "instances"})
+GEOMETRIC = OBJECTS | {"segmentation", "dense"}
+
+
+class Measurement(tv_tensors.Mask):
+    """A dense target of real numbers ``(C, H, W)``: never interpolated, never recoloured, NaN where there is none."""
+
+
+class Fill:
+    """What a transform leaves empty: `grey` (0..255) in pictures, `IGNORE` in label maps, 0 in masks, NaN elsewhere."""
+
+    def __init__(self, grey: float) -> None:
+        self.by_type: dict[type | str, float] = {
+            LabelMap: IGNORE,
+            tv_tensors.Mask: 0,
+            Measurement: math.nan,
+            "others": grey,
+        }
+
+    def of(self, inpt: Any) -> float:
+        return self.by_type.get(type(inpt), self.by_type["others"])
+
+
+def before(kinds: Collection[str]) -> list[v2.Transform]:
+    """The steps before any geometry, for targets of these kinds; none where they have none."""
+    whole: list[v2.Transform] = [KeepWhole()] if OBJECTS & set(kinds) else []
+    return [*whole, *([Measure()] if "dense" in kinds else [])]
+
+
+def after(kinds: Collection[str], min_visible: float = 0.0) -> list[v2.Transform]:
+    """The steps after all geometry; `min_visible` is that of `Tidy`."""
+    return [Tidy(min_visible)] if OBJECTS & set(kinds) else []
+
+
+class KeepWhole(v2.Transform):
+    """Have every box twice: `boxes` are cut at each edge they meet, `whole` never are."""
+
+    def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
+        if targets is None:
+            return image
+        return image, {
+            task: {
+                **target,
+                "whole": tv_tensors.wrap(target["boxes"].clone(), like=target["boxes"], clamping_mode=None),
+            }
+            if isinstance(target, dict) and "boxes" in target
+            else target
+            for task, target in targets.items()
+        }
+
+
+class Measure(v2.Transform):
+    """Tell dense targets of real numbers from those that are pictures."""
+
+    def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
+        if targets is None:
+            return image
+        return image, {
+            task: Measurement(target) if isinstance(target, tv_tensors.Image) and target.is_floating_point() else target
+            for task, target in targets.items()
+        }
+
+
+class Tidy(v2.Transform):
+    """Cut boxes at the picture's edge, fit them to their masks, and drop the objects that are gone.
+
+    An object is gone where less than a pixel of its width or height is left, or less than `min_visible` (0..1) of the
+    area of its box, as `KeepWhole` kept it.
+    """
+
+    def __init__(self, min_visible: float = 0.0) -> None:
+        super().__init__()
+        self.min_visible = min_visible
+
+    def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
+        if targets is None:
+            return image
+        return image, {
+            task: self._tidy(target) if isinstance(target, dict) and "boxes" in target else target
+            for task, target in targets.items()
+        }
+
+    def _tidy(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        boxes = target["boxes"]
+        assert isinstance(boxes, tv_tensors.BoundingBoxes)
+        height, width = boxes.canvas_size
+        plain = boxes.as_subclass(Tensor)
+        inside = plain.clamp(plain.new_zeros(4), plain.new_tensor([width, height, width, height]))
+        keep = box_area(inside) >= self.min_visible * box_area(target.get("whole", boxes).as_subclass(Tensor))
+        if "masks" in target:
+            masks = target["masks"].as_subclass(Tensor)
+            keep &= (masks > 0).flatten(1).any(1)
+            inside[keep] = _around(masks[keep])
+        keep &= (inside[:, 2:] - inside[:, :2]).amin(1) >= 1
+        # Every entry has a row an object.
+        kept = {key: tv_tensors.wrap(value[keep], like=value) for key, value in target.items() if key != "whole"}
+        return {**kept, "boxes": tv_tensors.wrap(inside[keep], like=boxes)}
+
+
+def _around(masks: Tensor) -> Tensor:
+    """The tightest boxes ``(N, 4)``; torchvision's end on the last pixel instead of behind it."""
+    return masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
+
+
+class Alone(v2.Transform):
+    """A step for the picture, whatever the targets are."""
+
+    def __init__(self, step: v2.Transform) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
+        return self.step(image) if targets is None else (self.step(image), targets)
+
+
+class Recolour(v2.Transform):
+    """A step for the picture and for those targets that are pictures of its kind (as many channels, uint8 as well)."""
+
+    def __init__(self, step: v2.Transform) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
+        if targets is None:
+            return self.step(image)
+        alike = {
+            task: target
+            for task, target in targets.items()
+            if isinstance(target, tv_tensors.Image) and len(target) == len(image) and target.dtype == image.dtype
+        }
+        image, alike = self.step(image, alike)
+        return image, {**targets, **alike}

@@ -1,0 +1,41 @@
+"""A mask for each object."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from visiontune.data.schema import TaskInfo
+from visiontune.features import FeatureShape
+from visiontune.frames import Frame
+from visiontune.heads.base import Prediction
+from visiontune.heads.coco_metrics import NUMBERS, CocoMetrics
+from visiontune.heads.detection import DetectionHead
+
+
+class InstancesHead(DetectionHead):
+    """Mask R-CNN: a `DetectionHead` with detector="faster_rcnn" and its options, and a mask for each box."""
+
+    directions = dict.fromkeys([*NUMBERS, *(f"box_{name}" for name in NUMBERS)], "max") | {"loss": "min"}
+    masks = True
+
+    def __init__(self, features: FeatureShape, info: TaskInfo, **options: Any) -> None:
+        super().__init__(features, info, detector="faster_rcnn", **options)
+
+    def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
+        top, left, height, width = frame.inside
+        high, wide = frame.size
+        # A mask belongs to its whole box: one that sticks out of the picture is cut, not squeezed.
+        offset = found["boxes"].new_tensor([left, top, left, top])
+        whole = (found["boxes"] - offset) * offset.new_tensor([wide / width, high / height] * 2)
+        # One at a time: a hundred masks of a photograph in float32 are gigabytes.
+        masks = [
+            paste_masks_in_image(mask[None], box[None], (high, wide))[0, 0] > 0.5
+            for mask, box in zip(found["masks"], whole, strict=True)
+        ]
+        none = torch.empty((0, high, wide), dtype=torch.bool, device=whole.device)
+        return super()._in(frame, found) | {"masks": torch.stack(masks) if masks else none}
+
+    def metrics(self) -> CocoMetrics:
+        return CocoMetrics(self.classes, ("bbox", "segm"))

@@ -1,0 +1,106 @@
+"""A head for a new task is one file and one YAML, outside the package."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from running import Command
+
+HEAD = '''
+"""How far up a scale: the classes in their order, one number each."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+
+from visiontune.heads import Head
+from visiontune.report.pictures import caption
+
+
+class Metrics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.distance, self.near = MeanMetric(), MeanMetric()
+
+    def update(self, predictions, targets):
+        for prediction, target in zip(predictions, targets, strict=True):
+            far = (prediction["value"] - target).abs()
+            self.distance.update(far)
+            self.near.update((far < 1).float())
+
+    def compute(self):
+        return {"distance": self.distance.compute(), "near": self.near.compute()}
+
+    def reset(self):
+        self.distance.reset()
+        self.near.reset()
+
+
+class OrdinalHead(Head):
+    directions = {"distance": "min", "near": "max", "loss": "min"}
+    monitor = "near"
+
+    def __init__(self, features, info, scale=1.0):
+        super().__init__()
+        self.linear, self.classes, self.scale = nn.Linear(features.embedding_dim, 1), info.classes, scale
+
+    def forward(self, features):
+        return {"value": self.linear(features.embedding)[:, 0] * self.scale}
+
+    def sample_loss(self, raw, targets):
+        return F.smooth_l1_loss(raw["value"], torch.tensor(targets).float(), reduction="none")
+
+    def loss(self, raw, targets):
+        return {"loss": self.sample_loss(raw, targets).mean()}
+
+    def decode(self, raw, frames):
+        return [{"value": value} for value in raw["value"].float()]
+
+    def metrics(self):
+        return Metrics()
+
+    def describe(self, prediction):
+        return f"{float(prediction['value']):.2f}", float("nan")
+
+    def describe_target(self, target):
+        return self.classes[target]
+
+    def draw(self, image, prediction, target=None):
+        return caption(image, [self.describe(prediction)[0]])
+'''
+YAML = "classification:\n  _target_: ordinal.OrdinalHead\n  scale: 2.0\n"
+
+
+def test_one_file_and_one_yaml_train_evaluate_and_predict(
+    command: Command, tiny: list[str], tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ordinal.py").write_text(HEAD)
+    (tmp_path / "mine" / "heads").mkdir(parents=True)
+    (tmp_path / "mine" / "heads" / "ordinal.yaml").write_text(YAML)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = command(
+        "train",
+        "--config-dir",
+        str(tmp_path / "mine"),
+        "heads=ordinal",
+        "augment=none",
+        "epochs=3",
+        "probe=false",
+        *tiny,
+    ).run
+    metrics = json.loads(run.metrics.read_text())
+    assert {"val/classification/distance", "val/classification/near", "val/classification/loss"} <= set(metrics)
+    with run.history.open(newline="") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < losses[0]
+    assert run.read_status()["objective"]["name"] == "val/classification/near"
+    assert command("evaluate", f"run={run.path}").code == 2  # a class from elsewhere, not trusted unasked
+    again = command("evaluate", f"run={run.path}", "split=val", "trust=true", f"output={tmp_path / 'again'}")
+    assert again.code == 0
+    measured = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert measured["val/classification/distance"] == pytest.approx(metrics["val/classification/distance"], abs=1e-6)
+    command("predict", f"run={run.path}", f"input={tiles}", "trust=true", f"output={tmp_path / 'found'}")
+    with (tmp_path / "found" / "predictions.csv").open(newline="") as file:
+        assert len([float(row["prediction"]) for row in csv.DictReader(file)]) == 60
