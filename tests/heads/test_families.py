@@ -127,6 +127,15 @@ def measured(kind: str, batches: list[slice]) -> dict[str, Tensor]:
     return metrics.compute()
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "classification"])
+def test_a_split_without_labels_has_no_numbers(kind: str) -> None:
+    found = measured(kind, [slice(0, 0), slice(0, 0)])
+    assert {name for name in found if "/" not in name} >= set(head_of(kind, FeatureShape([8], [4], 8)).directions) - {
+        "loss"
+    }
+    assert all(bool(value.isnan()) for value in found.values() if value.ndim == 0)
+
+
 # Which samples each of two processes sees; in the second case one of them has no labelled sample at all.
 SHARES = {"unequal": [[slice(0, 3), slice(3, 5)], [slice(5, 7)]], "empty": [[slice(0, 4), slice(4, 7)], [slice(0, 0)]]}
 
@@ -141,7 +150,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
-@pytest.mark.filterwarnings("ignore:The ``compute`` method", "ignore:No positive samples")
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

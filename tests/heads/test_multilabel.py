@@ -78,7 +78,7 @@ def test_labels_that_nobody_has_or_knows_do_not_count() -> None:
     truth[:, 4], scores[:, 4] = 0, 0.1  # neither
     unknown = torch.rand(60, 5, generator=torch.Generator().manual_seed(3)) < 0.2
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("error")
         found = measured(scores, truth.masked_fill(unknown, NAN), [50, 10])
     rows = [~unknown[:, c] for c in range(5)]
     ap = [average_precision_score(truth[r, c], scores[r, c]) for c, r in enumerate(rows[:3])]

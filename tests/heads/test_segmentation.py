@@ -179,7 +179,7 @@ def test_logits_are_as_large_as_the_input() -> None:
     assert model(backbone(images))["logits"].shape == (2, 4, 50, 50)
 
 
-@pytest.mark.parametrize(("decoder", "steps", "channels"), [("fpn", 60, 48), ("unet", 60, 96)])
+@pytest.mark.parametrize(("decoder", "steps", "channels"), [("fpn", 50, 48), ("unet", 50, 64)])
 def test_learns_eight_pictures_by_heart(decoder: str, steps: int, channels: int) -> None:
     backbone = tiny()
     model = SegmentationHead(

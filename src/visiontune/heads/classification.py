@@ -58,8 +58,12 @@ class ClassificationMetrics(MetricCollection):
             auroc.update(none, none.new_empty(0, dtype=torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
+        matrix = self["confusion_matrix"].compute()
+        if not matrix.any():  # no labels in the whole split
+            nothing = torch.full((), torch.nan, device=matrix.device)
+            return {str(name): nothing for name in self} | {"confusion_matrix": matrix}
         found = super().compute()
-        support = found["confusion_matrix"].sum(1)
+        support = matrix.sum(1)
         # Without samples of a class, or of any other, torchmetrics gives 0, which is no area of anything.
         found["auroc"] = found["auroc"][(support > 0) & (support < support.sum())].mean()
         return found

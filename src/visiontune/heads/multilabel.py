@@ -1,5 +1,6 @@
 """Any number of labels a picture."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,9 @@ class MultilabelMetrics(Metric):
             return self._named(empty, empty, empty[0], empty[0])
         counts = multilabel_stat_scores(**known, threshold=self.threshold, average="none")
         right, wrong, _, missed, positives = counts.unbind(1)
-        ap = multilabel_average_precision(**known, average="none").masked_fill(positives == 0, torch.nan)
+        with warnings.catch_warnings():  # of labels without positives, which are NaN here
+            warnings.simplefilter("ignore", UserWarning)
+            ap = multilabel_average_precision(**known, average="none").masked_fill(positives == 0, torch.nan)
         f1 = 2 * right / (2 * right + wrong + missed)  # 0 / 0 is NaN
         micro = 2 * right.sum() / (2 * right + wrong + missed).sum()
         return self._named(ap, f1, micro, multilabel_exact_match(**known, threshold=self.threshold))
