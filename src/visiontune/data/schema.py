@@ -72,7 +72,7 @@ def labels_in(target: Any, kind: str) -> Sequence[int]:
     if isinstance(target, Mapping):
         return [int(label) for label in target["labels"]]
     if isinstance(target, Tensor) and kind == "multilabel":
-        return target.nonzero()[:, 0].tolist()
+        return (target > 0).nonzero()[:, 0].tolist()
     if isinstance(target, LabelMap):
         return [label for label in target.unique().tolist() if label != IGNORE]
     return []
