@@ -1,6 +1,10 @@
-"""Use a run on new pictures."""
+"""Use a run on new pictures, or on the frames of a video."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,9 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.io import write_png
 
-from visiontune.data import file_loader, to_network
-from visiontune.data.images import is_image, load_image
+from visiontune.data import picture_loader, to_network
+from visiontune.data.images import is_image, load_images
+from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.errors import UserError
 from visiontune.evaluation import quiet_trainer
 from visiontune.report.overlays import beside
@@ -19,7 +24,15 @@ from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
 
 
-class _Files(L.LightningDataModule):
+@dataclass(frozen=True)
+class Input:
+    """Names with pictures, as often as they are asked for; `rate` is a video's, in frames a second."""
+
+    pictures: Callable[[], Iterator[tuple[str, Tensor]]]
+    rate: Fraction | None = None
+
+
+class _Loose(L.LightningDataModule):
     def __init__(self, loader: Any) -> None:
         super().__init__()
         self.loader = loader
@@ -27,60 +40,86 @@ class _Files(L.LightningDataModule):
     def predict_dataloader(self) -> Any:
         return self.loader
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        pictures = batch.pop("picture")  # to be drawn on, not computed with
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"picture": pictures}
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return to_network(batch)
+
+
+class _Writer(L.Callback):
+    """Keeps a row a prediction, and writes what is drawn batch by batch: neither pictures nor masks pile up."""
+
+    def __init__(self, output: Path, draw: bool, video: VideoWriter | None) -> None:
+        self.output, self.draw, self.video = output, draw, video
+        self.rows: list[Row] = []
+        self.pictures = 0
+
+    def on_predict_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for (name, found), picture in zip(outputs, batch["picture"], strict=True):
+            self.pictures += 1
+            drawn = []
+            for task, prediction in found.items():
+                head = module.heads[task]
+                text, score = head.describe(prediction)
+                self.rows.append(Row(name, "", task, "", text, score, float("nan")))
+                for kind, result in head.images(prediction).items():
+                    self._write(f"{task}_{kind}", name, result)
+                if self.draw:
+                    drawn.append(head.draw(picture, prediction))
+            if drawn:
+                sheet = drawn[0] if len(drawn) == 1 else beside(drawn, list(found))
+                if self.video:
+                    self.video.write(sheet)
+                else:
+                    self._write("pictures", name, sheet)
+
+    def _write(self, folder: str, name: str, image: Tensor) -> None:
+        target = self.output / folder / (name if name.endswith(".png") else f"{name}.png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_png(image, str(target), compression_level=4)
 
 
 def main(cfg: DictConfig) -> Path:
     run, run_cfg = open_run(cfg.run, cfg.trust)
     source = Path(cfg.input).expanduser()
-    paths = _pictures(source)
+    found = _input(source, run_cfg.data.channels)
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
     output = (
         Path(cfg.output).expanduser() if cfg.output else run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S")
     )
     output.mkdir(parents=True, exist_ok=True)
-    settings = {key: run_cfg.data[key] for key in ("image_size", "resize", "channels")}
-    loader = file_loader(paths, **settings, fill=run_cfg.augment.fill, batch_size=cfg.batch_size)
+    size, resize, fill = run_cfg.data.image_size, run_cfg.data.resize, run_cfg.augment.fill
+    loader = picture_loader(found.pictures, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
-    trainer = quiet_trainer(accelerator, run_cfg.trainer.precision)
-    with logging_to(None):
-        batches = trainer.predict(model, datamodule=_Files(loader)) or []
-    found = {path: prediction for batch in batches for path, prediction in batch}
-    rows = []
-    for path in paths:
-        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
-        image = load_image(path, run_cfg.data.channels) if cfg.pictures else None
-        drawn = []
-        for task, prediction in found[str(path)].items():
-            head = model.heads[task]
-            text, score = head.describe(prediction)
-            rows.append(Row(name, "", task, "", text, score, float("nan")))
-            for kind, result in head.images(prediction).items():
-                _write(output / f"{task}_{kind}", name, result)
-            if image is not None:
-                drawn.append(head.draw(image, prediction))
-        if drawn:
-            _write(output / "pictures", name, drawn[0] if len(drawn) == 1 else beside(drawn, list(found[str(path)])))
-    write_predictions(output / "predictions.csv", rows)
-    print(f"{len(paths)} pictures: {output / 'predictions.csv'}")
+    with ExitStack() as stack:
+        video = None
+        if found.rate and cfg.pictures:
+            video = stack.enter_context(VideoWriter(output / "pictures" / f"{source.stem}.mp4", found.rate))
+        writer = _Writer(output, cfg.pictures, video)
+        trainer = quiet_trainer(accelerator, run_cfg.trainer.precision, [writer])
+        with logging_to(None):
+            trainer.predict(model, datamodule=_Loose(loader), return_predictions=False)
+    write_predictions(output / "predictions.csv", writer.rows)
+    print(f"{writer.pictures} {'frames' if found.rate else 'pictures'}: {output / 'predictions.csv'}")
     print(output)
     return output
 
 
-def _write(folder: Path, name: str, image: Tensor) -> None:
-    target = folder / (name if name.endswith(".png") else f"{name}.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_png(image, str(target), compression_level=4)
-
-
-def _pictures(source: Path) -> list[Path]:
-    """The pictures of a folder and of its folders, sorted; or the one file."""
+def _input(source: Path, channels: int) -> Input:
+    """The one picture, the frames of a video (`NAME/000000`, ...), or the pictures of a folder and of its folders."""
+    if source.is_file() and is_video(source):
+        rate = frame_rate(source)
+        return Input(lambda: ((f"{source.name}/{i:06d}", f) for i, f in enumerate(frames(source, channels))), rate)
     if source.is_file():
-        return [source]
+        return Input(lambda: zip([source.name], load_images([source], channels), strict=True))
     if not source.is_dir():
-        raise UserError(f"input={source} is not there: give a picture or a folder of pictures")
+        raise UserError(f"input={source} is not there: give a picture, a video or a folder")
     paths = sorted(path for path in source.rglob("*") if path.is_file() and is_image(path))
     if not paths:
         raise UserError(f"input={source} has no pictures in it")
-    return paths
+    names = [path.relative_to(source).as_posix() for path in paths]
+    return Input(lambda: zip(names, load_images(paths, channels), strict=True))

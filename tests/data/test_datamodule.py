@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from visiontune.data import VisionData, _only, build, file_loader, to_network
+from visiontune.data import VisionData, _only, build, picture_loader, to_network
 from visiontune.data.dataset import VisionDataset
+from visiontune.data.images import load_image, load_images
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
@@ -112,11 +113,16 @@ def test_batches_as_the_network_takes_them() -> None:
     assert ready["image"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_loose_files(photos: Path, make: Make) -> None:
+def test_loose_pictures(photos: Path, make: Make) -> None:
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=[16,24]", "data.resize=letterbox")
     paths = [photos / sample.path for sample in data.samples("val")]
-    batch = next(iter(file_loader(paths, image_size=(16, 24), resize="letterbox")))
-    assert batch["targets"] == {} and batch["path"] == [str(path) for path in paths]
+    names = [path.name for path in paths]
+    loader = picture_loader(
+        lambda: zip(names, load_images(paths), strict=True), image_size=(16, 24), resize="letterbox"
+    )
+    batch = next(iter(loader))
+    assert batch["targets"] == {} and batch["path"] == names and batch["index"].tolist() == list(range(len(paths)))
+    assert torch.equal(batch["picture"][0], load_image(paths[0]))
     assert torch.equal(batch["image"], next(iter(data.val_dataloader()))["image"])
 
 

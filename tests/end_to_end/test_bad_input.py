@@ -195,7 +195,10 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
         (["evaluate", "run=nowhere"], "nowhere is no run directory (it has no config.yaml): give one that train"),
         (["evaluate", "rum=x"], "there is no config key 'rum'; near it: run, "),
         (["predict", "run=RUN"], "predict needs a value for input: write input=VALUE"),
-        (["predict", "run=RUN", "input=nowhere"], "input=nowhere is not there: give a picture or a folder of pictures"),
+        (
+            ["predict", "run=RUN", "input=nowhere"],
+            "input=nowhere is not there: give a picture, a video or a folder",
+        ),
         (["evaluate", "run=RUN", "split=best"], "split=best: write train, val or test"),
         (["evaluate", "run=RUN", "checkpoint=first"], "first is not there: checkpoint=best, checkpoint=last or the"),
         (["evaluate", "run=RUN", "checkpoint=RUN/config.yaml"], "RUN/config.yaml cannot be read as a checkpoint: "),

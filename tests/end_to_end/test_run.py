@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 from running import Command, Outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from visiontune.data.images import load_images
+from visiontune.data.video import VideoWriter, frame_rate, frames
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import COLUMNS, read_predictions
 
@@ -234,6 +237,22 @@ def test_predict_one_file_agrees_with_the_run(run: RunDirectory, command: Comman
     assert found["path"] == Path(row["path"]).name and found["prediction"] == row["prediction"]
     assert float(found["score"]) == pytest.approx(float(row["score"]), abs=2e-6)
     assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_predict_a_video(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
+    """Each frame as the picture that it shows; the video that comes out is as long as the one that went in."""
+    shown = [tiles / kind / "00.png" for kind in ("sky", "grass", "brick") for _ in range(4)]
+    with VideoWriter(tmp_path / "walk.mp4", Fraction(8)) as video:
+        for picture in load_images(shown):
+            video.write(picture.repeat_interleave(4, 1).repeat_interleave(4, 2))
+    outcome = command("predict", f"run={run.path}", f"input={tmp_path / 'walk.mp4'}", f"output={tmp_path / 'out'}")
+    assert outcome.code == 0, outcome.err
+    assert "12 frames" in outcome.out
+    rows = read_predictions(tmp_path / "out" / "predictions.csv")
+    assert [row["path"] for row in rows] == [f"walk.mp4/{i:06d}" for i in range(12)]
+    assert sum(row["prediction"] == path.parent.name for row, path in zip(rows, shown, strict=True)) >= 8
+    drawn = tmp_path / "out" / "pictures" / "walk.mp4"
+    assert frame_rate(drawn) == 8 and len(list(frames(drawn))) == 12
 
 
 def test_a_run_goes_on(copied: RunDirectory, command: Command) -> None:

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from visiontune.data.augmentation import Augment
 from visiontune.data.datamodule import VisionData
-from visiontune.data.loaders import file_loader, to_network
+from visiontune.data.loaders import picture_loader, to_network
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
-__all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build", "file_loader", "to_network"]
+__all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build", "picture_loader", "to_network"]
 
 
 def build(

@@ -120,7 +120,7 @@ _Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2).
 
-    In evaluation also `truth` task -> list, and `frame`, a list.
+    In evaluation also `truth` task -> list, and `frame`, a list; of loose pictures `picture`, a list.
     """
     batch = {
         "image": torch.stack([item["image"] for item in items]),
@@ -132,4 +132,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     if "frame" in items[0]:
         batch["frame"] = [item["frame"] for item in items]
         batch["truth"] = {task: [item["truth"][task] for item in items] for task in items[0]["truth"]}
+    if "picture" in items[0]:
+        batch["picture"] = [item["picture"] for item in items]
     return batch

@@ -1,14 +1,13 @@
 """Loaders and batches, with or without a data module around them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
@@ -41,22 +40,41 @@ def _as_float(target: Any) -> Any:
     return target
 
 
-def file_loader(
-    paths: Sequence[Path],
+def picture_loader(
+    pictures: Callable[[], Iterator[tuple[str, Tensor]]],
     *,
     image_size: int | Sequence[int],
     resize: str = "squash",
-    channels: int = 3,
     fill: float = 0,
     batch_size: int = 32,
-    num_workers: int | str = 0,
 ) -> DataLoader[Batch]:
-    """Batches of loose files, prepared as in evaluation; `path` is each path as given, `targets` is empty."""
-    samples = [Sample(path=str(path), targets={}) for path in paths]
-    size = as_size(image_size)
-    frame = partial(frame_of, resize, size=size)
-    dataset = VisionDataset(samples, None, eval_transform(size, resize, fill=fill), frame=frame, channels=channels)
-    return data_loader(dataset, EpochBatches(len(samples), batch_size), workers(num_workers, in_memory=False))
+    """Batches of loose pictures in their order, prepared as in evaluation.
+
+    Args:
+        pictures: gives names and pictures ``(C, H, W)`` uint8, anew at each call.
+
+    Returns:
+        `path` is each name as given, `picture` a list of the pictures as they came, `targets` is empty.
+    """
+    return DataLoader(_Pictures(pictures, as_size(image_size), resize, fill), batch_size, collate_fn=collate)
+
+
+class _Pictures(IterableDataset[dict[str, Any]]):
+    def __init__(
+        self,
+        pictures: Callable[[], Iterator[tuple[str, Tensor]]],
+        size: tuple[int, int],
+        resize: str,
+        fill: float,
+    ) -> None:
+        self.pictures = pictures
+        self.transform, self.frame = eval_transform(size, resize, fill=fill), partial(frame_of, resize, size=size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, (name, picture) in enumerate(self.pictures()):
+            sample = Sample(name, targets={}, image=picture)
+            one = VisionDataset([sample], None, self.transform, frame=self.frame, channels=len(picture))
+            yield one[0] | {"index": index, "picture": picture}
 
 
 def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
