@@ -46,6 +46,14 @@ def test_a_checkpoint_of_somebody_else(tmp_path: Path) -> None:
         ({"a": {"_target_": "os.system", "command": "x"}}, "a._target_=os.system"),
         ({"a": {"b": [{"_target_": "subprocess.run"}]}}, "a.b[0]._target_=subprocess.run"),
         ({"a": {"_target_": "torchlike.Model"}}, "a._target_=torchlike.Model"),
+        ({"a": {"_target_": "torch.utils.collect_env.run"}}, "a._target_=torch.utils.collect_env.run"),
+        ({"a": {"_target_": "torch.hub.load"}}, "a._target_=torch.hub.load"),
+        ({"a": {"_target_": "torch.utils.data.DataLoader"}}, "a._target_=torch.utils.data.DataLoader"),
+        (
+            {"a": {"_target_": "visiontune.runs.environment.subprocess.run"}},
+            "a._target_=visiontune.runs.environment.subprocess.run",
+        ),
+        ({"a": {"_target_": "visiontune.build.instantiate"}}, "a._target_=visiontune.build.instantiate"),
     ],
 )
 def test_classes_from_elsewhere_are_refused(node: dict[str, Any], where: str) -> None:
@@ -53,7 +61,7 @@ def test_classes_from_elsewhere_are_refused(node: dict[str, Any], where: str) ->
     with pytest.raises(UserError) as error:
         check_trusted(cfg)
     assert str(error.value) == (
-        f"the run's config names {where}, which is outside this package and its libraries; "
+        f"the run's config names {where}, which is outside this package and its libraries' classes; "
         "write trust=true if you know where the run comes from"
     )
     check_trusted(cfg, trust=True)

@@ -4,8 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from visiontune.backbones import WeightReport, load_state
 from visiontune.data import TaskInfo
@@ -13,25 +21,34 @@ from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 
-# Classes that a config may name: this package's and those of the libraries it is made of.
-TRUSTED = (
-    "visiontune", "torch", "torchvision", "lightning", "torchmetrics", "timm", "sklearn", "peft", "torch_pruning",
-    "torchao", "hydra", "hydra_plugins",
-)  # fmt: skip
+# What a config may name: whatever this package defines, and of the libraries it is made of classes of these kinds. Not
+# their functions: torch.utils.collect_env.run starts any command.
+LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
+KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
 def check_trusted(cfg: DictConfig, trust: bool = False) -> None:
     """Refuse a run whose config names code from elsewhere.
 
     Raises:
-        UserError: a `_target_` outside this package and its libraries, and not `trust`.
+        UserError: a `_target_` outside this package and its libraries' classes, and not `trust`.
     """
     for key, target in _targets(cfg):
-        if not trust and target.split(".")[0] not in TRUSTED:
+        if not trust and not _harmless(target):
             raise UserError(
-                f"the run's config names {key}={target}, which is outside this package and its libraries; "
+                f"the run's config names {key}={target}, which is outside this package and its libraries' classes; "
                 "write trust=true if you know where the run comes from"
             )
+
+
+def _harmless(target: str) -> bool:
+    package = target.split(".")[0]
+    if package not in ("visiontune", *LIBRARIES):
+        return False
+    found = get_object(target)
+    if package == "visiontune":  # and not what a module of it imports: visiontune.runs.environment.subprocess.run
+        return str(getattr(found, "__module__", "")).split(".")[0] == package
+    return isinstance(found, type) and issubclass(found, KINDS)
 
 
 def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
