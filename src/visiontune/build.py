@@ -23,6 +23,9 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
 
+# Of weights and inputs in 32 bits: the others that the Trainer has would round the truth that metrics are taken of.
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
 
 def make(node: DictConfig | dict[Any, Any]) -> Any:
     """Hydra's `instantiate` with plain lists and dictionaries as arguments."""
@@ -120,6 +123,8 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     }
     if settings["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
+    if settings["precision"] not in PRECISIONS:
+        raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
     group = "optimizer"
     try:
         optimizer = model.make_optimizer(model.param_groups())

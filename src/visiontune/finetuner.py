@@ -102,14 +102,18 @@ class FineTuner(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         sums: dict[str, Tensor] = {}
+        labelled: dict[str, int] = {}
         for task, raw in self(batch["image"]).items():
-            losses = self.heads[task].loss(raw, batch["targets"][task])
+            targets = batch["targets"][task]
+            losses = self.heads[task].loss(raw, targets)
             sums[task] = torch.stack(list(losses.values())).sum()
-            if len(self.heads) > 1 or len(losses) > 1:
-                self.log_dict({f"train/{task}/{name}": value.detach() for name, value in losses.items()})
+            labelled[task] = sum(target is not None for target in targets)
+            if labelled[task] and (len(self.heads) > 1 or len(losses) > 1):
+                parts = {f"train/{task}/{name}": value.detach() for name, value in losses.items()}
+                self.log_dict(parts, on_step=False, on_epoch=True, batch_size=labelled[task])
         if len(self.heads) > 1:
             self.log_dict({f"train/{task}/weight": factor for task, factor in self.weigh.factors().items()})
-        total = self.weigh(sums)
+        total = self.weigh(sums, [task for task, count in labelled.items() if count])
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
@@ -151,7 +155,8 @@ class FineTuner(L.LightningModule):
             sample_losses[task] = head.sample_loss(raw, targets)
             labelled = [i for i, target in enumerate(targets) if target is not None]
             truth = [batch["truth"][task][i] for i in labelled]
-            self.metrics[task].update([predictions[task][i] for i in labelled], truth)
+            with torch.autocast(self.device.type, enabled=False):  # a metric is no place for 8 bits
+                self.metrics[task].update([predictions[task][i] for i in labelled], truth)
             if labelled:
                 self.losses[task].update(sample_losses[task][labelled])
         return {"predictions": predictions, "losses": sample_losses}
@@ -165,7 +170,7 @@ class FineTuner(L.LightningModule):
             self.log_dict({f"{split}/{task}/{name}": v.float() for name, v in computed.items() if v.numel() == 1})
             metrics.reset()
             self.losses[task].reset()
-        self.log(f"{split}/loss", self.weigh(losses), prog_bar=split == "val")
+        self.log(f"{split}/loss", self.weigh(losses, list(losses)), prog_bar=split == "val")
         if len(self.heads) > 1:
             scores = [head.score(self.computed[task]).float() for task, head in self.heads.items()]
             self.log(f"{split}/score", torch.stack([score.to(self.device) for score in scores]).mean())
@@ -202,5 +207,5 @@ def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
         first, head = next(iter(heads.items()))
         monitor = "val/score" if len(heads) > 1 else f"val/{first}/{head.monitor}"
     if monitor not in directions:
-        raise UserError(f"monitor={monitor}: no head gives it; write one of {', '.join(directions)}")
+        raise UserError(f"monitor={monitor} cannot say which epoch is best; write one of {', '.join(directions)}")
     return monitor, directions[monitor]

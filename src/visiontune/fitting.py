@@ -29,13 +29,21 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     L.seed_everything(cfg.seed, verbose=False)
     data = data_of(cfg)
     model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download, load)
+    for task, head in model.heads.items():
+        for split in ("train", "val"):
+            targets = [sample.targets.get(task) for sample in data.samples(split)]
+            if all(target is None for target in targets):
+                raise UserError(
+                    f"the {split} split has no label of {task}: give it some (data.split_ratio, data.split), or leave "
+                    f"{task} out of heads"
+                )
+            if split == "train":
+                head.fit_targets(targets)
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
     if cfg.probe == "auto":
         pretrained = weights.matched_fraction > 0 or weights.note == "would be downloaded"
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
-    for task, head in model.heads.items():
-        head.fit_targets([sample.targets.get(task) for sample in data.samples("train")])
     check(cfg, model)
     return data, model.to(memory_format=torch.channels_last), weights
 

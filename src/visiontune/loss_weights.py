@@ -1,6 +1,6 @@
 """How the losses of several tasks become one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ class FixedWeights(nn.Module):
             )
         self.weights |= {task: float(weight) for task, weight in weights.items()}
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The total of losses by task, each a scalar."""
+    def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
+        """The total of losses by task, each a scalar; 0 is that of a task that is not `labelled` in the batch."""
         return torch.stack([self.weights[task] * loss for task, loss in losses.items()]).sum()
 
     def factors(self) -> dict[str, float]:
@@ -43,9 +43,10 @@ class LearnedWeights(nn.Module):
         super().__init__()
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The total of losses by task, each a scalar."""
-        terms = [torch.exp(-self.log_variance[task]) * loss + self.log_variance[task] for task, loss in losses.items()]
+    def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
+        """As `FixedWeights.forward`; without a label nothing is learned of a task's variance either."""
+        s = self.log_variance
+        terms = [torch.exp(-s[task]) * loss + s[task] * (task in labelled) for task, loss in losses.items()]
         return torch.stack(terms).sum()
 
     def factors(self) -> dict[str, float]:

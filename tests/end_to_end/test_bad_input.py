@@ -106,6 +106,19 @@ def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command:
     assert "note: 2 files that are not pictures are left out: sky/.DS_Store, sky/Thumbs.db" in outcome.out.splitlines()
 
 
+def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str], tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    with table.open("w") as file:
+        file.write("path,split,age,tall,wide\n")
+        for i, split in enumerate(["train"] * 6 + ["val"] * 4):
+            Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i}.png")
+            known = "" if split == "val" else f"{i % 2},{i % 3 % 2}"
+            file.write(f"{i}.png,{split},{i},{known or ','}\n")
+    options = ["data=csv", f"data.root={tmp_path}", "data.table=table.csv", "data.targets=[age]"]
+    message = refused(*options, "data.labels=[tall,wide]", "heads=[multilabel,regression]")
+    assert message.startswith("the val split has no label of multilabel: give it some")
+
+
 # ---- the config
 
 
@@ -130,7 +143,7 @@ def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command:
         ),
         (
             "monitor=val/classification/map",
-            "monitor=val/classification/map: no head gives it; write one of val/classification/accuracy, ",
+            "monitor=val/classification/map cannot say which epoch is best; write one of val/classification/accuracy, ",
         ),
         (
             "strategy.schedule={blocks.6: 1}",
@@ -145,7 +158,7 @@ def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command:
         ("data.fold=1", "k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)"),
         ("trainer.devices=2", "trainer.devices=2 needs trainer=ddp (GPUs) or trainer=ddp_cpu"),
         ("trainer.devices=many", "trainer.devices=many: write a number of processes, such as trainer.devices=2"),
-        ("trainer.precision=12-bit", "trainer: "),
+        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: write 32-true, 16-mixed, bf16-mixed"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: write 1 or more"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),

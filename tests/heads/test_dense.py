@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from visiontune.backbones import Backbone
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
-from visiontune.features import FeatureShape
+from visiontune.features import Features, FeatureShape
 from visiontune.frames import Frame
 from visiontune.heads import DenseHead
 
@@ -190,6 +190,20 @@ def test_pictures() -> None:
     all_three = head().draw(image, {"image": found}, tv_tensors.Image(image))
     assert all_three.dtype == torch.uint8 and all_three.shape[0] == 3 and all_three.shape[2] >= 3 * 240
     assert head().draw(image, None).shape[2] < 300
+
+
+def test_values_are_not_rounded_in_mixed_precision() -> None:
+    """bf16 has steps of 0.5 at 80."""
+    dense = head(DEPTH, range=None, residual=False)
+    with torch.no_grad():
+        dense.last.bias.fill_(80.3)
+        dense.last.weight.zero_()
+    maps = [torch.rand(1, 8, 8, 8), torch.rand(1, 16, 4, 4)]
+    with torch.autocast("cpu", torch.bfloat16):
+        features = Features(maps, lambda: torch.rand(1, 16), (32, 32))
+        features.image = torch.rand(1, 3, 32, 32)
+        raw = dense(features)
+    assert torch.allclose(raw["image"], torch.tensor(80.3))
 
 
 def test_options_that_make_no_sense() -> None:

@@ -33,7 +33,7 @@ class Head(nn.Module):
     No method looks at `self.training`: one backbone pass gives losses and predictions, in any mode.
 
     Attributes:
-        directions: every scalar that evaluation gives, and whether "max" or "min" of it is best.
+        directions: the metrics that can be the monitor (those of one class cannot): is "max" or "min" of it best?
         monitor: the one among them that says which epoch is best.
     """
 

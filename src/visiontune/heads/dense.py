@@ -124,7 +124,9 @@ class DenseHead(Head):
         """`image` ``(B, C, H, W)``, as large as the input, in units of the range and not clipped."""
         image = features.image
         x = torch.cat([upsampled(self.decoder(features), features.size), image], 1)
-        change = self.last(self.detail(x))
+        x = self.detail(x)
+        with torch.autocast(x.device.type, enabled=False):  # 8 bits would be steps of half a metre at 80 metres
+            change = self.last(x.float())
         return {"image": (image - self.low) / self.width + change if self.residual else change}
 
     def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:

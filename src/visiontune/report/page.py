@@ -50,7 +50,8 @@ def _curves(run: RunDirectory) -> bool:
         rows = list(csv.DictReader(file))
     # A name with a third part is of one class.
     names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/")) and name.count("/") < 3]
-    losses = [name for name in names if name.endswith("loss")]
+    names = [name for name in names if not name.endswith("/weight")]
+    losses = [name for name in names if name.startswith("train/") or name.endswith("loss")]
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     for axes, wanted in zip(figure.subplots(1, 2), (losses, [n for n in names if n not in losses]), strict=True):
         for name in wanted:
