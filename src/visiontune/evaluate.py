@@ -1,5 +1,6 @@
 """Measure a run on a split."""
 
+import math
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -29,7 +30,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
         output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "metrics.json", result.metrics)
+        write_json(output / "metrics.json", {n: value for n, value in result.metrics.items() if math.isfinite(value)})
         write_predictions(output / "predictions.csv", result.rows)
         print(output)
     return result.metrics

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.io import write_png
@@ -59,7 +60,7 @@ class _Writer(L.Callback):
     def on_predict_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for (name, found), picture in zip(outputs, batch["picture"], strict=True):
+        for (name, found), picture in zip(move_data_to_device(outputs, "cpu"), batch["picture"], strict=True):
             self.pictures += 1
             drawn = []
             for task, prediction in found.items():

@@ -45,6 +45,12 @@ def test_evaluation_repeats_nothing_and_ranks_finish_together(count: int, batch_
     assert all(min(map(len, rank)) > 0 for rank in ranks)
 
 
+def test_a_part_of_an_evaluation_is_spread_over_the_whole() -> None:
+    assert flat(EpochBatches(56, 4, at_most=28)) == list(range(0, 56, 2))
+    assert flat(EpochBatches(10, 4, at_most=4)) == [0, 2, 5, 7] and len(EpochBatches(10, 4, at_most=4)) == 1
+    assert flat(EpochBatches(10, 4, at_most=20)) == list(range(10))
+
+
 def test_a_last_training_batch_of_one_is_dropped() -> None:
     assert [len(batch) for batch in EpochBatches(9, 4, shuffle=True)] == [4, 4]
     assert [len(batch) for batch in EpochBatches(10, 4, shuffle=True)] == [4, 4, 2]

@@ -275,6 +275,7 @@ def test_pictures_show_truth_beside_what_is_sure_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"detector": "retinanet", "convs": 6}, "convs=6: a retinanet has 4 at most"),
         ({"detector": "yolo"}, "detector=yolo: write fcos, retinanet or faster_rcnn"),
         ({"channels": 32}, "channels=32 of a fcos: write 64, 96, 128 or another multiple of 32"),
         ({"anchor_sizes": [8, 16]}, "an fcos has no anchors"),

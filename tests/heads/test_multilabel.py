@@ -93,6 +93,12 @@ def test_labels_that_nobody_has_or_knows_do_not_count() -> None:
     assert float(found["accuracy"]) == pytest.approx(float(right), abs=1e-6)
 
 
+def test_a_sample_without_any_known_label_is_not_counted() -> None:
+    truth = torch.tensor([[1.0, 0, 0, 0, 0], [NAN] * 5])
+    found = measured(torch.zeros(2, 5), truth, [1, 1])
+    assert float(found["accuracy"]) == 0.0
+
+
 # ---- losses
 
 

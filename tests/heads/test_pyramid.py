@@ -31,12 +31,13 @@ def maps(shape: FeatureShape, height: int, width: int, count: int = 2) -> list[T
         (VIT, 8, (80, 112), [8, 16, 32, 64, 128]),
         (VIT, 4, (32, 16), [4, 8, 16, 32, 64, 128]),
         (FeatureShape([24], [14], 24), 8, (84, 126), [7, 14, 28, 56, 112]),
+        (FeatureShape([24], [14], 24), 4, (84, 126), [3.5, 7, 14, 28, 56, 112]),
         (FeatureShape([24, 24], [8, 8], 24), 8, (64, 64), [8, 16, 32, 64]),
         (FeatureShape([24], [32], 24), 4, (96, 64), [8, 16, 32, 64, 128, 256]),
     ],
 )
 def test_levels_are_of_the_strides_that_are_said(
-    shape: FeatureShape, finest: int, size: tuple[int, int], strides: list[int]
+    shape: FeatureShape, finest: int, size: tuple[int, int], strides: list[float]
 ) -> None:
     pyramid = Pyramid(shape, channels=16, finest=finest)
     assert pyramid.strides == strides

@@ -18,7 +18,7 @@ class ProbeStart(L.Callback):
     arXiv:2202.10054).
 
     Args:
-        max_samples: of the training split that the probe sees at most.
+        max_samples: that the probe sees of a split at most, evenly spread over it.
     """
 
     def __init__(self, max_samples: int = 20_000) -> None:
@@ -42,17 +42,13 @@ class ProbeStart(L.Callback):
         """Embeddings ``(N, D)`` of a split as evaluation sees it, and its targets by task."""
         embeddings: list[torch.Tensor] = []
         targets: dict[str, list] = {task: [] for task in module.heads}
-        seen = 0
         module.eval()
-        for batch in trainer.datamodule.eval_loader(split):
+        for batch in trainer.datamodule.eval_loader(split, at_most=self.max_samples):
             batch = trainer.datamodule.to_network(move_data_to_device(batch, module.device))
             with trainer.precision_plugin.forward_context():
                 embeddings.append(module.backbone(batch["image"]).embedding.float())
             for task, values in targets.items():
                 values.extend(batch["targets"][task])
-            seen += len(batch["index"])
-            if seen >= self.max_samples:
-                break
         module.train()
         return torch.cat(embeddings), targets
 

@@ -137,18 +137,19 @@ class VisionData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.eval_loader("test", dealt=True) if self.samples("test") else []
 
-    def eval_loader(self, split: str, dealt: bool = False) -> DataLoader[Batch]:
+    def eval_loader(self, split: str, dealt: bool = False, at_most: int | None = None) -> DataLoader[Batch]:
         """Any split in order, every sample once, without augmentation.
 
         Args:
             dealt: each process of a distributed run has its share, and not all of it.
+            at_most: of a larger split so many samples, evenly spread.
 
         Raises:
             UserError: the data has no such split.
         """
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
-        return self._loader(self.dataset(split, augmented=False), dealt=dealt)
+        return self._loader(self.dataset(split, augmented=False), dealt=dealt, at_most=at_most)
 
     def assign_as(self, recorded: Path) -> None:
         """Take the splits of `splits.csv` instead, so that a set that has grown since is measured as it was.
@@ -202,6 +203,7 @@ class VisionData(L.LightningDataModule):
         shuffle: bool = False,
         weights: list[float] | None = None,
         dealt: bool = True,
+        at_most: int | None = None,
     ) -> DataLoader[Batch]:
         trainer = self.trainer
         batches = EpochBatches(
@@ -210,6 +212,7 @@ class VisionData(L.LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
             weights=weights,
+            at_most=at_most,
             rank=trainer.global_rank if trainer is not None and dealt else 0,
             world=trainer.world_size if trainer is not None and dealt else 1,
         )

@@ -22,6 +22,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: samples a rank and step.
         shuffle: training (True) or evaluation in the given order (False).
         weights: chance of each sample; drawn with replacement, `count` times an epoch.
+        at_most: of more samples than that an evaluation takes so many, evenly spread.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed: int = 0,
         shuffle: bool = False,
         weights: Sequence[float] | None = None,
+        at_most: int | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.total, self.count = count, min(count, count if at_most is None else at_most)
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world = rank, world
         self.epoch = 0
@@ -57,7 +60,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def order(self, epoch: int) -> list[int]:
         """The epoch's samples over all ranks, before they are dealt out."""
         if not self.shuffle:
-            return list(range(self.count))
+            return [i * self.total // self.count for i in range(self.count)]
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
         if self.weights is not None:
             return torch.multinomial(self.weights, self.count, replacement=True, generator=generator).tolist()

@@ -80,7 +80,8 @@ class ClassificationHead(EmbeddingHead):
         loss: "cross_entropy" or "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
         gamma: exponent of the focal loss.
         label_smoothing: 0..1 (Szegedy et al. 2016).
-        class_weights: one a class; the loss is then the weighted mean, as in `F.cross_entropy`.
+        class_weights: one a class; the loss is then the weighted mean, as in `F.cross_entropy`. A sample's loss has its
+            weight as a factor, and evaluation gives the plain mean of those.
     """
 
     directions = dict.fromkeys(("accuracy", "f1", "precision", "recall", "auroc"), "max") | dict.fromkeys(
@@ -125,7 +126,7 @@ class ClassificationHead(EmbeddingHead):
                 target[rows] = torch.stack(given).to(target)
             else:
                 target[rows] = F.one_hot(torch.as_tensor(given, device=logits.device), len(self.classes)).to(target)
-        weight = target @ self.class_weights
+        weight = (target * self.class_weights).sum(1)
         smooth = self.label_smoothing / len(self.classes)
         target = target * (1 - self.label_smoothing) + smooth * (target.sum(1, keepdim=True) > 0)
         log_p = F.log_softmax(logits, 1)

@@ -53,9 +53,11 @@ class MultilabelMetrics(Metric):
         self.truth.append(torch.cat([none, *(target[None].to(none) for target in targets)]))
 
     def compute(self) -> dict[str, Tensor]:
-        truth = dim_zero_cat(self.truth)
+        truth, scores = dim_zero_cat(self.truth), dim_zero_cat(self.scores)
+        labelled = ~truth.isnan().all(1)
+        truth, scores = truth[labelled], scores[labelled]
         known: Any = {
-            "preds": dim_zero_cat(self.scores),
+            "preds": scores,
             "target": truth.nan_to_num(UNKNOWN).long(),
             "num_labels": len(self.classes),
             "ignore_index": UNKNOWN,

@@ -16,6 +16,7 @@ from visiontune.heads.pyramid import Pyramid, level_sizes
 
 OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
 DISTANCE = 2.0  # strides from a cell to each side of its box that an FCOS begins at
+RETINA_CONVS = 4  # in torchvision's heads
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
@@ -74,6 +75,8 @@ class OneStage(nn.Module):
             nn.init.constant_(fcos.regression_head.bbox_reg.bias, DISTANCE)
             self.model: FCOS | RetinaNet = FCOS(_Nothing(pyramid.channels), classes, head=fcos, **options)
         else:
+            if convs > RETINA_CONVS:
+                raise UserError(f"convs={convs}: a retinanet has {RETINA_CONVS} at most")
             retina = RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
             for part in (retina.classification_head, retina.regression_head):
                 part.conv = part.conv[:convs]

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +49,13 @@ class Pyramid(nn.Module):
         self.top_down: FeaturePyramidNetwork | None = None
         if len(last) > 1:
             self.taken = [last[s] for s in sorted(last) if s >= finest] or [last[max(last)]]
-            self.strides = [features.strides[i] for i in self.taken]
+            self.strides: list[float] = [features.strides[i] for i in self.taken]
             self.top_down = FeaturePyramidNetwork([features.channels[i] for i in self.taken], channels)
         else:
             (stride, index) = last.popitem()
             steps = min(2, max(0, round(math.log2(stride / finest))))  # doublings of the map's resolution
             self.taken = [index] * (steps + 2)
-            self.strides = [round(stride / 2**step) for step in range(steps, -2, -1)]
+            self.strides = [stride / 2**step for step in range(steps, -2, -1)]  # of patches of 14 pixels also 3.5
             self.branches = nn.ModuleList(
                 _branch(features.channels[index], channels, step) for step in range(steps, -2, -1)
             )
@@ -96,7 +97,7 @@ def _branch(width: int, channels: int, doublings: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def level_sizes(anchor_sizes: list[float | list[float]] | None, strides: list[int], default: list[float]) -> list:
+def level_sizes(anchor_sizes: list[float | list[float]] | None, strides: Sequence[float], default: list[float]) -> list:
     """Sides of the square anchors of each level in pixels, one list a level; `default` is in strides.
 
     Raises:

@@ -125,12 +125,12 @@ def _wheel(index: int) -> Colour:
 
 
 def _class_of(name: str) -> str:
-    return re.sub(r" \d+ ?%$", "", name)
+    return re.sub(r"( \d+ ?%| \(crowd\))$", "", name)
 
 
 def _tinted(picture: Tensor, masks: Tensor, picked: list[Colour], factor: int) -> Tensor:
     """`masks` ``(N, H, W)`` bool over the picture that is `factor` times as large; the first is on top."""
-    seen = masks & (masks.cumsum(0) == 1)
+    seen = masks & (masks.cumsum(0, dtype=torch.int16) == 1)
     large = seen.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return draw_segmentation_masks(picture, large, alpha=OPACITY, colors=picked)
 

@@ -38,8 +38,8 @@ def _version(package: str) -> str | None:
 def _git() -> dict[str, str] | None:
     def ask(*arguments: str) -> str:
         here = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, timeout=20, check=True)
+        return done.stdout.decode(errors="replace")  # a changed file may be in any encoding
 
     try:
         return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}

@@ -21,6 +21,10 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """
+    Raises:
+        ValueError: NaN or an infinity in it, which are no JSON.
+    """
     with write_atomically(path) as file:
-        json.dump(value, file, indent=2)
+        json.dump(value, file, indent=2, allow_nan=False)
         file.write("\n")
