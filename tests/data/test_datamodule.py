@@ -1,6 +1,8 @@
 """From YAML to batches: the same ones whatever the workers, epochs or ranks."""
 
 import csv
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +78,19 @@ def test_workers_make_no_difference(photos: Path, make: Make) -> None:
     helped = make(*overrides, "data.num_workers=2", "data.batch_size=8").train_dataloader()
     for number in (0, 1):  # the workers live on from epoch to epoch
         assert equal(epoch(alone, number), epoch(helped, number))
+
+
+def test_many_objects_come_through_the_usual_limit_of_open_files() -> None:
+    """A tensor of a loader process is an open file: 8 a picture with masks, of 1,024 that most systems give."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 20_000))\n"
+        "from visiontune.data import build\n"
+        "reader = {'_target_': 'visiontune.data.readers.digit_scenes.read', 'scenes': 640, 'scene_size': 64}\n"
+        "data = build({'reader': reader, 'image_size': 64, 'batch_size': 64, 'num_workers': 2}, tasks=['instances'])\n"
+        "print(sum(len(batch['targets']['instances']) for batch in data.val_dataloader()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "64", done.stderr[-2000:]
 
 
 def test_evaluation_is_not_augmented(photos: Path, make: Make) -> None:

@@ -1,6 +1,7 @@
 """Loaders and batches, with or without a data module around them."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
 Batch = dict[str, Any]
+OPEN_FILES = 65_536
 
 
 def to_network(batch: Batch) -> Batch:
@@ -88,6 +90,8 @@ def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
 def data_loader(
     dataset: VisionDataset, batches: EpochBatches, num_workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
+    if num_workers > 0:
+        _allow_many_files()
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -98,6 +102,17 @@ def data_loader(
         # Without one of its own, every pass would draw from the process's random state.
         generator=torch.Generator(),
     )
+
+
+def _allow_many_files() -> None:
+    """Each tensor that comes from a loader process is an open file here: of a batch of objects with masks hundreds.
+
+    The usual limit of 1,024 would be a crash, or a batch that never comes; every process may raise its own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def workers(asked: int | str, in_memory: bool) -> int:
