@@ -87,6 +87,11 @@ def test_modes(photos: Path, looks: list[Path], monkeypatch: pytest.MonkeyPatch)
         verify(photos, listing(photos), "twice")
 
 
+def test_the_mode_does_not_change_the_content(photos: Path) -> None:
+    full, header, off = (verify(photos, listing(photos), mode) for mode in ("full", "header", "off"))
+    assert full == header == off and len({sample.content for sample in full}) == len(full)
+
+
 def test_content_is_of_the_pixels_in_memory() -> None:
     import torch
 

@@ -12,16 +12,16 @@ from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
 FULL_UP_TO = 20_000
-HEAD_BYTES = 64 * 1024
 MODES = ("auto", "full", "header", "off")
+MEMORY = {"full": "full", "header": "opened", "off": "hashed"}
 
 
 def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_dir: Path | None = None) -> list[Sample]:
     """Check every picture and fill in `content`.
 
-    `full` decodes each file and hashes all its bytes; `header` opens it and hashes its size and first 64 KiB; `off`
-    hashes like `header` and opens nothing; `auto` is `full` up to 20,000 pictures and `header` above. A file whose
-    path, size and time are as remembered is not read again. Pictures in memory are hashed, shape and all.
+    `full` decodes each file; `header` reads its header alone; `off` believes it; `auto` is `full` up to 20,000 pictures
+    and `header` above. The content is a hash of all bytes in every mode, so that splits do not depend on it. A file
+    whose path, size and time are as remembered is not read again. Pictures in memory are hashed, shape and all.
 
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are.
@@ -30,8 +30,8 @@ def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_d
         raise UserError(f"data.verify={mode!r}: choose one of {', '.join(MODES)}")
     on_disk = [sample.path for sample in samples if sample.image is None]
     mode = _resolve(mode, len(on_disk))
-    look = {"full": _look_full, "header": _look_header, "off": _hash_head}[mode]
-    contents = scan(root or Path(), on_disk, look, mode, cache_dir)
+    look = {"full": _look_full, "header": _look_header, "off": _hash}[mode]
+    contents = scan(root or Path(), on_disk, look, MEMORY[mode], cache_dir)
     return [
         replace(sample, content=_hash_memory(sample) if sample.image is not None else contents[sample.path])
         for sample in samples
@@ -45,20 +45,19 @@ def _resolve(mode: str, count: int) -> str:
 def _look_full(path: Path) -> str:
     # Channels as training reads them make no difference to whether a file decodes.
     load_image(path)
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return _hash(path)
 
 
 def _look_header(path: Path) -> str:
     with Image.open(path):  # reads the header alone
-        return _hash_head(path)
+        return _hash(path)
 
 
-def _hash_head(path: Path) -> str:
-    size = path.stat().st_size
-    if not size:
+def _hash(path: Path) -> str:
+    content = path.read_bytes()
+    if not content:
         raise ValueError("the file is empty")
-    with path.open("rb") as file:
-        return hashlib.blake2b(str(size).encode() + file.read(HEAD_BYTES), digest_size=16).hexdigest()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _hash_memory(sample: Sample) -> str:
