@@ -174,6 +174,11 @@ def test_colours_of_picture_and_restored_picture_change_together() -> None:
         ({"crop": [0.8, 1.2]}, "at most 1.0"),
         ({"scale": [1.1, 0.9]}, r"such as augment\.scale=\[0\.8, 1\.0\]"),
         ({"erase": 20}, "a chance, from 0 to 1"),
+        ({"rotate": -5}, "augment.rotate=-5: write a number, 0 or more"),
+        ({"mixup": "a"}, "augment.mixup=a: write a number, 0 or more"),
+        ({"grey": None}, "augment.grey=None: write a number, 0 or more"),
+        ({"fill": 300}, "augment.fill=300: a grey value, from 0 to 255"),
+        ({"crop": ["a", "b"]}, r"such as augment\.crop=\[0\.8, 1\.0\]"),
         ({"hue": 0.7}, "from 0 to 0.5"),
     ],
 )

@@ -94,6 +94,17 @@ def test_crowds_and_run_lengths(root: Path) -> None:
     assert torch.equal(loaded["masks"][0].bool(), columns)
 
 
+def test_areas_are_those_of_the_file(root: Path) -> None:
+    change_json(root / "train.json", lambda document: document["annotations"][0].update(area=123.5))
+    change_json(root / "train.json", lambda document: document["annotations"][1].update(area="large"))
+    for sample in read(root, FILES, FOLDERS).samples:
+        for task in ("detection", "instances"):
+            target = sample.targets[task].load((HEIGHT, WIDTH))
+            if sample.path == "images/train/p00.jpg":
+                assert target["area"][0] == 123.5 and len(target["area"]) == len(target["boxes"])
+                assert [set(target) - {"area"}] == [{"boxes", "labels", "crowd"} | set(target) & {"masks"}]
+
+
 def test_sizes_in_the_file_do_not_count(root: Path) -> None:
     def other(document: Document) -> None:
         document["images"][0].update(width=HEIGHT, height=WIDTH)
@@ -132,6 +143,15 @@ def test_pictures_that_no_file_names_are_said(root: Path) -> None:
             lambda d: d["annotations"][0].update(image_id=5000),
             "train.json: annotation 101 is for image 5000, which is not among its images",
         ),
+        (
+            lambda d: d["annotations"][0].update(category_id=[3]),
+            "train.json annotation 101 (images/train/p00.jpg): category [3] is none of 3, 7",
+        ),
+        (
+            lambda d: d["annotations"][0].update(image_id=[100]),
+            "train.json: annotation 101 is for image [100], which is not among its images",
+        ),
+        (lambda d: d["images"][0].update(id=[1]), "train.json: an image needs id and file_name; one is {{'id': [1]"),
         (
             lambda d: d["images"][1].update(id=100),
             "train.json: two images have the id 100: images/train/p00.jpg and p01.jpg",
@@ -174,6 +194,20 @@ def test_what_can_be_wrong(root: Path, change: Callable[[Document], Any], messag
             {"segmentation": {"size": [9, 9], "counts": [81]}},
             "its run lengths are of size [9, 9], the picture's is [48, 64] (H, W)",
         ),
+        (
+            {"segmentation": {"size": 5, "counts": [81]}},
+            "its run lengths are of size 5, the picture's is [48, 64] (H, W)",
+        ),
+        ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "its run lengths have no pixel"),
+        (
+            {"segmentation": [[700, 700, 800, 700, 800, 800]]},
+            "its polygons lie outside its box, or far outside its picture",
+        ),
+        (
+            {"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]},
+            "its polygons lie outside its box, or far outside its picture",
+        ),
+        ({"segmentation": [[5, 5, 1e12, 5, 9, 9]]}, "its polygons lie outside its box, or far outside its picture"),
     ],
 )
 def test_objects_that_cannot_be(root: Path, change: dict[str, Any], message: str) -> None:

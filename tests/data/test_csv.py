@@ -126,6 +126,7 @@ def test_paths_relative_to_a_folder(root: Path) -> None:
             "table.csv:5: area 'nan' is no number: correct it, or leave it empty where it is not known",
         ),
         (5, {"area": "inf"}, "table.csv:5: area 'inf' is no number"),
+        (5, {"area": "1e39"}, "table.csv:5: area '1e39' is no number"),
         (5, {"count": "two"}, "table.csv:5: count 'two' is no number"),
         (6, {"brick": "2"}, "table.csv:6: brick '2': write 0 or 1, or leave it empty where it is not known"),
         (7, {"split": "dev"}, "table.csv:7: split 'dev': write train, val or test, or leave it empty"),

@@ -187,6 +187,9 @@ def test_more_samples_a_class_than_there_are(photos: Path, make: Make) -> None:
         ("data.channels=2", "data.channels=2: 3 (colour)"),
         ("data.resize=zoom", "data.resize=zoom: choose one of squash, crop, letterbox"),
         ("data.cache=disk", "data.cache=disk: write none or memory"),
+        ("data.labelled=many", "data.labelled=many: a share of the training samples, above 0 and at most 1"),
+        ("data.labelled=0.01", "class 'cat'"),
+        (r"data.group_pattern='(newt\d+)?'", "does not match cat/cat0.png"),
         ("+data.batchsize=3", "data.batchsize is no key of this data set; did you mean data.batch_size?"),
     ],
 )

@@ -136,6 +136,12 @@ def test_limit_train_keeps_the_proportion() -> None:
     assert notes == ["data.limit_train=20: 50 training samples are left out"]
 
 
+def test_limit_train_below_the_smallest_group() -> None:
+    grouped = [replace(sample, group=f"{i % 10}") for i, sample in enumerate(samples())]
+    with pytest.raises(UserError, match=r"data.limit_train=3: the smallest group has more samples"):
+        assign(grouped, SCHEMA, ratio=RATIO, seed=0, limit_train=3, stratify=False)
+
+
 def owned(**split_of: str) -> list[Sample]:
     """Samples whose split is the one of their number modulo the given list."""
     names = list(split_of.values())

@@ -143,6 +143,10 @@ def _fewer_in_train(
     if limit_train is not None:
         before = len(result["train"])
         result["train"] = splits.first(result["train"], limit_train, seed, strata)
+        if not result["train"]:
+            raise UserError(
+                f"data.limit_train={limit_train}: the smallest group has more samples; write a larger number"
+            )
         notes.append(f"data.limit_train={limit_train}: {before - len(result['train'])} training samples are left out")
     if per_class is not None:
         before = len(result["train"])
@@ -161,7 +165,7 @@ def keep_labels(samples: list[Sample], share: float, seed: int) -> list[Sample]:
     Raises:
         UserError: a share outside 0..1.
     """
-    if not 0 < share <= 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise UserError(f"data.labelled={share}: a share of the training samples, above 0 and at most 1")
     if share == 1:
         return samples

@@ -70,11 +70,17 @@ class Augment:
             if key not in known:
                 raise UserError(f"augment.{key} is no augmentation; choose from {', '.join(known)}")
         augment = cls(**config)
+        for key in ("rotate", "color", "hue", "grey", "blur", "erase", "min_visible", "mixup", "cutmix", "fill"):
+            value = getattr(augment, key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise UserError(f"augment.{key}={value}: write a number, 0 or more")
+        if augment.fill > 255:
+            raise UserError(f"augment.fill={augment.fill}: a grey value, from 0 to 255")
         if augment.auto is not None and augment.auto not in AUTO:
             raise UserError(f"augment.auto={augment.auto}: choose one of null, {', '.join(AUTO)}")
         for key in ("crop", "ratio", "resize_range", "scale"):
             pair = getattr(augment, key)
-            if pair is not None and not (isinstance(pair, list | tuple) and len(pair) == 2 and 0 < pair[0] <= pair[1]):
+            if pair is not None and not _rising(pair):
                 raise UserError(f"augment.{key}={pair}: write two rising numbers, such as augment.{key}=[0.8, 1.0]")
         if augment.crop is not None and augment.crop[1] > 1:
             raise UserError(f"augment.crop={augment.crop}: a share of the picture's area, at most 1.0")
@@ -87,6 +93,11 @@ class Augment:
         if not 0 <= augment.hue <= 0.5:
             raise UserError(f"augment.hue={augment.hue}: from 0 to 0.5")
         return augment
+
+
+def _rising(pair: Any) -> bool:
+    numbers = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
+    return numbers and 0 < pair[0] <= pair[1]
 
 
 def train_transform(

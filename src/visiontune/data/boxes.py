@@ -23,17 +23,19 @@ class StoredBoxes:
         boxes: ``(N, 4)`` float32 x1, y1, x2, y2 in pixels of a picture of `size` (H, W).
         labels: one a box.
         crowd: which boxes stand for many, or are not to be counted.
+        area: of each object in pixels, where the file gives one (0 where not): COCO's classes of size go by it.
     """
 
     boxes: np.ndarray
     labels: list[int]
     crowd: list[bool]
     size: tuple[int, int]
+    area: list[float] | None = None
 
     def load(self, size: tuple[int, int]) -> dict[str, Tensor]:
         if size != self.size:
             raise UserError(f"boxes of a picture of {self.size[1]}x{self.size[0]} pixels; it has {size[1]}x{size[0]}")
-        return objects(self.boxes.tolist(), self.labels, size, crowd=self.crowd)
+        return objects(self.boxes.tolist(), self.labels, size, crowd=self.crowd, area=self.area)
 
 
 class BoxCheck:

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from torch.utils.data import DataLoader
 
-from visiontune.data.assign import assign, keep_labels
+from visiontune.data.assign import assign, check_classes, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_transform, frame_of
@@ -88,6 +88,8 @@ class VisionData(L.LightningDataModule):
             stratify=stratify,
         )
         self._splits["train"] = keep_labels(self._splits["train"], labelled, seed)
+        if labelled != 1:
+            notes += [note for note in check_classes(self._splits, self.schema) if note not in notes]
         self.notes = [*source.notes, *notes]
         self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}

@@ -51,8 +51,9 @@ class VisionDataset(Dataset[dict[str, Any]]):
     def keep_in_memory(self, size: tuple[int, int]) -> None:
         """Decode everything once, shrunk to cover 1.5 times `size` (H, W), so that crops stay sharp.
 
-        Costs about 3 x (1.5 x size)^2 bytes a picture, 340 KB at 224 pixels. Call it before workers start: they then
-        share it.
+        Costs about 3 x (1.5 x size)^2 bytes a picture, 340 KB at 224 pixels; targets come on top, for masks a byte a
+        pixel and object (in evaluation of the whole picture: not for large sets of instances). Call it before
+        workers start: they then share it.
         """
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
 

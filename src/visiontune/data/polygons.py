@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor
+from torchvision import tv_tensors
 
-from visiontune.data.boxes import BoxCheck, StoredBoxes
-from visiontune.data.targets import Stored, objects
+from visiontune.data.boxes import ROUNDING, BoxCheck, StoredBoxes
+from visiontune.data.targets import Stored
 
 # Polygons (flat x, y in pixels; their union), or COCO's compressed run lengths.
 Segment = list[np.ndarray] | dict[str, Any]
@@ -35,8 +36,7 @@ class StoredInstances:
         masks = np.zeros((len(self.segments), *size), dtype=np.uint8)
         for mask, segment in zip(masks, self.segments, strict=True):
             mask[:] = draw(segment, size)
-        boxes, labels, crowd = target["boxes"], target["labels"], target["crowd"]
-        return objects(boxes, labels, size, masks=torch.from_numpy(masks), crowd=crowd)
+        return {**target, "masks": tv_tensors.Mask(torch.from_numpy(masks))}
 
 
 @dataclass
@@ -52,17 +52,27 @@ class Objects:
     labels: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     segments: list[Segment | None] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
 
-    def add(self, box: Sequence[float], label: int, crowd: bool = False, segment: Segment | None = None) -> None:
+    def add(
+        self,
+        box: Sequence[float],
+        label: int,
+        crowd: bool = False,
+        segment: Segment | None = None,
+        area: float = 0.0,
+    ) -> None:
         self.boxes.append(box)
         self.labels.append(label)
         self.crowd.append(crowd)
         self.segments.append(segment)
+        self.areas.append(area)
 
     def stored(self, size: tuple[int, int], check: BoxCheck, where: Callable[[int], str]) -> dict[str, Stored]:
         """Targets by task: `detection`, and `instances` where no good object lacks its segment."""
         good, kept = check(self.boxes, size, where)
-        boxes = StoredBoxes(good, [self.labels[i] for i in kept], [self.crowd[i] for i in kept], size)
+        areas = [self.areas[i] for i in kept] if any(self.areas) else None
+        boxes = StoredBoxes(good, [self.labels[i] for i in kept], [self.crowd[i] for i in kept], size, areas)
         segments = [segment for i in kept if (segment := self.segments[i]) is not None]
         if len(segments) < len(kept):
             return {"detection": boxes}
@@ -104,15 +114,31 @@ def polygon(numbers: Any) -> np.ndarray:
     return points
 
 
+def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether polygons lie about their box (x1, y1, x2, y2), where the box itself lies in its picture.
+
+    Run lengths always do, being as large as the picture.
+    """
+    inside = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
+    if not isinstance(segment, list) or not inside:
+        return True
+    points = np.concatenate([one.reshape(-1, 2) for one in segment])
+    low, high = points.min(0), points.max(0)
+    near = np.abs(points).max() <= 10 * max(size)  # drawing takes memory by the largest number
+    return bool(near and (low <= np.array(box[2:]) + ROUNDING).all() and (high >= np.array(box[:2]) - ROUNDING).all())
+
+
 def _run_lengths(given: Mapping[str, Any], size: tuple[int, int]) -> Segment:
     counts = given.get("counts")
-    if list(given.get("size", ())) != list(size):
+    if given.get("size") != list(size):
         raise ValueError(f"its run lengths are of size {given.get('size')}, the picture's is {list(size)} (H, W)")
     rle: dict[str, Any] = {"size": list(size), "counts": counts}
     try:
         if isinstance(counts, list):
             rle = coco_mask.frPyObjects(rle, *size)
-        coco_mask.decode(rle)  # the only step that finds lengths which do not sum up
+        mask = coco_mask.decode(rle)  # the only step that finds lengths which do not sum up
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"its run lengths are broken ({str(error).splitlines()[0][:80]})") from error
+    if not mask.any():
+        raise ValueError("its run lengths have no pixel")
     return rle

@@ -1,5 +1,6 @@
 """Which samples stand in which batch: a pure function of (seed, epoch), rank and world size."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -100,5 +101,5 @@ def balanced_weights(labels: Sequence[int | None]) -> list[float]:
 
     A sample without a class counts as one of a class of its own.
     """
-    frequency = {label: labels.count(label) for label in set(labels)}
+    frequency = Counter(labels)
     return [1 / frequency[label] for label in labels]

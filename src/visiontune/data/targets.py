@@ -6,7 +6,8 @@
 | multilabel | float `(C,)` of 0 and 1 |
 | regression | float `(V,)`, in the user's units |
 | segmentation | `LabelMap` `(H, W)` uint8, `IGNORE` where there is no truth |
-| detection | `{"boxes": BoundingBoxes (N, 4) XYXY float32, "labels": (N,) int64, "crowd": (N,) bool}` |
+| detection | `{"boxes": BoundingBoxes (N, 4) XYXY float32, "labels": (N,) int64, "crowd": (N,) bool}`; \
+`"area": (N,) float32`, in pixels of the picture as it lies on disk, where the file gives it |
 | instances | the same with `"masks": Mask (N, H, W) uint8 of 0 and 1` |
 | dense | `tv_tensors.Image (C, H, W)`, uint8 or float 0..1 |
 """
@@ -48,12 +49,14 @@ def objects(
     *,
     masks: Tensor | None = None,
     crowd: Tensor | Sequence[bool] | None = None,
+    area: Tensor | Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
     """A detection target (an instances target with `masks`) of a picture of (H, W) pixels, also for no objects.
 
     Args:
         boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels.
         crowd: which of them stand for many; they count neither as found nor as missed.
+        area: what metrics by size go by; None (or 0 for one object) is the area of its mask or box.
     """
     coordinates = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     target: dict[str, Tensor] = {
@@ -67,6 +70,8 @@ def objects(
         if crowd is None
         else torch.as_tensor(crowd, dtype=torch.bool).reshape(-1),
     }
+    if area is not None:
+        target["area"] = torch.as_tensor(area, dtype=torch.float32).reshape(-1)
     if masks is not None:
         target["masks"] = tv_tensors.Mask(masks.to(torch.uint8))
     return target

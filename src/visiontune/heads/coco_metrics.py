@@ -21,8 +21,8 @@ class CocoMetrics(MeanAveragePrecision):
     """The 12 numbers of pycocotools' `COCOeval`, and `ap/CLASS` for each class.
 
     They are of the boxes, or of the masks where `iou_types` has "segm"; the numbers of the boxes are then called
-    `box_map` and so on. An object's area is that of its mask where it has one, else that of its box. A number that
-    has no truth to be measured on (no object of this size or class) is NaN.
+    `box_map` and so on. An object's area is the one that its file gives, else that of its mask, else that of its
+    box. A number that has no truth to be measured on (no object of this size or class) is NaN.
     """
 
     def __init__(self, classes: Sequence[str], iou_types: Sequence[str] = ("bbox",)) -> None:

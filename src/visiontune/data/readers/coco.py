@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from visiontune.data.boxes import BoxCheck
-from visiontune.data.polygons import Objects, parse
+from visiontune.data.polygons import Objects, meets, parse
 from visiontune.data.readers.folders import PerSplit, existing, per_split, pictures, relative, root_folder
 from visiontune.data.readers.objects import object_tasks, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
@@ -53,16 +53,20 @@ def read(
             objects, ids = Objects(), []
             for annotation in by_image[identity]:
                 where = f"{files[split]} annotation {annotation.get('id')} ({path})"
-                if annotation.get("category_id") not in label_of:
+                if not _names(annotation.get("category_id"), label_of):
                     known = some([str(category) for category in categories], 12)
                     raise UserError(f"{where}: category {annotation.get('category_id')!r} is none of {known}")
                 try:
                     segment = parse(annotation.get("segmentation"), sizes[path])
                     box = _box(annotation.get("bbox"))
+                    if not meets(segment, box, sizes[path]):
+                        raise ValueError("its polygons lie outside its box, or far outside its picture")
                 except ValueError as error:
                     check.refuse(f"{where}: {error}")
                     continue
-                objects.add(box, label_of[annotation["category_id"]], bool(annotation.get("iscrowd")), segment)
+                area = annotation.get("area")
+                area = float(area) if isinstance(area, int | float) and area > 0 else 0.0
+                objects.add(box, label_of[annotation["category_id"]], bool(annotation.get("iscrowd")), segment, area)
                 ids.append(where)
             samples.append(Sample(path, objects.stored(sizes[path], check, ids.__getitem__), split))
     schema, more = object_tasks(samples, list(categories.values()))
@@ -129,7 +133,7 @@ def _paths(root: Path, folder: str, images: list[dict[str, Any]], file: str) -> 
     found: dict[Any, str] = {}
     for image in images:
         identity, name = image.get("id"), image.get("file_name")
-        if identity is None or not isinstance(name, str):
+        if not isinstance(identity, int | str) or not isinstance(name, str):
             raise UserError(f"{file}: an image needs id and file_name; one is {str(image)[:100]}")
         if identity in found:
             raise UserError(f"{file}: two images have the id {identity!r}: {found[identity]} and {name}")
@@ -158,13 +162,17 @@ def _unique(paths: dict[str | None, dict[Any, str]]) -> list[str]:
 def _by_image(annotations: list[dict[str, Any]], paths: dict[Any, str], file: str) -> dict[Any, list[dict[str, Any]]]:
     found: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in annotations:
-        if annotation.get("image_id") not in paths:
+        if not _names(annotation.get("image_id"), paths):
             raise UserError(
                 f"{file}: annotation {annotation.get('id')} is for image {annotation.get('image_id')!r}, which is not "
                 f"among its images"
             )
         found[annotation["image_id"]].append(annotation)
     return found
+
+
+def _names(identity: Any, known: dict[Any, Any]) -> bool:
+    return isinstance(identity, int | str) and identity in known
 
 
 def _box(given: Any) -> list[float]:

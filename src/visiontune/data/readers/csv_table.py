@@ -13,6 +13,7 @@ from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError, listed
 
+LARGEST = 3e38  # of a float32
 TRUTH = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "1.0": 1.0, "0.0": 0.0}
 Row = tuple[int, dict[str, str]]  # line of the file, and column -> cell
 
@@ -165,7 +166,7 @@ def _classes(rows: list[Row], column: str, classes: list[str] | None, name: str)
     found = {cell for _, row in rows if (cell := row[column].strip())}
     if len(found) < 2:
         raise UserError(f"{name}: column {column!r} holds {len(found)} classes: two or more are needed")
-    numbers = all(cell.lstrip("-").isdecimal() for cell in found)
+    numbers = all(cell.removeprefix("-").isdecimal() for cell in found)
     return sorted(found, key=(lambda cell: (int(cell), cell)) if numbers else None)
 
 
@@ -205,6 +206,6 @@ def _finite(column: str, cell: str) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:  # nor is NaN
         raise ValueError(f"{column} {cell!r} is no number: correct it, or leave it empty where it is not known")
     return value

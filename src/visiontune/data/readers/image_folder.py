@@ -102,7 +102,7 @@ def _check(base: Path, found: dict[str, list]) -> None:
 def _group(path: str, pattern: str) -> str:
     try:
         match = re.search(pattern, path)
-        if match:
+        if match and match.group(1):
             return match.group(1)
     except (re.error, IndexError) as error:
         problem = f"is no regular expression with a group ({error})"

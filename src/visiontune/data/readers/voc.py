@@ -1,7 +1,8 @@
 """Detection and segmentation as Pascal VOC has them: an XML file a picture, index PNGs, lists of splits.
 
 Coordinates are taken as they stand: x1, y1, x2, y2 in pixels from 0. (The challenge's own files count from 1 and
-include the last pixel, which is half a pixel to either side; most tools that write this format do not.)
+include the last pixel, so that their boxes begin a pixel too far right and down; most tools that write this format do
+not.)
 """
 
 import re
