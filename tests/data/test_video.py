@@ -68,6 +68,12 @@ def test_a_turned_recording(tmp_path: Path, turn: str) -> None:
     assert (frame.float() - torch.rot90(ramp(1)[0], quarters, (1, 2)).float()).abs().mean() < 4
 
 
+def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visiontune.data.video.av", None)
+    with pytest.raises(UserError, match=r"pip install 'visiontune\[video\]'"):
+        frame_rate(tmp_path / "film.mp4")
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all", None])
 def test_no_video(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "film.mp4"

@@ -1,4 +1,7 @@
-"""Videos: frames out of a file, and pictures into one (PyAV, whose wheels bring FFmpeg along)."""
+"""Videos: frames out of a file, and pictures into one.
+
+PyAV does it, whose wheels bring FFmpeg along. It is an extra, since they hold libraries under the GPL as well.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -6,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-import av
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -14,8 +16,12 @@ from torchvision.transforms.v2 import functional as F
 from visiontune.data.images import with_channels
 from visiontune.errors import UserError
 
+try:
+    import av
+except ImportError:
+    av = None  # type: ignore[assignment]
+
 SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"])
-CODEC = "libx264" if "libx264" in av.codecs_available else "mpeg4"
 
 
 def is_video(path: Path) -> bool:
@@ -29,6 +35,7 @@ def frames(path: Path, channels: int = 3) -> Iterator[Tensor]:
         UserError: no video, or broken at some frame; the message names the file.
     """
     count = 0
+    _check_installed()
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
@@ -43,12 +50,18 @@ def frames(path: Path, channels: int = 3) -> Iterator[Tensor]:
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Frames a second, on average; 25 where the file does not say."""
+    """Frames a second, on average; 25 where the file does not say. Raises UserError as `frames` does."""
+    _check_installed()
     try:
         with av.open(str(path)) as container:
             return container.streams.video[0].average_rate or Fraction(25)
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"{path}: cannot be read as a video. Repair or convert it.") from error
+
+
+def _check_installed() -> None:
+    if av is None:
+        raise UserError("videos need PyAV, an extra of this package: pip install 'visiontune[video]'")
 
 
 class VideoWriter:
@@ -59,9 +72,11 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
+        _check_installed()
         path.parent.mkdir(parents=True, exist_ok=True)
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.container = av.open(str(path), "w")
-        self.stream = cast(av.VideoStream, self.container.add_stream(CODEC, rate=rate))
+        self.stream = cast(av.VideoStream, self.container.add_stream(codec, rate=rate))
         self.stream.pix_fmt = "yuv420p"  # what every player shows
         self.size: tuple[int, int] | None = None
 
