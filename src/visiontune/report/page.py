@@ -3,6 +3,7 @@
 import csv
 from html import escape
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from visiontune.runs.directory import RunDirectory
@@ -52,14 +53,16 @@ def _curves(run: RunDirectory) -> bool:
     names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/")) and name.count("/") < 3]
     names = [name for name in names if not name.endswith("/weight")]
     losses = [name for name in names if name.startswith("train/") or name.endswith("loss")]
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
     for axes, wanted in zip(figure.subplots(1, 2), (losses, [n for n in names if n not in losses]), strict=True):
+        axes.set_prop_cycle(color=[colormaps["tab20"](i) for i in range(20)])
         for name in wanted:
-            points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+            points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name, "nan") not in ("", "nan")]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=name)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        if wanted:
-            axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(run.report / "curves.png", dpi=110)
     return True
