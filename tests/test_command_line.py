@@ -16,7 +16,10 @@ BASH = shutil.which("bash")
     [
         ("", {"train", "plan", "evaluate", "predict", "compare"}),
         ("tr", {"train"}),
-        ("train strategy=", {"strategy=full", "strategy=gradual_unfreeze", "strategy=linear_probe"}),
+        (
+            "train strategy=l",
+            {f"strategy={name}" for name in ("l2_sp", "last_k", "layer_decay", "linear_probe", "lora", "lp_ft")},
+        ),
         ("  train -m   sweep=f", {"sweep=folds"}),
         ("plan scheduler=step scheduler.mi", {"scheduler.milestones."}),
         ("evaluate run=x sp", {"split="}),

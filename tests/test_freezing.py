@@ -47,7 +47,7 @@ def test_the_probe_changes_the_head_alone(tmp_path: Path) -> None:
     assert watch.modes == [{"block1": False, "block2": False, "heads": True}] * 2
     image = batch(8, 5)["image"]
     model.train()
-    freeze(model.stages(), {"heads"}, "frozen")
+    freeze(model.stages(), LinearProbe(["block1", "block2", "heads"], 1), 0)
     in_training = model.backbone(image).embedding
     assert not in_training.requires_grad  # no graph is built through what is frozen
     model.eval()
@@ -81,16 +81,15 @@ def test_a_frozen_stage_has_no_dropout() -> None:
     stages = [("a", nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4))), ("heads", nn.Dropout(0.5))]
     for _, stage in stages:
         stage.train()
-    freeze(stages, {"heads"}, "frozen")
+    names = ["a", "heads"]
+    freeze(stages, LinearProbe(names, 1), 0)
     x = torch.randn(32, 4)
     assert torch.equal(stages[0][1](x), stages[0][1].eval()(x))
     assert stages[1][1].training
-    freeze(stages, {"a", "heads"}, "frozen")  # thawed: dropout is on again, the statistics stay
+    freeze(stages, Full(names, 1), 0)  # thawed: dropout is on again, the statistics stay
     assert [m.training for m in stages[0][1].children()] == [True, False]
-    freeze(stages, {"a", "heads"}, "train")
+    freeze(stages, Full(names, 1, batchnorm="train"), 0)
     assert [m.training for m in stages[0][1].children()] == [True, True]
-    freeze(stages, {"a"}, "train")
-    assert not any(m.training for m in stages[1][1].modules())
 
 
 def test_the_statistics_that_ranks_average() -> None:

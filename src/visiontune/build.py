@@ -22,6 +22,7 @@ from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
+from visiontune.wise_ft import check_factors
 
 # Of weights and inputs in 32 bits: the others that the Trainer has would round the truth that metrics are taken of.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -60,17 +61,23 @@ def model_of(
         for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
+    strategy = make({"_target_": "visiontune.strategies.Full", "_partial_": True, **cfg.strategy})(
+        stages=names, epochs=epochs
+    )
+    strategy.prepare(backbone.model)
     model = FineTuner(
         backbone,
         heads,
         optimizer=make(cfg.optimizer),
         scheduler=make(cfg.scheduler),
-        strategy=make(cfg.strategy)(stages=names, epochs=epochs),
+        strategy=strategy,
         loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
         l1=cfg.l1,
+        sam=cfg.sam,
         monitor=cfg.monitor,
         seed=cfg.seed,
         description={
+            **strategy.describe(),
             "version": __version__,
             "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in schema.items()},
         },
@@ -84,7 +91,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
     before = [history, *([ProbeStart()] if cfg.probe else [])]
-    after = [FirstValidation(history), Checkpoints(run.checkpoints, model.monitor)]
+    after = [FirstValidation(history), Checkpoints(run.checkpoints, model.monitor, keep_start=cfg.wise_ft is not None)]
     loggers = [
         _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
         for node in cfg.logger.values()
@@ -123,6 +130,12 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     }
     if settings["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
+    check_factors(cfg.wise_ft)
+    if cfg.sam is not None and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
+        raise UserError(
+            "sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
+            "trainer.precision=bf16-mixed or 32-true"
+        )
     if settings["precision"] not in PRECISIONS:
         raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
     group = "optimizer"

@@ -16,8 +16,9 @@ from visiontune.errors import UserError
 from visiontune.freezing import batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
 from visiontune.loss_weights import loss_weights as weights_of
+from visiontune.sam import Sam
 from visiontune.strategies import Stages, Strategy
-from visiontune.strategies.base import HEADS, stage_of
+from visiontune.strategies.base import HEADS
 
 Batch = dict[str, Any]
 
@@ -33,6 +34,7 @@ class FineTuner(L.LightningModule):
         strategy: which stages train in which epoch, and the parameter groups.
         loss_weights: factor of each task's loss, 1 where it is not named; or "learned".
         l1: weight of the sum of absolute values of the trained parameters that have more than one dimension.
+        sam: distance of sharpness-aware minimisation, see `Sam`; None is without.
         monitor: "val/TASK/METRIC" that decides which epoch is best; None = the head's own, with several heads
             "val/score", the mean of their scores.
         seed: what dropout draws from, with the step and the rank.
@@ -50,6 +52,7 @@ class FineTuner(L.LightningModule):
         strategy: Strategy,
         loss_weights: Mapping[str, float] | str | None = None,
         l1: float = 0.0,
+        sam: float | None = None,
         monitor: str | None = None,
         seed: int = 0,
         description: dict[str, Any] | None = None,
@@ -60,11 +63,13 @@ class FineTuner(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.strategy = strategy
         self.weigh = weights_of(heads, loss_weights)
-        self.l1 = l1
+        self.l1, self.sam = l1, sam
         self.monitor = _monitor(heads, monitor)
         self.seed = seed
         self.description = description or {}
         self.split = "test"  # which split a `test` pass measures
+        self.sums: dict[str, Tensor] = {}  # of this epoch: value times samples, and samples
+        self.gradients: dict[str, Tensor] = {}  # that a checkpoint within an accumulation window had
         self.metrics: Mapping[str, HeadMetrics] = nn.ModuleDict(  # type: ignore[assignment]
             {task: head.metrics() for task, head in heads.items()}
         )
@@ -89,12 +94,22 @@ class FineTuner(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer(self.param_groups())
+        if self.sam is not None:
+            optimizer = Sam(optimizer, self.sam)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_scheduler(optimizer, steps, self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": cast(Any, scheduler)}
 
+    def on_train_start(self) -> None:
+        # Lightning begins no epoch again that a run goes on within: it would train what is frozen.
+        freeze(self.stages(), self.strategy, self.current_epoch)
+        for name, parameter in self.named_parameters():
+            if name in self.gradients:
+                parameter.grad = self.gradients[name].to(parameter)
+        self.gradients = {}
+
     def on_train_epoch_start(self) -> None:
-        freeze(self.stages(), self.strategy.trainable(self.current_epoch), self.strategy.batchnorm)
+        freeze(self.stages(), self.strategy, self.current_epoch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on (seed, epoch, step, rank) alone, so a resumed run draws what an uninterrupted one would.
@@ -109,25 +124,39 @@ class FineTuner(L.LightningModule):
             sums[task] = torch.stack(list(losses.values())).sum()
             labelled[task] = sum(target is not None for target in targets)
             if labelled[task] and (len(self.heads) > 1 or len(losses) > 1):
-                parts = {f"train/{task}/{name}": value.detach() for name, value in losses.items()}
-                self.log_dict(parts, on_step=False, on_epoch=True, batch_size=labelled[task])
+                for name, value in losses.items():
+                    self._add(f"train/{task}/{name}", value, labelled[task])
         if len(self.heads) > 1:
             self.log_dict({f"train/{task}/weight": factor for task, factor in self.weigh.factors().items()})
         total = self.weigh(sums, [task for task, count in labelled.items() if count])
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
-        self.log(
-            "train/loss", total.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch["index"])
-        )
+        self._add("train/loss", total, len(batch["index"]))
         return total * self._window_scale(batch_idx)
+
+    def _add(self, name: str, value: Tensor, samples: int) -> None:
+        """To an epoch's mean. Lightning's own would begin anew where a run goes on within the epoch."""
+        new = torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
+        self.sums[name] = self.sums[name] + new if name in self.sums else new
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not self.trainer.is_last_batch:
+            return
+        # Lightning steps no plateau schedule at the end of an epoch that a run went on within.
+        self.trainer.fit_loop.restarting = False
+        # Of parts each process may have others; the total is there in all.
+        self.sums["train/loss"] = self.trainer.strategy.reduce(self.sums["train/loss"], reduce_op="sum")
+        means = {name: total / samples for name, (total, samples) in self.sums.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
+        self.sums = {}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         # The schedule owns the rates; the strategy's factor is on them for the length of this step alone.
         at = epoch + (batch_idx + 1) / int(self.trainer.num_training_batches)
         rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] *= self.strategy.warmup(stage_of(group), at)
+            group["lr"] *= self.strategy.warmup(group["stage"], at)
         try:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         finally:
@@ -193,9 +222,21 @@ class FineTuner(L.LightningModule):
         return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        batches, whole = (
+            self.trainer.fit_loop.epoch_loop.batch_progress.current.completed,
+            self.trainer.num_training_batches,
+        )
+        ended = batches > 0 and batches >= whole
         # 0 before the first step; an epoch counts when its last batch is done, whether or not it was validated.
-        done = min(self.current_epoch + self.trainer.is_last_batch, self.trainer.max_epochs or 0)
+        done = min(self.current_epoch + ended, self.trainer.max_epochs or 0)
         checkpoint["visiontune"] = self.description | {"epochs": done}
+        checkpoint["epoch_sums"] = {name: pair.tolist() for name, pair in self.sums.items()}
+        if batches % self.trainer.accumulate_grad_batches and not ended:
+            checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.sums = {n: torch.tensor(pair, device=self.device) for n, pair in checkpoint["epoch_sums"].items()}
+        self.gradients = checkpoint.get("gradients", {})
 
 
 def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:

@@ -3,28 +3,25 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from visiontune.strategies.base import HEADS, Stages
+from visiontune.strategies.base import HEADS, Stages, Strategy
 
 
-def freeze(stages: Stages, trainable: set[str], batchnorm: str) -> None:
-    """Let exactly `trainable` train.
+def freeze(stages: Stages, strategy: Strategy, epoch: int) -> None:
+    """Let exactly what the strategy says train in this epoch.
 
     A frozen stage is frozen wholly: no gradients, no new BatchNorm statistics, no dropout, so its outputs in training
     and evaluation are equal. Called after `train()`, which would undo the modes, and after DDP has wrapped the model
     with every parameter registered: freezing before would leave what thaws later out of the gradient exchange.
-
-    Args:
-        batchnorm: "frozen" also keeps the statistics of BatchNorm in the backbone stages that do train.
     """
+    trainable = strategy.trainable(epoch)
     for name, module in stages:
         trains = name in trainable
-        for parameter in module.parameters():
-            parameter.requires_grad_(trains)
         module.train(trains)
-        if trains and batchnorm == "frozen" and name != HEADS:
-            for part in module.modules():
-                if isinstance(part, _BatchNorm):
-                    part.eval()
+        for part in module.modules():
+            for own, parameter in part.named_parameters(recurse=False):
+                parameter.requires_grad_(trains and (name == HEADS or strategy.picks(part, own)))
+            if trains and strategy.batchnorm == "frozen" and name != HEADS and isinstance(part, _BatchNorm):
+                part.eval()
 
 
 def batchnorm_buffers(module: nn.Module) -> list:

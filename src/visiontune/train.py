@@ -21,6 +21,7 @@ from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.load import adopt_weights, read_checkpoint
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.resume import continued
+from visiontune.wise_ft import interpolate
 
 
 def main(cfg: DictConfig) -> float:
@@ -87,6 +88,8 @@ def train(
         except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the second
             log.info(f"\ninterrupted; continue with: visiontune train run={run.path}")
             raise
+        if cfg.wise_ft is not None:
+            interpolate(run, model, data, cfg.wise_ft, cfg.trainer.accelerator, cfg.trainer.precision)
         results = measure(cfg, run, data, model)
         report(cfg, run, data, model, results)
         outcome["objective"] = best_of(run, model, results)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from running import Command
 
-from visiontune.callbacks import WeightAverage
+from visiontune.callbacks import StochasticWeightAverage, WeightAverage
 
 
 def test_an_exponential_average_with_a_short_start() -> None:
@@ -18,7 +18,7 @@ def test_an_exponential_average_with_a_short_start() -> None:
     trainer: Any = SimpleNamespace(estimated_stepping_batches=200, ckpt_path=None)
     model: Any = torch.nn.Linear(1, 1)
     callback.on_train_start(trainer, model)
-    assert callback.decay == pytest.approx(1 - 1 / 20)  # forgets over a tenth of 200 steps
+    assert callback.share(10_000) == pytest.approx(1 / 20)  # forgets over a tenth of 200 steps
     assert torch.equal(callback._average_model.module.weight, model.weight)
 
     average, expected = torch.zeros(3), 0.0
@@ -28,6 +28,16 @@ def test_an_exponential_average_with_a_short_start() -> None:
         decay = min(0.95, (1 + count) / (10 + count))
         expected = decay * expected + (1 - decay) * value
         assert average.tolist() == pytest.approx([expected] * 3, abs=1e-4)
+
+
+def test_a_plain_mean_of_the_last_part() -> None:
+    callback = StochasticWeightAverage(horizon=0.25)
+    callback.steps = 200
+    average = torch.zeros(3)
+    for count in range(200):
+        callback._average([average], [torch.full((3,), float(count))], torch.tensor(count))
+        values = [float(count)] if count < 150 else [float(i) for i in range(150, count + 1)]
+        assert average.tolist() == pytest.approx([sum(values) / len(values)] * 3, rel=1e-4)
 
 
 def test_counters_are_not_averaged() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from visiontune.errors import UserError
+from visiontune.strategies.lora import plain_state
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Where training scripts keep the network inside their checkpoints; moving averages first: they are the better weights.
@@ -70,6 +71,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
             f"backbone.weights={path}: not a readable checkpoint of plain tensors ({_first_line(error)}); "
             "save one with torch.save(model.state_dict(), PATH)"
         ) from error
+    if isinstance(content, dict) and "visiontune" in content:  # a checkpoint of ours, perhaps with adapters
+        content = plain_state(content)
     state = _tensors(content)
     if not state:
         raise UserError(

@@ -22,10 +22,10 @@ class WeightAverage(WeightAveraging):
     def __init__(self, horizon: float = 0.1) -> None:
         super().__init__(multi_avg_fn=self._average)
         self.horizon = horizon
-        self.decay = 0.0
+        self.steps = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.decay = 1 - 1 / max(1.0, self.horizon * float(trainer.estimated_stepping_batches))
+        self.steps = float(trainer.estimated_stepping_batches)
         if trainer.ckpt_path is None:  # the copy made at set-up is older than the probe's solution
             assert self._average_model is not None
             self._average_model.module.load_state_dict(pl_module.state_dict())
@@ -38,5 +38,21 @@ class WeightAverage(WeightAveraging):
             for average, value in zip(*tensors, strict=True):
                 average.copy_(value)
             return
-        decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(*tensors, weight=1 - decay)
+        torch._foreach_lerp_(*tensors, weight=self.share(int(count)))
+
+    def share(self, count: int) -> float:
+        """Of the newest weights in the average, where `count` steps were averaged before."""
+        return 1 - min(1 - 1 / max(1.0, self.horizon * self.steps), (1 + count) / (10 + count))
+
+
+class StochasticWeightAverage(WeightAverage):
+    """The plain mean over the last part of the training (SWA, Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
+
+    It wants a learning rate that stays high: `scheduler=constant`. BatchNorm's statistics are averaged as well.
+
+    Args:
+        horizon: fraction of all steps, 0..1, that are averaged; before, the weights are as they are.
+    """
+
+    def share(self, count: int) -> float:
+        return 1 / max(1.0, count + 1 - (1 - self.horizon) * self.steps)

@@ -1,6 +1,8 @@
 """best.ckpt and last.ckpt."""
 
 import math
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,46 @@ class Checkpoints(Checkpoint):
     Args:
         directory: where both files go.
         monitor: name of the metric, and "max" or "min".
+        keep_start: whether the weights before the first step are kept as `start.ckpt` as well.
     """
 
-    def __init__(self, directory: Path, monitor: tuple[str, str]) -> None:
+    def __init__(self, directory: Path, monitor: tuple[str, str], keep_start: bool = False) -> None:
         self.best_path, self.last_path = directory / "best.ckpt", directory / "last.ckpt"
+        self.start_path = directory / "start.ckpt" if keep_start else None
         self.monitor, self.mode = monitor
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self.handler: Any = None
+        self.asked = self.forced = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Several processes would stop at different batches and wait for each other.
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self.handler = signal.signal(signal.SIGINT, self._asked)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
+            self.handler = None
+
+    def _asked(self, *_: Any) -> None:
+        """Ctrl-C stops between two batches, where a checkpoint is exact; the second one stops at once."""
+        self.forced = self.asked
+        self.asked = True
+        if self.forced:
+            raise KeyboardInterrupt
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if self.start_path and trainer.global_step == 0:
+            trainer.save_checkpoint(self.start_path, weights_only=True)
         score = float(trainer.callback_metrics[self.monitor])
         if self._better(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
@@ -52,7 +83,8 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         # With several processes saving waits for all of them, and one that failed would never come.
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.state.fn == "fit":
+        between = isinstance(exception, KeyboardInterrupt) and not self.forced and trainer.world_size == 1
+        if between and trainer.state.fn == "fit":
             trainer.save_checkpoint(self.last_path)
 
     def state_dict(self) -> dict[str, Any]:

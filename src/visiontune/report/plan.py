@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from visiontune.backbones import WeightReport
 from visiontune.data import VisionData
 from visiontune.finetuner import FineTuner
 from visiontune.report.tables import render
+from visiontune.strategies import Strategy
+from visiontune.strategies.base import HEADS
 
 
 def plan(
@@ -42,22 +45,20 @@ def _data(data: VisionData) -> str:
 def _stages(cfg: DictConfig, model: FineTuner) -> str:
     epochs = cfg.trainer.max_epochs
     stages = model.stages()
-    groups = {group["name"]: group for group in model.param_groups()}
+    groups = model.param_groups()
     trains = [model.strategy.trainable(epoch) for epoch in range(epochs)]
     rows = []
     for name, module in stages:
-        rates = [groups[key] for key in (name, f"{name}.no_decay") if key in groups]
+        mine = [group for group in groups if group["stage"] == name]
+        rates = sorted({group["lr"] for group in mine})
+        decays = sorted({group["weight_decay"] for group in mine if any(p.ndim > 1 for p in group["params"])})
         rows.append(
             [
                 name,
-                f"{sum(p.numel() for p in module.parameters()):,}",
+                _parameters(model.strategy, name, module),
                 _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
-                f"{rates[0]['lr']:.2e}" if rates else "",
-                f"{rates[0]['weight_decay']:g} / 0"
-                if len(rates) == 2
-                else f"{rates[0]['weight_decay']:g}"
-                if rates
-                else "",
+                " to ".join(f"{rate:.2e}" for rate in dict.fromkeys([*rates[:1], *rates[-1:]])),
+                " / ".join(f"{decay:g}" for decay in [*decays, 0]) if mine else "",
             ]
         )
     total = sum(p.numel() for p in model.parameters())
@@ -66,6 +67,14 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
         f"BatchNorm statistics {model.strategy.batchnorm}"
     )
     return render(title, ["stage", "parameters", "trains in epochs", "learning rate", "decay (weights / rest)"], rows)
+
+
+def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
+    """How many there are, and how many of them can train where that is another number."""
+    total = sum(p.numel() for p in module.parameters())
+    owned = [(part, own, p) for part in module.modules() for own, p in part.named_parameters(recurse=False)]
+    picked = sum(p.numel() for part, own, p in owned if stage == HEADS or strategy.picks(part, own))
+    return f"{total:,}" if picked == total else f"{picked:,} of {total:,}"
 
 
 def _epochs(epochs: list[int]) -> str:

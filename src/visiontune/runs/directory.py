@@ -99,7 +99,7 @@ class RunDirectory:
         Raises:
             UserError: there is none.
         """
-        path = self.checkpoints / f"{which}.ckpt" if which in ("best", "last") else Path(which).expanduser()
+        path = self.checkpoints / f"{which}.ckpt" if which in ("best", "last", "start") else Path(which).expanduser()
         if not path.is_file():
             raise UserError(f"{path} is not there: checkpoint=best, checkpoint=last or the path of a checkpoint file")
         return path

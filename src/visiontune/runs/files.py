@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
@@ -15,6 +17,16 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     try:
         with beside.open("w", newline="") as file:
             yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_atomically(path: Path, value: Any) -> None:
+    """`torch.save`, beside its place and then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(value, beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
+from visiontune.strategies.lora import plain_state
 
 # What a config may name: whatever this package defines, and of the libraries it is made of classes of these kinds. Not
 # their functions: torch.utils.collect_env.run starts any command.
@@ -117,7 +118,7 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     """
     path = run.checkpoint("best")
     checkpoint = read_checkpoint(path)
-    state: dict[str, torch.Tensor] = dict(checkpoint["state_dict"])
+    state = plain_state(checkpoint)
     old, new = checkpoint["visiontune"]["tasks"], model.description["tasks"]
     changed = []
     for task in set(old) & set(new):

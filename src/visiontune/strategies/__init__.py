@@ -1,8 +1,26 @@
 """What trains when, and at which learning rate: pure functions of the epoch."""
 
-from visiontune.strategies.base import Stages, Strategy, stage_groups
+from visiontune.strategies.base import Stages, Strategy
 from visiontune.strategies.full import Full
 from visiontune.strategies.gradual_unfreeze import GradualUnfreeze
+from visiontune.strategies.layer_decay import LayerDecay
 from visiontune.strategies.linear_probe import LinearProbe
+from visiontune.strategies.lora import Lora
+from visiontune.strategies.lp_ft import LpFt
+from visiontune.strategies.some_parameters import BiasOnly, NormOnly
+from visiontune.strategies.some_stages import FirstK, LastK
 
-__all__ = ["Full", "GradualUnfreeze", "LinearProbe", "Stages", "Strategy", "stage_groups"]
+__all__ = [
+    "BiasOnly",
+    "FirstK",
+    "Full",
+    "GradualUnfreeze",
+    "LastK",
+    "LayerDecay",
+    "LinearProbe",
+    "Lora",
+    "LpFt",
+    "NormOnly",
+    "Stages",
+    "Strategy",
+]

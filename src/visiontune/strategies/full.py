@@ -1,28 +1,37 @@
 """Everything trains from the first step."""
 
-from typing import Any
+from collections.abc import Mapping
 
-from visiontune.strategies.base import Stages, stage_groups
+from visiontune.errors import UserError
+from visiontune.strategies.base import Strategy
 
 
-class Full:
-    """Plain fine-tuning, with a learning rate that may fall from the heads down.
+class Full(Strategy):
+    """Plain fine-tuning; with `lr_decay` or `rates` discriminative (Howard & Ruder 2018, arXiv:1801.06146).
 
     Args:
-        lr_decay: learning rate of a stage over that of the stage after it, in (0, 1]; 1 = one rate for all.
-        batchnorm: "frozen" keeps the pretrained statistics, "train" goes on learning them.
+        lr_decay, batchnorm: as in `Strategy`.
+        rates: learning rate of named stages over that of the heads; the others follow `lr_decay`.
+
+    Raises:
+        UserError: a rate of a stage that the backbone lacks.
     """
 
-    def __init__(self, stages: list[str], epochs: int, lr_decay: float = 1.0, batchnorm: str = "frozen") -> None:
-        self.stages = stages
-        self.lr_decay = lr_decay
-        self.batchnorm = batchnorm
+    def __init__(
+        self,
+        stages: list[str],
+        epochs: int,
+        lr_decay: float = 1.0,
+        rates: Mapping[str, float] | None = None,
+        batchnorm: str = "frozen",
+    ) -> None:
+        super().__init__(stages, epochs, lr_decay, batchnorm)
+        self.rates = dict(rates or {})
+        if unknown := sorted(set(self.rates) - set(stages)):
+            raise UserError(
+                f"strategy.rates names stage {unknown[0]!r}, which this backbone lacks: "
+                f"its stages are {', '.join(stages)}"
+            )
 
-    def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        return stage_groups(stages, lambda distance: lr * self.lr_decay**distance, weight_decay)
-
-    def trainable(self, epoch: int) -> set[str]:
-        return set(self.stages)
-
-    def warmup(self, stage: str, epoch: float) -> float:
-        return 1.0
+    def rate(self, stage: str, distance: int) -> float:
+        return self.rates.get(stage, super().rate(stage, distance))

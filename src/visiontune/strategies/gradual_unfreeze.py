@@ -1,13 +1,12 @@
 """Stages thaw from the head down."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from visiontune.errors import UserError
-from visiontune.strategies.base import HEADS, Stages, stage_groups
+from visiontune.strategies.base import HEADS, Strategy
 
 
-class GradualUnfreeze:
+class GradualUnfreeze(Strategy):
     """Gradual unfreezing with discriminative rates (ULMFiT, Howard & Ruder 2018, https://arxiv.org/abs/1801.06146).
 
     Args:
@@ -16,10 +15,9 @@ class GradualUnfreeze:
         head_epochs: epochs in which only the heads train.
         thawed_by: fraction of all epochs, 0..1, after which the last stage has thawed.
         schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
-        lr_decay: learning rate of a stage over that of the stage after it, in (0, 1].
         warmup_epochs: over how many epochs the rate of a stage that has just thawed rises from 0. Adam's first steps
             have the full rate in every weight whatever the gradient, and would undo what the stage was pretrained to.
-        batchnorm: "frozen" keeps the pretrained statistics, "train" goes on learning them.
+        lr_decay, batchnorm: as in `Strategy`.
     Raises:
         UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, or an epoch that the
             training does not reach.
@@ -36,10 +34,10 @@ class GradualUnfreeze:
         warmup_epochs: float = 1.0,
         batchnorm: str = "frozen",
     ) -> None:
+        super().__init__(stages, epochs, lr_decay, batchnorm)
         if warmup_epochs < 0:
             raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
-        self.lr_decay, self.warmup_epochs = lr_decay, warmup_epochs
-        self.batchnorm = batchnorm
+        self.warmup_epochs = warmup_epochs
         if schedule is None:
             self.starts = _spread(stages, epochs, head_epochs, thawed_by)
         else:
@@ -57,9 +55,6 @@ class GradualUnfreeze:
                     f"{epochs - 1}: write a smaller number, or trainer.max_epochs={max(late.values()) + 1}"
                 )
             self.starts = {HEADS: 0} | dict(schedule)
-
-    def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        return stage_groups(stages, lambda distance: lr * self.lr_decay**distance, weight_decay)
 
     def trainable(self, epoch: int) -> set[str]:
         return {name for name, start in self.starts.items() if epoch >= start}

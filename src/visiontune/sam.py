@@ -1,0 +1,55 @@
+"""Sharpness-aware minimisation around any optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from visiontune.errors import UserError
+
+
+class Sam(Optimizer):
+    """Steps with the gradient at the worst weights nearby (SAM, Foret et al. 2021, https://arxiv.org/abs/2010.01412).
+
+    Each step costs two passes: one for the direction in which the loss rises, one for the gradient there. State and
+    groups are the wrapped optimizer's, and so is a checkpoint. `train/loss` is the mean of both passes.
+
+    Args:
+        base: the optimizer that takes the step.
+        rho: how far away, in the norm of all weights that train.
+
+    Raises:
+        UserError: `rho` is not above 0.
+    """
+
+    def __init__(self, base: Optimizer, rho: float = 0.05) -> None:
+        if not rho > 0:
+            raise UserError(f"sam.rho={rho}: write a number above 0, such as sam.rho=0.05")
+        super().__init__(base.param_groups, base.defaults)
+        self.base, self.rho = base, rho
+        self.param_groups, self.state = base.param_groups, base.state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        assert closure is not None, "SAM needs the loss twice"
+        with torch.enable_grad():
+            loss = closure()
+        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in moved]).norm() if moved else torch.zeros(())
+        before = [p.detach().clone() for p in moved]
+        for p in moved:
+            p.add_(p.grad, alpha=float(self.rho / (norm + 1e-12)))
+        with torch.enable_grad():
+            closure()
+        for p, value in zip(moved, before, strict=True):
+            p.copy_(value)
+        self.base.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+        self.param_groups, self.state = self.base.param_groups, self.base.state

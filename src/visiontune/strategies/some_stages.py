@@ -1,0 +1,47 @@
+"""A fixed part of the backbone trains, with the heads."""
+
+from visiontune.strategies.base import HEADS, Strategy, chosen
+
+
+class LastK(Strategy):
+    """The stages nearest to the heads: what is specific to a task stands there (Yosinski et al. 2014,
+    https://arxiv.org/abs/1411.1792).
+
+    Args:
+        k: how many.
+        lr_decay, batchnorm: as in `Strategy`.
+
+    Raises:
+        UserError: the backbone has fewer.
+    """
+
+    def __init__(
+        self, stages: list[str], epochs: int, k: int = 2, lr_decay: float = 1.0, batchnorm: str = "frozen"
+    ) -> None:
+        super().__init__(stages, epochs, lr_decay, batchnorm)
+        self.part = {*stages[-1 - chosen(k, "k", stages) : -1], HEADS}
+
+    def trainable(self, epoch: int) -> set[str]:
+        return set(self.part)
+
+
+class FirstK(Strategy):
+    """The stages nearest to the input: surgical fine-tuning, for pictures that look different but show the same (Lee et
+    al. 2023, https://arxiv.org/abs/2210.11466).
+
+    Args:
+        k: how many.
+        lr_decay, batchnorm: as in `Strategy`.
+
+    Raises:
+        UserError: the backbone has fewer.
+    """
+
+    def __init__(
+        self, stages: list[str], epochs: int, k: int = 2, lr_decay: float = 1.0, batchnorm: str = "frozen"
+    ) -> None:
+        super().__init__(stages, epochs, lr_decay, batchnorm)
+        self.part = {*stages[: chosen(k, "k", stages)], HEADS}
+
+    def trainable(self, epoch: int) -> set[str]:
+        return set(self.part)

@@ -1,0 +1,214 @@
+"""What changes the steps of a training: each against its formula."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from running import Command
+from test_frozen import batches, fit, make
+from torch import nn
+
+from visiontune.backbones import build
+from visiontune.callbacks import L2SP, AutoRGN
+from visiontune.errors import UserError
+from visiontune.runs.load import load_model, open_run, read_checkpoint
+from visiontune.sam import Sam
+from visiontune.strategies import FirstK, Full, LastK, LayerDecay, Lora, LpFt, Strategy
+from visiontune.strategies.lora import plain_state
+from visiontune.wise_ft import between
+
+NAMES = ["stem", "one", "two", "three", "heads"]
+
+
+def test_which_stages_train() -> None:
+    assert LastK(NAMES, 4, k=2).trainable(0) == {"two", "three", "heads"}
+    assert FirstK(NAMES, 4, k=1).trainable(3) == {"stem", "heads"}
+    probing = LpFt(NAMES, 10, probe_epochs=0.3)
+    assert [probing.trainable(epoch) == {"heads"} for epoch in range(5)] == [True, True, True, False, False]
+    assert probing.trainable(3) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (partial(LastK, k=5), r"strategy.k=5: the backbone has the 4 stages stem, one, two, three"),
+        (partial(FirstK, k=0), r"strategy.k=0: the backbone has the 4 stages"),
+        (partial(LpFt, probe_epochs=1.0), r"strategy.probe_epochs=1.0: a fraction of the 10 epochs"),
+        (partial(Full, lr_decay=0.0), r"strategy.lr_decay=0.0: a factor above 0 and at most 1"),
+        (partial(Full, rates={"blocks": 1.0}), r"strategy.rates names stage 'blocks', which this backbone lacks"),
+        (partial(Full, batchnorm="eval"), r"strategy.batchnorm=eval: write frozen or train"),
+        (partial(LayerDecay, decay=2), r"strategy.decay=2: a factor above 0"),
+        (partial(Lora, rank=0), r"strategy.rank=0: write 1 or more"),
+    ],
+)
+def test_what_cannot_be(strategy: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        strategy(stages=NAMES, epochs=10)
+
+
+def test_rates_of_named_stages() -> None:
+    strategy = Full(NAMES, 1, lr_decay=0.5, rates={"stem": 0.01})
+    found = [strategy.rate(name, len(NAMES) - 1 - i) for i, name in enumerate(NAMES)]
+    assert found == [0.01, 0.125, 0.25, 0.5, 1.0]
+
+
+def rates(name: str, decay: float, **options: Any) -> dict[str, float]:
+    """Learning rate of every parameter of a network by its name there."""
+    network, _ = build(name, weights=None, **options)
+    strategy = LayerDecay([*(stage for stage, _ in network.stages()), "heads"], 1, decay=decay)
+    groups = strategy.param_groups([*network.stages(), ("heads", nn.Linear(2, 2))], lr=1.0, weight_decay=0.1)
+    by_id = {id(p): group["lr"] for group in groups for p in group["params"]}
+    return {key: by_id[id(p)] for key, p in network.model.named_parameters()}
+
+
+def test_the_rate_of_a_vits_blocks_is_timms() -> None:
+    """timm's `param_groups_layer_decay` numbers embedding, blocks and head; our head is the FineTuner's."""
+    from timm import create_model
+    from timm.optim import param_groups_layer_decay
+
+    found = rates("vit_tiny_patch16_224", 0.5, image_size=224)
+    theirs = create_model("vit_tiny_patch16_224", pretrained=False)
+    names = {id(p): key for key, p in theirs.named_parameters()}
+    expected = {
+        names[id(p)]: group["lr_scale"]
+        for group in param_groups_layer_decay(theirs, weight_decay=0.1, layer_decay=0.5)
+        for p in group["params"]
+    }
+    same = [key for key in found if key.startswith(("blocks.", "patch_embed.", "pos_embed", "cls_token"))]
+    assert len(same) > 140
+    for key in same:
+        assert found[key] == pytest.approx(expected[key]), key
+
+
+def test_the_rate_falls_from_block_to_block_of_a_resnet() -> None:
+    found = rates("resnet18", 0.5, image_size=64)
+    blocks = [f"layer{layer}.{block}.conv1.weight" for layer in (4, 3, 2, 1) for block in (1, 0)]
+    assert [found[key] for key in blocks] == pytest.approx([0.5**i for i in range(1, 9)])
+    assert found["conv1.weight"] == pytest.approx(0.5**9)
+
+
+def test_l2_sp_pulls_to_where_the_weights_began() -> None:
+    """One SGD step of a loss without a gradient: w - lr * alpha * (w - w0), and w - lr * beta * w in the heads."""
+    callback = L2SP(alpha=0.5, beta=0.1)
+    module: Any = nn.Module()
+    module.backbone, module.heads = nn.Linear(2, 2), nn.Linear(2, 1)
+    callback.on_train_start(SimpleNamespace(ckpt_path=None), module)  # type: ignore[arg-type]
+    start = module.backbone.weight.detach().clone()
+    with torch.no_grad():
+        module.backbone.weight.add_(1.0)
+    head = module.heads.weight.detach().clone()
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    module.backbone.bias.grad = None  # frozen
+    again = L2SP(alpha=0.5, beta=0.1)
+    again.load_state_dict(callback.state_dict())  # as a run that goes on
+    again.on_before_optimizer_step(None, module, None)  # type: ignore[arg-type]
+    torch.optim.SGD(module.parameters(), lr=0.2).step()
+    torch.testing.assert_close(module.backbone.weight, start + 1.0 - 0.2 * 0.5 * 1.0)
+    torch.testing.assert_close(module.heads.weight, head * (1 - 0.2 * 0.1))
+    assert module.backbone.bias.grad is None
+
+
+def test_the_rate_follows_the_relative_gradient_norm() -> None:
+    one, two = nn.Parameter(torch.full((4,), 2.0)), nn.Parameter(torch.full((4,), 1.0))
+    frozen = nn.Parameter(torch.ones(4))
+    one.grad, two.grad = torch.full((4,), 0.2), torch.full((4,), 0.4)
+    groups = [{"params": [p], "lr": 1.0, "stage": stage} for p, stage in ((one, "a"), (two, "b"), (frozen, "c"))]
+    callback = AutoRGN(momentum=0.5)
+    callback.on_before_optimizer_step(None, None, SimpleNamespace(param_groups=groups))  # type: ignore[arg-type]
+    assert [group["lr"] for group in groups] == pytest.approx([0.25, 1.0, 1.0])  # 0.1 and 0.4
+    one.grad *= 7  # 0.7, and with the average of both steps 0.4
+    for group in groups:
+        group["lr"] = 1.0
+    callback.on_before_optimizer_step(None, None, SimpleNamespace(param_groups=groups))  # type: ignore[arg-type]
+    assert [group["lr"] for group in groups] == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_sam_steps_with_the_gradient_uphill() -> None:
+    """Of f(w) = |w|^4 / 4 with w = 2: the gradient at 2 + rho is (2 + rho)^3."""
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimizer = Sam(torch.optim.SGD([weight], lr=0.01), rho=0.5)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (weight**4 / 4).sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == 4.0
+    assert float(weight) == pytest.approx(2.0 - 0.01 * 2.5**3)
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups is optimizer.base.param_groups
+
+
+def test_weights_between_two() -> None:
+    start = {"w": torch.zeros(3), "count": torch.tensor(1)}
+    best = {"w": torch.ones(3), "count": torch.tensor(5)}
+    assert between(start, best, 0.25)["w"].tolist() == [0.25] * 3 and int(between(start, best, 0.25)["count"]) == 5
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "test_vit", "test_convnext"])
+def test_adapters_begin_at_no_change_and_merge_into_the_weights(backbone: str) -> None:
+    image = next(iter(batches(backbone)))["image"]
+    plain, adapted = make(backbone, Full).eval(), make(backbone, partial(Lora, rank=2)).eval()
+    plain.backbone.load_state_dict(plain_state(checkpoint(adapted)), strict=False)
+    with torch.no_grad():
+        assert torch.equal(plain.backbone(image).embedding, adapted.backbone(image).embedding)
+    fit(adapted, backbone)
+    merged = plain_state(checkpoint(adapted) | {"state_dict": adapted.eval().state_dict()})
+    plain.load_state_dict(merged, strict=True)
+    with torch.no_grad():
+        before = make(backbone, Full).eval()(image)["kind"]["logits"]
+        found, expected = plain.eval()(image)["kind"]["logits"], adapted(image)["kind"]["logits"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found - before).abs().max() > 1e-3
+
+
+def checkpoint(model: Any) -> dict[str, Any]:
+    strategy: Strategy = model.strategy
+    return {"state_dict": model.backbone.state_dict(), "visiontune": strategy.describe()}
+
+
+# ---- whole runs
+
+
+def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    run = command("train", *tiny, "strategy=lora", "strategy.rank=2", f"run_dir={tmp_path / 'lora'}").run
+    opened, cfg = open_run(str(run.path))
+    model, _ = load_model(opened, cfg)
+    assert any("lora_A" in key for key in model.state_dict())
+    assert command("evaluate", f"run={run.path}", "split=val").code == 0
+    outcome = command("train", *tiny, f"weights_from={run.path}", "strategy=full")
+    assert outcome.code == 0, outcome.err
+    merged = plain_state(read_checkpoint(run.checkpoint("best")))
+    assert not any("lora" in key or "base_layer" in key for key in merged)
+    line = next(line for line in outcome.out.splitlines() if line.startswith("weights:"))
+    assert "missing" not in line or "0 missing" in line, line
+
+
+def test_wise_ft_takes_the_best_between_start_and_best_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    arguments = ["optimizer.lr=0.01", "data.batch_size=8", "wise_ft=[0.3,0.6]"]
+    outcome = command("train", *tiny, "strategy=[full,wise_ft]", *arguments, f"run_dir={tmp_path / 'wise'}")
+    assert outcome.code == 0, outcome.err
+    line = next(line for line in outcome.out.splitlines() if line.startswith("between start (0) and best epoch (1)"))
+    scores = {
+        float(a): float(b) for a, b in (part.split(": ") for part in line.split(" of ")[1].split(";")[0].split(", "))
+    }
+    assert set(scores) == {0.3, 0.6, 1.0}
+    best = read_checkpoint(outcome.run.checkpoint("best"))
+    factor = best["visiontune"]["wise_ft"]
+    assert scores[factor] == max(scores.values())
+    assert command("train", *tiny, "wise_ft=[2]").message.startswith("wise_ft=[2]: write factors from 0 to 1")
+
+
+def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None:
+    outcome = command("plan", *tiny, "strategy=[gradual_unfreeze,ema,l2_sp]", "trainer.max_epochs=6")
+    assert outcome.code == 0, outcome.err
+    table = outcome.out[outcome.out.index("stage ") :]
+    assert "2-6" in table and "1-6" in table and "0.05" not in table.split("\n\n")[0]
+    message = command("plan", *tiny, "strategy=sam", "trainer.accumulate_grad_batches=2").message
+    assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")

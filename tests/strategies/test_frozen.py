@@ -1,0 +1,170 @@
+"""What a strategy says does not train stays as it was, by value: weights, statistics, and outputs in training mode."""
+
+from functools import partial
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from visiontune import schedulers
+from visiontune.backbones import build
+from visiontune.data import TaskInfo
+from visiontune.finetuner import FineTuner
+from visiontune.frames import Frame
+from visiontune.heads import ClassificationHead
+from visiontune.strategies import (
+    BiasOnly,
+    FirstK,
+    Full,
+    GradualUnfreeze,
+    LastK,
+    LayerDecay,
+    LinearProbe,
+    Lora,
+    LpFt,
+    NormOnly,
+    Strategy,
+)
+
+EPOCHS = 4
+STRATEGIES: dict[str, Any] = {
+    "linear_probe": LinearProbe,
+    "full": Full,
+    "gradual_unfreeze": partial(GradualUnfreeze, thawed_by=0.8),
+    "lp_ft": partial(LpFt, probe_epochs=0.5),
+    "last_k": partial(LastK, k=1),
+    "first_k": partial(FirstK, k=1),
+    "layer_decay": LayerDecay,
+    "norm_only": NormOnly,
+    "bias_only": BiasOnly,
+    "lora": partial(Lora, rank=2),
+}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "small_cnn": {"widths": [4, 8], "depth": 1},
+    "resnet18": {},
+    "test_vit": {},
+    "test_convnext": {},
+}
+
+
+def make(backbone: str, strategy: Any, **options: Any) -> FineTuner:
+    torch.manual_seed(0)
+    network, _ = build(backbone, weights=None, image_size=160 if "vit" in backbone else 32, **BACKBONES[backbone])
+    names = [*(name for name, _ in network.stages()), "heads"]
+    made: Strategy = strategy(stages=names, epochs=EPOCHS)
+    made.prepare(network.model)
+    heads = {"kind": ClassificationHead(network.shape, TaskInfo("classification", ["a", "b"]), dropout=0.2)}
+    settings = {"optimizer": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)} | options
+    return FineTuner(network, heads, scheduler=partial(schedulers.constant), strategy=made, **settings)
+
+
+def batches(backbone: str) -> DataLoader:
+    side, draw = 160 if "vit" in backbone else 32, torch.Generator().manual_seed(0)
+    one = {
+        "image": torch.rand(4, 3, side, side, generator=draw),
+        "targets": {"kind": [0, 1, 0, 1]},
+        "truth": {"kind": [0, 1, 0, 1]},
+        "frame": [Frame.whole(side, side)] * 4,
+        "index": torch.arange(4),
+        "path": list("abcd"),
+        "size": torch.tensor([[side, side]] * 4),
+    }
+    return DataLoader([one, one], batch_size=None)  # type: ignore[arg-type]
+
+
+class Watch(L.Callback):
+    """Compares every tensor before and after each epoch with what the strategy said of it."""
+
+    def __init__(self) -> None:
+        self.moved: set[str] = set()
+        self.epochs = 0
+
+    @staticmethod
+    def tensors(model: FineTuner) -> dict[str, tuple[str, nn.Module, str, torch.Tensor, bool]]:
+        found = {}
+        for stage, module in model.stages():
+            for path, part in module.named_modules():
+                for kind in (part.named_parameters, part.named_buffers):
+                    for own, tensor in kind(recurse=False):
+                        key = f"{stage}/{path}.{own}"
+                        found[key] = (stage, part, own, tensor.detach().clone(), isinstance(tensor, nn.Parameter))
+        return found
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.before = self.tensors(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        strategy, after = pl_module.strategy, self.tensors(pl_module)
+        trainable = strategy.trainable(trainer.current_epoch)
+        for key, (stage, part, own, tensor, is_parameter) in after.items():
+            same = torch.equal(tensor, self.before[key][3])
+            picked = stage == "heads" or (is_parameter and strategy.picks(part, own))
+            assert same or (stage in trainable and picked), key
+            if not same:
+                self.moved.add(key)
+        image = next(iter(batches_of(trainer)))["image"]
+        for stage, module in pl_module.stages():
+            parts = [part for part in module.children() if not isinstance(part, _BatchNorm)]
+            assert {part.training for part in parts} <= {stage in trainable}
+        frozen = {stage for stage, _ in pl_module.stages()} - trainable
+        if len(frozen) == len(pl_module.stages()) - 1:  # the whole backbone: training mode gives evaluation's outputs
+            with torch.no_grad():
+                now = pl_module.backbone(image).embedding
+                modes = [module.training for module in pl_module.backbone.modules()]
+                then = pl_module.backbone.eval()(image).embedding
+            assert torch.equal(now, then)
+            for module, mode in zip(pl_module.backbone.modules(), modes, strict=True):
+                module.training = mode
+        self.epochs += 1
+
+
+def batches_of(trainer: L.Trainer) -> Any:
+    return trainer.train_dataloader
+
+
+def fit(model: FineTuner, backbone: str, **options: Any) -> Watch:
+    watch = Watch()
+    L.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[watch],
+        **options,
+    ).fit(model, batches(backbone))
+    assert watch.epochs == EPOCHS
+    return watch
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_frozen_is_frozen_and_the_rest_moves(name: str, backbone: str) -> None:
+    model = make(backbone, STRATEGIES[name])
+    watch = fit(model, backbone)
+    expected = {
+        key
+        for key, (stage, part, own, _, is_parameter) in Watch.tensors(model).items()
+        if is_parameter
+        and any(stage in model.strategy.trainable(epoch) for epoch in range(EPOCHS))
+        and (stage == "heads" or model.strategy.picks(part, own))
+    }
+    parameters = {key for key, (*_, is_parameter) in Watch.tensors(model).items() if is_parameter}
+    still = expected - watch.moved
+    assert watch.moved & parameters <= expected
+    # A bias before a BatchNorm, or an attention's of the keys, has no gradient but rounding.
+    assert len(still) <= 0.1 * len(expected), still
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "norm_only"])
+def test_compiled_it_is_frozen_too_and_has_the_same_keys(name: str) -> None:
+    model = make("small_cnn", STRATEGIES[name])
+    keys = list(model.state_dict())
+    model.backbone.compile(backend="eager")
+    fit(model, "small_cnn")
+    assert list(model.state_dict()) == keys
