@@ -235,7 +235,7 @@ class FineTuner(L.LightningModule):
             checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.sums = {n: torch.tensor(pair, device=self.device) for n, pair in checkpoint["epoch_sums"].items()}
+        self.sums = {n: torch.tensor(pair, device=self.device) for n, pair in checkpoint.get("epoch_sums", {}).items()}
         self.gradients = checkpoint.get("gradients", {})
 
 
