@@ -68,7 +68,7 @@ def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], la
     assert math.isfinite(float(rows[-1]["train/loss"])) and math.isfinite(float(rows[-1]["val/loss"]))
     decided = {override.split("=")[0] for override in overrides} | later
     for key, value in said(group, name).items():
-        if key not in decided:
+        if key not in decided and value is not None:  # null leaves it to the run
             found = OmegaConf.select(cfg, key)
             plain = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
             assert plain == (value if not isinstance(value, str) or isinstance(plain, str) else type(plain)(value)), key

@@ -1,14 +1,18 @@
 """The two parts of a run that every process of it takes: make its objects, and fit."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from visiontune.backbones import WeightReport
 from visiontune.build import check, data_of, model_of, trainer_of
 from visiontune.data import VisionData
+from visiontune.devices import processes
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.memory import keep_allocated
@@ -28,6 +32,9 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
     L.seed_everything(cfg.seed, verbose=False)
     data = data_of(cfg)
+    if cfg.epochs is None:
+        steps = math.ceil(data.steps_per_epoch(processes(cfg)) / cfg.trainer.accumulate_grad_batches)
+        cfg.epochs = _rule(cfg)(len(data.samples("train")), steps)
     model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download, load)
     for task, head in model.heads.items():
         for split in ("train", "val"):
@@ -46,6 +53,18 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
     check(cfg, model)
     return data, model.to(memory_format=torch.channels_last), weights
+
+
+def _rule(cfg: DictConfig) -> Callable[[int, int], int]:
+    """The strategy's own number of epochs.
+
+    Raises:
+        UserError: it has none.
+    """
+    rule = getattr(get_object(cfg.strategy.get("_target_", "visiontune.strategies.Full")), "epochs_for", None)
+    if rule is None:
+        raise UserError("epochs=null is for strategy=bit_hyperrule, which counts them by the data: write epochs=30")
+    return rule
 
 
 def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, checkpoint: Path | None) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from visiontune.devices import processes
 from visiontune.fitting import prepare
-from visiontune.launch import processes
 from visiontune.report.plan import plan
 from visiontune.train import complete
 

@@ -9,10 +9,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from visiontune.data import VisionData
+from visiontune.devices import processes
 from visiontune.evaluation import Evaluation, evaluate
 from visiontune.finetuner import FineTuner
 from visiontune.fitting import fit, prepare
-from visiontune.launch import launch, processes
+from visiontune.launch import launch
 from visiontune.report.plan import plan
 from visiontune.report.results import report
 from visiontune.runs.directory import RunDirectory

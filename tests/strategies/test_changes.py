@@ -16,7 +16,7 @@ from visiontune.callbacks import L2SP, AutoRGN
 from visiontune.errors import UserError
 from visiontune.runs.load import load_model, open_run, read_checkpoint
 from visiontune.sam import Sam
-from visiontune.strategies import FirstK, Full, LastK, LayerDecay, Lora, LpFt, Strategy
+from visiontune.strategies import BitHyperRule, FirstK, Full, LastK, LayerDecay, Lora, LpFt, Strategy
 from visiontune.strategies.lora import plain_state
 from visiontune.wise_ft import between
 
@@ -173,7 +173,22 @@ def checkpoint(model: Any) -> dict[str, Any]:
     return {"state_dict": model.backbone.state_dict(), "visiontune": strategy.describe()}
 
 
+@pytest.mark.parametrize(("samples", "steps"), [(19_999, 500), (20_000, 10_000), (499_999, 10_000), (10**6, 20_000)])
+def test_the_rule_counts_steps_by_the_data(samples: int, steps: int) -> None:
+    assert BitHyperRule.epochs_for(samples, 7) == -(-steps // 7)
+    assert BitHyperRule.epochs_for(samples, 10**6) == 1
+
+
 # ---- whole runs
+
+
+def test_the_rule_sets_the_epochs_where_nothing_else_does(command: Command, small: list[str]) -> None:
+    outcome = command("plan", *small, "strategy=bit_hyperrule", "data.limit_train=64", "data.batch_size=16")
+    assert outcome.code == 0, outcome.err
+    assert "125 epochs of 4 steps = 500 steps" in outcome.out and "optimizer:     SGD, schedule step" in outcome.out
+    assert "3 epochs of" in command("plan", *small, "strategy=bit_hyperrule", "epochs=3").out
+    message = command("plan", *small, "strategy=full", "epochs=null").message
+    assert message.startswith("epochs=null is for strategy=bit_hyperrule")
 
 
 def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: list[str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What trains when, and at which learning rate: pure functions of the epoch."""
 
 from visiontune.strategies.base import Stages, Strategy
+from visiontune.strategies.bit_hyperrule import BitHyperRule
 from visiontune.strategies.full import Full
 from visiontune.strategies.gradual_unfreeze import GradualUnfreeze
 from visiontune.strategies.layer_decay import LayerDecay
@@ -12,6 +13,7 @@ from visiontune.strategies.some_stages import FirstK, LastK
 
 __all__ = [
     "BiasOnly",
+    "BitHyperRule",
     "FirstK",
     "Full",
     "GradualUnfreeze",
