@@ -36,8 +36,8 @@ CASES: dict[str, list[str]] = {
     "l2_sp": ["heads.classification.dropout=0.2"],
     "auto_rgn": ["scheduler=constant"],
     "sam": [],
-    "wise_ft": [],
-    "swa": [],
+    "wise_ft": ["data.num_workers=2"],
+    "swa": ["data.num_workers=2"],
     "[lp_ft,ema,l2_sp]": ["~callbacks.first_batch"],
 }
 

@@ -93,7 +93,7 @@ class VisionData(L.LightningDataModule):
         self.notes = [*source.notes, *notes]
         self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
-        self._done = 0
+        self._next = {"epoch": 0, "done": 0}
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""
@@ -191,13 +191,14 @@ class VisionData(L.LightningDataModule):
         return self._datasets[key]
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have trained: a run that goes on within it does not decode them again."""
+        """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
         assert self.trainer is not None
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        return {"done": done % int(self.trainer.num_training_batches)}
+        ended, done = divmod(done, int(self.trainer.num_training_batches))
+        return {"epoch": self.trainer.current_epoch + ended, "done": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._done = state_dict["done"]
+        self._next = state_dict
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         trainer = self.trainer
@@ -229,8 +230,9 @@ class VisionData(L.LightningDataModule):
             world=trainer.world_size if trainer is not None and dealt else 1,
         )
         if shuffle:
-            batches.skip(self._done)
-            self._done = 0
+            batches.set_epoch(self._next["epoch"])  # loader processes begin before the Trainer says it
+            batches.skip(self._next["done"])
+            self._next = {"epoch": 0, "done": 0}
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)
 
