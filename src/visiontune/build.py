@@ -15,6 +15,7 @@ from visiontune import __version__
 from visiontune.backbones import WeightReport
 from visiontune.backbones import build as build_backbone
 from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart
+from visiontune.callbacks.checkpoints import WholeFiles
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build as build_data
 from visiontune.errors import UserError
@@ -91,7 +92,10 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
     before = [history, *([ProbeStart()] if cfg.probe else [])]
-    after = [FirstValidation(history), Checkpoints(run.checkpoints, model.monitor, keep_start=cfg.wise_ft is not None)]
+    after = [
+        FirstValidation(history),
+        Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
+    ]
     loggers = [
         _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
         for node in cfg.logger.values()
@@ -102,7 +106,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
-    return make(settings | {"_partial_": True})(
+    trainer = make(settings | {"_partial_": True})(
         callbacks=[*before, *callbacks, *after, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
         logger=loggers,
@@ -111,6 +115,10 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+    trainer.strategy.checkpoint_io = WholeFiles()
+    # Lightning puts it last: what the others do as a batch begins would then be done again by a run that goes on.
+    trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
+    return trainer
 
 
 def check(cfg: DictConfig, model: FineTuner) -> None:
@@ -131,6 +139,9 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     if settings["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
     check_factors(cfg.wise_ft)
+    for name, interval in cfg.get("checkpoints", {}).items():
+        if interval is not None and not (isinstance(interval, int | float) and interval > 0):
+            raise UserError(f"checkpoints.{name}={interval}: write a number above 0, or null for none")
     if cfg.sam is not None and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
         raise UserError(
             "sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "

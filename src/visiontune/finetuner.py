@@ -222,14 +222,11 @@ class FineTuner(L.LightningModule):
         return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        batches, whole = (
-            self.trainer.fit_loop.epoch_loop.batch_progress.current.completed,
-            self.trainer.num_training_batches,
-        )
-        ended = batches > 0 and batches >= whole
+        loop = self.trainer.fit_loop
+        batches, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
         # 0 before the first step; an epoch counts when its last batch is done, whether or not it was validated.
-        done = min(self.current_epoch + ended, self.trainer.max_epochs or 0)
-        checkpoint["visiontune"] = self.description | {"epochs": done}
+        ended = batches >= self.trainer.num_training_batches
+        checkpoint["visiontune"] = self.description | {"epochs": epoch.ready if ended else epoch.completed}
         checkpoint["epoch_sums"] = {name: pair.tolist() for name, pair in self.sums.items()}
         if batches % self.trainer.accumulate_grad_batches and not ended:
             checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}

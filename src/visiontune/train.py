@@ -21,7 +21,7 @@ from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.load import adopt_weights, read_checkpoint
 from visiontune.runs.log import log, logging_to
-from visiontune.runs.resume import continued
+from visiontune.runs.resume import check_fits, continued, of_its_version, rewind
 from visiontune.wise_ft import interpolate
 
 
@@ -30,7 +30,8 @@ def main(cfg: DictConfig) -> float:
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.run is not None:
         run, cfg, checkpoint = continued(cfg.run, overrides)
-        return train(cfg, run, checkpoint)
+        with of_its_version(run):
+            return train(cfg, run, checkpoint)
     return train(complete(cfg), overrides=overrides)
 
 
@@ -71,7 +72,9 @@ def train(
         data, model, weights = prepare(cfg, load=checkpoint is None)
         count = processes(cfg)
         if run is not None and run.splits.is_file():
-            data.assign_as(run.splits)
+            data.assign_as(run.splits, grown=False)
+        if run is not None and checkpoint is not None:
+            check_fits(run, model, checkpoint)
         if run is None:
             run = (
                 RunDirectory.create(Path(cfg.run_dir).expanduser())
@@ -80,6 +83,7 @@ def train(
             )
     with run.running() as outcome, logging_to(run.log):
         record(cfg, run, data, overrides or [])
+        rewind(run, checkpoint)
         log.info(plan(cfg, data, model, weights, count, run.path))
         try:
             if count > 1:

@@ -31,6 +31,8 @@ def interpolate(
         factors: the f that are tried; 1, the best epoch itself, always is.
     """
     start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
+    if "wise_ft" in best["visiontune"]:
+        return  # a run that was stopped after this, and found nothing better since
     name, mode = model.monitor
     scores = {}
     for factor in sorted({*factors, 1.0}):

@@ -1,5 +1,6 @@
-"""best.ckpt follows the direction of the monitored metric."""
+"""best.ckpt follows the direction of the monitored metric; last.ckpt the epochs, steps and minutes."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,30 +8,47 @@ from typing import Any
 import pytest
 
 from visiontune.callbacks import Checkpoints
+from visiontune.runs import RunDirectory
 
 
 class Stub:
-    """The part of a Trainer that the callback speaks to; notes what is saved."""
+    """The part of a Trainer that the callback speaks to; writes and notes what is saved."""
 
-    def __init__(self, fn: str = "fit") -> None:
-        self.sanity_checking, self.current_epoch, self.world_size = False, 0, 1
+    def __init__(self, fn: str = "fit", world: int = 1) -> None:
+        self.sanity_checking, self.should_stop, self.is_global_zero = False, False, True
+        self.current_epoch, self.max_epochs, self.global_step = 0, 9, 0
+        self.world_size, self.accumulate_grad_batches = world, 4
         self.state = SimpleNamespace(fn=fn)
+        self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=None))
+        self.strategy = SimpleNamespace(broadcast=lambda value, src: value)
         self.callback_metrics: dict[str, float] = {}
         self.saved: list[str] = []
 
-    def save_checkpoint(self, path: Path) -> None:
-        self.saved.append(path.name)
+    def save_checkpoint(self, path: Path, weights_only: bool = False) -> None:
+        self.saved.append(path.stem)
+        path.write_text(str(self.global_step))
 
 
-def bests(mode: str, scores: list[float], callback: Checkpoints | None = None) -> list[int]:
+@pytest.fixture
+def place(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run")
+
+
+def made(run: RunDirectory, mode: str = "max", **options: Any) -> Any:
+    return Checkpoints(run, ("val/x/y", mode), **options)
+
+
+def bests(callback: Any, scores: list[float]) -> list[int]:
     """After which of the validations best.ckpt was written."""
-    callback, trainer = callback or Checkpoints(Path("c"), ("val/x/y", mode)), Stub()
+    trainer: Any = Stub()
     found = []
     for number, score in enumerate(scores):
         trainer.callback_metrics, trainer.saved = {"val/x/y": score}, []
-        callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
-        assert trainer.saved[-1] == "last.ckpt"
-        if "best.ckpt" in trainer.saved:
+        callback.on_validation_end(trainer, None)
+        assert trainer.saved == []  # what is logged of the epoch is still to come
+        callback.on_train_batch_start(trainer, None, None, 0)
+        assert trainer.saved[-1] == "next"
+        if "best" in trainer.saved:
             found.append(number)
     return found
 
@@ -43,35 +61,98 @@ def bests(mode: str, scores: list[float], callback: Checkpoints | None = None) -
         ("max", [float("nan"), 0.1, float("nan"), 0.2], [1, 3]),
     ],
 )
-def test_best(mode: str, scores: list[float], expected: list[int]) -> None:
-    assert bests(mode, scores) == expected
+def test_best(mode: str, scores: list[float], expected: list[int], place: RunDirectory) -> None:
+    assert bests(made(place, mode), scores) == expected
 
 
-def test_the_best_score_goes_on_after_a_break() -> None:
-    first = Checkpoints(Path("c"), ("val/x/y", "max"))
-    bests("max", [0.8], first)
-    second = Checkpoints(Path("c"), ("val/x/y", "max"))
+def test_the_best_score_goes_on_after_a_break(place: RunDirectory) -> None:
+    first, second = made(place), made(place)
+    bests(first, [0.8])
     second.load_state_dict(first.state_dict())
-    assert bests("max", [0.7, 0.9], second) == [1]
+    assert bests(second, [0.7, 0.9]) == [1]
+
+
+def steps_saved(
+    callback: Any, trainer: Any, batches: int, minutes: list[float], patch: pytest.MonkeyPatch
+) -> list[int]:
+    """Before which of the batches last.ckpt was written, with a step every four of them."""
+    patch.setattr("visiontune.callbacks.checkpoints.time.monotonic", lambda: 60 * minutes[0])
+    callback.on_train_start(trainer, None)
+    found = []
+    for batch in range(batches):
+        minutes[0] += 1
+        trainer.global_step, trainer.saved = batch // 4, []
+        callback.on_train_batch_start(trainer, None, None, batch)
+        if trainer.saved:
+            found.append(batch)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("fn", "error", "world", "expected"),
+    ("options", "world", "expected"),
     [
-        ("fit", KeyboardInterrupt(), 1, ["last.ckpt"]),
-        ("fit", ValueError(), 1, []),  # a fault may have left the weights as they should not be
-        ("fit", KeyboardInterrupt(), 2, []),  # the others would be waited for
-        ("test", KeyboardInterrupt(), 1, []),
+        ({}, 1, []),
+        ({"every_steps": 2}, 1, [8, 16, 24]),
+        ({"every_minutes": 9}, 1, [8, 17, 26]),  # within an accumulation window as well
+        ({"every_minutes": 9}, 2, [8, 20]),  # where each process has gradients of its own
+        ({"every_steps": 4, "every_minutes": 9.5}, 1, [9, 19, 29]),  # whichever comes first
     ],
 )
-def test_an_interrupted_run_is_kept(fn: str, error: BaseException, world: int, expected: list[str]) -> None:
-    trainer: Any = Stub(fn)
-    trainer.world_size = world
-    Checkpoints(Path("c"), ("val/x/y", "max")).on_exception(trainer, None, error)  # type: ignore[arg-type]
-    assert trainer.saved == expected
+def test_intervals(
+    options: dict[str, Any], world: int, expected: list[int], place: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer: Any = Stub(world=world)
+    assert steps_saved(made(place, **options), trainer, 30, [0.0], monkeypatch) == expected
+    assert trainer.fit_loop.epoch_loop._batches_that_stepped == trainer.global_step == 7
 
 
-def test_other_passes_save_nothing() -> None:
-    trainer: Any = Stub("validate")
-    Checkpoints(Path("c"), ("val/x/y", "max")).on_validation_end(trainer, None)  # type: ignore[arg-type]
+def test_the_one_before_stays_until_the_training_ends(place: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, trainer = made(place, every_steps=1), Stub()
+    steps_saved(callback, trainer, 12, [0.0], monkeypatch)
+    assert {path.name: path.read_text() for path in place.checkpoints.iterdir()} == {
+        "last.ckpt": "2",
+        "previous.ckpt": "1",
+    }
+    trainer.callback_metrics = {"val/x/y": 1.0}
+    callback.on_validation_end(trainer, None)
+    callback.on_train_end(trainer, None)
+    assert {path.name for path in place.checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
+def test_ctrl_c_stops_between_two_batches(place: RunDirectory) -> None:
+    callback, trainer = made(place), Stub()
+    callback.on_fit_start(trainer, None)
+    signal.raise_signal(signal.SIGINT)
+    assert trainer.saved == []
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_train_batch_start(trainer, None, None, 3)
+    assert trainer.saved == ["next"] and (place.checkpoints / "last.ckpt").is_file()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # who does not want to wait
+    callback.teardown(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_several_processes_stop_at_once(place: RunDirectory) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    made(place).on_fit_start(Stub(world=2), None)  # they would wait for each other
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_early_stopping_is_remembered(place: RunDirectory) -> None:
+    callback, trainer = made(place), Stub()
+    trainer.should_stop = True
+    callback.on_train_end(trainer, None)
+    for epochs, stops in ((9, True), (20, False)):
+        again, other = made(place), Stub()
+        again.load_state_dict(callback.state_dict())
+        other.max_epochs = epochs
+        again.on_train_start(other, None)
+        assert other.should_stop is stops
+
+
+def test_other_passes_save_nothing(place: RunDirectory) -> None:
+    callback, trainer = made(place), Stub("validate")
+    callback.on_validation_end(trainer, None)
+    callback.on_train_end(trainer, None)
     assert trainer.saved == []

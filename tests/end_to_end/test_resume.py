@@ -1,14 +1,20 @@
-"""A run that was stopped and goes on ends where an uninterrupted one does: bit for bit, whatever the strategy."""
+"""A run that was stopped and goes on ends where an uninterrupted one does: bit for bit, whatever the strategy.
+
+tests/end_to_end/test_kill.py kills processes; here all is in this one.
+"""
 
 import csv
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from running import Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from visiontune import train
+from visiontune.callbacks import Checkpoints
 from visiontune.finetuner import FineTuner
 from visiontune.runs import RunDirectory
 
@@ -38,21 +44,37 @@ CASES: dict[str, list[str]] = {
     "sam": [],
     "wise_ft": ["data.num_workers=2"],
     "swa": ["data.num_workers=2"],
-    "[lp_ft,ema,l2_sp]": ["~callbacks.first_batch"],
+    "[lp_ft,ema,l2_sp]": ["trainer.accumulate_grad_batches=3"],
+    "bit_hyperrule": [],
 }
+# How it stops, and with what else it is started: a kill leaves what the last checkpoint before has.
+STOPS: list[tuple[str, list[str]]] = [
+    ("Ctrl-C", []),
+    ("kill", ["checkpoints.every_steps=2"]),
+    ("kill", ["checkpoints.every_minutes=1e-6"]),  # before every batch
+    ("kill", []),
+]
 
 
-def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C as the batch of this number, counted over the epochs, begins; once."""
-    whole, left = FineTuner.on_train_batch_start, [step]
+class Killed(BaseException):
+    """Nothing is written after it."""
 
-    def hook(self: FineTuner, batch: Any, batch_idx: int) -> None:
-        if left and self.current_epoch * STEPS + batch_idx == left[0]:
+
+def stops_at(step: int, how: str, patch: pytest.MonkeyPatch) -> None:
+    """As the batch of this number, counted over the epochs, begins; once."""
+    owner: Any = Checkpoints if how == "Ctrl-C" else FineTuner
+    whole, left = owner.on_train_batch_start, [step]
+
+    def hook(self: Any, *arguments: Any) -> None:
+        module = self if how == "kill" else arguments[1]
+        if left and module.current_epoch * STEPS + arguments[-1] == left[0]:
             left.clear()
-            raise KeyboardInterrupt
-        whole(self, batch, batch_idx)
+            if how == "kill":
+                raise Killed
+            signal.raise_signal(signal.SIGINT)
+        whole(self, *arguments)
 
-    monkeypatch.setattr(FineTuner, "on_train_batch_start", hook)
+    patch.setattr(owner, "on_train_batch_start", hook)
 
 
 def history(run: RunDirectory) -> list[dict[str, str]]:
@@ -75,21 +97,36 @@ def same(one: Any, other: Any, where: str = "") -> None:
         assert one == other, where
 
 
+def curves(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of every curve that TensorBoard shows."""
+    board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0, "images": 0})
+    board.Reload()
+    assert len(board.Images("first_batch")) == 1
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+
+
 @pytest.mark.parametrize("number", range(len(CASES)), ids=list(CASES))
 def test_resumed_equals_uninterrupted(
     number: int, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strategy = list(CASES)[number]
     step = [6, 11, 9, 4, 13, 7][number % 6]  # in the middle of an epoch, and at the beginning of one
-    reported = number < 2
+    how, more = STOPS[number % len(STOPS)]
+    reported = number < 4  # each of STOPS
     if not reported:  # half of a run this small
         monkeypatch.setattr(train, "report", lambda *_: None)
-    arguments = [*tiny, *BASE, f"strategy={strategy}", *CASES[strategy]]
+    arguments = [*tiny, *BASE, f"strategy={strategy}", *CASES[strategy], *more]
+    if reported:
+        arguments = [argument for argument in arguments if argument != "logger=none"] + ["trainer.log_every_n_steps=1"]
     whole = command("train", *arguments, f"run_dir={tmp_path / 'whole'}").run
     with monkeypatch.context() as patch:
-        interrupted_at(step, patch)
-        stopped = command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
-    assert stopped.code == 1 and "interrupted; continue with" in stopped.out, stopped.err
+        stops_at(step, how, patch)
+        if how == "kill":
+            with pytest.raises(Killed):
+                command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
+        else:
+            stopped = command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
+            assert stopped.code == 1 and "interrupted; continue with" in stopped.out, stopped.err
     parts = command("train", f"run={tmp_path / 'parts'}").run
     assert history(parts) == history(whole)
     for which in ("best", "last"):
@@ -99,3 +136,5 @@ def test_resumed_equals_uninterrupted(
     if reported:
         assert parts.metrics.read_text() == whole.metrics.read_text()
         assert parts.predictions.read_text() == whole.predictions.read_text()
+        assert curves(parts) == curves(whole)
+        assert len(curves(whole)["train/loss_step"]) >= EPOCHS

@@ -3,35 +3,70 @@
 import math
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.events import lengths
+from visiontune.runs.files import save_atomically
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, to the disk, and renames it.
+
+    Lightning's own goes through the system's temporary folder: from another disk it is copied, and a run that is killed
+    meanwhile leaves half a file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(Path(path), checkpoint)
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` after every validation, and `best.ckpt` when the monitored metric is better than ever.
+    """Writes `last.ckpt` after every epoch and interval, and `best.ckpt` when the monitored metric is better than ever.
+
+    Both are written between two batches, where a run can go on exactly: after a validation and all that is logged of
+    it, before anything of the next batch. It is therefore to be the first callback. The `last.ckpt` before stays as
+    `previous.ckpt` until the training ends, in case a disk spoils the newest.
 
     Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (where the probe stands),
     needs no file name patterns, and leaves a loadable `last.ckpt` when the run is interrupted. Of equal scores, which a
-    small validation split has many of, the later epoch counts: its learning rate was lower. Lightning writes each file
-    beside its place and renames it.
+    small validation split has many of, the later epoch counts: its learning rate was lower.
 
     Args:
-        directory: where both files go.
+        run: where the files go.
         monitor: name of the metric, and "max" or "min".
+        every_steps: write `last.ckpt` after so many steps as well.
+        every_minutes: and after so many minutes.
         keep_start: whether the weights before the first step are kept as `start.ckpt` as well.
     """
 
-    def __init__(self, directory: Path, monitor: tuple[str, str], keep_start: bool = False) -> None:
-        self.best_path, self.last_path = directory / "best.ckpt", directory / "last.ckpt"
-        self.start_path = directory / "start.ckpt" if keep_start else None
+    def __init__(
+        self,
+        run: RunDirectory,
+        monitor: tuple[str, str],
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        keep_start: bool = False,
+    ) -> None:
+        self.run = run
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.keep_start = keep_start
         self.monitor, self.mode = monitor
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self.stopped_before: int | None = None  # the number of epochs that a training did not reach
+        self.validated = self.improved = False  # since the last checkpoint
+        self.saved_step, self.saved_at = 0, time.monotonic()
         self.handler: Any = None
-        self.asked = self.forced = False
+        self.asked = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Several processes would stop at different batches and wait for each other.
@@ -45,34 +80,78 @@ class Checkpoints(Checkpoint):
 
     def _asked(self, *_: Any) -> None:
         """Ctrl-C stops between two batches, where a checkpoint is exact; the second one stops at once."""
-        self.forced = self.asked
-        self.asked = True
-        if self.forced:
-            raise KeyboardInterrupt
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
         if self.asked:
             raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+        if self.stopped_before == trainer.max_epochs:  # early stopping had ended it; more epochs may be asked for
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.start_path and trainer.global_step == 0:
-            trainer.save_checkpoint(self.start_path, weights_only=True)
         score = float(trainer.callback_metrics[self.monitor])
+        self.validated = True
         if self._better(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
-            trainer.save_checkpoint(self.best_path)
-        trainer.save_checkpoint(self.last_path)
+            self.improved = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Where a run goes on Lightning counts one too many or too few: it is the step of what is logged.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        if self.validated or self.asked or self._due(trainer, batch_idx):
+            self._save(trainer)
+        if self.asked:
+            raise KeyboardInterrupt
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.should_stop:
+            self.stopped_before = trainer.max_epochs
+        if self.validated:
+            self._save(trainer)
+        if trainer.is_global_zero:
+            (self.run.checkpoints / "previous.ckpt").unlink(missing_ok=True)
         if self.best_score is None and self.monitor in trainer.callback_metrics:
             raise RuntimeError(
                 f"{self.monitor} was NaN in every validation (a split of one class alone?), so that no epoch is the "
                 "best: write another monitor=val/TASK/METRIC"
             )
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        checkpoint["events"] = lengths(self.run.tensorboard)
+
+    def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        if self.every_steps is not None and trainer.global_step - self.saved_step >= self.every_steps:
+            return True
+        if self.every_minutes is None:
+            return False
+        late = time.monotonic() - self.saved_at >= 60 * self.every_minutes
+        if trainer.world_size == 1:
+            return late
+        # Within an accumulation window each process has gradients of its own.
+        return trainer.strategy.broadcast(late, src=0) and batch_idx % trainer.accumulate_grad_batches == 0
+
+    def _save(self, trainer: L.Trainer) -> None:
+        folder = self.run.checkpoints
+        if self.keep_start and trainer.global_step == 0:
+            trainer.save_checkpoint(folder / "start.ckpt", weights_only=True)
+        # The best comes first: who goes on from the last one believes that it has been written.
+        if self.improved:
+            trainer.save_checkpoint(folder / "best.ckpt")
+        trainer.save_checkpoint(folder / "next.ckpt")
+        if trainer.is_global_zero:
+            if (folder / "last.ckpt").exists():
+                (folder / "last.ckpt").replace(folder / "previous.ckpt")
+            (folder / "next.ckpt").replace(folder / "last.ckpt")
+        self.validated = self.improved = False
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
 
     def _better(self, score: float) -> bool:
         if math.isnan(score):
@@ -81,14 +160,9 @@ class Checkpoints(Checkpoint):
             return True
         return score >= self.best_score if self.mode == "max" else score <= self.best_score
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        # With several processes saving waits for all of them, and one that failed would never come.
-        between = isinstance(exception, KeyboardInterrupt) and not self.forced and trainer.world_size == 1
-        if between and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.last_path)
-
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch, "stopped_before": self.stopped_before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self.stopped_before = state_dict.get("stopped_before")

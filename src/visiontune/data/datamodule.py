@@ -154,11 +154,14 @@ class VisionData(L.LightningDataModule):
             raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
         return self._loader(self.dataset(split, augmented=False), dealt=dealt, at_most=at_most)
 
-    def assign_as(self, recorded: Path) -> None:
+    def assign_as(self, recorded: Path, grown: bool = True) -> None:
         """Take the splits of `splits.csv` instead, so that a set that has grown since is measured as it was.
 
+        Args:
+            grown: whether it may have: what trains on is to be what it was.
+
         Raises:
-            UserError: a sample recorded there is gone, or has other content now.
+            UserError: a sample recorded there is gone, or has other content now; or there are more.
         """
         with recorded.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -167,6 +170,12 @@ class VisionData(L.LightningDataModule):
             raise UserError(f"{len(gone)} pictures of this run are no longer there: {', '.join(gone[:5])}")
         if other := [row["path"] for row in rows if row["content"] != here[row["path"]].content]:
             raise UserError(f"{len(other)} pictures are not what they were in this run: {', '.join(other[:5])}")
+        known = {row["path"] for row in rows}
+        if not grown and (new := [row["path"] for row in self.splits_rows() if row["path"] not in known]):
+            raise UserError(
+                f"{len(new)} pictures are there that this run did not have: {', '.join(new[:5])}. Take them away, or "
+                "start a new run from its weights with weights_from="
+            )
         self._splits = {split: [here[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}
         self._splits["train"] = keep_labels(self._splits["train"], self.labelled, self.seed)
         self._datasets.clear()
@@ -193,9 +202,11 @@ class VisionData(L.LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        ended, done = divmod(done, int(self.trainer.num_training_batches))
-        return {"epoch": self.trainer.current_epoch + ended, "done": done}
+        loop = self.trainer.fit_loop
+        done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
+        if done >= self.trainer.num_training_batches:
+            return {"epoch": epoch.ready, "done": 0}
+        return {"epoch": epoch.completed, "done": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._next = state_dict

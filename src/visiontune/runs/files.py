@@ -23,10 +23,13 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
 
 
 def save_atomically(path: Path, value: Any) -> None:
-    """`torch.save`, beside its place and then renamed."""
+    """`torch.save`, beside its place and to the disk, then renamed."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(value, beside)
+        with beside.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses power may have the new name and none of the content
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,16 +1,28 @@
 """Continue a run in its own directory."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
 
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from visiontune.errors import UserError
+from visiontune import __version__
+from visiontune.errors import UserError, some
+from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.load import check_trusted
+from visiontune.runs.events import cut
+from visiontune.runs.load import check_trusted, read_checkpoint
+from visiontune.runs.log import log
 
 # Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
-CHANGEABLE = ("trainer.", "data.root", "data.num_workers", "data.cache", "callbacks.")
+CHANGEABLE = ("trainer.", "data.root", "data.num_workers", "data.cache", "callbacks.", "checkpoints.")
 
 
 def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig, Path | None]:
@@ -19,7 +31,8 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
     A run that was stopped before its first checkpoint starts over in place (the checkpoint is None).
 
     Raises:
-        UserError: no run, a finished one that no further epochs are asked of, an override that a run cannot take.
+        UserError: no run, a finished one that no further epochs are asked of, an override that a run cannot take, no
+            checkpoint that can be read.
     """
     run = RunDirectory.open(path)
     cfg = run.read_config()
@@ -40,5 +53,100 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
             f"{path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run from "
             f"its weights with weights_from={path}"
         )
-    last = run.checkpoints / "last.ckpt"
-    return run, cfg, last if last.is_file() else None
+    return run, cfg, _newest(run)
+
+
+def _newest(run: RunDirectory) -> Path | None:
+    """`last.ckpt`; where it cannot be read the one before, then the best."""
+    spoiled = []
+    for name in ("last", "previous", "best"):
+        path = run.checkpoints / f"{name}.ckpt"
+        if not path.is_file():
+            continue
+        try:
+            _check_whole(path)
+            read_checkpoint(path)
+            return path
+        except UserError as error:
+            spoiled.append(str(error))
+    if spoiled:
+        raise UserError(
+            f"no checkpoint of {run.path} can be read, so that it cannot go on; begin a new run, or put a copy of "
+            f"{run.checkpoints / 'last.ckpt'} there. {spoiled[0]}"
+        )
+    return None
+
+
+def _check_whole(path: Path) -> None:
+    """Every byte against the sums in the file, which `torch.load` does not look at."""
+    try:
+        with ZipFile(path) as file:
+            spoiled = file.testzip()
+    except Exception as error:  # zipfile and zlib have a type for each way in which a file may be spoiled
+        raise UserError(f"{path} is not whole: {error}") from error
+    if spoiled:
+        raise UserError(f"{path} is not whole: the sum of {spoiled} is wrong")
+
+
+def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path) -> None:
+    """
+    Raises:
+        UserError: weights or optimizer of the checkpoint are of another network than the config builds now.
+    """
+    state = _read(checkpoint)
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    kept = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
+    other = sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name))
+    if not other:
+        groups = state["optimizer_states"][0]["param_groups"]
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in model.param_groups()]:
+            other = ["the optimizer's groups"]
+    if other:
+        made = state["visiontune"]["version"]
+        raise UserError(
+            f"{checkpoint} (visiontune {made}) does not fit what its config builds now (visiontune {__version__}): "
+            f"{some(other)}. Continue it with the code that made it, or start a new run from its weights with "
+            f"weights_from={run.path}"
+        )
+
+
+def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
+    """Drop what the run wrote after the checkpoint, and say where it goes on: it will write the same again.
+
+    (`History` drops the rows of metrics.csv.)
+    """
+    for half in run.checkpoints.glob(".*.ckpt.*"):
+        half.unlink()
+    if checkpoint is None:
+        run.history.unlink(missing_ok=True)
+        cut(run.tensorboard, {})
+        return
+    state = _read(checkpoint)
+    if "events" in state:
+        cut(run.tensorboard, state["events"])
+    text = f"goes on after step {state['global_step']}"
+    if checkpoint.name != "last.ckpt":
+        text += f", from {checkpoint.name}: last.ckpt is gone or spoiled"
+    if state["visiontune"]["version"] != __version__:
+        text += f"; it was made with visiontune {state['visiontune']['version']}, this is {__version__}"
+    log.info(text)
+
+
+@contextmanager
+def of_its_version(run: RunDirectory) -> Iterator[None]:
+    """Says of a config that this version cannot read which version wrote it."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        made = json.loads(run.environment.read_text())["packages"]["visiontune"] if run.environment.is_file() else None
+        if made in (None, __version__):
+            raise
+        raise UserError(
+            f"{run.config} is of visiontune {made}, and this is {__version__}: {str(error).splitlines()[0]}. Continue "
+            f"it with visiontune {made}, or start a new run from its weights with weights_from={run.path}"
+        ) from error
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, but tensors stay on the disk until they are looked at."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
