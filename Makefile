@@ -30,7 +30,7 @@ test: $(READY) ## The tests (offline, no GPU needed)
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## Whole runs that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .

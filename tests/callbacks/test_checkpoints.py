@@ -120,7 +120,7 @@ def test_the_one_before_stays_until_the_training_ends(place: RunDirectory, monke
 
 
 def test_ctrl_c_stops_between_two_batches(place: RunDirectory) -> None:
-    callback, trainer = made(place), Stub()
+    callback, trainer, before = made(place), Stub(), signal.getsignal(signal.SIGINT)
     callback.on_fit_start(trainer, None)
     signal.raise_signal(signal.SIGINT)
     assert trainer.saved == []
@@ -129,8 +129,8 @@ def test_ctrl_c_stops_between_two_batches(place: RunDirectory) -> None:
     assert trainer.saved == ["next"] and (place.checkpoints / "last.ckpt").is_file()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)  # who does not want to wait
-    callback.teardown(trainer, None, "fit")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    callback.on_exception(trainer, None, KeyboardInterrupt())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_several_processes_stop_at_once(place: RunDirectory) -> None:

@@ -3,20 +3,17 @@
 tests/end_to_end/test_kill.py kills processes; here all is in this one.
 """
 
-import csv
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from alike import check_results, check_training
 from running import Command
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
 from visiontune.finetuner import FineTuner
-from visiontune.runs import RunDirectory
 
 EPOCHS, STEPS = 4, 4  # of 16 pictures each
 BASE = [
@@ -77,34 +74,6 @@ def stops_at(step: int, how: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(owner, "on_train_batch_start", hook)
 
 
-def history(run: RunDirectory) -> list[dict[str, str]]:
-    with run.history.open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
-
-def same(one: Any, other: Any, where: str = "") -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for i, pair in enumerate(zip(one, other, strict=True)):
-            same(*pair, f"{where}[{i}]")
-    else:
-        assert one == other, where
-
-
-def curves(run: RunDirectory) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values of every curve that TensorBoard shows."""
-    board = EventAccumulator(str(run.tensorboard), size_guidance={"scalars": 0, "images": 0})
-    board.Reload()
-    assert len(board.Images("first_batch")) == 1
-    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-
-
 @pytest.mark.parametrize("number", range(len(CASES)), ids=list(CASES))
 def test_resumed_equals_uninterrupted(
     number: int, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,13 +97,6 @@ def test_resumed_equals_uninterrupted(
             stopped = command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
             assert stopped.code == 1 and "interrupted; continue with" in stopped.out, stopped.err
     parts = command("train", f"run={tmp_path / 'parts'}").run
-    assert history(parts) == history(whole)
-    for which in ("best", "last"):
-        one, other = (torch.load(run.checkpoint(which), weights_only=True) for run in (whole, parts))
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "visiontune"):
-            same(one[key], other[key], f"{which}/{key}")
+    check_training(whole, parts)
     if reported:
-        assert parts.metrics.read_text() == whole.metrics.read_text()
-        assert parts.predictions.read_text() == whole.predictions.read_text()
-        assert curves(parts) == curves(whole)
-        assert len(curves(whole)["train/loss_step"]) >= EPOCHS
+        check_results(whole, parts)

@@ -74,6 +74,12 @@ class Checkpoints(Checkpoint):
             self.handler = signal.signal(signal.SIGINT, self._asked)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._let_go()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._let_go()  # nothing is torn down after one
+
+    def _let_go(self) -> None:
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
             self.handler = None

@@ -1,0 +1,73 @@
+"""SIGKILL at any moment of a real `visiontune train`, then `run=`: it ends as if nothing had been."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alike import check_results, check_training
+from running import TINY, Command
+
+from visiontune.runs import RunDirectory
+
+EPOCHS, STEPS = 4, 4  # batches of 16 pictures
+BASE = [
+    *(override for override in TINY if override not in ("logger=none", "data.num_workers=0")),
+    f"trainer.max_epochs={EPOCHS}",
+    "data.batch_size=16",
+    "trainer.log_every_n_steps=1",
+    "augment=mixup",
+    "augment.flip=false",
+    "probe=true",
+    "optimizer.lr=0.01",
+]
+SETTINGS = [
+    # Stages thaw in the second and third epoch; written before every batch, so within accumulation windows.
+    "data.num_workers=0 strategy=gradual_unfreeze trainer.accumulate_grad_batches=3 checkpoints.every_minutes=1e-6",
+    # Everything thaws in the third epoch; the average is what is kept.
+    "data.num_workers=2 strategy=[lp_ft,ema] strategy.probe_epochs=0.5 checkpoints.every_steps=3",
+    # Written after validations alone.
+    "data.num_workers=2 strategy=full scheduler=plateau trainer.accumulate_grad_batches=2 optimizer=sgd",
+]
+# What is killed, and how often it comes at least, in every setting.
+OFTEN = {
+    "probe": 1,
+    "epoch": EPOCHS,
+    "batch": EPOCHS * STEPS,
+    "backward": EPOCHS * STEPS,
+    "step": EPOCHS * 2,
+    "validation": (1 + EPOCHS) * 17,
+    "row": 1 + EPOCHS,
+    "saving": 1 + EPOCHS,
+    "renaming": 1 + EPOCHS,
+    "report": 1,
+}
+draw = random.Random(20)
+KILLS = [(moment, draw.randint(1, OFTEN[moment]), number % 3) for number, moment in enumerate([*OFTEN, *OFTEN])]
+SAVED_OFTEN = [("saving", draw.randint(6, 16), 0), ("renaming", draw.randint(6, 12), 0)]  # within windows
+
+
+@pytest.fixture(scope="module")
+def wholes(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[RunDirectory]:
+    """Each setting, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return [command("train", *BASE, *more.split(), f"run_dir={folder / str(i)}").run for i, more in enumerate(SETTINGS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "count", "setting"), [*KILLS[1:-1], *SAVED_OFTEN])
+def test_killed_and_continued(
+    moment: str, count: int, setting: int, wholes: list[RunDirectory], tmp_path: Path
+) -> None:
+    arguments = ["train", *BASE, *SETTINGS[setting].split(), f"run_dir={tmp_path / 'run'}"]
+    script = [sys.executable, str(Path(__file__).with_name("killing.py")), moment, str(count)]
+    killed = subprocess.run([*script, *arguments], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.read_status()["status"] == "running"
+    goes_on = [sys.executable, "-m", "visiontune", "train", f"run={run.path}"]
+    subprocess.run(goes_on, check=True, capture_output=True)
+    check_training(wholes[setting], run)
+    check_results(wholes[setting], run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
