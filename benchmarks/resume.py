@@ -1,0 +1,161 @@
+"""What exact resuming costs: the time to the first step of a run that goes on, and of every step.
+
+python -m benchmarks.resume [--rounds 5]
+
+Start: `visiontune train` with the default network on digits, from the command to the end of the first step, from its
+beginning and from a checkpoint within the second epoch, in turn. Steps: epochs of one training in turn with and without
+what makes a run go on exactly (seeds of pictures and steps, sums of the epoch, a look whether a checkpoint is due).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from torchvision import tv_tensors
+
+from benchmarks.document import machine, markdown, write_block
+from visiontune import cli
+from visiontune.build import trainer_of
+from visiontune.callbacks import Checkpoints
+from visiontune.data.dataset import VisionDataset
+from visiontune.finetuner import FineTuner
+from visiontune.fitting import prepare
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import logging_to
+
+START = ["trainer=cpu", "data.limit_train=256", "strategy=full", "checkpoints.every_steps=2", "test=false"]
+NETWORKS = {
+    "EfficientNet-Lite0, 64 x 64": ["data.limit_train=512"],
+    "small CNN, 28 x 28": ["backbone=small_cnn", "data.image_size=28"],
+}
+
+
+def leave_after(batches: int) -> None:
+    """The process ends, at once, as that many batches have trained."""
+    left = [batches]
+
+    def hook(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os._exit(0)
+
+    FineTuner.on_train_batch_end = hook  # type: ignore[method-assign]
+
+
+def seconds_to(batches: int, *overrides: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.resume", "--leave-after", str(batches), "train", *overrides]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def starts(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds to the first step, cold and resumed."""
+    seconds_to(7, *START, f"run_dir={folder / 'stopped'}")  # four steps are an epoch
+    cold, resumed = [], []
+    for i in range(rounds):
+        cold.append(seconds_to(1, *START, f"run_dir={folder / f'cold{i}'}"))
+        resumed.append(seconds_to(1, f"run={folder / 'stopped'}"))
+    return cold, resumed
+
+
+def drawn(self: VisionDataset, key: tuple[int, int]) -> dict[str, Any]:
+    """`VisionDataset.__getitem__` with draws from the state of the process, as is usual."""
+    _, index = key
+    image, targets, _, size = self._load(index)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    image, targets = self.transform(tv_tensors.Image(image), targets)
+    torch.set_num_threads(threads)
+    path = self.samples[index].path
+    return {"image": image.as_subclass(torch.Tensor), "targets": targets, "index": index, "path": path, "size": size}
+
+
+class Alternate(L.Callback):
+    """Every other epoch runs without; the first two are warm-up."""
+
+    WITHOUT: tuple[tuple[Any, str, Any], ...] = (
+        (FineTuner, "on_train_batch_start", lambda *_: None),
+        (FineTuner, "on_train_batch_end", lambda *_: None),
+        (
+            FineTuner,
+            "_add",
+            lambda self, name, value, count: self.log(name, value, on_step=False, on_epoch=True, batch_size=count),
+        ),
+        (Checkpoints, "on_train_batch_start", lambda *_: None),
+        (VisionDataset, "__getitem__", drawn),
+    )
+    WITH = tuple((owner, name, getattr(owner, name)) for owner, name, _ in WITHOUT)
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for owner, name, hook in self.WITHOUT if trainer.current_epoch % 2 else self.WITH:
+            setattr(owner, name, hook)
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.times.append(time.perf_counter() - self.started)
+
+    def ratios(self) -> list[float]:
+        return [self.times[i] / self.times[i + 1] for i in range(2, len(self.times), 2)]
+
+
+def steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
+    overrides = [
+        *overrides, "trainer=cpu", "data.num_workers=0", "augment=standard", "augment.flip=false", "strategy=full",
+        "probe=false", "name=bench", "test=false", f"trainer.max_epochs={2 * rounds + 2}",
+        "trainer.limit_val_batches=0", "logger=none",
+    ]  # fmt: skip
+    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=overrides)
+    data, model, _ = prepare(cfg)
+    alternate = Alternate()
+    run = RunDirectory.create(folder)
+    with logging_to(run.log, quiet=True):
+        trainer = trainer_of(cfg, run, model)
+        unused = ("FirstValidation", "EarlyStopping")
+        trainer.callbacks = [alternate, *(c for c in trainer.callbacks if type(c).__name__ not in unused)]
+        trainer.fit(model, datamodule=data)
+    return alternate
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--leave-after"]:
+        leave_after(int(sys.argv[2]))
+        sys.argv = ["visiontune", *sys.argv[3:]]
+        return cli.main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        cold, resumed = starts(Path(folder), rounds)
+        ratios = [other / one for one, other in zip(cold, resumed, strict=True)]
+        columns = ["to the first step", "cold", "resumed", "resumed / cold", "range"]
+        row = [f"{median(cold):.1f} s", f"{median(resumed):.1f} s", f"{median(ratios):.2f}"]
+        start = markdown(columns, [["`visiontune train`", *row, f"{min(ratios):.2f} to {max(ratios):.2f}"]])
+        for number, (name, overrides) in enumerate(NETWORKS.items()):
+            found = steps(Path(folder) / f"steps{number}", overrides, rounds)
+            ratios = found.ratios()
+            own, other = median(found.times[2::2]), median(found.times[3::2])
+            row = [f"{own:.2f} s", f"{other:.2f} s", f"{median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
+            rows.append([name, *row])
+    columns = ["an epoch of", "exact", "without", "exact / without", "range"]
+    text = f"{machine()}; {rounds} rounds.\n\n{start}\n\n{markdown(columns, rows)}"
+    print(text)
+    write_block("resume", text)
+
+
+if __name__ == "__main__":
+    main()
