@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune import __version__
 from visiontune.backbones import WeightReport
 from visiontune.backbones import build as build_backbone
+from visiontune.cache.settings import KEYS as CACHE_KEYS
 from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart
 from visiontune.callbacks.checkpoints import WholeFiles
 from visiontune.data import TaskInfo, VisionData
@@ -62,7 +63,8 @@ def model_of(
         for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
-    strategy = make({"_target_": "visiontune.strategies.Full", "_partial_": True, **cfg.strategy})(
+    settings = {key: value for key, value in cfg.strategy.items() if key not in CACHE_KEYS}
+    strategy = make({"_target_": "visiontune.strategies.Full", "_partial_": True, **settings})(
         stages=names, epochs=epochs
     )
     strategy.prepare(backbone.model)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from visiontune.backbones import Backbone
+from visiontune.cache.replay import replayed
 from visiontune.errors import UserError
 from visiontune.freezing import batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
@@ -85,6 +86,10 @@ class FineTuner(L.LightningModule):
         features = self.backbone(image)
         return {task: head(features) for task, head in self.heads.items()}
 
+    def _raw(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        with replayed(self.backbone.model, batch.get("frozen")):
+            return self(batch["image"])
+
     def param_groups(self) -> list[dict[str, Any]]:
         """The strategy's groups for this optimizer's learning rate and weight decay."""
         settings = self.make_optimizer.keywords
@@ -118,7 +123,7 @@ class FineTuner(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         sums: dict[str, Tensor] = {}
         labelled: dict[str, int] = {}
-        for task, raw in self(batch["image"]).items():
+        for task, raw in self._raw(batch).items():
             targets = batch["targets"][task]
             losses = self.heads[task].loss(raw, targets)
             sums[task] = torch.stack(list(losses.values())).sum()
@@ -178,7 +183,7 @@ class FineTuner(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         predictions, sample_losses = {}, {}
-        for task, raw in self(batch["image"]).items():
+        for task, raw in self._raw(batch).items():
             head, targets = self.heads[task], batch["targets"][task]
             predictions[task] = head.decode(raw, batch["frame"])
             sample_losses[task] = head.sample_loss(raw, targets)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from visiontune.backbones import WeightReport
 from visiontune.build import check, data_of, model_of, trainer_of
+from visiontune.cache.settings import attach
 from visiontune.data import VisionData
 from visiontune.devices import processes
 from visiontune.errors import UserError
@@ -52,6 +54,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         pretrained = weights.matched_fraction > 0 or weights.note == "would be downloaded"
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
     check(cfg, model)
+    attach(cfg, data, model)
     return data, model.to(memory_format=torch.channels_last), weights
 
 
@@ -71,4 +74,5 @@ def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, 
     """Train, in this process."""
     if cfg.compile:
         model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
-    trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with data.frozen.kept_in(run.path / "frozen") if data.frozen else nullcontext():
+        trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

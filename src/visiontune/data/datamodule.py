@@ -1,9 +1,10 @@
 """From a source to loaders: scan, verify, split; then batches as the network takes them."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -19,6 +20,9 @@ from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify
 from visiontune.errors import UserError
+
+if TYPE_CHECKING:
+    from visiontune.cache.frozen_cache import CachedLoader, FrozenCache
 
 
 class VisionData(L.LightningDataModule):
@@ -94,6 +98,8 @@ class VisionData(L.LightningDataModule):
         self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = {"epoch": 0, "done": 0}
+        self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from
+        self.frozen: FrozenCache | None = None
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""
@@ -126,16 +132,19 @@ class VisionData(L.LightningDataModule):
         """Training batches of one process out of `world`, before gradients are accumulated."""
         return len(EpochBatches(len(self.samples("train")), self.batch_size, shuffle=True, world=world))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> "DataLoader[Batch] | CachedLoader":
         dataset = self.dataset("train", augmented=True)
         weights = None
         if self.balanced:
             classes = strata(self.samples("train"), self.schema)
             weights = balanced_weights([classes.get(sample.path) for sample in dataset.samples])
-        return self._loader(dataset, shuffle=True, weights=weights)
+        return self._through(self._loader(dataset, shuffle=True, weights=weights), "train")
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self.eval_loader("val", dealt=True)
+    def val_dataloader(self) -> "DataLoader[Batch] | CachedLoader":
+        return self._through(self.eval_loader("val", dealt=True), "val")
+
+    def _through(self, loader: DataLoader[Batch], split: str) -> "DataLoader[Batch] | CachedLoader":
+        return self.frozen.through(loader, split) if self.frozen is not None else loader
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.eval_loader("test", dealt=True) if self.samples("test") else []
@@ -239,6 +248,7 @@ class VisionData(L.LightningDataModule):
             at_most=at_most,
             rank=trainer.global_rank if trainer is not None and dealt else 0,
             world=trainer.world_size if trainer is not None and dealt else 1,
+            view=self.view if shuffle else None,
         )
         if shuffle:
             batches.set_epoch(self._next["epoch"])  # loader processes begin before the Trainer says it

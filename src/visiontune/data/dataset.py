@@ -121,15 +121,17 @@ _Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2).
 
-    In evaluation also `truth` task -> list, and `frame`, a list; of loose pictures `picture`, a list.
+    In evaluation also `truth` task -> list, and `frame`, a list; of loose pictures `picture`, a list. There is no
+    `image` where the items have none.
     """
     batch = {
-        "image": torch.stack([item["image"] for item in items]),
         "targets": {task: [item["targets"][task] for item in items] for task in items[0]["targets"]},
         "index": torch.tensor([item["index"] for item in items]),
         "path": [item["path"] for item in items],
         "size": torch.tensor([item["size"] for item in items]),
     }
+    if "image" in items[0]:
+        batch["image"] = torch.stack([item["image"] for item in items])
     if "frame" in items[0]:
         batch["frame"] = [item["frame"] for item in items]
         batch["truth"] = {task: [item["truth"][task] for item in items] for task in items[0]["truth"]}

@@ -27,13 +27,15 @@ def to_network(batch: Batch) -> Batch:
 
     Targets that are images (of restoration) become float32 0..1 as well.
     """
-    image = F.to_dtype(batch["image"], torch.float32, scale=True)
+    image = batch["image"]
+    if "frozen" not in batch:  # no network is run on the picture there
+        image = F.to_dtype(image, torch.float32, scale=True).contiguous(memory_format=torch.channels_last)
     floats: Batch = {
         key: {task: [_as_float(target) for target in targets] for task, targets in batch[key].items()}
         for key in ("targets", "truth")
         if key in batch
     }
-    return {**batch, **floats, "image": image.contiguous(memory_format=torch.channels_last)}
+    return {**batch, **floats, "image": image}
 
 
 def _as_float(target: Any) -> Any:
@@ -88,8 +90,12 @@ def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def data_loader(
-    dataset: VisionDataset, batches: EpochBatches, num_workers: int, pin_memory: bool = False
-) -> DataLoader[Batch]:
+    dataset: VisionDataset,
+    batches: EpochBatches | list[list[tuple[int, int]]],
+    num_workers: int,
+    pin_memory: bool = False,
+    collate: Callable[[list[dict[str, Any]]], Any] = collate,
+) -> DataLoader[Any]:
     if num_workers > 0:
         _allow_many_files()
     return DataLoader(

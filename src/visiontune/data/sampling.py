@@ -1,7 +1,7 @@
 """Which samples stand in which batch: a pure function of (seed, epoch), rank and world size."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -10,7 +10,7 @@ from visiontune.data.seeding import derive
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of `(epoch, index)` pairs, so that a worker knows the epoch without holding state.
+    """Batches of `(view, index)` pairs, so that a worker knows the epoch (or its view) without holding state.
 
     Rank r takes every world-th sample of the common order: step k of all ranks together sees what one process with the
     same global batch sees in its step k. In training the order wraps around to equal lengths, and a last batch of one
@@ -24,6 +24,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         shuffle: training (True) or evaluation in the given order (False).
         weights: chance of each sample; drawn with replacement, `count` times an epoch.
         at_most: of more samples than that an evaluation takes so many, evenly spread.
+        view: epoch -> the number that augmentation draws from; None gives every epoch its own.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         at_most: int | None = None,
         rank: int = 0,
         world: int = 1,
+        view: Callable[[int], int] | None = None,
     ) -> None:
         self.total, self.count = count, min(count, count if at_most is None else at_most)
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rank, self.world = rank, world
+        self.view = view or int
         self.epoch = 0
         self._skip = 0
 
@@ -76,7 +79,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         start = 0
         for number, size in enumerate(self._sizes(len(mine))):
             if number >= skip:
-                yield [(epoch, index) for index in mine[start : start + size]]
+                yield [(self.view(epoch), index) for index in mine[start : start + size]]
             start += size
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from visiontune.backbones import WeightReport
+from visiontune.cache.settings import describe
 from visiontune.data import VisionData
 from visiontune.finetuner import FineTuner
 from visiontune.report.tables import render
@@ -98,6 +99,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
         f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
+        "frozen outputs": describe(cfg, data, model),
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
         "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
@@ -108,7 +110,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "seed": str(cfg.seed),
         "run directory": str(where),
     }
-    return "\n".join(f"{key + ':':<15}{value}" for key, value in lines.items())
+    return "\n".join(f"{key + ':':<16}{value}" for key, value in lines.items())
 
 
 def _device(accelerator: str) -> str:
