@@ -143,14 +143,11 @@ class FrozenCache:
     def _cut(self, count: int) -> Cut | None:
         """What replaces the first `count` stages."""
         model = self.model
-        stages = cast(list[tuple[str, Stage]], model.backbone.stages()[:count])
-        paths = [path for _, stage in stages for path in stage.paths]
-        modules = dict(model.backbone.model.named_modules())
         image = torch.rand(2, self.data.channels, *self.data.image_size, generator=torch.Generator().manual_seed(0))
         image = image.to(model.device, memory_format=torch.channels_last)
         training = [(module, module.training) for module in model.modules()]
         model.eval()
-        found = cut(model.forward, model.backbone.model, [path for path in paths if path in modules], image)
+        found = cut(model.forward, model.backbone.model, stage_paths(model, count), image)
         for module, mode in training:
             module.training = mode
         return found
@@ -191,6 +188,13 @@ class CachedLoader:
             return
         for keys in self.batch_sampler:
             yield self.cache.batch(self.split, epoch, [index for _, index in keys])
+
+
+def stage_paths(model: "FineTuner", count: int) -> list[str]:
+    """Of the modules of the first `count` stages."""
+    stages = cast(list[tuple[str, Stage]], model.backbone.stages()[:count])
+    modules = dict(model.backbone.model.named_modules())
+    return [path for _, stage in stages for path in stage.paths if path in modules]  # the others are parameters
 
 
 def frozen_stages(strategy: Strategy, epoch: int) -> int:
