@@ -174,7 +174,7 @@ def distributed(strategy: Any) -> Any:
 
     Every parameter is registered with DDP while it still requires a gradient; frozen ones then count as unused.
     Buffers are not broadcast in each forward pass, which would make a rank with one batch more wait forever:
-    BatchNorm statistics are averaged at the end of each epoch instead.
+    BatchNorm statistics are averaged before each validation instead.
     """
     if strategy != "ddp":
         return strategy

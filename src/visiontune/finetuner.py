@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from visiontune.backbones import Backbone
 from visiontune.cache.replay import replayed
 from visiontune.errors import UserError
-from visiontune.freezing import batchnorm_buffers, freeze
+from visiontune.freezing import average_batchnorm, freeze
 from visiontune.heads import Head, HeadMetrics
 from visiontune.loss_weights import loss_weights as weights_of
 from visiontune.sam import Sam
@@ -174,10 +174,8 @@ class FineTuner(L.LightningModule):
         short = batches % window
         return window / short if short and batch_idx >= batches - short else 1.0
 
-    def on_train_epoch_end(self) -> None:
-        if self.trainer.world_size > 1:  # every rank has seen other samples: agree on one set of statistics
-            for buffer in batchnorm_buffers(self.backbone):
-                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+    def on_validation_start(self) -> None:
+        average_batchnorm(self.trainer, self)
 
     # ---- evaluation: losses and predictions from one backbone pass
 

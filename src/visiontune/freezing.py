@@ -1,5 +1,6 @@
 """The one place that freezes: `requires_grad` and the mode of each stage, re-applied every epoch."""
 
+import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +23,13 @@ def freeze(stages: Stages, strategy: Strategy, epoch: int) -> None:
                 parameter.requires_grad_(trains and (name == HEADS or strategy.picks(part, own)))
             if trains and strategy.batchnorm == "frozen" and name != HEADS and isinstance(part, _BatchNorm):
                 part.eval()
+
+
+def average_batchnorm(trainer: L.Trainer, module: nn.Module) -> None:
+    """Let all ranks have one set of statistics: each has seen other samples, and would validate another network."""
+    if trainer.world_size > 1:
+        for buffer in batchnorm_buffers(module):
+            buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
 
 
 def batchnorm_buffers(module: nn.Module) -> list:

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+
+from visiontune import launch
 
 
 class Paths(L.Callback):
@@ -25,3 +28,37 @@ class Failure(L.Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch == 1:
             raise RuntimeError("out of luck")
+
+
+States = list[dict[str, torch.Tensor]]
+
+
+class Weights(L.Callback):
+    """Writes to `folder/RANK.pt` the states before the first epoch and after each: `trained/` and `validated/KEY`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.states: States = []
+        self.validated: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.states.append(state(pl_module, "trained"))
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.validated = state(pl_module, "validated")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.states.append(state(pl_module, "trained") | self.validated)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        torch.save(self.states, self.folder / f"{trainer.global_rank}.pt")
+
+
+def state(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
+    return {f"{name}/{key}": value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def fit_all(rank: int, count: int, port: int, paths: list[Path]) -> None:
+    """One rank's part of several runs, one after the other."""
+    for path in paths:
+        launch._work(rank, count, port, path, None)

@@ -117,13 +117,16 @@ def test_the_rate_follows_the_relative_gradient_norm() -> None:
     frozen = nn.Parameter(torch.ones(4))
     one.grad, two.grad = torch.full((4,), 0.2), torch.full((4,), 0.4)
     groups = [{"params": [p], "lr": 1.0, "stage": stage} for p, stage in ((one, "a"), (two, "b"), (frozen, "c"))]
-    callback = AutoRGN(momentum=0.5)
-    callback.on_before_optimizer_step(None, None, SimpleNamespace(param_groups=groups))  # type: ignore[arg-type]
-    assert [group["lr"] for group in groups] == pytest.approx([0.25, 1.0, 1.0])  # 0.1 and 0.4
+    callback: Any = AutoRGN(momentum=0.5)
+    optimizer, trainer = SimpleNamespace(param_groups=groups), SimpleNamespace(global_step=0)
+    for _ in range(2):  # SAM has two passes a step
+        callback.on_before_optimizer_step(trainer, None, optimizer)
+        assert [group["lr"] for group in groups] == pytest.approx([0.25, 1.0, 1.0])  # 0.1 and 0.4
     one.grad *= 7  # 0.7, and with the average of both steps 0.4
     for group in groups:
         group["lr"] = 1.0
-    callback.on_before_optimizer_step(None, None, SimpleNamespace(param_groups=groups))  # type: ignore[arg-type]
+    trainer.global_step = 1
+    callback.on_before_optimizer_step(trainer, None, optimizer)
     assert [group["lr"] for group in groups] == pytest.approx([1.0, 1.0, 1.0])
 
 

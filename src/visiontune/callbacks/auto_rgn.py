@@ -28,9 +28,13 @@ class AutoRGN(L.Callback):
             raise UserError(f"callbacks.auto_rgn.momentum={momentum}: from 0 up to, not including, 1")
         self.momentum = momentum
         self.norms: dict[str, float] = {}
+        self.step: int | None = None  # that the rates were last scaled in
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == self.step:  # SAM's second pass: the rates of this step are scaled
+            return
+        self.step = trainer.global_step
         squares: dict[str, list[float]] = {}
         for group in optimizer.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from visiontune.freezing import average_batchnorm
+
 
 class WeightAverage(WeightAveraging):
     """Averages weights over the last part of the training (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
@@ -29,6 +31,11 @@ class WeightAverage(WeightAveraging):
         if trainer.ckpt_path is None:  # the copy made at set-up is older than the probe's solution
             assert self._average_model is not None
             self._average_model.module.load_state_dict(pl_module.state_dict())
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._average_model is not None:
+            average_batchnorm(trainer, self._average_model)
+        super().on_validation_epoch_start(trainer, pl_module)
 
     @torch.no_grad()
     def _average(self, averages: Any, current: Any, count: Any) -> None:

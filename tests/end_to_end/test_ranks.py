@@ -1,0 +1,104 @@
+"""Two processes (gloo) train every strategy alike, across its thaws, and as one process does with the same batches."""
+
+import shutil
+import socket
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from running import TINY
+from watching import States, fit_all
+
+from visiontune.fitting import fit, prepare
+from visiontune.runs import RunDirectory
+from visiontune.runs.log import logging_to
+from visiontune.train import record
+
+EPOCHS = 3
+TRAINING = ["optimizer=sgd", "scheduler=constant", "optimizer.lr=0.5", "scheduler.warmup=0", "augment=none"]
+BASE = [f"trainer.max_epochs={EPOCHS}", "trainer.limit_val_batches=1", "data.batch_size=8"]
+THAWING = ["strategy.head_epochs=1", "strategy.thawed_by=0.7"]  # block2 trains from epoch 1, block1 from 2
+# Name of the case, whose first word is the strategy -> overrides.
+CASES: dict[str, list[str]] = {
+    "linear_probe": [],
+    "full": [],
+    "gradual_unfreeze": THAWING,
+    "gradual_unfreeze accumulated": [*THAWING, "trainer.accumulate_grad_batches=3"],  # three batches, then one
+    "lp_ft": ["strategy.probe_epochs=0.34"],
+    "last_k": ["strategy.k=1"],
+    "first_k": ["strategy.k=1"],
+    "discriminative": [],
+    "layer_decay": [],
+    "norm_only": [],
+    "bias_only": [],
+    "lora": ["strategy.rank=2"],
+    "l2_sp": ["probe=true", "optimizer.lr=0.05"],
+    "auto_rgn": [],
+    "wise_ft": [],
+    "ema": [],
+    "swa": ["callbacks.weight_average.horizon=0.8"],
+    "sam": [],
+    "bit_hyperrule": [],
+    "[gradual_unfreeze,l2_sp,auto_rgn,sam]": THAWING,
+    # Each rank has statistics of its own pictures: equal to the other rank's, not to those of one process.
+    "ema learning": ["strategy.batchnorm=train"],
+}
+ALONE = [name for name in CASES if "learning" not in name]
+
+
+def train_everything(config: Callable[..., DictConfig], root: Path) -> None:
+    """Every case in this process (`root/NAME`), and in two (`root/NAME, two`)."""
+    tiny = [override for override in TINY if not override.startswith(("trainer=", "trainer.max"))]
+    paths = []
+    for name, own in CASES.items():
+        strategy = name.split()[0]
+        training = TRAINING[2:] if strategy == "bit_hyperrule" else TRAINING  # it brings its own of both
+        for where, settings in ((name, ["trainer=cpu", "data.batch_size=16"]), (f"{name}, two", ["trainer=ddp_cpu"])):
+            run = RunDirectory.create(root / where)
+            watch = ["+callbacks.weights._target_=watching.Weights", f"+callbacks.weights.folder='{run.path}'"]
+            overrides = [*BASE, f"strategy={strategy}", *training, *own, *settings, *watch]
+            run.write_config(config(*overrides, base=tiny))
+        with logging_to(None, quiet=True):
+            alone, cfg = RunDirectory.open(root / name), RunDirectory.open(root / name).read_config()
+            data, model, _ = prepare(cfg)
+            record(cfg, alone, data, [])
+            shutil.copy(alone.splits, run.splits)
+            paths.append(run.path)
+            if name in ALONE:
+                fit(cfg, alone, data, model, None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(fit_all, (2, port, paths), nprocs=2)
+
+
+def furthest(one: States, other: States) -> float:
+    """The largest difference of any number in any epoch; NaN and infinity are none."""
+    assert len(one) == len(other) == EPOCHS + 1
+    assert [state.keys() for state in one] == [state.keys() for state in other]
+    pairs = [(value, b[key]) for a, b in zip(one, other, strict=True) for key, value in a.items()]
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+def test_ranks_are_equal_and_train_as_one_process(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    train_everything(config, tmp_path)
+    states: dict[str, tuple[States, States]] = {}
+    apart, off, still = {}, {}, {}
+    for name in CASES:
+        first, second = (torch.load(tmp_path / f"{name}, two" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+        states[name] = first, second
+        apart[name] = furthest(first, second)
+        if name in ALONE:
+            off[name] = furthest(first, torch.load(tmp_path / name / "0.pt", weights_only=True))
+        head = "trained/heads.classification.linear.weight"
+        still[name] = float((first[-1][head] - first[0][head]).abs().max())
+    assert {name: value for name, value in apart.items() if value != 0.0} == {}
+    assert {name: value for name, value in off.items() if not value < 1e-5} == {}
+    assert {name: value for name, value in still.items() if not value > 0.01} == {}  # that is, they did train
+
+    for name in ("gradual_unfreeze", "gradual_unfreeze accumulated", "[gradual_unfreeze,l2_sp,auto_rgn,sam]"):
+        blocks = [[state[f"trained/backbone.model.block{n}.conv1.weight"] for state in states[name][0]] for n in (2, 1)]
+        moved = [[float((b - a).abs().max()) > 1e-4 for a, b in pairwise(block)] for block in blocks]
+        assert moved == [[False, True, True], [False, False, True]], name
