@@ -15,7 +15,7 @@ from visiontune import __version__
 from visiontune.backbones import WeightReport
 from visiontune.backbones import build as build_backbone
 from visiontune.cache.settings import KEYS as CACHE_KEYS
-from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart
+from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart, Thawing
 from visiontune.callbacks.checkpoints import WholeFiles
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build as build_data
@@ -95,6 +95,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     history = History(run.history, model.monitor)
     before = [history, *([ProbeStart()] if cfg.probe else [])]
     after = [
+        Thawing(model.monitor),
         FirstValidation(history),
         Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
     ]

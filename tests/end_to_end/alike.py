@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from visiontune.runs import RunDirectory
 
-STATE = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "visiontune")
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "visiontune", "strategy")
 
 
 def history(run: RunDirectory) -> list[dict[str, str]]:

@@ -43,7 +43,8 @@ CASES: dict[str, list[str]] = {
     "swa": ["data.num_workers=2"],
     "[lp_ft,ema,l2_sp]": ["trainer.accumulate_grad_batches=3"],
     "bit_hyperrule": [],
-    "[gradual_unfreeze,ema]": ["strategy.cache=memory", "augment=standard", "strategy.thawed_by=0.8"],
+    "[gradual_unfreeze,l2_sp]": ["strategy.cache=memory", "augment=standard", "strategy.thawed_by=0.8"],
+    "[gradual_unfreeze,ema]": ["strategy.patience=1", "monitor=val/classification/calibration_error"],
 }
 # How it stops, and with what else it is started: a kill leaves what the last checkpoint before has.
 STOPS: list[tuple[str, list[str]]] = [

@@ -118,6 +118,58 @@ def test_a_stage_that_has_just_thawed_warms_up() -> None:
         GradualUnfreeze(["a", "heads"], 4, warmup_epochs=-1)
 
 
+def test_a_stage_thaws_when_the_score_stalls() -> None:
+    strategy = GradualUnfreeze(NAMES, 12, patience=2, warmup_epochs=2)
+    scores = [0.5, 0.6, 0.6, 0.6, 0.7, float("nan"), 0.7, 0.6, 0.6, 0.9, 0.9, 0.8, 0.9]  # the first before any step
+    thawed = [strategy.observe(epochs, score) for epochs, score in enumerate(scores)]
+    # Two epochs that are not above 0.6 after the first; the best of all counts, and a thaw starts the count anew.
+    assert {epochs: names for epochs, names in enumerate(thawed) if names} == {
+        3: ["three"],
+        6: ["two"],
+        8: ["one"],
+        11: ["stem"],
+    }
+    assert starts(strategy, 12) == [11, 8, 6, 3, 0]
+    assert [strategy.warmup("three", epoch) for epoch in (3.0, 4.0, 5.0)] == [0.0, 0.5, 1.0]
+    assert strategy.observe(12, 0.0) == []  # nothing is left
+
+
+def test_what_scores_decided_is_restored_and_decided_once() -> None:
+    strategy, again = (GradualUnfreeze(NAMES, 9, patience=1) for _ in range(2))
+    for epochs, score in enumerate([0.5, 0.4]):
+        strategy.observe(epochs, score)
+    assert strategy.observe(1, 0.4) == []  # said again, as where a run goes on
+    again.load_state_dict(strategy.state_dict())
+    assert again.trainable(1) == {"heads", "three"} and again.trainable(0) == {"heads"}
+    assert again.observe(2, 0.5) == ["two"] and again.state_dict() == {
+        "starts": {"heads": 0, "three": 1, "two": 2},
+        "best": 0.5,
+        "since": 2,
+    }
+    for other in (GradualUnfreeze(NAMES, 9), Full(NAMES, 9)):
+        assert other.observe(1, 0.0) == [] and other.state_dict() == {} and other.when("three") is None
+
+
+def test_when_a_stage_can_thaw_at_the_earliest() -> None:
+    strategy = GradualUnfreeze(NAMES, 6, patience=2)
+    assert [strategy.when(name) for name in NAMES] == ["never", "never", "5 at the earliest", "3 at the earliest", None]
+
+
+@pytest.mark.parametrize("patience", [0, 6, 2.5, True])
+def test_a_patience_that_cannot_be(patience: Any) -> None:
+    with pytest.raises(UserError) as refused:
+        GradualUnfreeze(NAMES, 6, patience=patience)
+    assert str(refused.value) == (
+        f"strategy.patience={patience}: a number of epochs from 1 to 5 (the training has 6), such as "
+        "strategy.patience=2; or null, to thaw by epochs"
+    )
+
+
+def test_a_schedule_and_a_patience_do_not_go_together() -> None:
+    with pytest.raises(UserError, match=r"strategy.schedule and strategy.patience both say .* leave one of them null"):
+        GradualUnfreeze(NAMES, 6, schedule={"two": 2}, patience=2)
+
+
 def test_a_schedule_that_cannot_be() -> None:
     with pytest.raises(UserError) as unknown:
         GradualUnfreeze(stages=NAMES, epochs=6, schedule={"blocks.9": 1})

@@ -8,6 +8,7 @@ from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
 from visiontune.callbacks.l2_sp import L2SP
 from visiontune.callbacks.start import FirstValidation, ProbeStart
+from visiontune.callbacks.thawing import Thawing
 
 __all__ = [
     "L2SP",
@@ -19,5 +20,6 @@ __all__ = [
     "History",
     "ProbeStart",
     "StochasticWeightAverage",
+    "Thawing",
     "WeightAverage",
 ]

@@ -57,7 +57,7 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
             [
                 name,
                 _parameters(model.strategy, name, module),
-                _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
+                model.strategy.when(name) or _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
                 " to ".join(f"{rate:.2e}" for rate in dict.fromkeys([*rates[:1], *rates[-1:]])),
                 " / ".join(f"{decay:g}" for decay in [*decays, 0]) if mine else "",
             ]

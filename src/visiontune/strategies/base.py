@@ -14,6 +14,9 @@ NO_DECAY = ".no_decay"  # ends the name of a stage's second group
 class Strategy:
     """What trains when, and how fast: pure functions of the epoch, so that nothing of it stands in a checkpoint.
 
+    The exception is what a strategy decides by the scores that it is told (`observe`): data that these functions read,
+    which checkpoints hold (`state_dict`).
+
     This one trains everything from the first step; a strategy overrides what it does differently. One of your own is a
     class that is named in YAML: `strategy._target_=visiontune.strategies.mine.Mine`.
 
@@ -65,6 +68,25 @@ class Strategy:
     def picks(self, module: nn.Module, name: str) -> bool:
         """Whether a parameter of a backbone stage trains where its stage does; `module` owns it as `name`."""
         return True
+
+    def observe(self, epochs: int, score: float) -> list[str]:
+        """Take note of the score after so many whole epochs (more is better; 0 epochs: before the first step).
+
+        Returns:
+            The stages that train from here on because of it; saying the same again decides nothing more.
+        """
+        return []
+
+    def when(self, stage: str) -> str | None:
+        """In words, where scores decide when a stage trains; None where `trainable` knows."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: what was decided by scores, and what is needed to go on deciding."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
 
     def warmup(self, stage: str, epoch: float) -> float:
         """Factor 0..1 of a stage's learning rate at a point within an epoch (2.5 is the middle of the third)."""

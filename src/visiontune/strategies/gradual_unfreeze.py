@@ -1,6 +1,8 @@
 """Stages thaw from the head down."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from visiontune.errors import UserError
 from visiontune.strategies.base import HEADS, Strategy
@@ -15,12 +17,14 @@ class GradualUnfreeze(Strategy):
         head_epochs: epochs in which only the heads train.
         thawed_by: fraction of all epochs, 0..1, after which the last stage has thawed.
         schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
+        patience: instead of all three: the next stage thaws when the monitored metric has not been better than ever for
+            so many epochs, counted from the last thaw.
         warmup_epochs: over how many epochs the rate of a stage that has just thawed rises from 0. Adam's first steps
             have the full rate in every weight whatever the gradient, and would undo what the stage was pretrained to.
         lr_decay, batchnorm: as in `Strategy`.
     Raises:
-        UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, or an epoch that the
-            training does not reach.
+        UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, an epoch that the
+            training does not reach, or a patience with a schedule, below 1 or as long as the training.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class GradualUnfreeze(Strategy):
         head_epochs: int = 1,
         thawed_by: float = 0.5,
         schedule: Mapping[str, int] | None = None,
+        patience: int | None = None,
         lr_decay: float = 0.8,
         warmup_epochs: float = 1.0,
         batchnorm: str = "frozen",
@@ -37,8 +42,12 @@ class GradualUnfreeze(Strategy):
         super().__init__(stages, epochs, lr_decay, batchnorm)
         if warmup_epochs < 0:
             raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
-        self.warmup_epochs = warmup_epochs
-        if schedule is None:
+        self.warmup_epochs, self.patience = warmup_epochs, patience
+        self.best, self.since = -math.inf, 0  # score, and the epochs that were done at it or at the last thaw
+        if patience is not None:
+            _check_patience(patience, epochs, schedule)
+            self.starts = {HEADS: 0}
+        elif schedule is None:
             self.starts = _spread(stages, epochs, head_epochs, thawed_by)
         else:
             unknown = sorted(set(schedule) - set(stages))
@@ -59,11 +68,45 @@ class GradualUnfreeze(Strategy):
     def trainable(self, epoch: int) -> set[str]:
         return {name for name, start in self.starts.items() if epoch >= start}
 
+    def observe(self, epochs: int, score: float) -> list[str]:
+        if self.patience is None:
+            return []
+        if score > self.best:
+            self.best, self.since = score, epochs
+        frozen = [name for name in self.stages if name not in self.starts]
+        if not frozen or epochs - self.since < self.patience:
+            return []
+        self.starts[frozen[-1]] = self.since = epochs
+        return frozen[-1:]
+
+    def when(self, stage: str) -> str | None:
+        if self.patience is None or stage in self.starts:
+            return None
+        earliest = self.patience * self.stages[::-1].index(stage)
+        return f"{earliest + 1} at the earliest" if earliest < self.epochs else "never"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.patience is None else {"starts": dict(self.starts), "best": self.best, "since": self.since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.patience is not None:
+            self.starts, self.best, self.since = dict(state["starts"]), state["best"], state["since"]
+
     def warmup(self, stage: str, epoch: float) -> float:
         start = self.starts.get(stage, 0)
         if start == 0 or self.warmup_epochs == 0:  # what trains from the start is warmed up by the schedule
             return 1.0
         return min(1.0, max(0.0, (epoch - start) / self.warmup_epochs))
+
+
+def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | None) -> None:
+    if schedule is not None:
+        raise UserError("strategy.schedule and strategy.patience both say when stages thaw: leave one of them null")
+    if isinstance(patience, bool) or not isinstance(patience, int) or not 1 <= patience < epochs:
+        raise UserError(
+            f"strategy.patience={patience}: a number of epochs from 1 to {epochs - 1} (the training has {epochs}), "
+            "such as strategy.patience=2; or null, to thaw by epochs"
+        )
 
 
 def _spread(stages: list[str], epochs: int, head_epochs: int, thawed_by: float) -> dict[str, int]:
