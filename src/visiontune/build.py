@@ -8,14 +8,14 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune import __version__
 from visiontune.backbones import WeightReport
 from visiontune.backbones import build as build_backbone
 from visiontune.cache.settings import KEYS as CACHE_KEYS
-from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart, Thawing
+from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart, StepCurves, Thawing
 from visiontune.callbacks.checkpoints import WholeFiles
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build as build_data
@@ -95,6 +95,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     history = History(run.history, model.monitor)
     before = [history, *([ProbeStart()] if cfg.probe else [])]
     after = [
+        StepCurves(),
         Thawing(model.monitor),
         FirstValidation(history),
         Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
@@ -105,8 +106,6 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
     ]
     name, mode = model.monitor
     callbacks = [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
-    if not loggers:  # Lightning refuses this one without a logger
-        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
     trainer = make(settings | {"_partial_": True})(

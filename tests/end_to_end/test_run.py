@@ -143,9 +143,24 @@ def test_tensorboard(run: RunDirectory) -> None:
     assert {"first_batch", "test/classification/confusion_matrix", "test/classification/worst"} <= set(tags["images"])
     scalars = set(tags["scalars"])
     assert {"train/loss", "val/loss", "val/classification/accuracy"} <= scalars
-    # The rate of each group, by its name; a group is there before its stage trains.
-    for stage in ("block1", "block2", "heads"):
-        assert any(tag.endswith(f"/{stage}") for tag in scalars), stage
+    # block2 thaws at the second of four epochs of six steps, block1 at the third; each rate rises over an epoch.
+    starts = {"heads": 0, "block2": 6, "block1": 12}
+    for stage, first in starts.items():
+        for curve in ("lr", "gradient_norm"):
+            points = board.Scalars(f"{curve}/{stage}")
+            assert [point.step for point in points] == list(range(first, 24))
+            assert all(point.value > 0 for point in points[:-1]), curve  # the cosine ends at 0
+    rates = {stage: {point.step: point.value for point in board.Scalars(f"lr/{stage}")} for stage in starts}
+    assert [rates["block2"][6 + i] / rates["heads"][6 + i] for i in range(7)] == pytest.approx(
+        [0.9 * factor / 6 for factor in (1, 2, 3, 4, 5, 6, 6)], rel=1e-5
+    )
+    trained = board.Scalars("strategy/trained_stages")
+    assert [(point.step, point.value) for point in trained] == [(0, 1), (6, 2), (12, 3), (18, 3)]
+    texts = [
+        (event.step, event.tensor_proto.string_val[0].decode())
+        for event in board.Tensors("strategy/thaws/text_summary")
+    ]
+    assert texts == [(0, "epoch 1: heads"), (6, "epoch 2: block2"), (12, "epoch 3: block1")]
     (objective,) = board.Scalars("best/val/classification/accuracy")
     assert objective.value == pytest.approx(metrics(run)["val/classification/accuracy"])
     hparams = {tag for tag in board.summary_metadata if "hparams" in tag}

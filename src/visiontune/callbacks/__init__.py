@@ -8,6 +8,7 @@ from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
 from visiontune.callbacks.l2_sp import L2SP
 from visiontune.callbacks.start import FirstValidation, ProbeStart
+from visiontune.callbacks.step_curves import StepCurves
 from visiontune.callbacks.thawing import Thawing
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "FirstValidation",
     "History",
     "ProbeStart",
+    "StepCurves",
     "StochasticWeightAverage",
     "Thawing",
     "WeightAverage",
