@@ -1,0 +1,139 @@
+"""How far two ranks' weights drift apart after a thaw: Lightning's BackboneFinetuning against gradual_unfreeze.
+
+python -m benchmarks.drift [--epochs 6]
+
+Both train the same small network from the same weights on the same digits, in two processes (gloo): the heads alone for
+two epochs, then everything. After each epoch the largest difference of any weight between the ranks is taken.
+"""
+
+import argparse
+import json
+import os
+import socket
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig
+from torch.nn.utils import parameters_to_vector
+
+from benchmarks.document import machine, markdown, write_block
+from visiontune.build import distributed
+from visiontune.cli import config_dir
+from visiontune.finetuner import FineTuner
+from visiontune.fitting import prepare
+from visiontune.runs.log import logging_to
+
+THAW = 2  # the first epoch, from 0, in which the backbone trains
+
+
+class Plain(L.LightningModule):
+    """The backbone and head of a FineTuner, trained as Lightning's documentation trains them."""
+
+    def __init__(self, model: FineTuner) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone, model.heads["classification"]
+        self.rate = model.make_optimizer.keywords["lr"]
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        raw = self.head(self.backbone(batch["image"]))
+        return self.head.loss(raw, batch["targets"]["classification"])["loss"]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.rate)
+
+
+class Apart(L.Callback):
+    """The largest difference of any weight between the ranks, after each epoch."""
+
+    def __init__(self) -> None:
+        self.after: list[float] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        mine = parameters_to_vector([p.detach().contiguous() for p in pl_module.parameters()])
+        ranks = [torch.empty_like(mine) for _ in range(trainer.world_size)]
+        torch.distributed.all_gather(ranks, mine)
+        self.after.append(float((ranks[0] - ranks[1]).abs().max()))
+
+
+def config(epochs: int) -> DictConfig:
+    settings = [
+        "backbone=small_cnn",
+        "backbone.widths=[16,32]",
+        "data.image_size=16",
+        "data.batch_size=32",
+        "data.num_workers=0",
+        "trainer=ddp_cpu",
+        f"trainer.max_epochs={epochs}",
+        "strategy=gradual_unfreeze",
+        f"strategy.head_epochs={THAW}",
+        "strategy.thawed_by=0",
+    ]
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        return compose("train", overrides=settings)
+
+
+def work(rank: int, epochs: int, port: int, out: Path) -> None:
+    """One rank of each training, one after the other."""
+    found = {}
+    unfreeze = partial(BackboneFinetuning, unfreeze_backbone_at_epoch=THAW)
+    trainings: dict[str, tuple[Any, list[L.Callback], Any]] = {
+        "`BackboneFinetuning`": (Plain, [unfreeze()], DDPStrategy()),
+        "`BackboneFinetuning`, `find_unused_parameters=True`": (
+            Plain,
+            [unfreeze()],
+            DDPStrategy(find_unused_parameters=True),
+        ),
+        "visiontune": (lambda model: model, [], distributed("ddp")),
+    }
+    for name, (made, callbacks, strategy) in trainings.items():
+        place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {key: str(value) for key, value in place.items()}
+        torch.set_num_threads(1)
+        apart = Apart()
+        with logging_to(None, quiet=True):
+            data, model, _ = prepare(config(epochs))
+            L.Trainer(
+                max_epochs=epochs,
+                accelerator="cpu",
+                devices=2,
+                strategy=strategy,
+                callbacks=[*callbacks, apart],
+                use_distributed_sampler=False,
+                limit_val_batches=0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            ).fit(made(model), datamodule=data)
+        found[name] = apart.after
+    if rank == 0:
+        out.write_text(json.dumps(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=6)
+    epochs = parser.parse_args().epochs
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        torch.multiprocessing.spawn(work, (epochs, port, out), nprocs=2)
+        found: dict[str, list[float]] = json.loads(out.read_text())
+    columns = ["training", *(f"epoch {epoch + 1}" for epoch in range(epochs))]
+    rows = [[name, *(f"{value:.1e}" if value else "0" for value in after)] for name, after in found.items()]
+    text = f"{machine()}.\n\n{markdown(columns, rows)}"
+    print(text)
+    write_block("drift", text)
+
+
+if __name__ == "__main__":
+    main()
