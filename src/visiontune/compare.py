@@ -71,7 +71,9 @@ def table(runs: list[RunDirectory]) -> Rows:
         rows.append(
             {"run": run.path.name, **values, "objective": objective["name"], "value": objective["value"], **test}
             | {"best epoch": objective["epoch"], "epochs": int(history[-1]["epoch"]) if history else 0}
-            | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1), "status": status["status"]}
+            | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
+            | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
+            | {"status": status["status"]}
         )
         modes.add(objective["mode"])
     sign = -1 if modes == {"max"} else 1

@@ -1,7 +1,13 @@
-"""Keep freed memory in the process."""
+"""The memory of the process: what it keeps, and what it took at most."""
 
 import ctypes
 import platform
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -17,3 +23,23 @@ def keep_allocated() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def forget_peak() -> None:
+    """Let `peak_mb` count from here on, as far as the system can: Linux, and GPUs."""
+    with suppress(OSError):  # another system, or a container that forbids it
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_mb() -> float:
+    """The most memory in use at once in MB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(found.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

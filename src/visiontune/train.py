@@ -8,13 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from visiontune.choosing.trials import Tried, chosen_by_trial
 from visiontune.data import VisionData
 from visiontune.devices import processes
 from visiontune.evaluation import Evaluation, evaluate
 from visiontune.finetuner import FineTuner
 from visiontune.fitting import fit, prepare
 from visiontune.launch import launch
-from visiontune.report.plan import plan
+from visiontune.memory import forget_peak, peak_mb
+from visiontune.report.plan import plan, trained_parameters
 from visiontune.report.results import report
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
@@ -32,7 +34,8 @@ def main(cfg: DictConfig) -> float:
         run, cfg, checkpoint = continued(cfg.run, overrides)
         with of_its_version(run):
             return train(cfg, run, checkpoint)
-    return train(complete(cfg), overrides=overrides)
+    cfg, tried = chosen_by_trial(complete(cfg), overrides, complete, train)
+    return train(cfg, overrides=overrides, tried=tried)
 
 
 def complete(cfg: DictConfig) -> DictConfig:
@@ -58,6 +61,7 @@ def train(
     run: RunDirectory | None = None,
     checkpoint: Path | None = None,
     overrides: list[str] | None = None,
+    tried: Tried | None = None,
 ) -> float:
     """A whole run. `cfg` is complete: `configs/train.yaml` composed, no `auto` left in `test` or `name`.
 
@@ -65,9 +69,11 @@ def train(
         run: the directory to continue in; None makes a new one.
         checkpoint: what to continue from.
         overrides: what the command line said, for the tables of `compare`.
+        tried: what was tried to make `cfg`.
     Returns:
         The monitored metric of the best checkpoint on the validation split.
     """
+    forget_peak()
     with logging_to(None):
         data, model, weights = prepare(cfg, load=checkpoint is None)
         count = processes(cfg)
@@ -84,6 +90,8 @@ def train(
     with run.running() as outcome, logging_to(run.log):
         record(cfg, run, data, overrides or [])
         rewind(run, checkpoint)
+        if tried is not None:
+            tried.write(run)
         log.info(plan(cfg, data, model, weights, count, run.path))
         try:
             if count > 1:
@@ -98,6 +106,8 @@ def train(
         results = measure(cfg, run, data, model)
         report(cfg, run, data, model, results)
         outcome["objective"] = best_of(run, model, results)
+        outcome["trained_parameters"] = trained_parameters(model, cfg.trainer.max_epochs)
+        outcome["peak_memory_mb"] = round(peak_mb(), 1)
     print(run.path)
     return outcome["objective"]["value"]
 

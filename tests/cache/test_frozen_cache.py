@@ -139,7 +139,7 @@ def test_the_plan_says_why_it_is_off(
 ) -> None:
     base = [*tiny, "augment=none", "strategy.cache=memory"]
     plan = command("plan", *base, *overrides).out
-    assert "frozen outputs: off: " in plan and reason in plan
+    assert "frozen stages: off: " in plan and reason in plan
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,13 @@ def test_the_table(sweep: Path, command: Command) -> None:
         "best epoch",
         "epochs",
         "seconds",
+        "trained_parameters",
+        "peak_memory_mb",
         "status",
     ]
+    trained = {row["strategy"]: int(row["trained_parameters"]) for row in rows}
+    assert trained["linear_probe"] == 10 * 8 + 10 < trained["full"]
+    assert all(float(row["peak_memory_mb"]) > 100 for row in rows)
     assert {(row["strategy"], row["optimizer.lr"]) for row in rows} == {
         (strategy, lr) for strategy in ("linear_probe", "full") for lr in ("0.1", "0.001")
     }

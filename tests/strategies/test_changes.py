@@ -230,3 +230,9 @@ def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None
     assert "2-6" in table and "1-6" in table and "0.05" not in table.split("\n\n")[0]
     message = command("plan", *tiny, "strategy=sam", "trainer.accumulate_grad_batches=2").message
     assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
+
+
+@pytest.mark.parametrize("name", ["linear_probe", "full", "gradual_unfreeze", "lp_ft", "lora", "norm_only", "last_k"])
+def test_every_strategy_goes_with_changes_of_the_steps(name: str, command: Command, tiny: list[str]) -> None:
+    outcome = command("plan", *tiny, f"strategy=[{name},ema,l2_sp,sam]", "trainer.max_epochs=6")
+    assert outcome.code == 0 and "trains in epochs" in outcome.out, outcome.err

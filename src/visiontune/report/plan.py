@@ -72,10 +72,19 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
 
 def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
     """How many there are, and how many of them can train where that is another number."""
-    total = sum(p.numel() for p in module.parameters())
-    owned = [(part, own, p) for part in module.modules() for own, p in part.named_parameters(recurse=False)]
-    picked = sum(p.numel() for part, own, p in owned if stage == HEADS or strategy.picks(part, own))
+    total, picked = sum(p.numel() for p in module.parameters()), _picked(strategy, stage, module)
     return f"{total:,}" if picked == total else f"{picked:,} of {total:,}"
+
+
+def _picked(strategy: Strategy, stage: str, module: nn.Module) -> int:
+    owned = [(part, own, p) for part in module.modules() for own, p in part.named_parameters(recurse=False)]
+    return sum(p.numel() for part, own, p in owned if stage == HEADS or strategy.picks(part, own))
+
+
+def trained_parameters(model: FineTuner, epochs: int) -> int:
+    """How many train in at least one epoch."""
+    trains = {name for epoch in range(epochs) for name in model.strategy.trainable(epoch)}
+    return sum(_picked(model.strategy, name, module) for name, module in model.stages() if name in trains)
 
 
 def _epochs(epochs: list[int]) -> str:
@@ -99,7 +108,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
         f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
-        "frozen outputs": describe(cfg, data, model),
+        "frozen stages": describe(cfg, data, model),
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
         "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
@@ -110,7 +119,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "seed": str(cfg.seed),
         "run directory": str(where),
     }
-    return "\n".join(f"{key + ':':<16}{value}" for key, value in lines.items())
+    return "\n".join(f"{key + ':':<15}{value}" for key, value in lines.items())
 
 
 def _device(accelerator: str) -> str:

@@ -35,8 +35,9 @@ class Lora(Strategy):
         alpha: int = 16,
         dropout: float = 0.0,
         lr_decay: float = 1.0,
+        batchnorm: str = "frozen",
     ) -> None:
-        super().__init__(stages, epochs, lr_decay)
+        super().__init__(stages, epochs, lr_decay, batchnorm)
         if not isinstance(rank, int) or rank < 1:
             raise UserError(f"strategy.rank={rank}: write 1 or more, such as strategy.rank=8")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout

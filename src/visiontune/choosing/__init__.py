@@ -1,0 +1,1 @@
+"""What a run decides by trying: the learning rate, and the strategy."""
