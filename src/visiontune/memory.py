@@ -1,6 +1,7 @@
 """The memory of the process: what it keeps, and what it took at most."""
 
 import ctypes
+import gc
 import platform
 import resource
 import sys
@@ -26,7 +27,13 @@ def keep_allocated() -> None:
 
 
 def forget_peak() -> None:
-    """Let `peak_mb` count from here on, as far as the system can: Linux, and GPUs."""
+    """Let `peak_mb` count from here on, as far as the system can: Linux, and GPUs.
+
+    What an earlier job of a sweep left to be used again goes back to the system.
+    """
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # another system, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
