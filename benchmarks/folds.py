@@ -9,14 +9,13 @@ by picture (McNemar's exact test).
 """
 
 import csv
-import json
 import sys
 from pathlib import Path
 from statistics import fmean
 
 from scipy.stats import binomtest
 
-from benchmarks.document import markdown, write_block
+from benchmarks.document import machines, markdown, write_block
 from visiontune.compare import find_runs
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
@@ -32,12 +31,6 @@ def held_out(runs: list[RunDirectory]) -> dict[str, bool]:
     right = {row["path"]: row["truth"] == row["prediction"] for row in rows}
     assert len(right) == len(rows), "a picture is held out twice"
     return right
-
-
-def machines(sweeps: list[Path]) -> str:
-    """What the runs themselves recorded, not the machine that this is read on."""
-    seen = [json.loads(run.environment.read_text()) for sweep in sweeps for run in finished(sweep)]
-    return "; ".join(sorted({f"{one['processors']} thread(s), torch {one['packages']['torch']}" for one in seen}))
 
 
 def table_row(name: str, sweep: Path) -> list[str]:
@@ -75,7 +68,7 @@ def main() -> None:
         sys.exit(__doc__)
     sweeps = {name: Path(sweep) for name, _, sweep in (argument.partition("=") for argument in sys.argv[1:])}
     columns = ["training", "out-of-fold accuracy", "95% interval", "pictures", "minutes a fold"]
-    where = machines([*sweeps.values()])
+    where = machines([run for sweep in sweeps.values() for run in finished(sweep)])
     text = f"{where}.\n\n{markdown(columns, [table_row(name, sweep) for name, sweep in sweeps.items()])}"
     first, second, *_ = sweeps.values()
     comparison = paired(first, second)

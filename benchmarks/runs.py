@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.document import markdown, write_block
+from benchmarks.document import machines, markdown, write_block
 from visiontune.runs import RunDirectory
 
 
@@ -34,15 +34,14 @@ def rows_of(run: RunDirectory, names: list[str]) -> list[list[str]]:
 def main() -> None:
     if len(sys.argv) < 3 or not all(":" in argument for argument in sys.argv[2:]):
         sys.exit(__doc__)
-    rows, machines = [], set()
+    rows, runs = [], []
     for argument in sys.argv[2:]:
         path, _, names = argument.rpartition(":")
         run = RunDirectory.open(path)
         rows += rows_of(run, names.split(","))
-        seen = json.loads(run.environment.read_text())
-        machines.add(f"{seen['processors']} thread(s), torch {seen['packages']['torch']}")
+        runs.append(run)
     columns = ["run", "heads", "epochs", "metric", "value", "minutes"]
-    text = f"{'; '.join(sorted(machines))}.\n\n{markdown(columns, rows)}"
+    text = f"{machines(runs)}.\n\n{markdown(columns, rows)}"
     print(text)
     write_block(sys.argv[1], text)
 
