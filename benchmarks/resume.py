@@ -27,6 +27,7 @@ from visiontune import cli
 from visiontune.build import trainer_of
 from visiontune.callbacks import Checkpoints
 from visiontune.data.dataset import VisionDataset
+from visiontune.epoch_means import EpochMeans
 from visiontune.finetuner import FineTuner
 from visiontune.fitting import prepare
 from visiontune.runs.directory import RunDirectory
@@ -86,11 +87,7 @@ class Alternate(L.Callback):
     WITHOUT: tuple[tuple[Any, str, Any], ...] = (
         (FineTuner, "on_train_batch_start", lambda *_: None),
         (FineTuner, "on_train_batch_end", lambda *_: None),
-        (
-            FineTuner,
-            "_add",
-            lambda self, name, value, count: self.log(name, value, on_step=False, on_epoch=True, batch_size=count),
-        ),
+        (EpochMeans, "add", lambda *_: None),
         (Checkpoints, "on_train_batch_start", lambda *_: None),
         (VisionDataset, "__getitem__", drawn),
     )

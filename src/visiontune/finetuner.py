@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from visiontune.backbones import Backbone
 from visiontune.cache.replay import replayed
+from visiontune.epoch_means import EpochMeans
 from visiontune.errors import UserError
 from visiontune.freezing import average_batchnorm, freeze
 from visiontune.heads import Head, HeadMetrics
@@ -69,7 +70,7 @@ class FineTuner(L.LightningModule):
         self.seed = seed
         self.description = description or {}
         self.split = "test"  # which split a `test` pass measures
-        self.sums: dict[str, Tensor] = {}  # of this epoch: value times samples, and samples
+        self.means = EpochMeans()
         self.gradients: dict[str, Tensor] = {}  # that a checkpoint within an accumulation window had
         self.metrics: Mapping[str, HeadMetrics] = nn.ModuleDict(  # type: ignore[assignment]
             {task: head.metrics() for task, head in heads.items()}
@@ -130,20 +131,15 @@ class FineTuner(L.LightningModule):
             labelled[task] = sum(target is not None for target in targets)
             if labelled[task] and (len(self.heads) > 1 or len(losses) > 1):
                 for name, value in losses.items():
-                    self._add(f"train/{task}/{name}", value, labelled[task])
+                    self.means.add(f"train/{task}/{name}", value, labelled[task])
         if len(self.heads) > 1:
             self.log_dict({f"train/{task}/weight": factor for task, factor in self.weigh.factors().items()})
         total = self.weigh(sums, [task for task, count in labelled.items() if count])
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
-        self._add("train/loss", total, len(batch["index"]))
+        self.means.add("train/loss", total, len(batch["index"]))
         return total * self._window_scale(batch_idx)
-
-    def _add(self, name: str, value: Tensor, samples: int) -> None:
-        """To an epoch's mean. Lightning's own would begin anew where a run goes on within the epoch."""
-        new = torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
-        self.sums[name] = self.sums[name] + new if name in self.sums else new
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if not self.trainer.is_last_batch:
@@ -151,10 +147,9 @@ class FineTuner(L.LightningModule):
         # Lightning steps no plateau schedule at the end of an epoch that a run went on within.
         self.trainer.fit_loop.restarting = False
         # Of parts each process may have others; the total is there in all.
-        self.sums["train/loss"] = self.trainer.strategy.reduce(self.sums["train/loss"], reduce_op="sum")
-        means = {name: total / samples for name, (total, samples) in self.sums.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
-        self.sums = {}
+        sums = self.means.sums
+        sums["train/loss"] = self.trainer.strategy.reduce(sums["train/loss"], reduce_op="sum")
+        self.log_dict(self.means.take(), on_step=False, on_epoch=True, batch_size=1)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         # The schedule owns the rates; the strategy's factor is on them for the length of this step alone.
@@ -230,12 +225,12 @@ class FineTuner(L.LightningModule):
         # 0 before the first step; an epoch counts when its last batch is done, whether or not it was validated.
         ended = batches >= self.trainer.num_training_batches
         checkpoint["visiontune"] = self.description | {"epochs": epoch.ready if ended else epoch.completed}
-        checkpoint["epoch_sums"] = {name: pair.tolist() for name, pair in self.sums.items()}
+        checkpoint["epoch_sums"] = self.means.state_dict()
         if batches % self.trainer.accumulate_grad_batches and not ended:
             checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.sums = {n: torch.tensor(pair, device=self.device) for n, pair in checkpoint.get("epoch_sums", {}).items()}
+        self.means.load_state_dict(checkpoint.get("epoch_sums", {}), self.device)
         self.gradients = checkpoint.get("gradients", {})
 
 

@@ -1,6 +1,5 @@
 """From a source to loaders: scan, verify, split; then batches as the network takes them."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_transform, frame_of
 from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
+from visiontune.data.recorded import recorded
 from visiontune.data.sampling import EpochBatches, balanced_weights
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
@@ -163,29 +163,16 @@ class VisionData(L.LightningDataModule):
             raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
         return self._loader(self.dataset(split, augmented=False), dealt=dealt, at_most=at_most)
 
-    def assign_as(self, recorded: Path, grown: bool = True) -> None:
-        """Take the splits of `splits.csv` instead, so that a set that has grown since is measured as it was.
+    def assign_as(self, path: Path, grown: bool = True) -> None:
+        """Take the splits of a `splits.csv` instead, so that a set that has grown since is measured as it was.
 
         Args:
             grown: whether it may have: what trains on is to be what it was.
 
         Raises:
-            UserError: a sample recorded there is gone, or has other content now; or there are more.
+            UserError: the samples are not those that are recorded.
         """
-        with recorded.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        here = {sample.path: sample for sample in self._samples}
-        if gone := [row["path"] for row in rows if row["path"] not in here]:
-            raise UserError(f"{len(gone)} pictures of this run are no longer there: {', '.join(gone[:5])}")
-        if other := [row["path"] for row in rows if row["content"] != here[row["path"]].content]:
-            raise UserError(f"{len(other)} pictures are not what they were in this run: {', '.join(other[:5])}")
-        known = {row["path"] for row in rows}
-        if not grown and (new := [row["path"] for row in self.splits_rows() if row["path"] not in known]):
-            raise UserError(
-                f"{len(new)} pictures are there that this run did not have: {', '.join(new[:5])}. Take them away, or "
-                "start a new run from its weights with weights_from="
-            )
-        self._splits = {split: [here[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}
+        self._splits = recorded(path, self._samples, self._splits, grown)
         self._splits["train"] = keep_labels(self._splits["train"], self.labelled, self.seed)
         self._datasets.clear()
 
