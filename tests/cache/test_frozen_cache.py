@@ -129,6 +129,7 @@ def test_what_trained_in_between_is_recorded_anew(config: Callable[..., DictConf
     [
         (["strategy=full"], "the first stage trains from the first epoch"),
         (["strategy=first_k", "strategy.k=1"], "the first stage trains"),
+        (["strategy=gradual_unfreeze", "strategy.patience=1", "trainer.max_epochs=3"], "scores decide"),
         (["strategy=linear_probe", "augment=mixup"], "mixup and cutmix mix pictures"),
         (["strategy=linear_probe", "compile=true"], "compile=true"),
         (["strategy=linear_probe", "trainer=ddp_cpu", "trainer.devices=2"], "several processes"),

@@ -51,6 +51,8 @@ def why_not(cfg: DictConfig, data: VisionData, model: FineTuner) -> str | None:
     """What stands against recorded outputs being those that the network would give; None for nothing."""
     if not any(frozen_stages(model.strategy, epoch) for epoch in range(cfg.trainer.max_epochs)):
         return "the first stage trains from the first epoch"
+    if any(model.strategy.when(stage) for stage in model.strategy.stages):
+        return "scores decide how long stages stay frozen"
     if data.augment.mixup or data.augment.cutmix:
         return "mixup and cutmix mix pictures before the network sees them; write augment=standard"
     if cfg.compile:
