@@ -60,6 +60,7 @@ def test_auto_rate_trains_and_leaves_its_curve(command: Command, tiny: list[str]
         rows = [(float(row["rate"]), float(row["loss"])) for row in csv.DictReader(file)]
     assert len(rows) > 20 and min(rows[10:], key=lambda row: row[1])[0] == pytest.approx(rate)
     assert (run.report / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+    assert '<img src="lr_range.png"' in (run.report / "index.html").read_text()
     groups = torch.load(run.checkpoint("last"), weights_only=True)["optimizer_states"][0]["param_groups"]
     assert max(group["initial_lr"] for group in groups) == pytest.approx(rate)
 

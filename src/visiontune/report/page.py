@@ -22,6 +22,7 @@ def write_page(run: RunDirectory, split: str, metrics: dict[str, float], picture
     """The metrics of a run, its curves, and `pictures` (file names in the report folder)."""
     if _curves(run):
         pictures = ["curves.png", *pictures]
+    pictures = [*pictures, *(path.name for path in run.report.glob("lr_range.png"))]  # where there was a range test
     rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
     shown = "\n".join(
         f'<h2>{escape(name.removesuffix(".png").replace("_", " "))}</h2><img src="{escape(name)}" alt="{escape(name)}">'
