@@ -1,11 +1,14 @@
 """What a strategy says does not train stays as it was, by value: weights, statistics, and outputs in training mode."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from omegaconf import DictConfig
+from running import Command
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -14,6 +17,7 @@ from visiontune import schedulers
 from visiontune.backbones import build
 from visiontune.data import TaskInfo
 from visiontune.finetuner import FineTuner
+from visiontune.fitting import prepare
 from visiontune.frames import Frame
 from visiontune.heads import ClassificationHead
 from visiontune.strategies import (
@@ -168,3 +172,24 @@ def test_compiled_it_is_frozen_too_and_has_the_same_keys(name: str) -> None:
     model.backbone.compile(backend="eager")
     fit(model, "small_cnn")
     assert list(model.state_dict()) == keys
+
+
+@pytest.mark.parametrize(
+    "head", ["detection", "instances", "segmentation", "dense", "regression", "multilabel", "multitask"]
+)
+def test_under_every_head(head: str, command: Command, config: Callable[..., DictConfig], small: list[str]) -> None:
+    settings = [
+        *small, "data=digit_scenes", f"heads={head}", "data.scenes=20", "data.image_size=64", "data.batch_size=4",
+        "backbone.widths=[4,8,8,8]", "strategy=last_k", "strategy.k=1", "trainer.max_epochs=2", "logger=none",
+        "trainer.limit_val_batches=1", "test=false", "name=heads",
+    ]  # fmt: skip
+    _, model, _ = prepare(config(*settings, base=[]))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.load(command("train", *settings).run.checkpoint("last"), weights_only=True)["current_model_state"]
+    moved = {name for name in before if not torch.equal(before[name], state[name])}
+    frozen = tuple(f"backbone.model.block{i}." for i in (1, 2, 3))
+    assert not [name for name in moved if name.startswith(frozen)]
+    assert {name for name, _ in model.backbone.named_parameters() if "block4" in name} <= {
+        name.removeprefix("backbone.") for name in moved
+    }
+    assert any(name.startswith("heads.") for name in moved)
