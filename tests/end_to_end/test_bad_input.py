@@ -139,7 +139,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ),
         (
             "strategy=half",
-            "strategy=half: there is no such option; write strategy= one of auto_rgn, base, bias_only, ",
+            "strategy=half: there is no such option; write strategy= one of auto, auto_rgn, base, bias_only, ",
         ),
         (
             "monitor=val/classification/map",
