@@ -174,9 +174,10 @@ def test_compiled_it_is_frozen_too_and_has_the_same_keys(name: str) -> None:
     assert list(model.state_dict()) == keys
 
 
-@pytest.mark.parametrize(
-    "head", ["detection", "instances", "segmentation", "dense", "regression", "multilabel", "multitask"]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("instances", "multitask")]
+
+
+@pytest.mark.parametrize("head", ["detection", "segmentation", "dense", "regression", "multilabel", *SLOW])
 def test_under_every_head(head: str, command: Command, config: Callable[..., DictConfig], small: list[str]) -> None:
     settings = [
         *small, "data=digit_scenes", f"heads={head}", "data.scenes=20", "data.image_size=64", "data.batch_size=4",
