@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 from omegaconf import DictConfig
 from running import TINY
@@ -83,6 +84,7 @@ def furthest(one: States, other: States) -> float:
     return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_ranks_are_equal_and_train_as_one_process(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     train_everything(config, tmp_path)
     states: dict[str, tuple[States, States]] = {}
