@@ -18,7 +18,7 @@ from visiontune.data.recorded import recorded
 from visiontune.data.sampling import EpochBatches, balanced_weights
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
-from visiontune.data.verify import verify
+from visiontune.data.verify import verify as verified
 from visiontune.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class VisionData(L.LightningDataModule):
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
-        samples = self._samples = _verified(source, verify)
+        samples = self._samples = verified(source.root, source.samples, verify)
         self._splits, notes = assign(
             samples,
             self.schema,
@@ -243,13 +243,6 @@ class VisionData(L.LightningDataModule):
             self._next = {"epoch": 0, "done": 0}
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)
-
-
-def _verified(source: Source, mode: str) -> list[Sample]:
-    paths = [sample.path for sample in source.samples]
-    if len(set(paths)) < len(paths):
-        raise UserError(f"{len(paths) - len(set(paths))} samples are listed twice under the same path")
-    return verify(source.root, source.samples, mode)
 
 
 def _check(batch_size: int, channels: int, cache: str) -> None:

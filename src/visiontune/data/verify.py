@@ -24,10 +24,12 @@ def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_d
     whose path, size and time are as remembered is not read again. Pictures in memory are hashed, shape and all.
 
     Raises:
-        UserError: lists the first ten files that cannot be read, and how many there are.
+        UserError: lists the first ten files that cannot be read, and how many there are; or samples share a path.
     """
     if mode not in MODES:
         raise UserError(f"data.verify={mode!r}: choose one of {', '.join(MODES)}")
+    if twice := len(samples) - len({sample.path for sample in samples}):
+        raise UserError(f"{twice} samples are listed twice under the same path")
     on_disk = [sample.path for sample in samples if sample.image is None]
     mode = _resolve(mode, len(on_disk))
     look = {"full": _look_full, "header": _look_header, "off": _hash}[mode]
