@@ -1,11 +1,11 @@
 """Out-of-fold accuracy of finished cross-validations, for docs/benchmarks.md.
 
-python -m benchmarks.folds NAME=SWEEPDIR ...
+python -m benchmarks.folds BLOCK NAME=SWEEPDIR[:KEY=VALUE] ...
 
-Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`). Every picture
-is held out once, so the predictions of all test splits together are one prediction a picture; the interval is Wilson's.
-Folds that are not finished are left out, which the number of pictures shows. The first two are also compared picture
-by picture (McNemar's exact test).
+Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`), or of several
+of which KEY=VALUE of the config chooses one. Every picture is held out once, so the predictions of all test splits
+together are one prediction a picture; the interval is Wilson's. Folds that are not finished are left out, which the
+number of pictures shows. The first two are also compared picture by picture (McNemar's exact test).
 """
 
 import csv
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from omegaconf import OmegaConf
 from scipy.stats import binomtest
 
 from benchmarks.document import machines, markdown, write_block
@@ -21,8 +22,11 @@ from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
 
 
-def finished(sweep: Path) -> list[RunDirectory]:
-    return [run for run in find_runs([sweep]) if run.read_status()["status"] == "finished"]
+def finished(sweep: str) -> list[RunDirectory]:
+    folder, _, choice = sweep.partition(":")
+    key, _, value = choice.partition("=")
+    runs = [run for run in find_runs([Path(folder)]) if run.read_status()["status"] == "finished"]
+    return [run for run in runs if not key or str(OmegaConf.select(run.read_config(), key)) == value]
 
 
 def held_out(runs: list[RunDirectory]) -> dict[str, bool]:
@@ -33,7 +37,7 @@ def held_out(runs: list[RunDirectory]) -> dict[str, bool]:
     return right
 
 
-def table_row(name: str, sweep: Path) -> list[str]:
+def table_row(name: str, sweep: str) -> list[str]:
     runs = finished(sweep)
     right = held_out(runs)
     interval = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
@@ -42,11 +46,11 @@ def table_row(name: str, sweep: Path) -> list[str]:
         with run.history.open(newline="") as file:
             minutes.append(float(list(csv.DictReader(file))[-1]["seconds"]) / 60)
     accuracy = f"{sum(right.values()) / len(right):.3f}"
-    return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(right)), f"{fmean(minutes):.1f}"]
+    return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(right)), f"{fmean(minutes):.2f}"]
 
 
-def paired(first: Path, second: Path) -> str:
-    """In how many folds, and on how many pictures, one is above the other."""
+def paired(first: str, second: str, other: str) -> str:
+    """In how many folds, and on how many pictures, one is above the other, whose name is given."""
     folds = {int(run.read_config().data.fold): run for run in finished(first)}
     others = {int(run.read_config().data.fold): run for run in finished(second)}
     both = sorted(folds.keys() & others.keys())
@@ -58,23 +62,24 @@ def paired(first: Path, second: Path) -> str:
         only_second += sum(b[path] and not a[path] for path in a)
     p = binomtest(only_first, only_first + only_second).pvalue
     return (
-        f"{above} of {len(both)} folds; {only_first} pictures are right with it alone and {only_second} with the "
-        f"probe alone (McNemar's exact test: p = {p:.2g})."
+        f"{above} of {len(both)} folds. Pictures right with it alone: {only_first}; with {other} alone: {only_second} "
+        f"(McNemar's exact test: p = {p:.2g})."
     )
 
 
 def main() -> None:
-    if len(sys.argv) < 3 or not all("=" in argument for argument in sys.argv[1:]):
+    if len(sys.argv) < 4 or not all("=" in argument for argument in sys.argv[2:]):
         sys.exit(__doc__)
-    sweeps = {name: Path(sweep) for name, _, sweep in (argument.partition("=") for argument in sys.argv[1:])}
+    block = sys.argv[1]
+    sweeps = {name: sweep for name, _, sweep in (argument.partition("=") for argument in sys.argv[2:])}
     columns = ["training", "out-of-fold accuracy", "95% interval", "pictures", "minutes a fold"]
     where = machines([run for sweep in sweeps.values() for run in finished(sweep)])
     text = f"{where}.\n\n{markdown(columns, [table_row(name, sweep) for name, sweep in sweeps.items()])}"
-    first, second, *_ = sweeps.values()
-    comparison = paired(first, second)
+    first, second, *_ = sweeps
+    comparison = paired(sweeps[first], sweeps[second], second)
     print(f"{text}\n\n{comparison}")
-    write_block("folds", text)
-    write_block("paired", comparison)
+    write_block(block, text)
+    write_block(f"{block}_paired", comparison)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ python -m benchmarks.resume [--rounds 5]
 
 Start: `visiontune train` with the default network on digits, from the command to the end of the first step, from its
 beginning and from a checkpoint within the second epoch, in turn. Steps: epochs of one training in turn with and without
-what makes a run go on exactly (seeds of pictures and steps, sums of the epoch, a look whether a checkpoint is due).
+what makes a run go on exactly (seeds of pictures and steps, sums of the epoch, a look whether a checkpoint is due), six
+pairs of epochs a round.
 """
 
 import argparse
@@ -38,6 +39,7 @@ NETWORKS = {
     "EfficientNet-Lite0, 64 x 64": ["data.limit_train=512"],
     "small CNN, 28 x 28": ["backbone=small_cnn", "data.image_size=28"],
 }
+PAIRS = 6  # an epoch takes seconds, and its time varies by some per cent
 
 
 def leave_after(batches: int) -> None:
@@ -143,7 +145,7 @@ def main() -> None:
         row = [f"{median(cold):.1f} s", f"{median(resumed):.1f} s", f"{median(ratios):.2f}"]
         start = markdown(columns, [["`visiontune train`", *row, f"{min(ratios):.2f} to {max(ratios):.2f}"]])
         for number, (name, overrides) in enumerate(NETWORKS.items()):
-            found = steps(Path(folder) / f"steps{number}", overrides, rounds)
+            found = steps(Path(folder) / f"steps{number}", overrides, PAIRS * rounds)
             ratios = found.ratios()
             own, other = median(found.times[2::2]), median(found.times[3::2])
             row = [f"{own:.2f} s", f"{other:.2f} s", f"{median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
