@@ -130,6 +130,17 @@ def test_the_rate_follows_the_relative_gradient_norm() -> None:
     assert [group["lr"] for group in groups] == pytest.approx([1.0, 1.0, 1.0])
 
 
+def test_gradients_that_16_bits_cannot_hold_leave_the_rates_as_they_are() -> None:
+    one, two = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+    groups = [{"params": [p], "lr": 1.0, "stage": stage} for p, stage in ((one, "a"), (two, "b"))]
+    callback: Any = AutoRGN(momentum=0.5)
+    one.grad = torch.full((4,), 0.1)
+    for step, (value, expected) in enumerate([(torch.inf, 1.0), (torch.nan, 1.0), (0.4, 0.25)]):
+        two.grad = torch.full((4,), value)
+        callback.on_before_optimizer_step(SimpleNamespace(global_step=step), None, SimpleNamespace(param_groups=groups))
+        assert [group["lr"] for group in groups] == pytest.approx([expected, 1.0])
+
+
 def test_sam_steps_with_the_gradient_uphill() -> None:
     """Of f(w) = |w|^4 / 4 with w = 2: the gradient at 2 + rho is (2 + rho)^3."""
     weight = nn.Parameter(torch.tensor([2.0]))

@@ -1,5 +1,6 @@
 """Learning rates that follow the gradients."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -35,17 +36,22 @@ class AutoRGN(L.Callback):
         if trainer.global_step == self.step:  # SAM's second pass: the rates of this step are scaled
             return
         self.step = trainer.global_step
+        moved = [(group["stage"], p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not moved:
+            return
+        both = [[p.grad for _, p in moved], [p for _, p in moved]]
+        gradients, weights = torch.stack([torch.stack(torch._foreach_norm(tensors)) for tensors in both]).tolist()
         squares: dict[str, list[float]] = {}
-        for group in optimizer.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            if moved:
-                parts = squares.setdefault(group["stage"], [0.0, 0.0])
-                parts[0] += sum(float(p.grad.square().sum()) for p in moved)
-                parts[1] += sum(float(p.square().sum()) for p in moved)
-        for stage, (gradient, weight) in squares.items():
-            norm = (gradient / max(weight, 1e-12)) ** 0.5
+        for (stage, _), gradient, weight in zip(moved, gradients, weights, strict=True):
+            parts = squares.setdefault(stage, [0.0, 0.0])
+            parts[0] += gradient**2
+            parts[1] += weight**2
+        now = {stage: (gradient / max(weight, 1e-12)) ** 0.5 for stage, (gradient, weight) in squares.items()}
+        if not all(map(math.isfinite, now.values())):
+            return  # 16-mixed tries scales until the gradients fit; steps until then are not taken
+        for stage, norm in now.items():
             self.norms[stage] = self.momentum * self.norms.get(stage, norm) + (1 - self.momentum) * norm
-        largest = max((self.norms[stage] for stage in squares), default=0.0)
+        largest = max(self.norms[stage] for stage in now)
         if largest > 0:
             for group in optimizer.param_groups:  # for this step alone: the FineTuner puts the schedule's rates back
                 group["lr"] *= self.norms.get(group["stage"], largest) / largest
