@@ -153,12 +153,14 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
     group = "optimizer"
     try:
-        optimizer = model.make_optimizer(model.param_groups())
+        optimizer = model.build_optimizer()
         group = "scheduler"
         model.make_scheduler(optimizer, **steps)
         group = "trainer"
         with logging_to(None, quiet=True):
             instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
+    except UserError:
+        raise
     except Exception as error:  # torch and Lightning have many types for an argument that they do not like
         cause = error.__cause__ or error
         raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error

@@ -15,7 +15,7 @@ from visiontune.backbones import Backbone
 from visiontune.cache.replay import replayed
 from visiontune.epoch_means import EpochMeans
 from visiontune.errors import UserError
-from visiontune.freezing import average_batchnorm, freeze
+from visiontune.freezing import average_batchnorm, batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
 from visiontune.loss_weights import loss_weights as weights_of
 from visiontune.sam import Sam
@@ -98,10 +98,12 @@ class FineTuner(L.LightningModule):
 
     # ---- training
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def build_optimizer(self) -> Optimizer:
         optimizer = self.make_optimizer(self.param_groups())
-        if self.sam is not None:
-            optimizer = Sam(optimizer, self.sam)
+        return optimizer if self.sam is None else Sam(optimizer, self.sam, batchnorm_buffers(self))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.build_optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.make_scheduler(optimizer, steps, self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": cast(Any, scheduler)}
@@ -117,11 +119,10 @@ class FineTuner(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         freeze(self.stages(), self.strategy, self.current_epoch)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout depends on (seed, epoch, step, rank) alone, so a resumed run draws what an uninterrupted one would.
-        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout depends on (seed, epoch, step, rank) alone: a resumed run draws what an uninterrupted one would, and
+        # SAM's second pass what the first did.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
         sums: dict[str, Tensor] = {}
         labelled: dict[str, int] = {}
         for task, raw in self._raw(batch).items():

@@ -1,9 +1,10 @@
 """Sharpness-aware minimisation around any optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from visiontune.errors import UserError
@@ -18,16 +19,17 @@ class Sam(Optimizer):
     Args:
         base: the optimizer that takes the step.
         rho: how far away, in the norm of all weights that train.
+        statistics: BatchNorm's, which the first pass alone may change.
 
     Raises:
         UserError: `rho` is not above 0.
     """
 
-    def __init__(self, base: Optimizer, rho: float = 0.05) -> None:
-        if not rho > 0:
-            raise UserError(f"sam.rho={rho}: write a number above 0, such as sam.rho=0.05")
+    def __init__(self, base: Optimizer, rho: float = 0.05, statistics: Sequence[Tensor] = ()) -> None:
+        if isinstance(rho, bool) or not isinstance(rho, int | float) or not rho > 0:
+            raise UserError(f"sam={rho}: write a distance above 0, such as sam=0.05, or null for none")
         super().__init__(base.param_groups, base.defaults)
-        self.base, self.rho = base, rho
+        self.base, self.rho, self.statistics = base, rho, list(statistics)
         self.param_groups, self.state = base.param_groups, base.state
 
     @torch.no_grad()
@@ -37,13 +39,14 @@ class Sam(Optimizer):
             loss = closure()
         moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.stack([p.grad.norm() for p in moved]).norm() if moved else torch.zeros(())
-        before = [p.detach().clone() for p in moved]
+        kept = [*moved, *self.statistics]
+        before = [tensor.detach().clone() for tensor in kept]
         for p in moved:
             p.add_(p.grad, alpha=float(self.rho / (norm + 1e-12)))
         with torch.enable_grad():
             closure()
-        for p, value in zip(moved, before, strict=True):
-            p.copy_(value)
+        for tensor, value in zip(kept, before, strict=True):
+            tensor.copy_(value)
         self.base.step()
         return loss
 

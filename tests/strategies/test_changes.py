@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from running import Command
+from test_finetuner import Gradients, trainer
 from test_frozen import batches, fit, make
 from torch import nn
 
 from visiontune.backbones import build
 from visiontune.callbacks import L2SP, AutoRGN
 from visiontune.errors import UserError
+from visiontune.freezing import batchnorm_buffers
 from visiontune.runs.load import load_model, open_run, read_checkpoint
 from visiontune.sam import Sam
 from visiontune.strategies import BitHyperRule, FirstK, Full, LastK, LayerDecay, Lora, LpFt, Strategy
@@ -159,6 +161,20 @@ def test_sam_steps_with_the_gradient_uphill() -> None:
     assert optimizer.param_groups is optimizer.base.param_groups
 
 
+def test_sams_second_pass_draws_what_the_first_did_and_leaves_the_statistics_alone(tmp_path: Path) -> None:
+    def step(rho: float | None) -> tuple[Gradients, list[torch.Tensor]]:
+        model, seen = make("small_cnn", partial(Full, batchnorm="train"), sam=rho), Gradients()
+        trainer(tmp_path, max_steps=1, callbacks=[seen]).fit(model, batches("small_cnn"))
+        return seen, batchnorm_buffers(model)
+
+    seen, statistics = step(1e-9)
+    first, second = seen.steps
+    for name, gradient in first.items():  # a fifth of the head's inputs are dropped
+        torch.testing.assert_close(gradient, second[name], msg=name)
+    for rho in (None, 1.0):
+        assert all(map(torch.equal, statistics, step(rho)[1]))
+
+
 def test_weights_between_two() -> None:
     start = {"w": torch.zeros(3), "count": torch.tensor(1)}
     best = {"w": torch.ones(3), "count": torch.tensor(5)}
@@ -239,6 +255,7 @@ def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None
     assert outcome.code == 0, outcome.err
     table = outcome.out[outcome.out.index("stage ") :]
     assert "2-6" in table and "1-6" in table and "0.05" not in table.split("\n\n")[0]
+    assert command("plan", *tiny, "sam=0").message.startswith("sam=0: write a distance above 0, such as sam=0.05")
     message = command("plan", *tiny, "strategy=sam", "trainer.accumulate_grad_batches=2").message
     assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
 
