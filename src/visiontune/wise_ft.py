@@ -13,6 +13,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
 from visiontune.runs.load import read_checkpoint
 from visiontune.runs.log import log
+from visiontune.strategies.lora import DOWN
 
 
 def check_factors(factors: Sequence[float] | None) -> None:
@@ -48,8 +49,11 @@ def interpolate(
 
 
 def between(start: dict[str, Tensor], best: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """Of each tensor ``(1 - factor) * start + factor * best``; counters are the best's."""
+    """Of each weight ``(1 - factor) * start + factor * best``; counters are the best's.
+
+    Of an adapter, whose change is a product that began at zero, one of the two factors is.
+    """
     return {
-        key: torch.lerp(start[key], value, factor) if value.is_floating_point() else value
+        key: torch.lerp(start[key], value, factor) if value.is_floating_point() and not key.endswith(DOWN) else value
         for key, value in best.items()
     }

@@ -181,6 +181,18 @@ def test_weights_between_two() -> None:
     assert between(start, best, 0.25)["w"].tolist() == [0.25] * 3 and int(between(start, best, 0.25)["count"]) == 5
 
 
+def test_between_two_with_adapters_are_the_merged_weights_between_them() -> None:
+    adapted = make("test_vit", partial(Lora, rank=2))
+    start = {name: value.clone() for name, value in adapted.state_dict().items()}
+    fit(adapted, "test_vit")
+    best, scale = adapted.state_dict(), {"visiontune": adapted.strategy.describe()}
+    first, last, found = (
+        plain_state(scale | {"state_dict": state}) for state in (start, best, between(start, best, 0.4))
+    )
+    for name, value in between(first, last, 0.4).items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
 @pytest.mark.parametrize("backbone", ["small_cnn", "test_vit", "test_convnext"])
 def test_adapters_begin_at_no_change_and_merge_into_the_weights(backbone: str) -> None:
     image = next(iter(batches(backbone)))["image"]
