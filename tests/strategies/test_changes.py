@@ -31,6 +31,8 @@ def test_which_stages_train() -> None:
     probing = LpFt(NAMES, 10, probe_epochs=0.3)
     assert [probing.trainable(epoch) == {"heads"} for epoch in range(5)] == [True, True, True, False, False]
     assert probing.trainable(3) == set(NAMES)
+    assert [LpFt(NAMES, epochs, probe_epochs=0.2).start for epochs in (1, 2, 3, 10)] == [0, 1, 1, 2]
+    assert LpFt(NAMES, 2, probe_epochs=0.9).start == 1
 
 
 @pytest.mark.parametrize(

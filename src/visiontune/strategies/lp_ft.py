@@ -12,11 +12,12 @@ class LpFt(Strategy):
     training's own loss and augmentation.
 
     Args:
-        probe_epochs: fraction of all epochs, 0..1, in which the heads train alone.
+        probe_epochs: fraction of all epochs, 0..1, in which the heads train alone; of two epochs or more one at least,
+            and one at least is left for the rest.
         lr_decay, batchnorm: as in `Strategy`.
 
     Raises:
-        UserError: no epoch is left for one of the two.
+        UserError: another fraction.
     """
 
     def __init__(
@@ -28,12 +29,12 @@ class LpFt(Strategy):
         batchnorm: str = "frozen",
     ) -> None:
         super().__init__(stages, epochs, lr_decay, batchnorm)
-        self.start = round(probe_epochs * epochs)
-        if not 0 < probe_epochs < 1 or self.start >= epochs:
+        if not isinstance(probe_epochs, int | float) or not 0 < probe_epochs < 1:
             raise UserError(
                 f"strategy.probe_epochs={probe_epochs}: a fraction of the {epochs} epochs that leaves some for all "
                 "stages, such as strategy.probe_epochs=0.2"
             )
+        self.start = min(max(1, round(probe_epochs * epochs)), epochs - 1)
 
     def trainable(self, epoch: int) -> set[str]:
         return {HEADS} if epoch < self.start else set(self.stages)
