@@ -170,6 +170,26 @@ def test_a_schedule_and_a_patience_do_not_go_together() -> None:
         GradualUnfreeze(NAMES, 6, schedule={"two": 2}, patience=2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head_epochs": 6}, "strategy.head_epochs=6: the training has 6 epochs, and the backbone would never train"),
+        ({"head_epochs": -1}, "strategy.head_epochs=-1: "),
+        ({"thawed_by": 3}, "strategy.thawed_by=3: a fraction of all epochs, such as strategy.thawed_by=0.5"),
+        ({"schedule": {"two": "soon"}}, "strategy.schedule thaws two at epoch soon: write a whole number, 0 or more"),
+        ({"schedule": {"two": 1.5}}, "strategy.schedule thaws two at epoch 1.5: write a whole number, 0 or more"),
+        ({"schedule": {"heads": 2}}, "strategy.schedule lets nothing train in epoch 0: leave heads out of it"),
+    ],
+)
+def test_thaws_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GradualUnfreeze(NAMES, 6, **arguments)
+
+
+def test_a_single_epoch_can_be_tried() -> None:
+    assert starts(GradualUnfreeze(NAMES, 1), 1) == [None, None, None, None, 0]
+
+
 def test_a_schedule_that_cannot_be() -> None:
     with pytest.raises(UserError) as unknown:
         GradualUnfreeze(stages=NAMES, epochs=6, schedule={"blocks.9": 1})

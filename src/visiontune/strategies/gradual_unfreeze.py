@@ -24,7 +24,8 @@ class GradualUnfreeze(Strategy):
         lr_decay, batchnorm: as in `Strategy`.
     Raises:
         UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, an epoch that the
-            training does not reach, or a patience with a schedule, below 1 or as long as the training.
+            training does not reach, nothing that trains at first, or a patience with a schedule, below 1 or as long as
+            the training.
     """
 
     def __init__(
@@ -50,19 +51,7 @@ class GradualUnfreeze(Strategy):
         elif schedule is None:
             self.starts = _spread(stages, epochs, head_epochs, thawed_by)
         else:
-            unknown = sorted(set(schedule) - set(stages))
-            if unknown:
-                raise UserError(
-                    f"strategy.schedule names stage {unknown[0]!r}, which this backbone lacks: "
-                    f"its stages are {', '.join(stages)}"
-                )
-            late = {name: epoch for name, epoch in schedule.items() if not 0 <= epoch < epochs}
-            if late:
-                name, epoch = next(iter(late.items()))
-                raise UserError(
-                    f"strategy.schedule thaws {name} at epoch {epoch}, but the training has the epochs 0 to "
-                    f"{epochs - 1}: write a smaller number, or trainer.max_epochs={max(late.values()) + 1}"
-                )
+            _check_schedule(schedule, stages, epochs)
             self.starts = {HEADS: 0} | dict(schedule)
 
     def trainable(self, epoch: int) -> set[str]:
@@ -99,6 +88,30 @@ class GradualUnfreeze(Strategy):
         return min(1.0, max(0.0, (epoch - start) / self.warmup_epochs))
 
 
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _check_schedule(schedule: Mapping[str, int], stages: list[str], epochs: int) -> None:
+    unknown = sorted(set(schedule) - set(stages))
+    if unknown:
+        raise UserError(
+            f"strategy.schedule names stage {unknown[0]!r}, which this backbone lacks: its stages are "
+            f"{', '.join(stages)}"
+        )
+    for name, epoch in schedule.items():
+        if not _is_count(epoch):
+            raise UserError(f"strategy.schedule thaws {name} at epoch {epoch}: write a whole number, 0 or more")
+    for name, epoch in schedule.items():
+        if epoch >= epochs:
+            raise UserError(
+                f"strategy.schedule thaws {name} at epoch {epoch}, but the training has the epochs 0 to {epochs - 1}: "
+                f"write a smaller number, or trainer.max_epochs={max(schedule.values()) + 1}"
+            )
+    if schedule.get(HEADS) and min(schedule.values()) > 0:
+        raise UserError("strategy.schedule lets nothing train in epoch 0: leave heads out of it, they train from there")
+
+
 def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | None) -> None:
     if schedule is not None:
         raise UserError("strategy.schedule and strategy.patience both say when stages thaw: leave one of them null")
@@ -111,6 +124,14 @@ def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | No
 
 def _spread(stages: list[str], epochs: int, head_epochs: int, thawed_by: float) -> dict[str, int]:
     """The epoch from which each stage trains, evenly from `head_epochs` to `thawed_by * epochs`."""
+    # Of a single epoch there is no other way: a try of the rest (debug=fast) goes on.
+    if not _is_count(head_epochs) or head_epochs >= max(2, epochs):
+        raise UserError(
+            f"strategy.head_epochs={head_epochs}: the training has {epochs} epochs, and the backbone would never "
+            "train; write a smaller number, such as strategy.head_epochs=1"
+        )
+    if not isinstance(thawed_by, int | float) or not 0 <= thawed_by <= 1:
+        raise UserError(f"strategy.thawed_by={thawed_by}: a fraction of all epochs, such as strategy.thawed_by=0.5")
     backbone = [name for name in reversed(stages) if name != HEADS]
     last = max(head_epochs, min(epochs - 1, round(thawed_by * epochs)))
     steps = max(1, len(backbone) - 1)
