@@ -37,7 +37,8 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     if cfg.epochs is None:
         steps = math.ceil(data.steps_per_epoch(processes(cfg)) / cfg.trainer.accumulate_grad_batches)
         cfg.epochs = _rule(cfg)(len(data.samples("train")), steps)
-    model, weights = model_of(cfg, data.schema, cfg.trainer.max_epochs, download, load)
+    epochs = cfg.get("begun_for", cfg.trainer.max_epochs)
+    model, weights = model_of(cfg, data.schema, epochs, download, load)
     for task, head in model.heads.items():
         for split in ("train", "val"):
             targets = [sample.targets.get(task) for sample in data.samples(split)]

@@ -254,3 +254,14 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     with pytest.raises(UserError, match=r"^1 pictures are there that this run did not have: images/p11.jpg. Take them"):
         data_of(cfg).assign_as(splits, grown=False)
     data_of(cfg).assign_as(splits)  # who only measures leaves it out
+
+
+def test_more_epochs_freeze_nothing_again(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    """Half of 2 epochs is 1; half of 4, or of 8, would freeze what has trained."""
+    arguments = [*tiny, "strategy=lp_ft", "strategy.probe_epochs=0.5", "trainer.max_epochs=2"]
+    run = command("train", *arguments, f"run_dir={tmp_path / 'run'}").run
+    for epochs in (4, 8):
+        outcome = command("train", f"run={run.path}", f"trainer.max_epochs={epochs}")
+        assert outcome.code == 0, outcome.err
+        stages = [line.split() for line in outcome.out.splitlines() if line.startswith(("block1 ", "block2 "))]
+        assert [f"2-{epochs}" in cells for cells in stages] == [True, True], stages

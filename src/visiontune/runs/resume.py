@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from visiontune import __version__
@@ -53,6 +53,8 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
             f"{path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run from "
             f"its weights with weights_from={path}"
         )
+    with open_dict(cfg):
+        cfg.begun_for = cfg.get("begun_for", before)  # epochs, which say when what thaws: more of them freeze nothing
     return run, cfg, _newest(run)
 
 
