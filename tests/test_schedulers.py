@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from visiontune import schedulers
+from visiontune.errors import UserError
 
 MONITOR = ("val/classification/accuracy", "max")
 STEPS = 100
@@ -68,6 +70,36 @@ def test_the_shortest_training_has_a_rate(make: Callable[..., schedulers.Config]
 
 def test_one_cycle_of_a_single_step() -> None:
     assert 0 < rates(schedulers.one_cycle, steps=1)[0][0] <= 0.1
+
+
+def test_one_cycle_goes_on_for_more_steps_than_it_was_begun_for() -> None:
+    def begun(steps: int) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        return optimizer, schedulers.one_cycle(optimizer, steps, MONITOR)["scheduler"]
+
+    _, before = begun(10)
+    for _ in range(9):
+        before.optimizer.step()
+        before.step()
+    optimizer, scheduler = begun(40)
+    scheduler.load_state_dict(before.state_dict())
+    for _ in range(30):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 25e4)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (schedulers.step, {"milestones": [10, 20]}, r"scheduler.milestones=10: a fraction, from 0 and below 1"),
+        (schedulers.cosine, {"warmup": 3}, r"scheduler.warmup=3: a fraction, .* such as scheduler.warmup=0.1"),
+        (schedulers.exponential, {"final": 0.0}, r"scheduler.final=0.0: a fraction, above 0 and below 1"),
+    ],
+)
+def test_epochs_where_fractions_are_wanted(make: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), STEPS, MONITOR, **options)
 
 
 @pytest.mark.parametrize(
