@@ -109,6 +109,7 @@ def test_l2_sp_pulls_to_where_the_weights_began() -> None:
     module.backbone.bias.grad = None  # frozen
     again = L2SP(alpha=0.5, beta=0.1)
     again.load_state_dict(callback.state_dict())  # as a run that goes on
+    again.on_train_start(SimpleNamespace(ckpt_path="last.ckpt"), module)  # type: ignore[arg-type]
     again.on_before_optimizer_step(None, module, None)  # type: ignore[arg-type]
     torch.optim.SGD(module.parameters(), lr=0.2).step()
     torch.testing.assert_close(module.backbone.weight, start + 1.0 - 0.2 * 0.5 * 1.0)

@@ -30,16 +30,18 @@ class L2SP(L.Callback):
         self.start: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        backbone: Any = pl_module.backbone
         if trainer.ckpt_path is None:
-            backbone: Any = pl_module.backbone
             self.start = {name: p.detach().clone() for name, p in backbone.named_parameters()}
+        else:  # a checkpoint's lie in main memory
+            self.start = {name: self.start[name].to(p.device) for name, p in backbone.named_parameters()}
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         backbone: Any = pl_module.backbone
         for name, parameter in backbone.named_parameters():
             if parameter.grad is not None:
-                parameter.grad.add_(parameter - self.start[name].to(parameter), alpha=self.alpha)
+                parameter.grad.add_(parameter - self.start[name], alpha=self.alpha)
         for parameter in pl_module.heads.parameters():  # type: ignore[union-attr]
             if parameter.grad is not None:
                 parameter.grad.add_(parameter, alpha=self.beta)
