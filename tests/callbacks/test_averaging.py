@@ -10,6 +10,7 @@ import torch
 from running import Command
 
 from visiontune.callbacks import StochasticWeightAverage, WeightAverage
+from visiontune.errors import UserError
 
 
 def test_an_exponential_average_with_a_short_start() -> None:
@@ -38,6 +39,13 @@ def test_a_plain_mean_of_the_last_part() -> None:
         callback._average([average], [torch.full((3,), float(count))], torch.tensor(count))
         values = [float(count)] if count < 150 else [float(i) for i in range(150, count + 1)]
         assert average.tolist() == pytest.approx([sum(values) / len(values)] * 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("horizon", [0, 20, -0.5, "long"])
+def test_a_horizon_that_is_no_fraction(horizon: Any) -> None:
+    """Twice all steps would keep the plain mean at the weights that it began with."""
+    with pytest.raises(UserError, match=rf"callbacks.weight_average.horizon={horizon}: a fraction of all steps"):
+        StochasticWeightAverage(horizon)
 
 
 def test_counters_are_not_averaged() -> None:

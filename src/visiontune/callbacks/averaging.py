@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from visiontune.errors import UserError
 from visiontune.freezing import average_batchnorm
 
 
@@ -19,10 +20,18 @@ class WeightAverage(WeightAveraging):
 
     Args:
         horizon: fraction of all steps, 0..1, over which the average forgets (the decay is 1 - 1 / (horizon * steps)).
+
+    Raises:
+        UserError: another fraction.
     """
 
     def __init__(self, horizon: float = 0.1) -> None:
         super().__init__(multi_avg_fn=self._average)
+        if not isinstance(horizon, int | float) or not 0 < horizon <= 1:
+            raise UserError(
+                f"callbacks.weight_average.horizon={horizon}: a fraction of all steps, such as "
+                "callbacks.weight_average.horizon=0.1"
+            )
         self.horizon = horizon
         self.steps = 0.0
 
