@@ -104,12 +104,10 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
         _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
         for node in cfg.logger.values()
     ]
-    name, mode = model.monitor
-    callbacks = [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
     trainer = make(settings | {"_partial_": True})(
-        callbacks=[*before, *callbacks, *after, *([RichProgressBar()] if terminal else [])],
+        callbacks=[*before, *_callbacks(cfg, model), *after, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
         logger=loggers,
         default_root_dir=str(run.path),
@@ -124,7 +122,7 @@ def trainer_of(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Traine
 
 
 def check(cfg: DictConfig, model: FineTuner) -> None:
-    """Build optimizer, schedule and Trainer once for nothing, so that a wrong argument is found before a run begins.
+    """Build optimizer, schedule, callbacks and Trainer once for nothing, to find wrong arguments before a run begins.
 
     Raises:
         UserError: one of them refuses its arguments.
@@ -156,14 +154,22 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         optimizer = model.build_optimizer()
         group = "scheduler"
         model.make_scheduler(optimizer, **steps)
+        group = "callbacks"
+        _callbacks(cfg, model)
         group = "trainer"
         with logging_to(None, quiet=True):
             instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
-    except UserError:
-        raise
     except Exception as error:  # torch and Lightning have many types for an argument that they do not like
         cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
         raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
+
+
+def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
+    """Those of the config."""
+    name, mode = model.monitor
+    return [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
 
 
 def _complete(made: Any, **arguments: Any) -> Any:

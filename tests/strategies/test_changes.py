@@ -270,6 +270,8 @@ def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None
     assert outcome.code == 0, outcome.err
     table = outcome.out[outcome.out.index("stage ") :]
     assert "2-6" in table and "1-6" in table and "0.05" not in table.split("\n\n")[0]
+    wrong = command("plan", *tiny, "strategy=[auto_rgn,l2_sp]", "callbacks.l2_sp.alpha=-1").message
+    assert wrong.startswith("callbacks.l2_sp: alpha=-1, beta=0.01: write 0 or more")
     assert command("plan", *tiny, "sam=0").message.startswith("sam=0: write a distance above 0, such as sam=0.05")
     message = command("plan", *tiny, "strategy=sam", "trainer.accumulate_grad_batches=2").message
     assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
