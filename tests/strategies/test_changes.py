@@ -68,21 +68,22 @@ def rates(name: str, decay: float, **options: Any) -> dict[str, float]:
     return {key: by_id[id(p)] for key, p in network.model.named_parameters()}
 
 
-def test_the_rate_of_a_vits_blocks_is_timms() -> None:
+@pytest.mark.parametrize("depth", [12, 24])  # of 24 blocks two are a stage
+def test_the_rate_of_a_vits_blocks_is_timms(depth: int) -> None:
     """timm's `param_groups_layer_decay` numbers embedding, blocks and head; our head is the FineTuner's."""
     from timm import create_model
     from timm.optim import param_groups_layer_decay
 
-    found = rates("vit_tiny_patch16_224", 0.5, image_size=224)
-    theirs = create_model("vit_tiny_patch16_224", pretrained=False)
+    found = rates("vit_tiny_patch16_224", 0.5, image_size=224, depth=depth)
+    theirs = create_model("vit_tiny_patch16_224", pretrained=False, depth=depth)
     names = {id(p): key for key, p in theirs.named_parameters()}
     expected = {
         names[id(p)]: group["lr_scale"]
         for group in param_groups_layer_decay(theirs, weight_decay=0.1, layer_decay=0.5)
         for p in group["params"]
     }
-    same = [key for key in found if key.startswith(("blocks.", "patch_embed.", "pos_embed", "cls_token"))]
-    assert len(same) > 140
+    same = [key for key in found if key.startswith(("blocks.", "patch_embed.", "pos_embed", "cls_token", "norm."))]
+    assert len(same) > 12 * depth
     for key in same:
         assert found[key] == pytest.approx(expected[key]), key
 
@@ -92,6 +93,16 @@ def test_the_rate_falls_from_block_to_block_of_a_resnet() -> None:
     blocks = [f"layer{layer}.{block}.conv1.weight" for layer in (4, 3, 2, 1) for block in (1, 0)]
     assert [found[key] for key in blocks] == pytest.approx([0.5**i for i in range(1, 9)])
     assert found["conv1.weight"] == pytest.approx(0.5**9)
+
+
+def test_a_blocks_own_layers_are_no_blocks() -> None:
+    """Each of VoVNet's blocks has a sequence of layers that is longer than that of the blocks."""
+    found = rates("ese_vovnet39b", 0.5, image_size=64)
+    by_block = {
+        block: {rate for key, rate in found.items() if key.startswith(f"stages.2.blocks.{block}.")} for block in (0, 1)
+    }
+    assert all(len(values) == 1 for values in by_block.values())
+    assert max(by_block[0]) == pytest.approx(0.5 * min(by_block[1]))
 
 
 def test_l2_sp_pulls_to_where_the_weights_began() -> None:

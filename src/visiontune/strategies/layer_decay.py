@@ -1,10 +1,13 @@
 """The learning rate falls from block to block."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from visiontune.strategies.base import HEADS, Stages, Strategy, checked_decay, groups_of
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 
 class LayerDecay(Strategy):
@@ -12,8 +15,8 @@ class LayerDecay(Strategy):
     https://arxiv.org/abs/2003.10555; for ViTs BEiT, Bao et al. 2022, https://arxiv.org/abs/2106.08254).
 
     A block is a member of the longest sequence of modules in a stage (a residual block, a transformer's layer); what
-    stands beside it belongs to the first of them. The rates are those of the optimizer's groups, so that every
-    schedule scales them.
+    stands beside them belongs to the one before it, or to the first. The rates are those of the optimizer's groups, so
+    that every schedule scales them.
 
     Args:
         decay: learning rate of a block over that of the block after it, in (0, 1].
@@ -35,16 +38,33 @@ class LayerDecay(Strategy):
 
 def blocks(stage: str, module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     """Names and parameters of the blocks of a stage, input to output; the stage itself where it has none."""
-    sequences = [part for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList)]
-    alike = [part for part in sequences if len({type(child) for child in part}) == 1 and _with_parameters(part)]
-    longest = max(alike, key=len, default=None)
-    if longest is None or len(longest) < 2 or stage == HEADS:
+    longest = max(_sequences(module), key=len, default=[])
+    if len(longest) < 2 or stage == HEADS:
         return [(stage, list(module.parameters()))]
-    own = [list(child.parameters()) for child in longest]
-    inside = {id(p) for part in own for p in part}
-    own[0] = [p for p in module.parameters() if id(p) not in inside] + own[0]
+    place = {id(p): i for i, block in enumerate(longest) for p in block.parameters()}
+    own: list[list[nn.Parameter]] = [[] for _ in longest]
+    at = 0
+    for parameter in module.parameters():
+        at = place.get(id(parameter), at)
+        own[at].append(parameter)
     return [(f"{stage}.{i}", parameters) for i, parameters in enumerate(own)]
 
 
-def _with_parameters(part: nn.Sequential | nn.ModuleList) -> bool:
-    return all(any(True for _ in child.parameters()) for child in part)
+def _sequences(stage: nn.Module) -> Iterator[list[nn.Module]]:
+    """Modules of one type that follow each other; not those inside such a one, such as a block's own layers."""
+    inside: set[nn.Module] = set()
+    for part in stage.modules():
+        children = list(part.children())
+        if part is stage and not isinstance(part, CONTAINERS):
+            # Of a transformer several blocks are one stage, in no sequence of their own.
+            children = [child for child in children if list(child.children()) and not isinstance(child, CONTAINERS)]
+        elif not isinstance(part, CONTAINERS):
+            continue
+        alike = len({type(child) for child in children}) == 1 and all(map(_has_parameters, children))
+        if alike and len(children) > 1 and part not in inside:
+            inside.update(part.modules())
+            yield children
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
