@@ -10,8 +10,6 @@ from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
 from visiontune.errors import UserError, some
 
-WITH_CLASSES = ("classification", "multilabel", "detection", "instances", "segmentation")
-
 
 def assign(
     samples: list[Sample],
@@ -71,18 +69,18 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
     """Notes on classes that nothing can be learned of, since no training sample has them.
 
     Raises:
-        UserError: there are such, of a classification task. Where a picture has many classes, or none, a rare one may
-            well be missing in a part.
+        UserError: there are such where a picture is of one class. Where it has many, or none, a rare one may well be
+            missing in a part.
     """
     notes = []
     for task, info in schema.items():
-        if info.kind not in WITH_CLASSES:
+        if not info.names_classes:
             continue
         absent = {split: set(splits.missing_classes(samples, task, info)) for split, samples in result.items()}
         lacking = [name for name in info.classes if name in absent["train"]]
         nowhere = [name for name in lacking if all(name in absent[split] for split in ("val", "test"))]
         elsewhere = [name for name in lacking if name not in nowhere]
-        if lacking and info.kind == "classification":
+        if lacking and info.one_class:
             name = lacking[0]
             here = [split for split in ("val", "test") if name not in absent[split]]
             where = f"is in {' and '.join(here)} but not in train" if here else "has no samples in train"
@@ -151,7 +149,7 @@ def _fewer_in_train(
     if per_class is not None:
         before = len(result["train"])
         task, info = next(iter(schema.items()))
-        if info.kind != "classification":
+        if not info.one_class:
             raise UserError(f"data.per_class counts pictures of one class each, {task} has no such: data.limit_train=N")
         classes = splits.strata(result["train"], {task: info})
         result["train"] = splits.few_shot(result["train"], per_class, info.classes, seed, classes)

@@ -64,6 +64,6 @@ class BatchMixer:
 
 
 def _vector(value: Any, info: TaskInfo) -> Tensor:
-    if info.kind == "classification":
+    if info.one_class:
         return one_hot(torch.tensor(value), len(info.classes)).float()
     return value.float().cpu()  # as the shares are; it is a few numbers

@@ -24,6 +24,16 @@ class TaskInfo:
     kind: str
     classes: list[str]
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether its targets are of these classes; elsewhere `classes` are what values or channels are called."""
+        return self.kind in ("classification", "multilabel", "detection", "instances", "segmentation")
+
+    @property
+    def one_class(self) -> bool:
+        """Whether every picture is of one class."""
+        return self.kind == "classification"
+
 
 @dataclass(frozen=True)
 class Sample:
