@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -101,3 +102,19 @@ class Head(nn.Module):
         Returns a line for the log, or None where the head has no such solution; it is then unchanged.
         """
         return None
+
+
+class LossBySample(Head):
+    """A head whose loss is one number a sample, and their mean over those with a label."""
+
+    @abstractmethod
+    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        """Loss of each sample, 0 without a label, and whether it has a known label or value, both ``(B,)``."""
+
+    def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
+        losses, labelled = self.losses(raw, targets)
+        return {"loss": losses.sum() / labelled.sum().clamp_min(1)}
+
+    def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
+        losses, labelled = self.losses(raw, targets)
+        return losses.masked_fill(~labelled, torch.nan)

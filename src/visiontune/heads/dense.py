@@ -14,7 +14,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.features import Features, FeatureShape
 from visiontune.frames import Frame
-from visiontune.heads.base import Head, Prediction, Raw
+from visiontune.heads.base import LossBySample, Prediction, Raw
 from visiontune.heads.decoders import conv, upsampled
 from visiontune.heads.decoders import decoder as build_decoder
 from visiontune.report.overlays import beside
@@ -65,7 +65,7 @@ class DenseMetrics(nn.Module):
         self.pictures.reset()
 
 
-class DenseHead(Head):
+class DenseHead(LossBySample):
     """A decoder over the backbone's maps, and a few convolutions over its output and the input at full resolution.
 
     The finest map of a network has stride 2 or 4: what is finer than that has to come from the input itself.
@@ -129,8 +129,7 @@ class DenseHead(Head):
             change = self.last(x.float())
         return {"image": (image - self.low) / self.width + change if self.residual else change}
 
-    def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Loss of each sample, and whether it has a known value, both ``(B,)``."""
+    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
         found = raw["image"].float()
         truth = torch.full_like(found, torch.nan)
         for i, target in enumerate(targets):
@@ -139,14 +138,6 @@ class DenseHead(Head):
         known = ~truth.isnan()
         elements = self.criterion(found, truth.nan_to_num(0.0), reduction="none") * known
         return elements.sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp_min(1), known.flatten(1).any(1)
-
-    def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        losses, labelled = self._losses(raw, targets)
-        return {"loss": losses.sum() / labelled.sum().clamp_min(1)}
-
-    def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        losses, labelled = self._losses(raw, targets)
-        return losses.masked_fill(~labelled, torch.nan)
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`image` ``(C, H, W)``, in the user's units, inside the range."""

@@ -20,7 +20,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.features import Features, FeatureShape
 from visiontune.frames import Frame
-from visiontune.heads.base import Prediction, Probe, Raw
+from visiontune.heads.base import LossBySample, Prediction, Probe, Raw
 from visiontune.heads.embedding import EmbeddingHead
 from visiontune.heads.probe import probe_labels
 from visiontune.report.pictures import caption
@@ -86,7 +86,7 @@ class MultilabelMetrics(Metric):
         }
 
 
-class MultilabelHead(EmbeddingHead):
+class MultilabelHead(LossBySample, EmbeddingHead):
     """A sigmoid a label on the backbone's embedding.
 
     A target is ``(C,)`` of 0 and 1 (or between, mixed); NaN is an unknown label, which no loss and no metric sees.
@@ -154,8 +154,7 @@ class MultilabelHead(EmbeddingHead):
         present = -F.logsigmoid(logits) * (-logits).sigmoid()
         return target * present - (1 - target) * shifted**self.gamma * torch.log1p(-shifted)
 
-    def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Loss of each sample, and whether it has a known label, both ``(B,)``."""
+    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
         logits = raw["logits"].float()
         target = torch.full_like(logits, torch.nan)
         for i, labels in enumerate(targets):
@@ -164,14 +163,6 @@ class MultilabelHead(EmbeddingHead):
         known = ~target.isnan()
         elements = self._elements(logits, target.nan_to_num(0.0)) * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
-
-    def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        losses, labelled = self._losses(raw, targets)
-        return {"loss": losses.sum() / labelled.sum().clamp_min(1)}
-
-    def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        losses, labelled = self._losses(raw, targets)
-        return losses.masked_fill(~labelled, torch.nan)
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`scores` ``(C,)``, a probability a label."""

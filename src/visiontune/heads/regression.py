@@ -14,7 +14,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.features import Features, FeatureShape
 from visiontune.frames import Frame
-from visiontune.heads.base import Prediction, Probe, Raw
+from visiontune.heads.base import LossBySample, Prediction, Probe, Raw
 from visiontune.heads.embedding import EmbeddingHead
 from visiontune.heads.ridge import ridge
 from visiontune.report.pictures import caption
@@ -57,7 +57,7 @@ class RegressionMetrics(Metric):
         return {name: value.float().to(self.device) for name, value in found.items()}
 
 
-class RegressionHead(EmbeddingHead):
+class RegressionHead(LossBySample, EmbeddingHead):
     """Predicts values in units of the training split's spread; what comes out is in the user's units.
 
     A target is ``(V,)``; NaN is a value that is not known, which no loss and no metric sees.
@@ -105,21 +105,12 @@ class RegressionHead(EmbeddingHead):
         """`values` ``(B, V)``, standardised."""
         return {"values": self.layers(features)}
 
-    def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Loss of each sample, and whether it has a known value, both ``(B,)``."""
+    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
         values = raw["values"].float()
         truth = (_stacked(targets, self.mean) - self.mean) / self.std
         known = ~truth.isnan()
         elements = self.criterion(values, truth.nan_to_num(0.0), reduction="none") * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
-
-    def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        losses, labelled = self._losses(raw, targets)
-        return {"loss": losses.sum() / labelled.sum().clamp_min(1)}
-
-    def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        losses, labelled = self._losses(raw, targets)
-        return losses.masked_fill(~labelled, torch.nan)
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`values` ``(V,)``, in the user's units."""
