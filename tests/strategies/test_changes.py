@@ -288,6 +288,17 @@ def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None
     assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
 
 
+def test_one_of_ones_own_on_the_command_line(command: Command, tiny: list[str]) -> None:
+    """As docs/strategies.md has it: without the keys of the default strategy."""
+    outcome = command("plan", *tiny, "strategy=base", "+strategy._target_=test_changes.Late", "trainer.max_epochs=4")
+    assert next(line for line in outcome.out.splitlines() if line.startswith("block1 ")).split()[2] == "3-4"
+
+
+class Late(Strategy):
+    def trainable(self, epoch: int) -> set[str]:
+        return set(self.stages) if 2 * epoch >= self.epochs else {"heads"}
+
+
 @pytest.mark.parametrize("name", ["linear_probe", "full", "gradual_unfreeze", "lp_ft", "lora", "norm_only", "last_k"])
 def test_every_strategy_goes_with_changes_of_the_steps(name: str, command: Command, tiny: list[str]) -> None:
     outcome = command("plan", *tiny, f"strategy=[{name},ema,l2_sp,sam]", "trainer.max_epochs=6")
