@@ -195,6 +195,13 @@ def test_weights_between_two() -> None:
     assert between(start, best, 0.25)["w"].tolist() == [0.25] * 3 and int(between(start, best, 0.25)["count"]) == 5
 
 
+def test_a_depthwise_layer_has_no_adapter_though_another_of_its_name_does() -> None:
+    inner = nn.ModuleDict({"conv1": nn.Conv2d(8, 8, 3, groups=8)})
+    network = nn.ModuleDict({"conv1": nn.Conv2d(3, 8, 3), "block": inner})
+    Lora(NAMES, 1, rank=8).prepare(network)
+    assert {name.split(".lora")[0] for name, _ in network.named_parameters() if "lora" in name} == {"conv1"}
+
+
 def test_between_two_with_adapters_are_the_merged_weights_between_them() -> None:
     adapted = make("test_vit", partial(Lora, rank=2))
     start = {name: value.clone() for name, value in adapted.state_dict().items()}

@@ -1,5 +1,6 @@
 """Low-rank adapters beside frozen weights."""
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class Lora(Strategy):
             raise UserError(
                 "strategy=lora needs peft, an extra of this package: pip install 'visiontune[lora]'"
             ) from error
-        targets = [name for name, module in network.named_modules() if _adaptable(module)]
+        # A pattern, since a list names ends of names too: `conv1` would be every block's, depthwise ones among them.
+        targets = "|".join(re.escape(name) for name, module in network.named_modules() if _adaptable(module))
         before = {id(parameter) for parameter in network.parameters()}
         settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
         inject_adapter_in_model(settings, network)
