@@ -9,6 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from visiontune.choosing.trials import Tried, chosen_by_trial
+from visiontune.combining import check_combination
 from visiontune.data import VisionData
 from visiontune.devices import processes
 from visiontune.evaluation import Evaluation, evaluate
@@ -41,6 +42,7 @@ def main(cfg: DictConfig) -> float:
 def complete(cfg: DictConfig) -> DictConfig:
     """Decide what the config leaves to the circumstances: the run's name and place, the test split, the backbone."""
     hydra = HydraConfig.get()
+    check_combination(list(hydra.overrides.task))
     sweeping = hydra.mode == RunMode.MULTIRUN
     with open_dict(cfg):
         if cfg.test == "auto":

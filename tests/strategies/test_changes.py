@@ -295,6 +295,13 @@ def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None
     assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
 
 
+@pytest.mark.parametrize("names", [("last_k", "first_k"), ("auto", "lora"), ("ema", "bit_hyperrule", "full")])
+def test_one_alone_says_what_trains(names: tuple[str, ...], command: Command, tiny: list[str]) -> None:
+    several = f"strategy=[{','.join(names)}]"
+    message = command("plan", *tiny, several).message
+    assert message.startswith(f"{several}: {' and '.join(names[-2:])} each say what trains; keep one of them.")
+
+
 def test_one_of_ones_own_on_the_command_line(command: Command, tiny: list[str]) -> None:
     """As docs/strategies.md has it: without the keys of the default strategy."""
     outcome = command("plan", *tiny, "strategy=base", "+strategy._target_=test_changes.Late", "trainer.max_epochs=4")

@@ -1,0 +1,28 @@
+"""Several options of `strategy` in one run: one says what trains, others change the steps."""
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from visiontune.choosing.trials import composed
+from visiontune.errors import UserError
+
+
+def check_combination(overrides: list[str]) -> None:
+    """
+    Raises:
+        UserError: two of `strategy=[...]` say what trains; the last alone would be heard.
+    """
+    for override in OverridesParser.create().parse_overrides(overrides):
+        names = override.value() if override.key_or_group == "strategy" else None
+        if not isinstance(names, list):
+            continue
+        saying = [str(name) for name in names if _says_what_trains(str(name))]
+        if len(saying) > 1:
+            raise UserError(
+                f"{override.input_line}: {' and '.join(saying)} each say what trains; keep one of them. What goes with "
+                "any is l2_sp, auto_rgn, sam, wise_ft, ema or swa"
+            )
+
+
+def _says_what_trains(option: str) -> bool:
+    strategy = composed([], option).strategy
+    return "_target_" in strategy or "candidates" in strategy
