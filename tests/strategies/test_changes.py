@@ -266,6 +266,10 @@ def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: 
     assert not any("lora" in key or "base_layer" in key for key in merged)
     line = next(line for line in outcome.out.splitlines() if line.startswith("weights:"))
     assert "missing" not in line or "0 missing" in line, line
+    again = command("plan", *tiny, f"weights_from={run.path}", "strategy=lora", "strategy.rank=2", "optimizer=sgd")
+    assert again.code == 0, again.err
+    loaded = again.out[again.out.index("weights:") :].split("\n\n")[0]
+    assert "not used" not in loaded and "base_layer" not in loaded, loaded  # adapters alone begin anew
 
 
 def test_wise_ft_takes_the_best_between_start_and_best_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:

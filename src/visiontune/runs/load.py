@@ -20,7 +20,7 @@ from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.strategies.lora import plain_state
+from visiontune.strategies.lora import beside_adapters, plain_state
 
 # What a config may name: whatever this package defines, and of the libraries it is made of classes of these kinds. Not
 # their functions: torch.utils.collect_env.run starts any command.
@@ -130,7 +130,7 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     own = model.state_dict()
     state |= {key: value for key, value in mean_std.items() if own[key].shape == value.shape}
     state |= {key: own[key] for key in mean_std if key not in state}
-    report = load_state(model, state, f"run {run.path.name}", min_matched)
+    report = load_state(model, beside_adapters(state, own), f"run {run.path.name}", min_matched)
     report.reshaped += changed
     report.missing = [key for key in report.missing if not any(line.startswith(f"{key} ") for line in changed)]
     return report

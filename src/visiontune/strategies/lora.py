@@ -1,6 +1,7 @@
 """Low-rank adapters beside frozen weights."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -89,3 +90,9 @@ def plain_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         if (bias := state.pop(f"{place}.base_layer.bias", None)) is not None:
             state[f"{place}.bias"] = bias
     return state
+
+
+def beside_adapters(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Plain weights under the names that they have in a network with adapters, whose names are `own`."""
+    renamed = {key.replace(".base_layer.", "."): key for key in own if ".base_layer." in key}
+    return {renamed.get(key, key): value for key, value in state.items()}
