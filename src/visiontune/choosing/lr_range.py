@@ -93,7 +93,8 @@ class AtItsEnd(Strategy):
         return self.strategy.param_groups(stages, lr, weight_decay)
 
     def trainable(self, epoch: int) -> set[str]:
-        return self.strategy.trainable(self.epochs - 1)
+        by_scores = {stage for stage in self.stages if self.strategy.when(stage)}
+        return self.strategy.trainable(self.epochs - 1) | by_scores
 
 
 class _Rising(L.Callback):
