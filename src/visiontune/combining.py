@@ -9,7 +9,7 @@ from visiontune.errors import UserError
 def check_combination(overrides: list[str]) -> None:
     """
     Raises:
-        UserError: two of `strategy=[...]` say what trains; the last alone would be heard.
+        UserError: two of `strategy=[...]` say what trains, or how weights are averaged; the last alone would be heard.
     """
     for override in OverridesParser.create().parse_overrides(overrides):
         names = override.value() if override.key_or_group == "strategy" else None
@@ -21,6 +21,8 @@ def check_combination(overrides: list[str]) -> None:
                 f"{override.input_line}: {' and '.join(saying)} each say what trains; keep one of them. What goes with "
                 "any is l2_sp, auto_rgn, sam, wise_ft, ema or swa"
             )
+        if {"ema", "swa"} <= set(names):
+            raise UserError(f"{override.input_line}: ema and swa each say how weights are averaged; keep one of them")
 
 
 def _says_what_trains(option: str) -> bool:

@@ -306,6 +306,11 @@ def test_one_alone_says_what_trains(names: tuple[str, ...], command: Command, ti
     assert message.startswith(f"{several}: {' and '.join(names[-2:])} each say what trains; keep one of them.")
 
 
+def test_one_alone_says_how_weights_are_averaged(command: Command, tiny: list[str]) -> None:
+    message = command("plan", *tiny, "strategy=[swa,lp_ft,ema]").message
+    assert message == "strategy=[swa,lp_ft,ema]: ema and swa each say how weights are averaged; keep one of them"
+
+
 def test_one_of_ones_own_on_the_command_line(command: Command, tiny: list[str]) -> None:
     """As docs/strategies.md has it: without the keys of the default strategy."""
     outcome = command("plan", *tiny, "strategy=base", "+strategy._target_=test_changes.Late", "trainer.max_epochs=4")
