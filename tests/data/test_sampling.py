@@ -1,10 +1,12 @@
 """Batches are a function of seed and epoch; ranks share them out."""
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from visiontune.data.sampling import EpochBatches, balanced_weights
+from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
 
 
 def flat(batches: EpochBatches) -> list[int]:
@@ -64,8 +66,24 @@ def test_resuming_within_an_epoch() -> None:
     batches = EpochBatches(20, 4, seed=0, shuffle=True)
     batches.set_epoch(4)
     whole = list(batches)
-    batches.skip(3)
+    batches.go_on(epoch=4, done=3)
     assert list(batches) == whole[3:] and list(batches) == whole and len(batches) == 5
+
+
+@pytest.mark.parametrize(
+    ("done", "ready", "completed", "expected"),
+    [
+        (0, 1, 0, BEGINNING),
+        (3, 3, 2, {"epoch": 2, "done": 3}),  # within the third epoch
+        (5, 3, 2, {"epoch": 3, "done": 0}),  # its last batch is done, though its end is not
+    ],
+)
+def test_where_a_run_goes_on(done: int, ready: int, completed: int, expected: dict[str, int]) -> None:
+    batches = SimpleNamespace(current=SimpleNamespace(completed=done))
+    epochs = SimpleNamespace(current=SimpleNamespace(ready=ready, completed=completed))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=batches), epoch_progress=epochs)
+    trainer: Any = SimpleNamespace(fit_loop=loop, num_training_batches=5)
+    assert reached(trainer) == expected
 
 
 def test_balanced_draws_every_class_equally_often() -> None:

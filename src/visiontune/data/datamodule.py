@@ -15,7 +15,7 @@ from visiontune.data.geometry import eval_transform, frame_of
 from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import recorded
-from visiontune.data.sampling import EpochBatches, balanced_weights
+from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verified
@@ -97,7 +97,7 @@ class VisionData(L.LightningDataModule):
         self.notes = [*source.notes, *notes]
         self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
-        self._next = {"epoch": 0, "done": 0}
+        self._next = BEGINNING
         self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from
         self.frozen: FrozenCache | None = None
 
@@ -196,13 +196,8 @@ class VisionData(L.LightningDataModule):
         return self._datasets[key]
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
-        if done >= self.trainer.num_training_batches:
-            return {"epoch": epoch.ready, "done": 0}
-        return {"epoch": epoch.completed, "done": done}
+        return reached(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._next = state_dict
@@ -238,9 +233,8 @@ class VisionData(L.LightningDataModule):
             view=self.view if shuffle else None,
         )
         if shuffle:
-            batches.set_epoch(self._next["epoch"])  # loader processes begin before the Trainer says it
-            batches.skip(self._next["done"])
-            self._next = {"epoch": 0, "done": 0}
+            batches.go_on(**self._next)
+            self._next = BEGINNING
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)
 

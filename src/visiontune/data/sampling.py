@@ -1,12 +1,15 @@
-"""Which samples stand in which batch: a pure function of (seed, epoch), rank and world size."""
+"""Which samples stand in which batch: a pure function of (seed, epoch), rank and world size. Where a run goes on."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+import lightning as L
 import torch
 from torch.utils.data import Sampler
 
 from visiontune.data.seeding import derive
+
+BEGINNING = {"epoch": 0, "done": 0}
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -57,9 +60,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """Called before each epoch (the Trainer does)."""
         self.epoch = epoch
 
-    def skip(self, batches: int) -> None:
-        """Leave out that many first batches of the next pass alone: a run resumed within an epoch."""
-        self._skip = batches
+    def go_on(self, epoch: int, done: int) -> None:
+        """Begin the next pass alone after the `done` first batches of its epoch, as `reached` gave them."""
+        self.set_epoch(epoch)  # loader processes begin before the Trainer says it
+        self._skip = done
 
     def order(self, epoch: int) -> list[int]:
         """The epoch's samples over all ranks, before they are dealt out."""
@@ -97,6 +101,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         largest = -(-self.count // self.world)
         batches = min(-(-largest // self.batch_size), share)
         return [share // batches + (i < share % batches) for i in range(batches)] if batches else []
+
+
+def reached(trainer: L.Trainer) -> dict[str, int]:
+    """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
+    loop = trainer.fit_loop
+    done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
+    if done >= trainer.num_training_batches:
+        return {"epoch": epoch.ready, "done": 0}
+    return {"epoch": epoch.completed, "done": done}
 
 
 def balanced_weights(labels: Sequence[int | None]) -> list[float]:
