@@ -1,6 +1,6 @@
 """Means over an epoch that go on where a run goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,7 +15,17 @@ class EpochMeans:
     def add(self, name: str, value: Tensor, samples: int) -> None:
         """The mean `value` of so many samples."""
         new = torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
+        self._count(name, new)
+
+    def _count(self, name: str, new: Tensor) -> None:
         self.sums[name] = self.sums[name] + new if name in self.sums else new
+
+    def join(self, ranks: Iterable[Mapping[str, list[float]]], device: torch.device) -> None:
+        """Become the sums of all ranks, each of which may have other names."""
+        self.sums = {}
+        for state in ranks:
+            for name, pair in state.items():
+                self._count(name, torch.tensor(pair, device=device))
 
     def take(self) -> dict[str, Tensor]:
         """The means, and an end of the epoch."""

@@ -18,6 +18,7 @@ from visiontune.errors import UserError
 from visiontune.freezing import average_batchnorm, batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
 from visiontune.loss_weights import loss_weights as weights_of
+from visiontune.ranks import add_ranks, of_all_ranks, take_own
 from visiontune.sam import Sam
 from visiontune.strategies import Stages, Strategy
 from visiontune.strategies.base import HEADS
@@ -147,9 +148,8 @@ class FineTuner(L.LightningModule):
             return
         # Lightning steps no plateau schedule at the end of an epoch that a run went on within.
         self.trainer.fit_loop.restarting = False
-        # Of parts each process may have others; the total is there in all.
-        sums = self.means.sums
-        sums["train/loss"] = self.trainer.strategy.reduce(sums["train/loss"], reduce_op="sum")
+        if self.trainer.world_size > 1:
+            self.means.join(of_all_ranks(self.trainer, self.means.state_dict()), self.device)
         self.log_dict(self.means.take(), on_step=False, on_epoch=True, batch_size=1)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -229,8 +229,10 @@ class FineTuner(L.LightningModule):
         checkpoint["epoch_sums"] = self.means.state_dict()
         if batches % self.trainer.accumulate_grad_batches and not ended:
             checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
+        add_ranks(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        take_own(self.trainer, checkpoint)  # before anything is loaded from it
         self.means.load_state_dict(checkpoint.get("epoch_sums", {}), self.device)
         self.gradients = checkpoint.get("gradients", {})
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from alike import check_training
 from running import Command
 
 from visiontune.cli import config_dir
@@ -139,6 +140,22 @@ def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path:
     for key, value in states[0].items():
         torch.testing.assert_close(value, states[1][key], rtol=0, atol=1e-4)
     assert float(states[0]["heads.classification.linear.weight"].abs().max()) > 0.1  # it did train
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_within_an_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    """Each has BatchNorm's statistics and losses of its own pictures."""
+    shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max"))]
+    shared += ["trainer=ddp_cpu", "trainer.max_epochs=2", "data.batch_size=8", "checkpoints.every_steps=1"]
+    shared += ["strategy=full", "strategy.batchnorm=train", "optimizer.lr=0.01"]
+    whole = command("train", *shared, f"run_dir={tmp_path / 'whole'}").run
+    stop = [f"+callbacks.stop.{key}" for key in ("_target_=watching.Stop", "epoch=1", "batch=2", f"folder={tmp_path}")]
+    assert command("train", *shared, *stop, f"run_dir={tmp_path / 'parts'}").code == 1
+    parts = RunDirectory.open(tmp_path / "parts")
+    ranks = torch.load(parts.checkpoint("last"), weights_only=True)["ranks"]
+    name = "backbone.model.block1.norm1.running_mean"
+    assert not torch.equal(*(rank["state_dict"][name] for rank in ranks))
+    check_training(whole, command("train", f"run={parts.path}", "trust=true").run)
 
 
 def test_another_name(tmp_path: Path) -> None:

@@ -30,6 +30,19 @@ class Failure(L.Callback):
             raise RuntimeError("out of luck")
 
 
+class Stop(L.Callback):
+    """A fault before batch `batch` of epoch `epoch`, the first time."""
+
+    def __init__(self, epoch: int, batch: int, folder: str) -> None:
+        self.place, self.stopped = (epoch, batch), Path(folder)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        mark = self.stopped / f"stopped{trainer.global_rank}"
+        if (trainer.current_epoch, batch_idx) == self.place and not mark.exists():
+            mark.touch()
+            raise RuntimeError("out of luck")
+
+
 States = list[dict[str, torch.Tensor]]
 
 
