@@ -32,9 +32,11 @@ def main(cfg: DictConfig) -> float:
     """What Hydra calls: one run, or one job of a sweep. Returns the monitored metric of the best checkpoint."""
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.run is not None:
-        run, cfg, checkpoint = continued(cfg.run, overrides)
-        with of_its_version(run):
-            return train(cfg, run, checkpoint)
+        run = RunDirectory.open(cfg.run)
+        with run.alone():
+            cfg, checkpoint = continued(run, overrides)
+            with of_its_version(run):
+                return train(cfg, run, checkpoint)
     cfg, tried = chosen_by_trial(complete(cfg), overrides, complete, train)
     return train(cfg, overrides=overrides, tried=tried)
 

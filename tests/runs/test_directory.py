@@ -1,6 +1,10 @@
 """The run directory: made exclusively, with a status that follows the run."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,6 +75,35 @@ def test_status_of_a_run_that_does_not(tmp_path: Path, error: BaseException, sta
     found = run.read_status()
     assert found["status"] == status and found["error"] == f"{type(error).__name__}: {error}"
     assert "raise error" in found["traceback"]
+
+
+# Holds the run as `alone` does; its child outlives it, as loader processes do for a while.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+sys.modules["torch"] = type(sys)("torch")  # seconds to import, and not needed
+from visiontune.runs.directory import RunDirectory
+with RunDirectory(Path(sys.argv[1])).alone():
+    if child := os.fork():
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, run.path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    with pytest.raises(UserError, match=r"^another process trains .*run \(status.json has its number\)"), run.running():
+        pass
+    assert run.read_status() == {"status": "unknown"}  # nothing was touched
+    holder.kill()
+    holder.wait()
+    with run.alone(), run.running():
+        pass
+    assert run.read_status()["status"] == "finished"
+    os.kill(child, signal.SIGKILL)
 
 
 def test_checkpoints_by_name_and_path(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import csv
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,18 @@ def test_no_checkpoint_can_be_read(stopped: RunDirectory, command: Command) -> N
     assert message.startswith(f"no checkpoint of {stopped.path} can be read, so that it cannot go on; begin a new run")
     assert message.endswith("last.ckpt is not whole: File is not a zip file")
     assert stopped.read_status()["error"] == "Killed: "  # nothing was started
+
+
+def test_a_run_that_is_being_trained(stopped: RunDirectory, command: Command) -> None:
+    lock = "f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    lock = f"import fcntl, sys; {lock}"
+    place = stopped.path / ".claim"
+    with subprocess.Popen([sys.executable, "-c", lock, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        message = command("train", f"run={stopped.path}").message
+    assert message.startswith(f"another process trains {stopped.path}")
+    assert stopped.read_status()["error"] == "Killed: "
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

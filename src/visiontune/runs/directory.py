@@ -1,5 +1,6 @@
 """Where everything of one run lies."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visiontune.errors import UserError
 from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.log import log
 
 
 class RunDirectory:
@@ -105,21 +107,46 @@ class RunDirectory:
         return path
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within, no other process trains this run; this one may say so again.
+
+        The lock is of the process itself (loader processes do not inherit it) and ends with it, also when it is killed.
+
+        Raises:
+            UserError: another process does.
+        """
+        with (self.path / ".claim").open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise UserError(
+                    f"another process trains {self.path} (status.json has its number): wait until it has ended, or "
+                    "stop it"
+                ) from None
+            except OSError as error:
+                log.info(f"note: {self.path} cannot be locked ({error.strerror}): continue it once at a time")
+            yield
+
+    @contextmanager
     def running(self) -> Iterator[dict[str, Any]]:
         """Keeps status.json: running, then finished, failed or interrupted with the error.
 
         What is put into the yielded dictionary stands in it at the end.
+
+        Raises:
+            UserError: another process trains this run.
         """
         started = time.time()
         more: dict[str, Any] = {}
-        self._write_status("running", started)
-        try:
-            yield more
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._write_status("interrupted" if interrupted else "failed", started, error)
-            raise
-        self._write_status("finished", started, more=more)
+        with self.alone():
+            self._write_status("running", started)
+            try:
+                yield more
+            except BaseException as error:
+                interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+                self._write_status("interrupted" if interrupted else "failed", started, error)
+                raise
+            self._write_status("finished", started, more=more)
 
     def _write_status(
         self, status: str, started: float, error: BaseException | None = None, more: dict[str, Any] | None = None

@@ -25,16 +25,15 @@ from visiontune.runs.log import log
 CHANGEABLE = ("trainer.", "data.root", "data.num_workers", "data.cache", "callbacks.", "checkpoints.")
 
 
-def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig, Path | None]:
-    """The run, its config with the values of `overrides` on top, and the checkpoint to continue from.
+def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path | None]:
+    """The run's config with the values of `overrides` on top, and the checkpoint to continue from.
 
     A run that was stopped before its first checkpoint starts over in place (the checkpoint is None).
 
     Raises:
-        UserError: no run, a finished one that no further epochs are asked of, an override that a run cannot take, no
+        UserError: a finished run that no further epochs are asked of, an override that a run cannot take, no
             checkpoint that can be read.
     """
-    run = RunDirectory.open(path)
     cfg = run.read_config()
     check_trusted(cfg, trust="trust=true" in overrides)
     before = cfg.trainer.max_epochs
@@ -45,17 +44,17 @@ def continued(path: str, overrides: list[str]) -> tuple[RunDirectory, DictConfig
         if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
             raise UserError(
                 f"{override.input_line}: a run continues as it was begun; what may change is how long and where, such "
-                f"as trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={path}"
+                f"as trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={run.path}"
             )
         OmegaConf.update(cfg, key, override.value())
     if run.read_status()["status"] == "finished" and cfg.trainer.max_epochs <= before:
         raise UserError(
-            f"{path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run from "
-            f"its weights with weights_from={path}"
+            f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
+            f"from its weights with weights_from={run.path}"
         )
     with open_dict(cfg):
         cfg.begun_for = cfg.get("begun_for", before)  # epochs, which say when what thaws: more of them freeze nothing
-    return run, cfg, _newest(run)
+    return cfg, _newest(run)
 
 
 def _newest(run: RunDirectory) -> Path | None:
