@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(attempt, range(16)))
     assert answers.count("mine") == 1
-    assert sum("already holds a run: name another run_dir" in answer for answer in answers) == 15
+    assert sum("is taken by a run that has not begun yet" in answer for answer in answers) == 15
+    (tmp_path / "deep" / "run" / "config.yaml").touch()
+    assert "already holds a run: name another run_dir, or continue it with run=" in attempt(0)
 
 
 def test_new_ones_never_meet(tmp_path: Path) -> None:
@@ -45,6 +48,21 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"full is not empty: name another run_dir, or continue a run in it with run="):
         RunDirectory.create(tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_was_killed_before_it_had_a_config(tmp_path: Path) -> None:
+    """`run=` cannot know what it was, and does not send to `run_dir=`, which would send back."""
+    run = RunDirectory.create(tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"^the run in .*run was stopped before it had begun .*: delete .*run and start"
+    ):
+        RunDirectory.open(run.path)
+    with pytest.raises(
+        UserError, match=r"run is taken by a run that has not begun yet: if that one was killed, delete"
+    ):
+        RunDirectory.create(run.path)
+    shutil.rmtree(run.path)
+    RunDirectory.create(run.path)
 
 
 def test_opening_what_is_no_run(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             (path / ".claim").touch(exist_ok=False)  # the one step that only one of two processes can take
         except FileExistsError:
+            if not (path / "config.yaml").is_file():
+                raise UserError(
+                    f"{path} is taken by a run that has not begun yet: if that one was killed, delete {path} and write "
+                    "the same again, or name another run_dir"
+                ) from None
             raise UserError(
                 f"{path} already holds a run: name another run_dir, or continue it with run={path}"
             ) from None
@@ -76,6 +81,11 @@ class RunDirectory:
             UserError: there is no run at `path`.
         """
         run = cls(Path(path).expanduser().resolve())
+        if not run.config.is_file() and (run.path / ".claim").is_file():
+            raise UserError(
+                f"the run in {path} was stopped before it had begun (it has no config.yaml), so that nothing says how "
+                f"to go on: delete {path} and start it again with the command that it was started with"
+            )
         if not run.config.is_file():
             raise UserError(
                 f"{path} is no run directory (it has no config.yaml): give one that train printed, such as "
