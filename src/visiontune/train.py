@@ -123,7 +123,7 @@ def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list
         return
     write_json(run.environment, environment(cfg.seed, overrides))
     with write_atomically(run.splits) as file:
-        writer = csv.DictWriter(file, ["path", "split", "group", "content"])
+        writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
         writer.writeheader()
         writer.writerows(data.splits_rows())
 

@@ -51,7 +51,7 @@ def test_digits_as_shipped(make: Make) -> None:
 def test_rows_for_splits_csv(photos: Path, make: Make) -> None:
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=16")
     rows = data.splits_rows()
-    assert len(rows) == 40 and set(rows[0]) == {"path", "split", "group", "content"}
+    assert len(rows) == 40 and set(rows[0]) == {"path", "split", "group", "content", "labels"}
     assert len({row["content"] for row in rows}) == 40 and all(len(row["content"]) == 32 for row in rows)
 
 
@@ -272,7 +272,7 @@ def test_labels_are_kept_for_a_share_of_the_training_samples_also_when_it_goes_o
     shares = [sum(task in tasks for tasks in kept.values()) / len(kept) for task in whole.schema]
     assert all(0.3 < share < 0.7 for share in shares) and len(set(shares)) > 1  # each task is drawn apart
     with (tmp_path / "splits.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "split", "group", "content"])
+        writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
         writer.writeheader()
         writer.writerows(part.splits_rows())
     part.assign_as(tmp_path / "splits.csv")

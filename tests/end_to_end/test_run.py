@@ -88,7 +88,7 @@ def test_the_config_loads_with_nothing_else(run: RunDirectory, tiles: Path) -> N
 def test_splits(run: RunDirectory, tiles: Path) -> None:
     with run.splits.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "split", "group", "content"]
+    assert list(rows[0]) == ["path", "split", "group", "content", "labels"]
     assert {row["path"] for row in rows} == {path.relative_to(tiles).as_posix() for path in tiles.rglob("*.png")}
     assert Counter(row["split"] for row in rows) == {"train": 42, "val": 9, "test": 9}
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from miniatures import FORMATS
+from miniatures import FORMATS, change_json
 from PIL import Image
 from running import Command
 
@@ -204,15 +205,25 @@ def add(root: Path) -> None:
     Image.new("RGB", (20, 24), (9, 9, 9)).save(root / "sky" / "new.png")
 
 
+def add_class(root: Path) -> None:
+    """Before the others, whose numbers are then other ones."""
+    shutil.copytree(root / "sky", root / "apple")
+    for path in (root / "apple").iterdir():
+        with Image.open(path) as picture:
+            turned = picture.rotate(180)
+        turned.save(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda root: (root / "sky" / "07.png").unlink(), "1 pictures of this run are no longer there: sky/07.png"),
         (lambda root: paint(root / "sky" / "07.png"), "1 pictures are not what they were in this run: sky/07.png"),
         (add, "1 pictures are there that this run did not have: sky/new.png. Take them away, or start a new run from"),
+        (add_class, "20 pictures are there that this run did not have: apple/"),
         (lambda root: shutil.rmtree(root / "sky"), "20 pictures of this run are no longer there: sky/"),
     ],
-    ids=["gone", "other content", "more", "a class gone"],
+    ids=["gone", "other content", "more", "a class more", "a class gone"],
 )
 def test_a_folder_that_has_changed(
     change: Callable[[Path], Any],
@@ -229,9 +240,10 @@ def test_a_folder_that_has_changed(
     assert RunDirectory.open(place).read_status()["error"] == "ZeroDivisionError: division by zero"  # as it was left
 
 
-def record(data: VisionData, path: Path) -> None:
+def record(data: VisionData, path: Path, labels: bool = True) -> None:
+    names = ["path", "split", "group", "content", *(["labels"] if labels else [])]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "split", "group", "content"])
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(data.splits_rows())
 
@@ -279,3 +291,48 @@ def test_more_epochs_freeze_nothing_again(command: Command, tiny: list[str], tmp
         assert outcome.code == 0, outcome.err
         stages = [line.split() for line in outcome.out.splitlines() if line.startswith(("block1 ", "block2 "))]
         assert [f"2-{epochs}" in cells for cells in stages] == [True, True], stages
+
+
+# By the name of `data=`: a file under the root, and how one label in it changes.
+RELABELLED: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "coco": ("train.json", lambda file: change_json(file, lambda whole: whole["annotations"][0].update(category_id=7))),
+    "voc": ("Annotations/p00.xml", lambda file: file.write_text(file.read_text().replace("brick", "tile", 1))),
+    "yolo": ("labels/train/p00.txt", lambda file: file.write_text("1" + file.read_text()[1:])),
+    "masks": ("masks/p00.png", lambda file: one_pixel(file)),
+    "csv": ("table.csv", lambda file: file.write_text(add_one(file.read_text()))),
+}
+
+
+def one_pixel(mask: Path) -> None:
+    with Image.open(mask) as picture:
+        values = np.array(picture)
+    values[0, 0] = 1
+    Image.fromarray(values).save(mask)
+
+
+def add_one(table: str) -> str:
+    """To the area of the first picture."""
+    header, first, *rest = table.splitlines()
+    *others, area = first.split(",")
+    return "\n".join([header, ",".join([*others, str(float(area) + 1)]), *rest]) + "\n"
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_label_that_has_changed(name: str, config: Callable[..., Any], small: list[str], tmp_path: Path) -> None:
+    write, overrides = FORMATS[name]
+    root = write(tmp_path / "set")
+    cfg = config(f"data={name}", f"data.root={root}", *overrides, base=small)
+    splits, older = tmp_path / "splits.csv", tmp_path / "older.csv"
+    record(data_of(cfg), splits)
+    record(data_of(cfg), older, labels=False)
+    shutil.copytree(root, tmp_path / "moved")
+    elsewhere = config(f"data={name}", f"data.root={tmp_path / 'moved'}", *overrides, base=small)
+    data_of(elsewhere).assign_as(splits, grown=False)  # where it lies makes no difference
+    file, change = RELABELLED[name]
+    change(root / file)
+    with pytest.raises(
+        UserError, match=r"^1 pictures have other labels than in this run: \S*p00.jpg. Put those back, or"
+    ):
+        data_of(cfg).assign_as(splits, grown=False)
+    data_of(cfg).assign_as(splits)  # who only measures may have corrected them
+    data_of(cfg).assign_as(older, grown=False)  # begun before labels were hashed

@@ -14,7 +14,7 @@ from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_transform, frame_of
 from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
-from visiontune.data.recorded import recorded
+from visiontune.data.recorded import recorded, rows_of
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
@@ -121,12 +121,8 @@ class VisionData(L.LightningDataModule):
         return result
 
     def splits_rows(self) -> list[dict[str, str]]:
-        """The rows of `splits.csv`: path, split, group, content."""
-        return [
-            {"path": sample.path, "split": split, "group": sample.group or "", "content": sample.content}
-            for split, samples in self._splits.items()
-            for sample in samples
-        ]
+        """The rows of `splits.csv`, see `rows_of`."""
+        return rows_of(self._splits, self._samples, self.schema)
 
     def steps_per_epoch(self, world: int = 1) -> int:
         """Training batches of one process out of `world`, before gradients are accumulated."""
@@ -167,12 +163,12 @@ class VisionData(L.LightningDataModule):
         """Take the splits of a `splits.csv` instead, so that a set that has grown since is measured as it was.
 
         Args:
-            grown: whether it may have: what trains on is to be what it was.
+            grown: whether it may have, or have other labels: what trains on is to be what it was.
 
         Raises:
             UserError: the samples are not those that are recorded.
         """
-        self._splits = recorded(path, self._samples, self._splits, grown)
+        self._splits = recorded(path, self._samples, self.schema, self._splits, grown)
         self._splits["train"] = keep_labels(self._splits["train"], self.labelled, self.seed)
         self._datasets.clear()
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from visiontune.data.fingerprint import content_of
 from visiontune.data.images import PROBLEMS, reason
 from visiontune.data.scan import scan
 from visiontune.data.targets import IGNORE, LabelMap
@@ -66,11 +67,12 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class StoredLabelMap:
-    """A segmentation target in a file; `labels` are the classes that occur in it."""
+    """A segmentation target in a file; `labels` are the classes that occur in it, `content` the hash of its pixels."""
 
     path: Path
     labels: list[int]
     coding: Coding
+    content: str
 
     def load(self, size: tuple[int, int]) -> LabelMap:
         try:
@@ -83,13 +85,13 @@ class StoredLabelMap:
 
 
 def look_at_masks(root: Path, paths: Sequence[str], colours: bool = False) -> dict[str, dict[str, Any]]:
-    """path -> `size` (H, W) and `values` of each file, remembered.
+    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file, remembered.
 
     Raises:
         UserError: lists the files that are no masks.
     """
     look = _look_at_colours if colours else _look_at_values
-    return scan(root, paths, look, "mask-colours" if colours else "mask-values")
+    return scan(root, paths, look, "mask-colours-hashed" if colours else "mask-values-hashed")
 
 
 def label_maps(
@@ -121,7 +123,10 @@ def label_maps(
     _check_ignored(coding, {code for mask in masks.values() for code in seen[mask]["values"]})
     return {
         picture: StoredLabelMap(
-            root / mask, sorted(label_of[code] for code in seen[mask]["values"] if code in label_of), coding
+            root / mask,
+            sorted(label_of[code] for code in seen[mask]["values"] if code in label_of),
+            coding,
+            seen[mask]["content"],
         )
         for picture, mask in masks.items()
     }
@@ -149,7 +154,8 @@ def _look_at_colours(path: Path) -> dict[str, Any]:
 def _look(path: Path, colours: bool) -> dict[str, Any]:
     codes = pixel_codes(path, colours)
     # A photo in place of a mask has thousands of values; more than there can be classes are enough to tell.
-    return {"size": list(codes.shape), "values": np.unique(codes)[: 2 * IGNORE].tolist()}
+    values = np.unique(codes)[: 2 * IGNORE].tolist()
+    return {"size": list(codes.shape), "values": values, "content": content_of(codes)}
 
 
 def pixel_codes(path: Path, colours: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 from visiontune.data.boxes import StoredBoxes
+from visiontune.data.fingerprint import content_of
 from visiontune.data.images import PROBLEMS, reason
 from visiontune.data.label_maps import pixel_codes
 from visiontune.data.readers.folders import by_stem, existing, pictures, relative, root_folder
@@ -23,11 +24,12 @@ from visiontune.errors import UserError, listed, some
 
 @dataclass(frozen=True, eq=False)
 class StoredInstanceMask:
-    """An instances target in a file: of each box the pixels with its value."""
+    """An instances target in a file: of each box the pixels with its value. `content` is the hash of all pixels."""
 
     path: Path
     boxes: StoredBoxes
     values: list[int]
+    content: str
 
     @property
     def labels(self) -> list[int]:
@@ -81,7 +83,7 @@ def read(
         notes += more
     paths = [sample.path for sample in samples]
     sizes = picture_sizes(root, paths)
-    seen = scan(root, [pairs[path] for path in paths], _look, "instance-masks")
+    seen = scan(root, [pairs[path] for path in paths], _look, "instance-masks-hashed")
     wrong = [
         f"{pairs[path]}: {_pixels(seen[pairs[path]]['size'])}, its picture {path} has {_pixels(sizes[path])}"
         for path in paths
@@ -94,7 +96,8 @@ def read(
         corners = np.array([box for _, box in found], dtype=np.float32).reshape(-1, 4)
         boxes = StoredBoxes(corners, [0] * len(found), [False] * len(found), sizes[sample.path])
         sample.targets["detection"] = boxes
-        stored = StoredInstanceMask(root / pairs[sample.path], boxes, [code for code, _ in found])
+        mask = pairs[sample.path]
+        stored = StoredInstanceMask(root / mask, boxes, [code for code, _ in found], seen[mask]["content"])
         sample.targets["instances"] = stored
     if not any(sample.targets["detection"].labels for sample in samples):
         raise UserError(f"none of the {len(samples)} masks in {mask_base} has an object in it: all pixels are 0")
@@ -127,11 +130,12 @@ def _pairs(root: Path, base: Path, mask_base: Path, suffix: str) -> tuple[dict[s
 
 
 def _look(path: Path) -> dict[str, Any]:
-    """`size` (H, W), and `objects`: value, and x1, y1, x2, y2 up to the end of the last pixel."""
+    """`size` (H, W), `content` (a hash of the pixels), and `objects`: value, and x1, y1, x2, y2 up to the end of the
+    last pixel."""
     codes = pixel_codes(path, colours=False)
     places = enumerate(find_objects(codes.astype(np.int32)), start=1)  # None for a value that does not occur
     found = [[code, [at[1].start, at[0].start, at[1].stop, at[0].stop]] for code, at in places if at is not None]
-    return {"size": list(codes.shape), "objects": found}
+    return {"size": list(codes.shape), "objects": found, "content": content_of(codes)}
 
 
 def _pixels(size: Sequence[int]) -> str:

@@ -1,0 +1,54 @@
+"""What is known of a picture as a short hash, so that a run notices labels that have changed."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from visiontune.data.targets import Stored
+
+PLAIN = (int, float, str, bytes)
+
+
+def fingerprint(targets: Mapping[str, Any]) -> str:
+    """A hash of a sample's targets: equal in every process, and wherever the files lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in _parts(targets):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def content_of(codes: np.ndarray) -> str:
+    """The hash of a mask's pixels, which its target in a file is told by."""
+    return hashlib.blake2b(codes.tobytes(), digest_size=8).hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        value = value.as_subclass(Tensor).numpy()
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype.str}{value.shape};".encode()
+        yield value.tobytes()
+    elif value is None or isinstance(value, PLAIN):
+        yield f"{value!r};".encode()
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)}:".encode()
+        if all(isinstance(one, PLAIN) for one in value):
+            yield repr(value).encode()  # at once: a large set has millions of numbers
+        else:
+            for one in value:
+                yield from _parts(one)
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            yield f"{key}:".encode()
+            yield from _parts(value[key])
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield f"{field.name}:".encode()
+            yield from _parts(getattr(value, field.name))
+    elif isinstance(value, Stored):  # somebody's own, of whose inside nothing is known
+        yield from _parts(list(value.labels))
+    # Nothing else is a label: where a file lies, how its values are read.
