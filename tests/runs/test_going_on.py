@@ -22,6 +22,7 @@ from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.runs import RunDirectory
 from visiontune.runs.events import cut, lengths
+from visiontune.runs.resume import continued
 
 
 def test_event_files_are_cut_back(tmp_path: Path) -> None:
@@ -131,6 +132,21 @@ def test_a_run_that_is_being_trained(stopped: RunDirectory, command: Command) ->
         message = command("train", f"run={stopped.path}").message
     assert message.startswith(f"another process trains {stopped.path}")
     assert stopped.read_status()["error"] == "Killed: "
+
+
+def test_fewer_epochs_than_it_has_trained(stopped: RunDirectory, command: Command) -> None:
+    assert command("train", f"run={stopped.path}", "epochs=1").message == (
+        f"trainer.max_epochs=1: {stopped.path} has trained for 2 epochs; write 2 or more"
+    )
+    assert stopped.read_status()["error"] == "Killed: "
+
+
+def test_what_may_change(stopped: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`epochs` stands for `trainer.max_epochs`, as for a new run; a folder is written down as seen from everywhere."""
+    monkeypatch.chdir(tmp_path)
+    cfg, checkpoint = continued(stopped, ["run=here", "epochs=7", "+data.root=photos", "trust=True"])
+    assert cfg.trainer.max_epochs == 7 and checkpoint == stopped.checkpoint("last")
+    assert cfg.data.root == str(tmp_path.resolve() / "photos")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

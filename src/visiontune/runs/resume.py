@@ -35,10 +35,11 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
             checkpoint that can be read.
     """
     cfg = run.read_config()
-    check_trusted(cfg, trust="trust=true" in overrides)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    check_trusted(cfg, trust=any(override.key_or_group == "trust" and override.value() is True for override in parsed))
     before = cfg.trainer.max_epochs
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
+    for override in parsed:
+        key = "trainer.max_epochs" if override.key_or_group == "epochs" else override.key_or_group
         if key in ("run", "trust", "debug"):  # of this call, not of the run
             continue
         if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
@@ -47,6 +48,8 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
                 f"as trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={run.path}"
             )
         OmegaConf.update(cfg, key, override.value())
+    if root := cfg.data.get("root"):
+        cfg.data.root = str(Path(root).expanduser().resolve())  # a run is read from other places as well
     if run.read_status()["status"] == "finished" and cfg.trainer.max_epochs <= before:
         raise UserError(
             f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
@@ -89,12 +92,15 @@ def _check_whole(path: Path) -> None:
         raise UserError(f"{path} is not whole: the sum of {spoiled} is wrong")
 
 
-def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path) -> None:
+def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int) -> None:
     """
     Raises:
-        UserError: weights or optimizer of the checkpoint are of another network than the config builds now.
+        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, or it has
+            more than `epochs` behind it.
     """
     state = _read(checkpoint)
+    if (done := state["visiontune"]["epochs"]) > epochs:
+        raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
     own = {name: value.shape for name, value in model.state_dict().items()}
     kept = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
     other = sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name))
