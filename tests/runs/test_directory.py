@@ -13,7 +13,7 @@ import pytest
 
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
-from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.files import save_atomically, write_atomically, write_json
 
 
 def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
@@ -144,3 +144,14 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
         half()
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses power has the old content or the new one; config.yaml is all that says how to go on."""
+    path, order = tmp_path / "a.json", []
+    for owner, name in ((os, "fsync"), (Path, "replace")):
+        whole = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, w=whole, n=name: (order.append(n), w(*given))[1])
+    write_json(path, {"x": 1})
+    save_atomically(path, {"x": 1})
+    assert order == ["fsync", "replace"] * 2

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import torch
 
@@ -13,26 +13,33 @@ import torch
 @contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
     """A text file that replaces `path` when the block ends, and never half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", newline="") as file:
-            yield file
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with _beside(path) as place, place.open("w", newline="") as file:
+        yield file
+        _to_disk(file)
 
 
 def save_atomically(path: Path, value: Any) -> None:
-    """`torch.save`, beside its place and to the disk, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """`torch.save` to a file that replaces `path` when it is whole."""
+    with _beside(path) as place, place.open("wb") as file:
+        torch.save(value, file)
+        _to_disk(file)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A place beside `path` whose file is renamed to it when the block ends without an error."""
+    place = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine that loses power may have the new name and none of the content
-        beside.replace(path)
+        yield place
+        place.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    """Before the renaming: a machine that loses power may else have the new name and none of the content."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
