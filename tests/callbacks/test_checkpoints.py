@@ -65,6 +65,16 @@ def test_best(mode: str, scores: list[float], expected: list[int], place: RunDir
     assert bests(made(place, mode), scores) == expected
 
 
+def test_all_ranks_go_by_one_score(place: RunDirectory) -> None:
+    """To the last bit: a rank that alone saw an improvement would wait for the others to save."""
+    callback, trainer = made(place), Stub(world=2)
+    trainer.strategy = SimpleNamespace(broadcast=lambda value, src: 0.5)
+    for score, improved in ((0.5, True), (0.5 - 1e-7, True)):
+        trainer.callback_metrics, callback.improved = {"val/x/y": score}, False
+        callback.on_validation_end(trainer, None)
+        assert callback.best_score == 0.5 and callback.improved is improved
+
+
 def test_the_best_score_goes_on_after_a_break(place: RunDirectory) -> None:
     first, second = made(place), made(place)
     bests(first, [0.8])

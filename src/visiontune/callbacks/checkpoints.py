@@ -98,7 +98,8 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = float(trainer.callback_metrics[self.monitor])
+        # One rank's number for all: they save together or wait for each other.
+        score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]), src=0)
         self.validated = True
         if self._better(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch

@@ -11,7 +11,7 @@ from visiontune.runs.log import log
 class Thawing(L.Callback):
     """Tells the strategy the monitored metric after each validation, and keeps in checkpoints what it decides by it.
 
-    To come before `Checkpoints`, so that a checkpoint has the decision that its own validation led to. In the logs
+    A checkpoint has the decision that its own validation led to: it is written when the next batch begins. In the logs
     `strategy/trained_stages` is how many stages train; TensorBoard has a text at each thaw as well.
 
     Args:
