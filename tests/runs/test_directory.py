@@ -40,6 +40,13 @@ def test_new_ones_never_meet(tmp_path: Path) -> None:
     assert all(run.checkpoints.is_dir() and run.report.is_dir() for run in runs)
 
 
+def test_a_name_that_is_taken_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("visiontune.runs.directory.time.strftime", lambda _: "now")
+    monkeypatch.setattr("visiontune.runs.directory.secrets.token_hex", lambda _: next(names))
+    assert [RunDirectory.new(tmp_path, "birds").path.name for _ in range(2)] == ["now-aaaa", "now-bbbb"]
+
+
 def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     RunDirectory.create(tmp_path / "empty")
