@@ -1,13 +1,16 @@
 """best.ckpt and last.ckpt."""
 
 import math
+import re
 import signal
 import threading
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
@@ -24,9 +27,24 @@ class WholeFiles(TorchCheckpointIO):
     meanwhile leaves half a file.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = False
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises RuntimeError where the first checkpoint, before the first step, could not be read again."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_atomically(Path(path), checkpoint)
+        if not self.checked:
+            self.checked = True
+            try:
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except UnpicklingError as error:
+                found = re.search(r"GLOBAL (\S+)", str(error))
+                raise RuntimeError(
+                    f"a callback's state holds {found[1] if found else 'more than plain data'}, so that no checkpoint "
+                    "could be read again: let its state_dict give numbers, text, lists, dictionaries and tensors"
+                ) from error
 
 
 class Checkpoints(Checkpoint):
