@@ -75,5 +75,5 @@ def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, 
     """Train, in this process."""
     if cfg.compile:
         model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
-    with data.frozen.kept_in(run.path / "frozen") if data.frozen else nullcontext():
+    with data.frozen.kept_in(run.path) if data.frozen else nullcontext():
         trainer_of(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

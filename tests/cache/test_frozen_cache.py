@@ -1,7 +1,10 @@
 """Training on recorded outputs is training: the same numbers, whatever is frozen when."""
 
 import csv
+import errno
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,7 @@ from omegaconf import DictConfig
 from running import Command
 
 from visiontune import train
+from visiontune.cache import frozen_cache
 from visiontune.cache.frozen_cache import FrozenCache
 from visiontune.cache.store import Store
 from visiontune.data import VisionData
@@ -110,7 +114,25 @@ def test_the_disk_gives_the_same_bits_and_keeps_nothing(command: Command, tiny: 
     disk = command("train", *tiny, *RUN, *strategy, "strategy.cache=disk").run
     one, other = (torch.load(run.checkpoint("last"), weights_only=True)["state_dict"] for run in (memory, disk))
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert not (disk.path / "frozen").exists()
+    assert not list(disk.path.glob(".frozen*"))
+
+
+def test_files_have_no_name(tmp_path: Path) -> None:
+    store = Store(samples=4, bits=32, folder=tmp_path)
+    store.put(0, "stem", torch.tensor([1, 2]), torch.tensor([[1.0], [2.5]]))
+    assert not list(tmp_path.iterdir())  # so that a process that is killed leaves none
+    assert store.get(0, "stem", torch.tensor([2, 1])).tolist() == [[2.5], [1.0]]
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UserError, match=r"No space left on device.*strategy\.cache=none"):
+        Store(samples=4, bits=32, folder=tmp_path).put(0, "stem", torch.tensor([1]), torch.tensor([[1.0]]))
 
 
 def test_pictures_are_loaded_once_a_view(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +152,36 @@ def cache_of(config: Callable[..., DictConfig], *overrides: str) -> FrozenCache 
     return data.frozen
 
 
-def test_what_trained_in_between_is_recorded_anew(config: Callable[..., DictConfig]) -> None:
+def test_weights_that_changed_are_recorded_anew(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # As those of a stage do that trained before it froze: its average, which is validated, goes on changing.
+    cache = cache_of(config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "strategy.cache=memory")
+    assert cache is not None and cache.frozen == [2, 2, 1, 1]
+    recorded: list[int] = []
+    monkeypatch.setattr(cache, "_record", lambda split, view, epoch: recorded.append(epoch))
+
+    def change(stage: str) -> None:
+        for parameter in cache.model.backbone.model.get_submodule(stage).parameters():
+            parameter.data += 1
+
+    with cache.kept_in(tmp_path):
+        assert cache.ready("val", 0) and cache.ready("val", 0) and recorded == [0]
+        change("block2")
+        assert cache.ready("val", 1) and recorded == [0, 1]
+        change("block2")  # which trains now
+        assert cache.ready("val", 2) and recorded == [0, 1]
+        change("block1")
+        assert cache.ready("val", 3) and recorded == [0, 1, 3]
+
+
+def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
     assert cache is not None
-    cache.frozen = [2, 2, 1, 2]
-    assert cache._holds(0, 1) and cache._holds(0, 2)  # fewer frozen stages than when it was recorded
-    assert not cache._holds(0, 3) and cache._holds(3, 3)
+    cache.data._splits["train"] = cache.data.samples("train")[:10]  # as a recorded splits.csv may have it
+    with cache.kept_in(tmp_path):
+        assert cache.stores["train"].samples == 10
+    assert not cache.stores  # nothing is held any longer
 
 
 @pytest.mark.parametrize(
@@ -157,6 +203,19 @@ def test_the_plan_says_why_it_is_off(
     assert "frozen stages: off: " in plan and reason in plan
 
 
+def test_where_nothing_can_be_kept_every_epoch_has_its_own_view(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_cache, "cut", lambda *_, **__: None)
+    cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
+    assert cache is not None and not cache.epochs
+    assert [cache.data.view(epoch) for epoch in range(4)] == [0, 1, 2, 3]
+
+
+def test_null_is_none(command: Command, tiny: list[str]) -> None:
+    assert "computed in every epoch" in command("plan", *tiny, "strategy.cache=null").out
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -164,7 +223,8 @@ def test_the_plan_says_why_it_is_off(
         (["strategy.views=0"], "strategy.views=0"),
         (["strategy.cache_bits=8"], "write 16 or 32"),
         (["strategy.cache_gb=0"], "strategy.cache_gb=0"),
-        (["strategy.cache=memory", "strategy.cache_gb=1e-6"], "GB, and strategy.cache_gb=1e-06"),
+        (["strategy.cache=memory", "strategy.cache_gb=1e-6"], "GB, and strategy.cache_gb=1e-06: write more, fewer"),
+        (["strategy.cache=disk", "strategy.cache_gb=1e-6"], "GB, and strategy.cache_gb=1e-06: write more, fewer"),
     ],
 )
 def test_bad_input(overrides: list[str], words: str, command: Command, tiny: list[str]) -> None:
@@ -186,6 +246,30 @@ def test_the_size_is_what_it_takes(config: Callable[..., DictConfig], command: C
     assert cache.bytes == samples * 2 * sum(torch.Size(at.shapes[path]).numel() for path in at.needed)
 
 
+SCENES = ["data=digit_scenes", "data.scenes=20", "heads=segmentation", "data.image_size=64"]
+LINEAR = ["strategy=linear_probe", "strategy.cache=memory"]
+
+
+def test_targets_count(config: Callable[..., DictConfig]) -> None:
+    cache = cache_of(config, *SCENES, *LINEAR)
+    assert cache is not None
+    train, val = (len(cache.data.samples(split)) for split in ("train", "val"))
+    (at,) = cache.cuts.values()
+    outputs = (2 * train + val) * 2 * sum(cache._size(path) for path in at.needed)
+    masks = (2 * train + val) * 64 * 64 + val * 96 * 96  # a byte a pixel; of val the truth as well
+    assert cache.bytes == outputs + masks
+
+
+def test_targets_of_loader_processes_are_no_open_files(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    cache = cache_of(config, *SCENES, *LINEAR, "data.num_workers=1")
+    assert cache is not None
+    cache.model._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))  # type: ignore[assignment]
+    with cache.kept_in(tmp_path):
+        assert cache.ready("val", 0)
+        masks = [item["targets"]["segmentation"] for item in cache.stores["val"].items[0]]
+        assert masks and not any(mask.is_shared() for mask in masks)
+
+
 def test_16_bits_refuse_what_they_cannot_hold() -> None:
     store = Store(samples=4, bits=16)
     store.put(0, "stem", torch.tensor([1, 2]), torch.tensor([[1.0], [2.5]]))
@@ -193,3 +277,4 @@ def test_16_bits_refuse_what_they_cannot_hold() -> None:
     with pytest.raises(UserError, match=r"strategy\.cache_bits=32"):
         store.put(0, "stem", torch.tensor([0]), torch.tensor([[1e6]]))
     Store(samples=4, bits=32).put(0, "stem", torch.tensor([0]), torch.tensor([[1e6]]))
+    store.put(0, "stem", torch.tensor([0]), torch.tensor([[torch.nan]]))  # of bits no fault

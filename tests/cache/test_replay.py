@@ -121,3 +121,43 @@ def test_what_cannot_be_cut_is_not() -> None:
     at = cut(model, model, ["first", "scale"], image)
     assert at is not None and at.needed == ("first",)  # the second call of scale runs
     assert cut(model, model, ["scale"], image) is None
+
+
+class Early(nn.Module):
+    """A part that trains stands between two that are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.between, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.between(self.first(x))))
+
+
+def test_what_depends_on_trained_parameters_is_not_recorded() -> None:
+    model, image = Early().eval(), torch.rand(2, 3, 8, 8)
+    behind = [*model.between.parameters(), *model.last.parameters()]
+    at = cut(model, model, ["first", "second"], image, trained=behind)
+    assert at is not None and at.needed == ("first",)
+    assert all(parameter.requires_grad for parameter in model.parameters())  # as they were
+
+
+def test_the_picture_alone_stands_for_nothing() -> None:
+    class Unused(Early):
+        def forward(self, x: Tensor) -> Tensor:
+            self.first(x)
+            return self.last(x)
+
+    model = Unused().eval()
+    assert cut(model, model, ["first"], torch.rand(2, 3, 8, 8)) is None
+
+
+@torch.no_grad()
+def test_a_second_pass_gives_the_same_where_modules_work_in_place() -> None:  # SAM has two
+    model, image = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish(inplace=True)).eval(), torch.rand(2, 3, 8, 8)
+    frozen = Frozen(capture(model, model, ["0"], image), {"0": (3, 8, 8)})
+    expected = model(image)
+    for _ in range(2):
+        with replayed(model, frozen):
+            assert torch.equal(model(image), expected)

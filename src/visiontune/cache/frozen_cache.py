@@ -1,8 +1,10 @@
 """While the first stages are frozen, their outputs are computed once a picture and view, and not in every epoch."""
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
 from visiontune.backbones.backbone import Stage
-from visiontune.cache.replay import IMAGE, Cut, Frozen, capture, cut
+from visiontune.cache.replay import IMAGE, Cut, Frozen, capture, cut, tensors
 from visiontune.cache.store import Store
 from visiontune.data.dataset import collate
 from visiontune.data.loaders import Batch, data_loader
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
     from visiontune.finetuner import FineTuner
 
 
+SPLITS = ("train", "val")
+PROBED = 8  # samples whose targets say how much all take
+
+
 class FrozenCache:
     """Gives batches of `Frozen` outputs in the epochs whose first stages are frozen, and plain ones in the others.
 
     A frozen stage does not change, so its outputs hold for as long as it is; what later epochs need, when fewer stages
-    are frozen, is recorded in the same pass. Nothing outlives the process: a run that goes on computes the outputs
-    anew, in the same batches and so to the same bits.
+    are frozen, is recorded in the same pass. Weights that changed all the same are recorded anew: those of a stage that
+    trained before it froze, whose average, which is validated, goes on changing. Nothing outlives the process: a run
+    that goes on computes the outputs anew, in the same batches and so to the same bits.
 
     Args:
         kind: `memory`, or `disk`.
@@ -45,30 +52,31 @@ class FrozenCache:
         self.model, self.data, self.kind, self.bits = model, data, kind, bits
         self.frozen = [frozen_stages(model.strategy, epoch) for epoch in range(epochs)]
         self.cuts = {count: at for count in sorted({*self.frozen}) if count and (at := self._cut(count))}
-        self.stores = {split: Store(len(data.samples(split)), bits) for split in ("train", "val")}
-        self.recorded: dict[tuple[str, int], int] = {}  # split and view -> the epoch in which they were
+        self.stores: dict[str, Store] = {}
+        self.recorded: dict[tuple[str, int], list[str]] = {}  # split and view -> of which weights
         self.bytes = self._bytes()
-        free = shutil.disk_usage(_existing(near)).free if kind == "disk" else self.bytes
-        if self.bytes > gigabytes * 1e9 or self.bytes > free:
-            limit = f"the disk has {free / 1e9:.3g}" if self.bytes > free else f"strategy.cache_gb={gigabytes:g}"
+        free = shutil.disk_usage(_existing(near)).free
+        less = "fewer strategy.views, strategy.cache_bits=16 or strategy.cache=none"
+        if self.bytes > gigabytes * 1e9:
             raise UserError(
-                f"the outputs of the frozen stages take {self.bytes / 1e9:.3g} GB, and {limit}: write more, fewer "
-                f"strategy.views, strategy.cache_bits=16, strategy.cache=disk or strategy.cache=none"
+                f"the outputs of the frozen stages and the targets take {self.bytes / 1e9:.3g} GB, and "
+                f"strategy.cache_gb={gigabytes:g}: write more, {less}"
+            )
+        if kind == "disk" and self.bytes > free:
+            raise UserError(
+                f"the outputs of the frozen stages take {self.bytes / 1e9:.3g} GB, and the disk has {free / 1e9:.3g}: "
+                f"write {less}"
             )
 
     @contextmanager
     def kept_in(self, folder: Path) -> Iterator[None]:
-        """Within, outputs that go to the disk are in `folder`; it is gone afterwards."""
-        if self.kind == "memory":
-            yield
-            return
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        for split, store in self.stores.items():
-            store.folder = folder / split
+        """Within, outputs can be kept: those that go to the disk in files of `folder` that have no name."""
+        place = folder if self.kind == "disk" else None
+        self.stores = {split: Store(len(self.data.samples(split)), self.bits, place) for split in SPLITS}
         try:
             yield
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.stores = {}
 
     @property
     def epochs(self) -> list[int]:
@@ -85,10 +93,10 @@ class FrozenCache:
         self.stores[split].keep(needed)
         if epoch not in self.epochs:
             return False
-        key = split, self._view(split, epoch)
-        if key not in self.recorded or not self._holds(self.recorded[key], epoch):
+        key, weights = (split, self._view(split, epoch)), self._weights(self.frozen[epoch])
+        if self.recorded.get(key, [])[: len(weights)] != weights:
             self._record(*key, epoch)
-            self.recorded[key] = epoch
+            self.recorded[key] = weights
         return True
 
     def batch(self, split: str, epoch: int, indices: list[int]) -> Batch:
@@ -101,16 +109,17 @@ class FrozenCache:
         batch = collate([store.items[view][i] for i in indices])
         return batch | {"image": image, "frozen": Frozen(values, at.shapes)}
 
-    def _holds(self, since: int, epoch: int) -> bool:
-        """Whether nothing that is frozen in `epoch` has trained since."""
-        return min(self.frozen[since : epoch + 1]) >= self.frozen[epoch]
+    def _weights(self, count: int) -> list[str]:
+        """What the first `count` stages are, to the last bit: a sum of each."""
+        stages = self.model.backbone.stages()[:count]
+        return [_sum(stage.state_dict().values()) for _, stage in stages]
 
     def _view(self, split: str, epoch: int) -> int:
         return self.data.view(epoch) if split == "train" else 0
 
     def _needed(self, split: str, view: int, since: int) -> set[str]:
-        """What the epochs of a view need that can be recorded in epoch `since`."""
-        epochs = [e for e in self.epochs if e >= since and self._view(split, e) == view and self._holds(since, e)]
+        """What the epochs of a view need from epoch `since` on."""
+        epochs = [epoch for epoch in self.epochs if epoch >= since and self._view(split, epoch) == view]
         return {path for epoch in epochs for path in self.cuts[self.frozen[epoch]].needed}
 
     @torch.inference_mode(False)
@@ -129,7 +138,9 @@ class FrozenCache:
             rows = torch.arange(len(store.items[view]), len(store.items[view]) + len(items))
             for path in needed:
                 store.put(view, path, rows, image if path == IMAGE else outputs[path])
-            store.items[view] += [{key: value for key, value in item.items() if key != "image"} for item in items]
+            beside = [_without_image(item) for item in items]
+            # What comes from a loader process is an open file here, each tensor.
+            store.items[view] += deepcopy(beside) if self.data.num_workers else beside
         for module, training in modes:
             module.training = training
 
@@ -147,19 +158,30 @@ class FrozenCache:
         image = image.to(model.device, memory_format=torch.channels_last)
         training = [(module, module.training) for module in model.modules()]
         model.eval()
-        found = cut(model.forward, model.backbone.model, stage_paths(model, count), image)
+        behind = [parameter for _, stage in model.backbone.stages()[count:] for parameter in stage.parameters()]
+        found = cut(model.forward, model.backbone.model, stage_paths(model, count), image, trained=behind)
         for module, mode in training:
             module.training = mode
         return found
 
     def _bytes(self) -> int:
         total = 0
-        for split, store in self.stores.items():
+        for split in SPLITS:
+            samples = len(self.data.samples(split))
             for view in {self._view(split, epoch) for epoch in self.epochs}:
-                epochs = [epoch for epoch in self.epochs if self._view(split, epoch) == view]
-                for path in {path for epoch in epochs for path in self.cuts[self.frozen[epoch]].needed}:
-                    total += store.samples * self._size(path) * self.bits // 8
+                for path in self._needed(split, view, since=0):
+                    total += samples * self._size(path) * self.bits // 8
+                total += samples * self._beside(split)
         return total
+
+    def _beside(self, split: str) -> int:
+        """Bytes of one sample's targets, which stay in memory; the mean of a few."""
+        targets = [target for sample in self.data.samples(split) for target in sample.targets.values()]
+        if all(target is None or isinstance(target, int) for target in targets):
+            return 0
+        dataset = self.data.dataset(split, augmented=split == "train")
+        some = range(0, len(dataset), max(1, len(dataset) // PROBED))
+        return sum(tensor.nbytes for i in some for tensor in tensors(_without_image(dataset[i]))) // len(some)
 
     def _size(self, path: str) -> int:
         """How many numbers one sample's output has."""
@@ -201,6 +223,17 @@ def frozen_stages(strategy: Strategy, epoch: int) -> int:
     """How many stages are frozen from the input on."""
     trainable = strategy.trainable(epoch)
     return next(i for i, name in enumerate(strategy.stages) if name in trainable)
+
+
+def _sum(values: Iterable[torch.Tensor]) -> str:
+    digest = hashlib.blake2b()
+    for value in values:
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _without_image(item: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key != "image"}
 
 
 def _existing(folder: Path) -> Path:

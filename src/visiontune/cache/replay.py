@@ -34,7 +34,13 @@ class Cut:
     shapes: dict[str, tuple[int, ...]]
 
 
-def cut(run: Callable[[Tensor], Any], network: nn.Module, paths: Sequence[str], image: Tensor) -> Cut | None:
+def cut(
+    run: Callable[[Tensor], Any],
+    network: nn.Module,
+    paths: Sequence[str],
+    image: Tensor,
+    trained: Sequence[nn.Parameter] = (),
+) -> Cut | None:
     """Find out, by running it, what replaces the modules at `paths` exactly; None where nothing does.
 
     Nothing is assumed of how the network calls its modules: what the result depends on is what has a gradient.
@@ -43,24 +49,27 @@ def cut(run: Callable[[Tensor], Any], network: nn.Module, paths: Sequence[str], 
         run: image -> any nest of tensors, through all of `network`, in evaluation mode.
         paths: of modules of `network`.
         image: a few samples ``(B, C, H, W)``.
+        trained: parameters that change meanwhile; a module whose output depends on one runs as it is.
     """
-    with torch.no_grad():
+    with torch.enable_grad(), _requiring_alone(trained, network):
         recorded = capture(run, network, paths, image, whole=True)
     leaves = {path: value.requires_grad_() for path, value in recorded.items() if value.is_floating_point()}
     if not leaves:
         return None
     leaves[IMAGE] = image.clone().requires_grad_()
     with torch.enable_grad(), _given(network, {path: leaves.get(path, value) for path, value in recorded.items()}):
-        results = [tensor for tensor in _tensors(run(leaves[IMAGE])) if tensor.requires_grad]
+        results = [tensor for tensor in tensors(run(leaves[IMAGE])) if tensor.requires_grad]
         total = torch.stack([tensor.float().sum() for tensor in results]).sum()
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     needed = tuple(path for path, found in zip(leaves, gradients, strict=True) if found is not None)
+    if not {*needed} - {IMAGE}:
+        return None
     found = Cut(needed, {path: tuple(value.shape[1:]) for path, value in recorded.items()})
     with torch.no_grad():
         nothing = {path: torch.full_like(value, torch.nan) for path, value in recorded.items() if path not in needed}
         with _given(network, {**recorded, **nothing}):
-            again = _tensors(run(image if IMAGE in needed else torch.full_like(image, torch.nan)))
-        same = all(torch.equal(one, other) for one, other in zip(_tensors(run(image)), again, strict=True))
+            again = tensors(run(image if IMAGE in needed else torch.full_like(image, torch.nan)))
+        same = all(torch.equal(one, other) for one, other in zip(tensors(run(image)), again, strict=True))
     return found if same else None
 
 
@@ -73,8 +82,8 @@ def capture(
 ) -> dict[str, Tensor]:
     """Copies of the outputs of the modules at `paths`, in the order of their calls.
 
-    Those that are called twice, or give no tensor with a row a sample, are left out. Unless `whole`, the pass ends with
-    the last of them.
+    Those that are called twice, give no tensor with a row a sample, or one with a gradient are left out. Unless
+    `whole`, the pass ends with the last of them.
     """
     recorded: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
@@ -82,7 +91,7 @@ def capture(
     def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             calls[path] = calls.get(path, 0) + 1
-            if isinstance(output, Tensor) and len(output) == len(image):
+            if isinstance(output, Tensor) and len(output) == len(image) and not output.requires_grad:
                 recorded[path] = output.detach().clone()  # the next module may work in place
             if len(recorded) == len(paths) and not whole:
                 raise _Enough
@@ -112,8 +121,23 @@ def replayed(network: nn.Module, frozen: Frozen | None) -> Iterator[None]:
         for path, shape in frozen.shapes.items()
         if path not in frozen.values
     }
-    with _given(network, {**frozen.values, **ignored}):
+    own = {path: value.clone() for path, value in frozen.values.items()}  # modules behind may work in place
+    with _given(network, {**own, **ignored}):
         yield
+
+
+@contextmanager
+def _requiring_alone(parameters: Sequence[nn.Parameter], network: nn.Module) -> Iterator[None]:
+    """Within, no others of `network` require a gradient."""
+    before = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    network.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
 
 
 @contextmanager
@@ -132,7 +156,8 @@ def _give(value: Tensor, *_: Any, **__: Any) -> Tensor:
     return value.clone() if value.requires_grad else value  # the next module may work in place, which a leaf forbids
 
 
-def _tensors(nest: Any) -> list[Tensor]:
+def tensors(nest: Any) -> list[Tensor]:
+    """Those of any nest of mappings and sequences."""
     found: list[Tensor] = []
     apply_to_collection(nest, Tensor, found.append)
     return found

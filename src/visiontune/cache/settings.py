@@ -35,6 +35,8 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     if cached:
         where = Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()
         data.frozen = FrozenCache(model, data, cfg.trainer.max_epochs, kind, bits, gigabytes, where)
+        if not data.frozen.epochs:  # fewer views for nothing
+            data.view = Views(model.strategy, views)
 
 
 class Views:
@@ -66,7 +68,7 @@ def describe(cfg: DictConfig, data: VisionData, model: FineTuner) -> str:
     """What the plan says of it."""
     cache = data.frozen
     if cache is None:
-        asked = cfg.strategy.get("cache", "none") != "none"
+        asked = cfg.strategy.get("cache") not in (None, "none")
         return f"off: {why_not(cfg, data, model)}" if asked else "computed in every epoch (strategy.cache=none)"
     if not cache.epochs:
         return "off: nothing can stand for the first stages of this backbone"
