@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from visiontune.choosing.trials import AUTO, composed
+from visiontune.choosing.trials import AUTO, candidates, composed
 from visiontune.devices import processes
 from visiontune.fitting import prepare
 from visiontune.report.plan import plan
@@ -24,7 +24,7 @@ def _settled(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     """Something that can be shown for every `auto`, and what it stands for."""
     notes = []
     if "candidates" in cfg.strategy:
-        names = list(cfg.strategy.candidates)
+        names = candidates(cfg)
         notes.append(f"strategy=auto: trials decide among {', '.join(names)}; below is the plan of {names[0]}")
         cfg = complete(composed(list(HydraConfig.get().overrides.task), names[0]))
     if cfg.optimizer.lr == AUTO:

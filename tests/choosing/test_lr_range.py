@@ -37,9 +37,9 @@ def test_the_loss_fell_up_to_it(config: Callable[..., DictConfig]) -> None:
     assert tested.rates == pytest.approx(sorted(tested.rates))
 
 
-@pytest.mark.parametrize("more", [[], ["strategy.patience=2"]])
-def test_it_trains_what_the_last_epoch_trains(
-    more: list[str], config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("thaws", [[], ["strategy.patience=2"]], ids=["by epochs", "by scores"])
+def test_it_trains_what_will_have_thawed(
+    thaws: list[str], config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[str]] = []
     whole = FineTuner.on_train_epoch_start
@@ -49,7 +49,7 @@ def test_it_trains_what_the_last_epoch_trains(
         seen.append({name for name, stage in self.stages() if all(p.requires_grad for p in stage.parameters())})
 
     monkeypatch.setattr(FineTuner, "on_train_epoch_start", hook)
-    range_test(config("strategy=gradual_unfreeze", "trainer.max_epochs=5", "optimizer=sgd", "augment=none", *more))
+    range_test(config("strategy=gradual_unfreeze", *thaws, "trainer.max_epochs=5", "optimizer=sgd", "augment=none"))
     assert seen[0] == {"block1", "block2", "heads"}
 
 

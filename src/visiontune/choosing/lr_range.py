@@ -26,6 +26,10 @@ SETTLED = 10
 DIVERGED = 3.0  # times the lowest loss
 
 
+class NothingFell(UserError):
+    """The loss fell at no rate."""
+
+
 @dataclass(frozen=True)
 class RangeTest:
     """Learning rates of the heads, the smoothed training loss at each, and the rate to train with."""
@@ -52,31 +56,32 @@ class RangeTest:
 def range_test(cfg: DictConfig) -> RangeTest:
     """Train for some steps, from where the run will begin, with a rate that rises from `LOWEST` to `HIGHEST`.
 
-    Everything trains that the strategy lets train in its last epoch, each stage at its own share of the rate.
+    Everything trains that the strategy lets train in its last epoch, and what scores may thaw; each stage at its own
+    share of the rate.
 
     Raises:
-        UserError: the loss falls at no rate.
+        NothingFell: the loss falls at no rate.
     """
     cfg = deepcopy(cfg)
     with open_dict(cfg):
         cfg.optimizer.lr = 1.0  # a group's rate is then its share
         cfg.scheduler = {"_target_": "visiontune.schedulers.constant", "_partial_": True}
         cfg.strategy.cache = "none"
-    data, model, _ = prepare(cfg)
-    model.strategy = AtItsEnd(model.strategy)
-    rising = _Rising()
-    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
-        callbacks=[*([ProbeStart()] if cfg.probe else []), rising],
-        max_steps=STEPS,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
     with logging_to(None, quiet=True):
+        data, model, _ = prepare(cfg)
+        model.strategy = AtItsEnd(model.strategy)
+        rising = _Rising()
+        settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+        trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
+            callbacks=[*([ProbeStart()] if cfg.probe else []), rising],
+            max_steps=STEPS,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
         trainer.fit(model, datamodule=data)
     losses = smoothed(rising.losses)
     return RangeTest(rising.rates[: len(losses)], losses, chosen(rising.rates, losses))
@@ -137,9 +142,9 @@ def chosen(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The highest rate up to which the loss fell: Smith's upper bound, where schedules such as cosine begin.
 
     Raises:
-        UserError: the loss fell at no rate. (The first `SETTLED` means are of too few steps to say.)
+        NothingFell: at none. (The first `SETTLED` means are of too few steps to say.)
     """
     lowest = min(range(SETTLED, len(losses)), key=losses.__getitem__, default=SETTLED)
     if lowest == SETTLED:
-        raise UserError("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another")
+        raise NothingFell("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another")
     return rates[lowest]

@@ -4,25 +4,30 @@ import csv
 import os
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 
 from visiontune.build import data_of
-from visiontune.choosing.lr_range import RangeTest, range_test
+from visiontune.choosing.lr_range import NothingFell, RangeTest, range_test
 from visiontune.cli import config_dir
+from visiontune.errors import UserError
+from visiontune.fitting import prepare
 from visiontune.report.tables import render
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import log, logging_to
 
 AUTO = "auto"
+OWN = ("candidates", "epochs", "pictures")  # keys that are no arguments of a strategy
 FEWEST = 3  # epochs of a trial, so that a schedule of several phases has them all
 
 
@@ -48,12 +53,14 @@ class Tried:
     trials: tuple[Trial, ...] = ()
     range_test: RangeTest | None = None
     monitor: str = ""
+    taken: Trial | None = None
 
     def write(self, run: RunDirectory) -> None:
         """`report/trials.csv`, a table in the log, and what the range test writes."""
         if self.range_test is not None:
             self.range_test.write(run)
-            log.info(f"learning rate: {self.range_test.chosen:.2e} by the range test, {run.report / 'lr_range.png'}\n")
+            rate = f"{self.range_test.chosen:.2e}"
+            log.info(f"range test: the loss fell up to optimizer.lr={rate}, {run.report / 'lr_range.png'}\n")
         if self.trials:
             names = [field.name for field in fields(Trial)]
             rows: list[list[object]] = [list(asdict(trial).values()) for trial in self.trials]
@@ -65,7 +72,9 @@ class Tried:
                 [t.strategy, f"{t.lr:.2e}", t.epochs, t.pictures, f"{t.seconds:.0f}", f"{t.score:.4f}"]
                 for t in self.trials
             ]
-            log.info(render("trials", [*names[:-2], "seconds", self.monitor], shown) + "\n")
+            log.info(render("trials", [*names[:-2], "seconds", self.monitor], shown))
+        if self.taken is not None:
+            log.info(f"taken: strategy={self.taken.strategy} optimizer.lr={self.taken.lr:.2e}\n")
 
 
 def chosen_by_trial(
@@ -77,7 +86,8 @@ def chosen_by_trial(
     """`cfg` without an `auto`, and how it was found.
 
     With `strategy=auto` each candidate trains for a share of the epochs on a share of the training pictures; then the
-    best of them does once more with the learning rate that the range test finds, unless the command line has one.
+    best of them does once more with the learning rate that the range test finds, if any. Where the command line has a
+    rate there is no range test.
 
     Args:
         cfg: a complete config.
@@ -85,45 +95,109 @@ def chosen_by_trial(
         complete: makes a composed config complete.
         train: one run, to the monitored metric on the validation split.
     """
-    if "candidates" not in cfg.strategy:
-        if cfg.optimizer.lr != AUTO:
-            return cfg, Tried()
-        tested = range_test(cfg)
-        cfg.optimizer.lr = tested.chosen
-        return cfg, Tried(range_test=tested)
-    ways = {name: complete(composed(overrides, name)) for name in cfg.strategy.candidates}
-    tested = range_test(ways[cfg.strategy.candidates[0]])
-    fixed = any(override.startswith("optimizer.lr=") for override in overrides)
-    if cfg.optimizer.lr == AUTO:
+    trials = "candidates" in cfg.strategy
+    if not trials and cfg.optimizer.lr != AUTO:
+        return cfg, Tried()
+    _check_place(cfg)
+    if not trials:
+        alone = range_test(cfg)
+        cfg.optimizer.lr = alone.chosen
+        return cfg, Tried(range_test=alone)
+    ways = {name: complete(composed(overrides, name)) for name in candidates(cfg)}
+    for way in ways.values():
+        way.run_dir, way.sweep_dir = cfg.run_dir, cfg.sweep_dir  # else of another moment, which names a sweep's folder
+        way.epochs = _checked(way).epochs
+    known = any(override.lstrip("+").startswith("optimizer.lr=") for override in overrides) and cfg.optimizer.lr != AUTO
+    tested = None if known else _range_test(next(iter(ways.values())))
+    if tested is not None and cfg.optimizer.lr == AUTO:
         for way in ways.values():
             way.optimizer.lr = tested.chosen
     results = [(_tried(cfg, way, name, train), way) for name, way in ways.items()]
-    if not fixed:
-        (first, _), way = _best(results)
+    (first, _), way = _best(results)
+    if tested is not None and first.lr != tested.chosen:
         faster = way.copy()
         faster.optimizer.lr = tested.chosen
         results.append((_tried(cfg, faster, first.strategy, train), faster))
-    (_, monitor), way = _best(results)
-    return way, Tried(tuple(trial for (trial, _), _ in results), tested, monitor["name"])
+    (taken, monitor), way = _best(results)
+    return way, Tried(tuple(trial for (trial, _), _ in results), tested, monitor["name"], taken)
+
+
+def _range_test(way: DictConfig) -> RangeTest | None:
+    """None where it finds no rate, and the trials can do without."""
+    try:
+        return range_test(way)
+    except NothingFell:
+        if way.optimizer.lr == AUTO:
+            raise
+    with logging_to(None):
+        log.info(f"range test: the loss fell at no rate; optimizer.lr={way.optimizer.lr:.2e} stays")
+    return None
+
+
+def candidates(cfg: DictConfig) -> list[str]:
+    """Names of the strategies to try.
+
+    Raises:
+        UserError: none, `auto` itself, or a share out of range.
+    """
+    names = cfg.strategy.candidates
+    if isinstance(names, str) or not names or AUTO in names:
+        raise UserError(
+            f"strategy.candidates={names}: write the strategies to try, such as "
+            "strategy.candidates=[gradual_unfreeze,full]"
+        )
+    for key in ("epochs", "pictures"):
+        share = cfg.strategy[key]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise UserError(f"strategy.{key}={share}: write a share above 0 and at most 1, such as strategy.{key}=0.5")
+    return list(names)
+
+
+def _check_place(cfg: DictConfig) -> None:
+    """Raises UserError where a run directory will be refused: after the trials it would be late."""
+    place = Path(cfg.run_dir).expanduser() if cfg.run_dir else None
+    if place is not None and place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise UserError(f"{place} is not empty: name another run_dir, or continue a run in it with run={place}")
+
+
+def _checked(way: DictConfig) -> DictConfig:
+    """With the number of epochs that the strategy may set; what is wrong with a candidate is said before any trains."""
+    way = way.copy()
+    if way.optimizer.lr == AUTO:
+        way.optimizer.lr = 1.0
+    prepare(way, download=False, load=False)
+    return way
 
 
 def composed(overrides: list[str], strategy: str) -> DictConfig:
-    """The config of the command line with another strategy for `auto`."""
+    """The config of the command line with another strategy for `auto`.
+
+    Raises:
+        UserError: a file has `auto` in a list.
+    """
     kept, named = [], False
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         if key == "strategy":
             chosen = override.value()
-            several = chosen if isinstance(chosen, list) else [AUTO]
-            kept.append(f"strategy=[{','.join(strategy if name == AUTO else name for name in several)}]")
+            several = [strategy if name == AUTO else name for name in chosen] if isinstance(chosen, list) else []
+            kept.append(f"strategy=[{','.join(several)}]" if several else f"strategy={strategy}")
             named = True
-        elif key not in ("strategy.candidates", "strategy.epochs", "strategy.pictures"):
+        elif key not in [f"strategy.{own}" for own in OWN]:
             kept.append(str(override.input_line))
+    if not named and HydraConfig.get().runtime.choices.get("strategy") != AUTO:  # a list, which nobody can read back
+        raise UserError(
+            "strategy=auto beside others in a file: write them as strategy=[auto,l2_sp] on the command line"
+        )
     kept += [] if named else [f"strategy={strategy}"]
-    if GlobalHydra.instance().is_initialized():
-        return compose("train", overrides=kept)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):  # in a process of a launcher
-        return compose("train", overrides=kept)
+    # Not there in a process of a launcher.
+    inside = GlobalHydra.instance().is_initialized()
+    with nullcontext() if inside else initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=kept)
+    with open_dict(cfg):
+        for own in OWN:  # that a file of the user's gives
+            cfg.strategy.pop(own, None)
+    return cfg
 
 
 def _tried(cfg: DictConfig, way: DictConfig, name: str, train: Callable[[DictConfig], float]) -> _Result:
