@@ -84,7 +84,7 @@ def train(
         if run is not None and run.splits.is_file():
             data.assign_as(run.splits, grown=False)
         if run is not None and checkpoint is not None:
-            check_fits(run, model, checkpoint, cfg.trainer.max_epochs)
+            check_fits(run, model, checkpoint, cfg.trainer.max_epochs, count)
         if run is None:
             run = (
                 RunDirectory.create(Path(cfg.run_dir).expanduser())

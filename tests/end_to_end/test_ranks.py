@@ -81,7 +81,7 @@ def furthest(one: States, other: States) -> float:
     assert len(one) == len(other) == EPOCHS + 1
     assert [state.keys() for state in one] == [state.keys() for state in other]
     pairs = [(value, b[key]) for a, b in zip(one, other, strict=True) for key, value in a.items()]
-    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+    return float(torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max())
 
 
 @pytest.mark.slow

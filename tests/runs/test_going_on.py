@@ -141,6 +141,17 @@ def test_fewer_epochs_than_it_has_trained(stopped: RunDirectory, command: Comman
     assert stopped.read_status()["error"] == "Killed: "
 
 
+def test_other_processes_within_an_epoch(stopped: RunDirectory, command: Command) -> None:
+    path = stopped.checkpoint("last")
+    state = torch.load(path, weights_only=True)
+    state["VisionData"]["done"], state["ranks"] = 1, [{}, {}]
+    torch.save(state, path)
+    assert command("train", f"run={stopped.path}", "trainer.max_epochs=9").message == (
+        f"trainer.devices=1: {path} lies within an epoch of 2 processes; write trainer.devices=2, or begin anew from "
+        f"its weights with weights_from={stopped.path}"
+    )
+
+
 def test_what_may_change(stopped: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`epochs` stands for `trainer.max_epochs`, as for a new run; a folder is written down as seen from everywhere."""
     monkeypatch.chdir(tmp_path)

@@ -92,15 +92,21 @@ def _check_whole(path: Path) -> None:
         raise UserError(f"{path} is not whole: the sum of {spoiled} is wrong")
 
 
-def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int) -> None:
+def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int, world: int) -> None:
     """
     Raises:
-        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, or it has
-            more than `epochs` behind it.
+        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, it has
+            more than `epochs` behind it, or lies within an epoch that not `world` processes share.
     """
     state = _read(checkpoint)
     if (done := state["visiontune"]["epochs"]) > epochs:
         raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
+    before = len(state.get("ranks", [None]))
+    if before != world and state.get("VisionData", {}).get("done"):
+        raise UserError(
+            f"trainer.devices={world}: {checkpoint} lies within an epoch of {before} processes; write "
+            f"trainer.devices={before}, or begin anew from its weights with weights_from={run.path}"
+        )
     own = {name: value.shape for name, value in model.state_dict().items()}
     kept = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
     other = sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name))
