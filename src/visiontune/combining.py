@@ -2,7 +2,7 @@
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from visiontune.choosing.trials import composed
+from visiontune.choosing.trials import AUTO, composed
 from visiontune.errors import UserError
 
 
@@ -26,5 +26,4 @@ def check_combination(overrides: list[str]) -> None:
 
 
 def _says_what_trains(option: str) -> bool:
-    strategy = composed([], option).strategy
-    return "_target_" in strategy or "candidates" in strategy
+    return option == AUTO or "_target_" in composed([f"strategy={option}"], option).strategy
