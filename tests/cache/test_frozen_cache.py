@@ -42,12 +42,15 @@ def close(one: RunDirectory, other: RunDirectory, tolerance: float) -> None:
 @pytest.mark.parametrize(
     "strategy",
     [
-        ["strategy=linear_probe"],
-        ["strategy=gradual_unfreeze", "strategy.thawed_by=0.8"],
-        ["strategy=[lp_ft,sam]"],
-        ["strategy=last_k", "strategy.k=1", "trainer.accumulate_grad_batches=3"],
+        pytest.param(["strategy=linear_probe"], id="linear_probe", marks=pytest.mark.slow),
+        pytest.param(["strategy=gradual_unfreeze", "strategy.thawed_by=0.8"], id="gradual_unfreeze"),
+        pytest.param(["strategy=[lp_ft,sam]"], id="lp_ft+sam"),
+        pytest.param(
+            ["strategy=last_k", "strategy.k=1", "trainer.accumulate_grad_batches=3"],
+            id="last_k",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["linear_probe", "gradual_unfreeze", "lp_ft+sam", "last_k"],
 )
 def test_equals_the_uncached_run_of_the_same_views(
     strategy: list[str], command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
@@ -83,8 +86,7 @@ def loader_of(data: VisionData, epoch: int) -> Any:
     [
         "detection",
         "segmentation",
-        "dense",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("multitask", "instances")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "multitask", "instances")),
     ],
 )
 def test_targets_follow_the_views(

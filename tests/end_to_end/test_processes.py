@@ -181,7 +181,7 @@ def test_another_name(tmp_path: Path) -> None:
     said = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[0] == "birdwatch VERB [overrides]" and said[-1] == str(copy / "configs")
     subset = [
-        "tests/strategies",
+        "tests/strategies/test_strategies.py",
         "tests/test_schedulers.py",
         "tests/test_configs.py::test_trainers_of_one_process_train",
     ]
