@@ -71,9 +71,9 @@ class RunDirectory:
     def new(cls, logs: Path, name: str) -> "RunDirectory":
         """A fresh directory `logs/name/TIME-ID`."""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        while (path := logs / name / f"{stamp}-{secrets.token_hex(2)}").exists():
-            pass  # of 40 that begin in one second two have the same name in 1% of cases
-        return cls.create(path)
+        path = logs / name / f"{stamp}-{secrets.token_hex(2)}"
+        # Of 40 that begin in one second two have the same name in 1% of cases.
+        return cls.new(logs, name) if path.exists() else cls.create(path)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
