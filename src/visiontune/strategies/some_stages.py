@@ -1,9 +1,11 @@
 """A fixed part of the backbone trains, with the heads."""
 
+from abc import ABC, abstractmethod
+
 from visiontune.strategies.base import HEADS, Strategy, chosen
 
 
-class _SomeStages(Strategy):
+class _SomeStages(Strategy, ABC):
     """
     Args:
         k: how many stages of the backbone.
@@ -19,9 +21,9 @@ class _SomeStages(Strategy):
         super().__init__(stages, epochs, lr_decay, batchnorm)
         self.part = {*self.pick(stages[:-1], chosen(k, "k", stages)), HEADS}
 
+    @abstractmethod
     def pick(self, backbone: list[str], k: int) -> list[str]:
         """Those of the backbone's stages (input to output) that train."""
-        raise NotImplementedError
 
     def trainable(self, epoch: int) -> set[str]:
         return set(self.part)
