@@ -13,7 +13,7 @@ from visiontune import train as training
 from visiontune.choosing import lr_range, trials
 from visiontune.runs import RunDirectory
 
-SETTINGS = ["trainer.max_epochs=4", "data.limit_train=100", "augment=none", "probe=true"]
+SETTINGS = ["trainer.max_epochs=4", "data.limit_train=100", "augment=none", "probe=true", "data.batch_size=2"]
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:
@@ -44,13 +44,25 @@ def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: d
     assert cfg.strategy._target_ == "visiontune.strategies.NormOnly" and "l2_sp" in cfg.callbacks
     assert cfg.trainer.max_epochs == 4 and cfg.data.limit_train == 100  # the run itself is whole
     found = rows(run)
-    assert [row["strategy"] for row in found] == ["linear_probe", "norm_only", "norm_only"]
-    assert [(row["epochs"], row["pictures"]) for row in found] == [("3", "50")] * 3
-    assert float(found[2]["lr"]) != float(found[0]["lr"]) == pytest.approx(5e-4)  # once more at the range test's rate
+    assert [row["strategy"] for row in found] == ["linear_probe", "norm_only", "norm_only", "norm_only"]
+    assert [(row["epochs"], row["pictures"]) for row in found] == [("3", "50")] * 4
+    default, _, fastest, between = (float(row["lr"]) for row in found)
+    assert fastest != default == pytest.approx(5e-4)  # once more at the range test's rate
+    assert between**2 == pytest.approx(fastest * default)
     assert cfg.optimizer.lr == pytest.approx(5e-4)  # which is no better here
     assert "trials" in outcome.out and (run.report / "lr_range.png").is_file()
     assert "taken: strategy=norm_only optimizer.lr=5.00e-04" in outcome.out
     assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # nothing of the trials' own output
+
+
+def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+    scores |= {"linear_probe": 0.5}
+    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[linear_probe]", "optimizer.lr=1e-3"]
+    few = ["strategy.pictures=0.1", "data.batch_size=4"]
+    (row,) = rows(command("train", *arguments, *few).run)
+    assert (row["epochs"], row["pictures"]) == ("3", "68")  # 17 steps of 4 in each of three epochs
+    (row,) = rows(command("train", *arguments, *few, "data.batch_size=8").run)
+    assert (row["epochs"], row["pictures"]) == ("3", "100")  # as many as there are
 
 
 def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:

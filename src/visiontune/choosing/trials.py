@@ -1,6 +1,7 @@
 """`strategy=auto`: short trainings with a few strategies decide which one the run has."""
 
 import csv
+import math
 import os
 import time
 from collections.abc import Callable
@@ -28,7 +29,8 @@ from visiontune.runs.log import log, logging_to
 
 AUTO = "auto"
 OWN = ("candidates", "epochs", "pictures")  # keys that are no arguments of a strategy
-FEWEST = 3  # epochs of a trial, so that a schedule of several phases has them all
+FEWEST_EPOCHS = 3  # of a trial, so that a schedule of several phases has them all
+FEWEST_STEPS = 50  # else trials end where they began, at the probe, and say nothing
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def chosen_by_trial(
     """`cfg` without an `auto`, and how it was found.
 
     With `strategy=auto` each candidate trains for a share of the epochs on a share of the training pictures; then the
-    best of them does once more with the learning rate that the range test finds, if any. Where the command line has a
-    rate there is no range test.
+    best of them does once more with the learning rate that the range test finds, if any, and with the geometric mean of
+    that and its own: the range test's is the highest that a few steps bear. Where the command line has a rate there is
+    no range test.
 
     Args:
         cfg: a complete config.
@@ -115,9 +118,10 @@ def chosen_by_trial(
     results = [(_tried(cfg, way, name, train), way) for name, way in ways.items()]
     (first, _), way = _best(results)
     if tested is not None and first.lr != tested.chosen:
-        faster = way.copy()
-        faster.optimizer.lr = tested.chosen
-        results.append((_tried(cfg, faster, first.strategy, train), faster))
+        for rate in (tested.chosen, math.sqrt(tested.chosen * first.lr)):
+            other = way.copy()
+            other.optimizer.lr = rate
+            results.append((_tried(cfg, other, first.strategy, train), other))
     (taken, monitor), way = _best(results)
     return way, Tried(tuple(trial for (trial, _), _ in results), tested, monitor["name"], taken)
 
@@ -203,11 +207,13 @@ def composed(overrides: list[str], strategy: str) -> DictConfig:
 def _tried(cfg: DictConfig, way: DictConfig, name: str, train: Callable[[DictConfig], float]) -> _Result:
     """Train with `way` for a share of everything."""
     way = way.copy()
-    epochs = max(FEWEST, round(cfg.strategy.epochs * way.trainer.max_epochs))
-    pictures = len(data_of(way).samples("train"))
+    epochs = max(FEWEST_EPOCHS, round(cfg.strategy.epochs * way.trainer.max_epochs))
+    data = data_of(way)
+    pictures = len(data.samples("train"))
     with TemporaryDirectory() as folder, open_dict(way):
         if way.data.per_class is None:
-            pictures = way.data.limit_train = max(1, round(cfg.strategy.pictures * pictures))
+            enough = math.ceil(FEWEST_STEPS / epochs) * data.batch_size
+            pictures = way.data.limit_train = min(pictures, max(enough, round(cfg.strategy.pictures * pictures)))
         way.trainer.max_epochs = epochs
         way.test, way.logger, way.run_dir = False, {}, f"{folder}/run"
         started = time.perf_counter()
