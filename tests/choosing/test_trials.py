@@ -94,7 +94,7 @@ def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monk
 
     monkeypatch.setattr(training, "evaluate", evaluate)
     run = command("train", *tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[lp_ft,full]").run
-    assert looked == ["val"] * 4 + ["test"]
+    assert looked == ["val"] * 5 + ["test"]  # two candidates, two more rates, the run
     found = {row["strategy"]: float(row["score"]) for row in rows(run)}
     assert all(0 <= score <= 1 for score in found.values())
 
