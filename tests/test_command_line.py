@@ -14,7 +14,7 @@ BASH = shutil.which("bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("", {"train", "plan", "evaluate", "predict", "compare"}),
+        ("", {"train", "plan", "evaluate", "predict", "export", "compare"}),
         ("tr", {"train"}),
         (
             "train strategy=l",

@@ -25,7 +25,7 @@ Config = Callable[..., DictConfig]
 FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
-VERBS = {"train", "evaluate", "predict"}  # whole commands: tests/end_to_end
+VERBS = {"train", "evaluate", "predict", "export"}  # whole commands: tests/end_to_end
 PARTS = {("data", "common")}  # comes with the other files of its group
 
 

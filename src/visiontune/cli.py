@@ -14,13 +14,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from visiontune.config_errors import explain
-from visiontune.errors import UserError
+from visiontune.errors import Failed, UserError
 
 VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` continues a run",
     "plan": "print what `train` would do with the same overrides, and stop",
     "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
     "predict": "use a run on pictures: predict run=DIR input=FILE|FOLDER [output=DIR]",
+    "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compare": "one table of a sweep or of any runs: compare DIR...",
 }
 USAGE = (
@@ -122,5 +123,6 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         message = explain(error, verb, overrides, config_dir())
-        print(f"error: {message or f'{type(error).__name__}: {error} (debug=true shows where)'}", file=sys.stderr)
+        other = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error} (debug=true shows where)"
+        print(f"error: {message or other}", file=sys.stderr)
         sys.exit(2 if message else 1)

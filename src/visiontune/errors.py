@@ -1,4 +1,4 @@
-"""The one exception that means: what the user wrote or gave is wrong, and nothing was started."""
+"""Errors whose message is for the user: what was given is wrong, or what was made does not hold."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,10 @@ class UserError(Exception):
 
     The message says what is wrong, where, and what to write instead (a valid example).
     """
+
+
+class Failed(Exception):
+    """The work was done and its result cannot be given: exit code 1, one message, no traceback."""
 
 
 def listed(lines: Sequence[str], most: int = 10) -> str:

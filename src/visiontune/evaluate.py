@@ -6,8 +6,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from visiontune.build import data_of
+from visiontune.data import VisionData
 from visiontune.errors import UserError
-from visiontune.evaluation import evaluate
+from visiontune.evaluation import Evaluation, evaluate
+from visiontune.exporting.files import open_exported, run_through
+from visiontune.finetuner import FineTuner
+from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.runs.load import load_model, open_run
 from visiontune.runs.log import logging_to
@@ -24,8 +28,9 @@ def main(cfg: DictConfig) -> dict[str, float]:
         model, _ = load_model(run, run_cfg, cfg.checkpoint)
         data = data_of(run_cfg)
         data.assign_as(run.splits)
-        accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
-        result = evaluate(model, data, cfg.split, accelerator, run_cfg.trainer.precision)
+        if cfg.accelerator != "auto":
+            run_cfg.trainer.accelerator = cfg.accelerator
+        result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend)
     print("\n".join(f"{name:<42}{value:.8f}" for name, value in sorted(result.metrics.items())))
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
@@ -34,3 +39,14 @@ def main(cfg: DictConfig) -> dict[str, float]:
         write_predictions(output / "predictions.csv", result.rows)
         print(output)
     return result.metrics
+
+
+def evaluate_run(
+    run: RunDirectory, cfg: DictConfig, model: FineTuner, data: VisionData, split: str, backend: str | None = None
+) -> Evaluation:
+    """`evaluate`, through an exported file where `backend` or the run's config names one."""
+    backend = backend or cfg.get("backend")
+    if backend is None:
+        return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)
+    run_through(model, open_exported(run, backend))
+    return evaluate(model, data, split, "cpu", stored=True)

@@ -25,21 +25,29 @@ class Evaluation:
 
 
 class _Split(L.LightningDataModule):
-    def __init__(self, data: VisionData, split: str) -> None:
+    def __init__(self, data: VisionData, split: str, stored: bool) -> None:
         super().__init__()
-        self.data, self.split = data, split
+        self.data, self.split, self.stored = data, split, stored
 
     def test_dataloader(self) -> Any:
-        return self.data.eval_loader(self.split)
+        return self.data.eval_loader(self.split, stored=self.stored)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.data.to_network(batch)
 
 
 def evaluate(
-    model: FineTuner, data: VisionData, split: str, accelerator: str = "auto", precision: str = "32-true"
+    model: FineTuner,
+    data: VisionData,
+    split: str,
+    accelerator: str = "auto",
+    precision: str = "32-true",
+    stored: bool = False,
 ) -> Evaluation:
     """All metrics of `model` on the train, val or test split.
+
+    Args:
+        stored: its batches have the pictures as they are stored, for what is run through an exported file.
 
     Raises:
         UserError: the data has no such split.
@@ -48,7 +56,7 @@ def evaluate(
     model.split = split
     data.trainer = None  # a loader for one process, whatever the training had
     trainer = quiet_trainer(accelerator, precision, [collector])
-    trainer.test(model, datamodule=_Split(data, split), verbose=False)
+    trainer.test(model, datamodule=_Split(data, split, stored), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.computed))
 

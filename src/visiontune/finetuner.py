@@ -17,6 +17,7 @@ from visiontune.epoch_means import EpochMeans
 from visiontune.errors import UserError
 from visiontune.freezing import average_batchnorm, batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
+from visiontune.heads.base import Prediction, Raw
 from visiontune.loss_weights import loss_weights as weights_of
 from visiontune.ranks import add_ranks, of_all_ranks, take_own
 from visiontune.sam import Sam
@@ -175,11 +176,15 @@ class FineTuner(L.LightningModule):
 
     # ---- evaluation: losses and predictions from one backbone pass
 
+    def outputs(self, batch: Batch) -> dict[str, tuple[Raw, list[Prediction]]]:
+        """By task, the raw outputs and a prediction a picture."""
+        return {task: (raw, self.heads[task].decode(raw, batch["frame"])) for task, raw in self._raw(batch).items()}
+
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         predictions, sample_losses = {}, {}
-        for task, raw in self._raw(batch).items():
+        for task, (raw, found) in self.outputs(batch).items():
             head, targets = self.heads[task], batch["targets"][task]
-            predictions[task] = head.decode(raw, batch["frame"])
+            predictions[task] = found
             sample_losses[task] = head.sample_loss(raw, targets)
             labelled = [i for i, target in enumerate(targets) if target is not None]
             truth = [batch["truth"][task][i] for i in labelled]
@@ -217,7 +222,7 @@ class FineTuner(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[tuple[str, dict[str, Any]]]:
         """``(path, {task: prediction})`` of every sample."""
-        decoded = {task: self.heads[task].decode(raw, batch["frame"]) for task, raw in self(batch["image"]).items()}
+        decoded = {task: found for task, (_, found) in self.outputs(batch).items()}
         return [(path, {task: found[i] for task, found in decoded.items()}) for i, path in enumerate(batch["path"])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

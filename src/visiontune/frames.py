@@ -1,6 +1,6 @@
 """From the network's input back to the picture that was put into it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Frame(NamedTuple):
-    """Where a whole picture lies in the network's input.
+    """Where a whole picture lies in the network's input. In an exported graph the numbers are symbols.
 
     Attributes:
         size: (H, W) of the picture as it is stored.
@@ -24,23 +24,33 @@ class Frame(NamedTuple):
         """The input is the picture."""
         return cls((height, width), (0, 0, height, width))
 
-    def boxes(self, boxes: Tensor) -> Tensor:
+    def boxes(self, boxes: Tensor, clip: bool = True) -> Tensor:
         """``(N, 4)`` x1, y1, x2, y2 in pixels of the input -> of the picture, clipped to it."""
         top, left, height, width = self.inside
-        offset = boxes.new_tensor([left, top, left, top])
-        scale = boxes.new_tensor([self.size[1] / width, self.size[0] / height] * 2)
-        limit = boxes.new_tensor([self.size[1], self.size[0]] * 2)
-        return ((boxes - offset) * scale).clamp(min=torch.zeros_like(limit), max=limit)
+        x = (boxes[:, 0::2] - left) * (self.size[1] / width)
+        y = (boxes[:, 1::2] - top) * (self.size[0] / height)
+        if clip:
+            x, y = x.clamp(0, self.size[1]), y.clamp(0, self.size[0])
+        return torch.stack([x, y], 2).flatten(1)
+
+    def shown(self, maps: Tensor) -> Tensor:
+        """``(..., h, w)``, that part of the input which shows the picture."""
+        top, left, height, width = self.inside
+        return maps[..., torch.sym_max(0, top) : top + height, torch.sym_max(0, left) : left + width]
 
     def pixels(self, maps: Tensor) -> Tensor:
-        """``(C, h, w)`` float, a value a pixel of the input -> ``(C, H, W)``, bilinear; edges go on where it ends."""
+        """``(..., C, h, w)`` float, a value a pixel of the input -> ``(..., C, H, W)``, bilinear.
+
+        Edges go on where the input ends before the picture does.
+        """
         top, left, height, width = self.inside
         h, w = maps.shape[-2:]
-        if min(top, left) < 0 or top + height > h or left + width > w:
-            out = (max(0, -left), max(0, left + width - w), max(0, -top), max(0, top + height - h))
-            maps = F.pad(maps[None], out, mode="replicate")[0]
-            top, left = max(0, top), max(0, left)
-        picture = maps[..., top : top + height, left : left + width]
-        if picture.shape[-2:] == self.size:
+        picture, out = self.shown(maps), [-left, left + width - w, -top, top + height - h]
+        around: list[Any] = [torch.sym_max(0, side) for side in out]
+        if not all(isinstance(side, int) and side == 0 for side in around):
+            picture = F.pad(picture, around, mode="replicate")
+        if isinstance(self.size[0], int) and picture.shape[-2:] == self.size:
             return picture
-        return F.interpolate(picture[None], self.size, mode="bilinear", align_corners=False)[0]
+        batch = picture if picture.ndim == 4 else picture[None]
+        resized = F.interpolate(batch, self.size, mode="bilinear", align_corners=False)
+        return resized if picture.ndim == 4 else resized[0]

@@ -19,6 +19,7 @@ from visiontune.data.images import is_image, load_images
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.errors import UserError
 from visiontune.evaluation import quiet_trainer
+from visiontune.exporting.files import open_exported, run_through
 from visiontune.report.overlays import beside
 from visiontune.runs.load import load_model, open_run
 from visiontune.runs.log import logging_to
@@ -89,19 +90,23 @@ def main(cfg: DictConfig) -> Path:
     source = Path(cfg.input).expanduser()
     found = _input(source, run_cfg.data.channels)
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
+    accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
+    precision = run_cfg.trainer.precision
+    if backend := cfg.backend or run_cfg.get("backend"):
+        run_through(model, open_exported(run, backend))
+        accelerator, precision = "cpu", "32-true"
     output = (
         Path(cfg.output).expanduser() if cfg.output else run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S")
     )
     output.mkdir(parents=True, exist_ok=True)
     size, resize, fill = run_cfg.data.image_size, run_cfg.data.resize, run_cfg.augment.fill
     loader = picture_loader(found.pictures, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
-    accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     with ExitStack() as stack:
         video = None
         if found.rate and cfg.pictures:
             video = stack.enter_context(VideoWriter(output / "pictures" / f"{source.stem}.mp4", found.rate))
         writer = _Writer(output, cfg.pictures, video)
-        trainer = quiet_trainer(accelerator, run_cfg.trainer.precision, [writer])
+        trainer = quiet_trainer(accelerator, precision, [writer])
         with logging_to(None):
             trainer.predict(model, datamodule=_Loose(loader), return_predictions=False)
     write_predictions(output / "predictions.csv", writer.rows)

@@ -131,8 +131,14 @@ def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list
 def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
     """The best checkpoint on the validation split, and on the test split where it may be looked at; on one device."""
     model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
-    splits = ["val", "test"] if cfg.test and data.samples("test") else ["val"]
-    return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
+    return [
+        evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in measured(cfg, data)
+    ]
+
+
+def measured(cfg: DictConfig, data: VisionData) -> list[str]:
+    """The splits that are looked at when a run ends."""
+    return ["val", "test"] if cfg.test and data.samples("test") else ["val"]
 
 
 def best_of(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ KINDS = {"detection", "instances", "segmentation", "dense", "classification"}
 
 def shown(image: Tensor, label: int) -> Tensor:
     """``(H, W)`` bool, where the rectangle of a label has most of its colour."""
-    return (image[label] > 127) & (image.sum(0) < 400)
+    grey = image if image.dtype == torch.uint8 else image * 255
+    return (grey[label] > 127) & (grey.sum(0) < 400)
 
 
 def extent(mask: Tensor) -> list[int]:

@@ -203,7 +203,7 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "there is no command 'trian': write one of train, plan, evaluate, predict, compare"),
+        (["trian"], "there is no command 'trian': write one of train, plan, evaluate, predict, export"),
         (["evaluate"], "evaluate needs a value for run: write run=VALUE"),
         (["evaluate", "run=nowhere"], "nowhere is no run directory (it has no config.yaml): give one that train"),
         (["evaluate", "rum=x"], "there is no config key 'rum'; near it: run, "),

@@ -69,7 +69,7 @@ def test_anchors_lie_at_the_nominal_strides_where_a_side_is_no_multiple_of_them(
     pyramid = Pyramid(RESNET, channels=16)
     generator = AnchorGenerator(tuple((stride,) for stride in pyramid.strides), ((1.0,),) * 5)
     anchors, counts = pyramid.anchors(generator, pyramid(maps(RESNET, 240, 320)))
-    assert counts.tolist() == [30 * 40, 15 * 20, 8 * 10, 4 * 5, 2 * 3]
+    assert counts == [30 * 40, 15 * 20, 8 * 10, 4 * 5, 2 * 3]
     stride_32 = anchors[1500:1580]
     assert (stride_32[:, :2] + stride_32[:, 2:]).div(2)[-1].tolist() == [9 * 32, 7 * 32]
     assert anchors.dtype == torch.float32

@@ -145,19 +145,24 @@ class VisionData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.eval_loader("test", dealt=True) if self.samples("test") else []
 
-    def eval_loader(self, split: str, dealt: bool = False, at_most: int | None = None) -> DataLoader[Batch]:
+    def eval_loader(
+        self, split: str, dealt: bool = False, at_most: int | None = None, stored: bool = False
+    ) -> DataLoader[Batch]:
         """Any split in order, every sample once, without augmentation.
 
         Args:
             dealt: each process of a distributed run has its share, and not all of it.
             at_most: of a larger split so many samples, evenly spread.
+            stored: with the `picture` of every sample as it is stored.
 
         Raises:
             UserError: the data has no such split.
         """
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
-        return self._loader(self.dataset(split, augmented=False), dealt=dealt, at_most=at_most)
+        dataset = self.dataset(split, augmented=False)
+        dataset.stored = stored
+        return self._loader(dataset, dealt=dealt, at_most=at_most)
 
     def assign_as(self, path: Path, grown: bool = True) -> None:
         """Take the splits of a `splits.csv` instead, so that a set that has grown since is measured as it was.

@@ -47,25 +47,31 @@ class VisionDataset(Dataset[dict[str, Any]]):
         self.samples, self.root, self.transform = samples, root or Path(), transform
         self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
         self._kept: list[_Loaded] | None = None
+        self._items: list[dict[str, Any]] | None = None
+        self.stored = False  # have every item hold its `picture` as stored
 
     def keep_in_memory(self, size: tuple[int, int]) -> None:
-        """Decode everything once, shrunk to cover 1.5 times `size` (H, W), so that crops stay sharp.
+        """Decode everything once: what evaluation sees as it is, training pictures shrunk to cover 1.5 times `size`.
 
-        Costs about 3 x (1.5 x size)^2 bytes a picture, 340 KB at 224 pixels; targets come on top, for masks a byte a
-        pixel and object (in evaluation of the whole picture: not for large sets of instances). Call it before
-        workers start: they then share it.
+        A picture of `size` (H, W) costs about 7 x H x W bytes for training, so that crops stay sharp, and 12 x H x W
+        for evaluation (340 and 600 KB at 224 pixels); targets come on top, for masks a byte a pixel and object (in
+        evaluation of the whole picture: not for large sets of instances). Call it before workers start: they then
+        share it.
         """
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
 
         def load(index: int) -> _Loaded:
-            loaded = image, targets, truth, (height, width) = self._load(index)
+            loaded = image, targets, _, (height, width) = self._load(index)
             if height <= shrink.size[0] or width <= shrink.size[1]:
                 return loaded
             image, targets = shrink(tv_tensors.Image(image), targets)
-            return image.contiguous(), targets, truth if self.frame else {}, (height, width)
+            return image.contiguous(), targets, {}, (height, width)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            self._kept = list(pool.map(load, range(len(self.samples))))
+            if self.frame:
+                self._items = list(pool.map(lambda index: self._item(index, self._load(index)), range(len(self))))
+            else:
+                self._kept = list(pool.map(load, range(len(self))))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -74,20 +80,32 @@ class VisionDataset(Dataset[dict[str, Any]]):
         """The sample `index` as seen in `epoch`, for a key `(epoch, index)`; a plain index means epoch 0.
 
         Returns:
-            `image` (C, H, W) uint8, `targets` task -> target or None, `index`, `path`, and `size`, the (H, W) of the
-            picture before any transform; with a `frame`, that and `truth`.
+            `image` (C, H, W), uint8 or float32 0..1 as the transform gives it, `targets` task -> target or None,
+            `index`, `path`, and `size`, the (H, W) of the picture before any transform; with a `frame`, that and
+            `truth`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, targets, truth, size = self._kept[index] if self._kept is not None else self._load(index)
+        if self.stored:
+            return self._at(epoch, index) | {"picture": self.picture(index)}
+        return self._at(epoch, index)
+
+    def _at(self, epoch: int, index: int) -> dict[str, Any]:
+        if self._items is not None:
+            return dict(self._items[index])
+        loaded = self._kept[index] if self._kept is not None else self._load(index)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
             # One picture is too little work to share: threads that wait for each other cost up to 100 times as much.
             torch.set_num_threads(1)
             torch.default_generator.manual_seed(derive(self.seed, "augment", epoch, index))
-            image, targets = self.transform(tv_tensors.Image(image), targets)
+            return self._item(index, loaded)
         finally:
             torch.set_rng_state(before)
             torch.set_num_threads(threads)
+
+    def _item(self, index: int, loaded: "_Loaded") -> dict[str, Any]:
+        image, targets, truth, size = loaded
+        image, targets = self.transform(tv_tensors.Image(image), targets)
         item = {
             "image": image.as_subclass(Tensor),
             "targets": targets,

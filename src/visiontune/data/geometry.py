@@ -1,6 +1,7 @@
 """How a picture fits the network's input, the same pixels every time, and the way back.
 
-All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the picture.
+All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the picture. Sizes are whole
+numbers by whole-number arithmetic, so that an exported graph comes to the same ones.
 """
 
 from collections.abc import Collection
@@ -22,7 +23,10 @@ FITS = ("squash", "crop", "letterbox")
 def eval_transform(
     size: tuple[int, int], resize: str = "squash", kinds: Collection[str] = (), fill: float = 0
 ) -> v2.Transform:
-    """Fit the whole picture into `size` (H, W): the same pixels every time.
+    """Fit the whole picture into `size` (H, W): the same pixels every time, float32 0..1.
+
+    In float, not in uint8 as training does: torchvision's uint8 resize is off by up to a whole grey level on a tenth of
+    the pixels and by another amount on another processor, and nothing outside PyTorch gives the same.
 
     `squash` changes the aspect ratio and loses nothing; `crop` keeps it, shrinks the short side to 8/7 of the size and
     takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads.
@@ -31,8 +35,8 @@ def eval_transform(
         kinds: of the tasks whose targets come along.
         fill: grey value (0..255) of the padding.
     """
-    steps = [*before(kinds), *fit(size, resize, fill), *after(kinds)]
-    return steps[0] if len(steps) == 1 else v2.Compose(steps)
+    exact = v2.ToDtype(torch.float32, scale=True)
+    return v2.Compose([*before(kinds), exact, *fit(size, resize, fill / 255), *after(kinds)])
 
 
 def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transform]:
@@ -40,7 +44,7 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
     if resize == "squash":
         return [Squash(size)]
     if resize == "crop":
-        return [ShortSide(_margin(size)), v2.CenterCrop(size)]
+        return [ShortSide(_margin(size)), Middle(size)]
     if resize == "letterbox":
         return [Letterbox(size, fill)]
     raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
@@ -49,8 +53,8 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
 def frame_of(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
     """Where a whole `picture` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
     height, width = fitted(resize, picture, size)
-    if resize == "crop":  # as torchvision's center_crop rounds
-        return Frame(picture, (-round((height - size[0]) / 2), -round((width - size[1]) / 2), height, width))
+    if resize == "crop":  # halves of no negative number: Python rounds them down, ONNX towards zero
+        return Frame(picture, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
     return Frame(picture, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
 
 
@@ -68,14 +72,23 @@ def _margin(size: tuple[int, int]) -> tuple[int, int]:
 
 def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) of the smallest picture of this shape that covers `size`."""
-    factor = max(size[0] / picture[0], size[1] / picture[1])
-    return max(size[0], round(picture[0] * factor)), max(size[1], round(picture[1] * factor))
+    height, width = picture
+    h: Any = torch.sym_max(size[0], _over(height * size[1], width))
+    w: Any = torch.sym_max(size[1], _over(width * size[0], height))
+    return h, w
 
 
 def _inside(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the largest picture of this shape that fits into `size`."""
-    factor = min(size[0] / picture[0], size[1] / picture[1])
-    return max(1, min(size[0], round(picture[0] * factor))), max(1, min(size[1], round(picture[1] * factor)))
+    """(H, W) of the largest picture of this shape that fits into `size`, at least a pixel."""
+    height, width = picture
+    h: Any = torch.sym_min(size[0], _over(height * size[1], width))
+    w: Any = torch.sym_min(size[1], _over(width * size[0], height))
+    return torch.sym_max(1, h), torch.sym_max(1, w)
+
+
+def _over(a: int, b: int) -> int:
+    """a / b, rounded."""
+    return (2 * a + b) // (2 * b)
 
 
 class Resizing(v2.Transform):
@@ -121,6 +134,21 @@ class ShortSide(Resizing):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self.resize(inpt, params["size"])
+
+
+class Middle(v2.Transform):
+    """The middle `size` (H, W) of a larger picture."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        return {"top": (height - self.size[0]) // 2, "left": (width - self.size[1]) // 2}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(F.crop, inpt, params["top"], params["left"], *self.size)
 
 
 class Letterbox(Resizing):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from visiontune.features import Features
 from visiontune.frames import Frame
 
-Raw = dict[str, Tensor]
+Raw = dict[str, Any]  # tensors, and plain numbers that all pictures of a batch have in common
 Prediction = dict[str, Tensor]
 Probe = tuple[Tensor, list[Any]]  # embeddings (N, D) and the N targets
 
@@ -36,10 +36,16 @@ class Head(nn.Module):
     Attributes:
         directions: the metrics that can be the monitor (those of one class cannot): is "max" or "min" of it best?
         monitor: the one among them that says which epoch is best.
+        graph_batch: can an exported graph take several pictures at once?
+        shared: raw outputs that all pictures of a batch have in common.
+        picked: raw outputs that come of a choice among numbers, and may be others where two are nearly alike.
     """
 
     directions: dict[str, str]
     monitor: str
+    graph_batch = True
+    shared: tuple[str, ...] = ()
+    picked: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, features: Features) -> Raw:
@@ -59,6 +65,14 @@ class Head(nn.Module):
     @abstractmethod
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """One prediction a sample, its coordinates and masks in pixels of the picture that `frames` leads back to."""
+
+    @abstractmethod
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`decode` as an exported graph can hold it: by tensor operations alone, for sizes that may be symbolic.
+
+        All pictures of the batch have the same frame. Where `graph_batch`, every tensor has the batch first; else the
+        batch is one picture.
+        """
 
     @abstractmethod
     def metrics(self) -> nn.Module:

@@ -1,6 +1,5 @@
 """One label a picture."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -142,9 +141,9 @@ class ClassificationHead(EmbeddingHead):
         labelled = torch.tensor([t is not None for t in targets], device=losses.device)
         return losses.masked_fill(~labelled, torch.nan)
 
-    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """`scores` ``(C,)``, softmax probabilities."""
-        return [{"scores": scores} for scores in raw["logits"].float().softmax(1)]
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`scores` ``(B, C)``, softmax probabilities."""
+        return {"scores": raw["logits"].float().softmax(1)}
 
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.classes))

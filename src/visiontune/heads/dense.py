@@ -141,11 +141,12 @@ class DenseHead(LossBySample):
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`image` ``(C, H, W)``, in the user's units, inside the range."""
-        decoded = []
-        for image, frame in zip(raw["image"].float(), frames, strict=True):
-            values = frame.pixels(image) * self.width + self.low
-            decoded.append({"image": values if self.range is None else values.clamp(self.range[0], self.range[1])})
-        return decoded
+        return [self.graph({"image": image}, frame) for image, frame in zip(raw["image"], frames, strict=True)]
+
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`image` ``(..., C, H, W)``."""
+        values = frame.pixels(raw["image"].float()) * self.width + self.low
+        return {"image": values if self.range is None else values.clamp(self.range[0], self.range[1])}
 
     def metrics(self) -> DenseMetrics:
         return DenseMetrics(None if self.range is None else self.width)

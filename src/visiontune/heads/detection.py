@@ -18,8 +18,6 @@ from visiontune.heads.pyramid import Pyramid
 from visiontune.heads.two_stage import TwoStage
 from visiontune.report.overlays import beside, objects_picture
 
-SHARED = ("anchors", "counts", "size")  # raw tensors that all pictures of a batch have in common
-
 
 class DetectionHead(Head):
     """torchvision's FCOS, RetinaNet or Faster R-CNN on a pyramid of the backbone's maps.
@@ -48,6 +46,9 @@ class DetectionHead(Head):
     directions = dict.fromkeys(NUMBERS, "max") | {"loss": "min"}
     monitor = "map"
     masks = False
+    graph_batch = False
+    shared = ("anchors", "counts", "size")
+    picked = ("proposals", "kept")
 
     def __init__(
         self,
@@ -116,9 +117,15 @@ class DetectionHead(Head):
         """`boxes` ``(N, 4)``, `labels` ``(N,)`` and `scores` ``(N,)``, best first."""
         predictions = []
         for frame, found in zip(frames, self.detector.detections(raw), strict=True):
-            seen = _has_area(frame.boxes(found["boxes"]))  # some lie in the border around the picture
+            seen = has_area(frame.boxes(found["boxes"]))  # some lie in the border around the picture
             predictions.append(self._in(frame, {name: value[seen] for name, value in found.items()}))
         return predictions
+
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """As in `decode`, of the one picture."""
+        found = self.detector.graph(raw)
+        seen = has_area(frame.boxes(found["boxes"]))
+        return self._in(frame, {name: value[seen] for name, value in found.items()})
 
     def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
         """Detections in the network's input as a prediction in the picture."""
@@ -164,17 +171,17 @@ class DetectionHead(Head):
 
 def _rows(raw: Raw, rows: list[int]) -> Raw:
     """Raw tensors of some pictures of the batch."""
-    return {name: value if name in SHARED else value[rows] for name, value in raw.items()}
+    return {name: value if name in DetectionHead.shared else value[rows] for name, value in raw.items()}
 
 
 def _trainable(target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Plain tensors of what is no crowd, nor without area, whose sides have no logarithm."""
     plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
-    kept = ~plain["crowd"] & _has_area(plain["boxes"])
+    kept = ~plain["crowd"] & has_area(plain["boxes"])
     return {name: value[kept] for name, value in plain.items() if name != "crowd"}
 
 
-def _has_area(boxes: Tensor) -> Tensor:
+def has_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] > boxes[:, :2]).all(1)
 
 

@@ -1,10 +1,13 @@
 """What the heads that read the embedding alone have in common."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visiontune.features import Features, FeatureShape
-from visiontune.heads.base import Head
+from visiontune.frames import Frame
+from visiontune.heads.base import Head, Prediction, Raw
 
 
 class EmbeddingHead(Head):
@@ -33,3 +36,7 @@ class EmbeddingHead(Head):
         if self.hidden is not None:
             x = F.gelu(self.hidden(x))
         return self.linear(self.drop(x))
+
+    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
+        batch = self.graph(raw, frames[0]) if frames else {}
+        return [{name: values[i] for name, values in batch.items()} for i in range(len(frames))]

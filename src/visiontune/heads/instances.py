@@ -9,9 +9,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from visiontune.data.schema import TaskInfo
 from visiontune.features import FeatureShape
 from visiontune.frames import Frame
-from visiontune.heads.base import Prediction
+from visiontune.heads.base import Prediction, Raw
+from visiontune.heads.boxes import pasted
 from visiontune.heads.coco_metrics import NUMBERS, CocoMetrics
-from visiontune.heads.detection import DetectionHead
+from visiontune.heads.detection import DetectionHead, has_area
 
 
 class InstancesHead(DetectionHead):
@@ -23,12 +24,18 @@ class InstancesHead(DetectionHead):
     def __init__(self, features: FeatureShape, info: TaskInfo, **options: Any) -> None:
         super().__init__(features, info, detector="faster_rcnn", **options)
 
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        found = self.detector.graph(raw)
+        seen = has_area(frame.boxes(found["boxes"]))
+        boxes = found["boxes"][seen]
+        masks = pasted(found["masks"][seen][:, 0], frame.boxes(boxes, clip=False), frame.size) > 0.5
+        plain = {name: value[seen] for name, value in found.items() if name != "masks"}
+        return super()._in(frame, plain) | {"masks": masks}
+
     def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
-        top, left, height, width = frame.inside
         high, wide = frame.size
         # A mask belongs to its whole box: one that sticks out of the picture is cut, not squeezed.
-        offset = found["boxes"].new_tensor([left, top, left, top])
-        whole = (found["boxes"] - offset) * offset.new_tensor([wide / width, high / height] * 2)
+        whole = frame.boxes(found["boxes"], clip=False)
         # One at a time: a hundred masks of a photograph in float32 are gigabytes.
         masks = [
             paste_masks_in_image(mask[None], box[None], (high, wide))[0, 0] > 0.5

@@ -164,9 +164,9 @@ class MultilabelHead(LossBySample, EmbeddingHead):
         elements = self._elements(logits, target.nan_to_num(0.0)) * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
 
-    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """`scores` ``(C,)``, a probability a label."""
-        return [{"scores": scores} for scores in raw["logits"].float().sigmoid()]
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`scores` ``(B, C)``, a probability a label."""
+        return {"scores": raw["logits"].float().sigmoid()}
 
     def metrics(self) -> MultilabelMetrics:
         return MultilabelMetrics(self.classes, self.threshold)

@@ -9,9 +9,11 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import clip_boxes_to_image
 
 from visiontune.errors import UserError
 from visiontune.heads.base import Raw
+from visiontune.heads.boxes import best, highest
 from visiontune.heads.pyramid import Pyramid, level_sizes
 
 OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
@@ -86,23 +88,41 @@ class OneStage(nn.Module):
         levels = self.pyramid(maps)
         anchors, counts = self.pyramid.anchors(self.model.anchor_generator, levels)
         outputs = {name: output.float() for name, output in self.model.head(levels).items()}
-        return {**outputs, "anchors": anchors, "counts": counts, "size": torch.tensor(size)}
+        return {**outputs, "anchors": anchors, "counts": counts, "size": size}
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """torchvision's losses of these pictures; the labels of `targets` begin at 0."""
         anchors = [raw["anchors"]] * len(targets)
         if isinstance(self.model, FCOS):
-            return self.model.compute_loss(list(targets), raw, anchors, raw["counts"].tolist())
+            return self.model.compute_loss(list(targets), raw, anchors, raw["counts"])
         return self.model.compute_loss(list(targets), raw, anchors)
 
     def nothing(self, raw: Raw) -> Tensor:
         """Zero, on the graph of every parameter."""
-        return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))  # type: ignore[return-value]
+        return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))
 
     def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
         """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every picture."""
-        pictures, counts = len(raw["cls_logits"]), raw["counts"].tolist()
+        pictures, counts = len(raw["cls_logits"]), raw["counts"]
         outputs = {name: list(raw[name].split(counts, 1)) for name in raw if name.startswith(("cls", "bbox"))}
         anchors = [list(raw["anchors"].split(counts))] * pictures
-        height, width = raw["size"].tolist()
-        return self.model.postprocess_detections(outputs, anchors, [(height, width)] * pictures)
+        return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * pictures)
+
+    def graph(self, raw: Raw) -> dict[str, Tensor]:
+        """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
+        logits, deltas, size = raw["cls_logits"][0], raw["bbox_regression"][0], raw["size"]
+        scores = logits.sigmoid()
+        if isinstance(self.model, FCOS):
+            scores = (scores * raw["bbox_ctrness"][0].sigmoid()).sqrt()
+        classes = scores.shape[-1]
+        rows = highest(scores.flatten(), [count * classes for count in raw["counts"]], self.model.topk_candidates)
+        scores = scores.flatten()[rows]
+        rows, scores = rows[scores > self.model.score_thresh], scores[scores > self.model.score_thresh]
+        anchors = torch.div(rows, classes, rounding_mode="floor")
+        coder = self.model.box_coder
+        decode = coder.decode if isinstance(self.model, FCOS) else coder.decode_single
+        boxes = clip_boxes_to_image(decode(deltas[anchors], raw["anchors"][anchors]), size)
+        labels = rows % classes
+        kept = best(boxes, scores, labels, self.model.nms_thresh, self.model.detections_per_img, size)
+        kept = kept[kept >= 0]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}

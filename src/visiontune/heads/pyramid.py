@@ -71,8 +71,8 @@ class Pyramid(nn.Module):
             levels = [branch(m) for branch, m in zip(self.branches, taken, strict=True)]
         return self.extra(levels, taken, [])[0]
 
-    def anchors(self, generator: AnchorGenerator, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Anchors ``(A, 4)`` of all levels, float32, and how many each level has ``(L,)``, on the CPU.
+    def anchors(self, generator: AnchorGenerator, levels: list[Tensor]) -> tuple[Tensor, list[int]]:
+        """Anchors ``(A, 4)`` of all levels, float32, and how many each level has.
 
         At the nominal strides: the generator's own `forward` takes the picture's size over the map's, which is
         another number wherever a side is no multiple of the stride.
@@ -81,7 +81,7 @@ class Pyramid(nn.Module):
         generator.set_cell_anchors(torch.float32, device)
         steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
         each = generator.grid_anchors([list(level.shape[-2:]) for level in levels], steps)
-        return torch.cat(each), torch.tensor([len(part) for part in each])
+        return torch.cat(each), [len(part) for part in each]
 
 
 def _branch(width: int, channels: int, doublings: int) -> nn.Sequential:

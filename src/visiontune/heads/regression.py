@@ -112,9 +112,9 @@ class RegressionHead(LossBySample, EmbeddingHead):
         elements = self.criterion(values, truth.nan_to_num(0.0), reduction="none") * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
 
-    def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """`values` ``(V,)``, in the user's units."""
-        return [{"values": values * self.std + self.mean} for values in raw["values"].float()]
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`values` ``(B, V)``, in the user's units."""
+        return {"values": raw["values"].float() * self.std + self.mean}
 
     def metrics(self) -> RegressionMetrics:
         return RegressionMetrics(self.names)

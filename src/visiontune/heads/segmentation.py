@@ -140,6 +140,11 @@ class SegmentationHead(Head):
             for logits, frame in zip(raw["logits"], frames, strict=True)
         ]
 
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`map` ``(B, H, W)`` and `confidence` ``(B,)``."""
+        logits = raw["logits"].float()
+        return {"map": frame.pixels(logits).argmax(1).to(torch.uint8), "confidence": _confidence(logits, frame)}
+
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.classes)
 
@@ -192,7 +197,5 @@ def most_probable(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
 
 
 def _confidence(logits: Tensor, frame: Frame) -> Tensor:
-    """Mean over that part of the input which shows the picture."""
-    top, left, height, width = frame.inside
-    inside = logits[:, max(0, top) : top + height, max(0, left) : left + width]
-    return inside.softmax(0).amax(0).mean()
+    """Mean over that part of the input which shows the picture, of ``(..., C, h, w)``."""
+    return frame.shown(logits).softmax(-3).amax(-3).mean((-2, -1))

@@ -15,13 +15,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 
 from visiontune.heads.base import Raw
+from visiontune.heads.boxes import best, highest
 from visiontune.heads.one_stage import RATIOS
 from visiontune.heads.pyramid import Pyramid, level_sizes
 
 CANDIDATES = 1000  # of each level, before proposals that overlap are dropped
+SMALLEST = 1e-2  # pixels a side of a box
 BACKGROUND = 1  # classes before the first one: in here, labels begin at 1
 
 
@@ -109,17 +112,30 @@ class TwoStage(nn.Module):
         objectness, deltas = objectness.float().view(pictures, -1), deltas.float().view(pictures, -1, 4)
         with torch.no_grad():
             boxes = self.rpn.box_coder.decode(deltas.flatten(0, 1), [anchors] * pictures).view(pictures, -1, 4)
-            found, _ = self.rpn.filter_proposals(boxes, objectness, [size] * pictures, counts.tolist())
+            found = [self._proposed(*one, counts, size) for one in zip(boxes, objectness, strict=True)]
         return {
             # RoIAlign on the CPU copies what is not contiguous each time that it is called.
             **{f"level_{i}": level.contiguous() for i, level in enumerate(levels[: self.pyramid.pooled])},
             "objectness": objectness,
             "deltas": deltas,
-            "proposals": nn.utils.rnn.pad_sequence(found, batch_first=True),
-            "kept": torch.tensor([len(part) for part in found]),
+            "proposals": torch.stack([boxes for boxes, _ in found]),
+            "kept": torch.stack([kept for _, kept in found]),
             "anchors": anchors,
-            "size": torch.tensor(size),
+            "size": size,
         }
+
+    def _proposed(
+        self, boxes: Tensor, objectness: Tensor, counts: list[int], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """torchvision's `filter_proposals` of one picture: ``(proposals, 4)``, and how many of them are meant."""
+        rows = highest(objectness, counts, CANDIDATES)
+        levels = torch.cat([rows.new_full((count,), i) for i, count in enumerate(counts)])[rows]
+        boxes, scores = clip_boxes_to_image(boxes[rows], size), objectness[rows].sigmoid()
+        large = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= self.rpn.min_size
+        boxes, scores, levels = boxes[large], scores[large], levels[large]
+        kept = best(boxes, scores, levels, self.rpn.nms_thresh, self.rpn.post_nms_top_n(), size)
+        none = boxes.new_zeros(1, 4)  # row -1
+        return torch.cat([boxes, none])[kept], (kept >= 0).sum()
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """torchvision's losses of these pictures; the labels of `targets` begin at 0."""
@@ -153,7 +169,7 @@ class TwoStage(nn.Module):
         none = [raw["anchors"][:0]] * len(raw["kept"])
         parts = [raw["objectness"], raw["deltas"], *self._boxes(raw, none)]
         parts += [self._masks(raw, none)] if self.roi.has_mask() else []
-        return 0 * sum(part.sum() for part in parts)  # type: ignore[return-value]
+        return 0 * sum(part.sum() for part in parts)
 
     def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
         """As `OneStage.detections`; with masks, also `masks` ``(N, 1, 28, 28)``, 0..1 over the box."""
@@ -168,26 +184,58 @@ class TwoStage(nn.Module):
                 part["masks"] = masks
         return found
 
+    def graph(self, raw: Raw) -> dict[str, Tensor]:
+        """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
+        proposals, size = raw["proposals"][0], raw["size"]
+        logits, deltas = self._boxes(raw, [proposals])
+        boxes = clip_boxes_to_image(self.roi.box_coder.decode(deltas, [proposals]), size)[:, BACKGROUND:]
+        meant = torch.arange(len(proposals), device=boxes.device) < raw["kept"][0]
+        scores = logits.softmax(1)[:, BACKGROUND:] * meant[:, None]
+        labels = torch.arange(scores.shape[1], device=boxes.device).expand_as(scores).flatten()
+        boxes, scores = boxes.flatten(0, 1), scores.flatten()
+        seen = (scores > self.roi.score_thresh) & ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= SMALLEST)
+        boxes, scores, labels = boxes[seen], scores[seen], labels[seen]
+        kept = best(boxes, scores, labels, self.roi.nms_thresh, self.roi.detections_per_img, size)
+        kept = kept[kept >= 0]
+        found = {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+        if self.roi.has_mask():
+            masks = self._masks(raw, [found["boxes"]]).sigmoid()
+            which = found["labels"].view(-1, 1, 1, 1).expand(-1, 1, *masks.shape[2:]) + BACKGROUND
+            found["masks"] = masks.gather(1, which)
+        return found
+
     def _boxes(self, raw: Raw, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits ``(N, C + 1)`` and box deltas ``(N, 4 C + 4)`` of the N boxes of all pictures."""
-        logits, deltas = self.roi.box_predictor(
-            self.roi.box_head(self.roi.box_roi_pool(_levels(raw), boxes, _sizes(raw)))
-        )
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(_pooled(self.roi.box_roi_pool, raw, boxes)))
         return logits.float(), deltas.float()
 
     def _masks(self, raw: Raw, boxes: list[Tensor]) -> Tensor:
         """Mask logits ``(N, C + 1, 28, 28)``."""
-        pooled = self.roi.mask_roi_pool(_levels(raw), boxes, _sizes(raw))
-        return self.roi.mask_predictor(self.roi.mask_head(pooled)).float()
+        return self.roi.mask_predictor(self.roi.mask_head(_pooled(self.roi.mask_roi_pool, raw, boxes))).float()
 
 
 def _levels(raw: Raw) -> OrderedDict[str, Tensor]:
     return OrderedDict((name.removeprefix("level_"), raw[name]) for name in raw if name.startswith("level_"))
 
 
+def _pooled(pool: MultiScaleRoIAlign, raw: Raw, boxes: list[Tensor]) -> Tensor:
+    """``(N, channels, cells, cells)`` of the N boxes of all pictures."""
+    levels = _levels(raw)
+    if not torch.compiler.is_exporting():
+        return pool(levels, boxes, _sizes(raw))
+    (own,) = boxes  # torchvision's own asks how many they are
+    where = pool.map_levels([own])
+    rois = torch.cat([own.new_zeros(own.shape[0], 1), own], 1)
+    pooled = own.new_zeros(own.shape[0], raw["level_0"].shape[1], *pool.output_size)
+    for i, (level, scale) in enumerate(zip(levels.values(), pool.scales, strict=True)):
+        rows = (where == i).nonzero()[:, 0]
+        part = roi_align(level, rois[rows], pool.output_size, scale, pool.sampling_ratio)
+        pooled = pooled.index_put((rows,), part)
+    return pooled
+
+
 def _sizes(raw: Raw) -> list[tuple[int, int]]:
-    height, width = raw["size"].tolist()
-    return [(height, width)] * len(raw["kept"])
+    return [raw["size"]] * len(raw["kept"])
 
 
 def _proposals(raw: Raw) -> list[Tensor]:

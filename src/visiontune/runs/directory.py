@@ -33,6 +33,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.report = path / "report"
+        self.exports = path / "export"
         self.log = path / "train.log"
 
     @classmethod

@@ -73,11 +73,15 @@ def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
     return run, cfg
 
 
-def load_model(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[FineTuner, dict[str, TaskInfo]]:
+def load_model(
+    run: RunDirectory, cfg: DictConfig, which: str = "best", plain: bool = False
+) -> tuple[FineTuner, dict[str, TaskInfo]]:
     """The FineTuner of a run with the weights of a checkpoint, and its tasks with their class names.
 
     Args:
         which: "best", "last" or the path of a checkpoint.
+        plain: adapters merged into the weights that they stand beside.
+
     Raises:
         UserError: no such checkpoint, or not one of this package.
     """
@@ -86,8 +90,10 @@ def load_model(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
     schema = {task: TaskInfo(**info) for task, info in checkpoint["visiontune"]["tasks"].items()}
+    if plain:
+        cfg = OmegaConf.merge(cfg, {"strategy": None}, {"strategy": {}})  # type: ignore[assignment]
     model, _ = model_of(cfg, schema, cfg.trainer.max_epochs, load=False)
-    model.load_state_dict(checkpoint["state_dict"])
+    model.load_state_dict(plain_state(checkpoint) if plain else checkpoint["state_dict"])
     return model.to(memory_format=torch.channels_last), schema
 
 

@@ -1,0 +1,50 @@
+"""Write a run's model as one file, with all that is done to a picture inside, and prove that it is the model."""
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from visiontune.build import data_of
+from visiontune.errors import UserError
+from visiontune.exporting.files import NAMES, OPEN, write
+from visiontune.exporting.graph import Graph
+from visiontune.exporting.verification import verify
+from visiontune.runs.load import load_model, open_run
+from visiontune.runs.log import logging_to
+
+
+def main(cfg: DictConfig) -> Path:
+    run, run_cfg = open_run(cfg.run, cfg.trust)
+    if cfg.checkpoint is None and (status := run.read_status()["status"]) != "finished":
+        raise UserError(
+            f"{run.path} is {status}: continue it with visiontune train run={run.path}, or say which weights are meant "
+            "with checkpoint=best"
+        )
+    if cfg.format not in NAMES:
+        raise UserError(f"format={cfg.format}: write one of {', '.join(NAMES)}")
+    if cfg.data_root is not None:
+        run_cfg.data.root = cfg.data_root
+    with logging_to(None, quiet=True):
+        data = data_of(run_cfg)
+        data.assign_as(run.splits)
+        model, schema = load_model(run, run_cfg, cfg.checkpoint or "best", plain=True)
+    model.eval().requires_grad_(False)
+    graph = Graph(model, schema, data.image_size, data.resize, data.augment.fill).eval()
+    output = Path(cfg.output).expanduser() if cfg.output else run.exports
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / NAMES[cfg.format]
+    half = path.with_name(f".{path.name}")
+    try:
+        write(graph, half, cfg.format)
+        batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.pictures, stored=True))
+        count, worst = verify(OPEN[cfg.format](half), model, batches)
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+    if cfg.format == "onnx":
+        shutil.copy(Path(__file__).parent / "exporting" / "run_onnx.py", output)
+    size = path.stat().st_size / 1e6
+    print(f"{size:.1f} MB; on {count} pictures of {cfg.split} the model's numbers, up to {worst:.1g} of their size")
+    print(path)
+    return path
