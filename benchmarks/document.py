@@ -11,7 +11,7 @@ import torch
 from visiontune.runs import RunDirectory
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, STRATEGIES = DOCS / "benchmarks.md", DOCS / "strategies.md"
+PAGE, STRATEGIES, COMPRESSION = (DOCS / f"{name}.md" for name in ("benchmarks", "strategies", "compression"))
 
 
 def write_block(name: str, text: str, page: Path = PAGE) -> None:

@@ -84,9 +84,9 @@ def alike(mine: dict[str, Tensor], other: dict[str, Tensor], found: Agreement) -
 
 
 def main() -> None:
-    rows = []
+    rows, asked = [], sys.argv[1:]
     with TemporaryDirectory() as folder:
-        for task in sys.argv[1:] or HEADS:
+        for task in asked or HEADS:
             for family in FAMILIES:
                 run = trained(task, family, Path(folder) / f"{task}_{family}")
                 for backend in ("onnx", "torch_export"):
@@ -98,7 +98,7 @@ def main() -> None:
                     )
                     print(*rows[-1], flush=True)
     columns = ["head", "network", "file", "predicted alike", "raw", "scores", "boxes (pixels)", "metrics"]
-    if not sys.argv[1:]:
+    if not asked:
         write_block("export", f"{machine()}.\n\n{markdown(columns, rows)}")
 
 

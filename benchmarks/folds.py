@@ -1,22 +1,25 @@
-"""Out-of-fold accuracy of finished cross-validations, for docs/benchmarks.md.
+"""Out-of-fold accuracy of finished cross-validations, for docs/benchmarks.md and docs/compression.md.
 
 python -m benchmarks.folds BLOCK NAME=SWEEPDIR[:KEY=VALUE] ...
 
 Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`), or of several
 of which KEY=VALUE of the config chooses one. Every picture is held out once, so the predictions of all test splits
 together are one prediction a picture; the interval is Wilson's. Folds that are not finished are left out, which the
-number of pictures shows. The first two are also compared picture by picture (McNemar's exact test).
+number of pictures shows. The first two are also compared fold by fold (Student's interval of the difference) and
+picture by picture (McNemar's exact test).
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
-from benchmarks.document import machines, markdown, write_block
+from benchmarks.document import COMPRESSION, PAGE, machines, markdown, write_block
 from visiontune.compare import find_runs
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
@@ -54,16 +57,20 @@ def paired(first: str, second: str, other: str) -> str:
     folds = {int(run.read_config().data.fold): run for run in finished(first)}
     others = {int(run.read_config().data.fold): run for run in finished(second)}
     both = sorted(folds.keys() & others.keys())
-    above, only_first, only_second = 0, 0, 0
+    points: list[float] = []
+    only_first, only_second = 0, 0
     for fold in both:
         a, b = held_out([folds[fold]]), held_out([others[fold]])
-        above += sum(a.values()) > sum(b.values())
+        points.append(100 * (fmean(a.values()) - fmean(b.values())))
         only_first += sum(a[path] and not b[path] for path in a)
         only_second += sum(b[path] and not a[path] for path in a)
     p = binomtest(only_first, only_first + only_second).pvalue
+    above, half = sum(value > 0 for value in points), math.nan
+    if len(both) > 1:
+        half = float(student.ppf(0.975, len(both) - 1)) * stdev(points) / math.sqrt(len(both))
     return (
-        f"{above} of {len(both)} folds. Pictures right with it alone: {only_first}; with {other} alone: {only_second} "
-        f"(McNemar's exact test: p = {p:.2g})."
+        f"{above} of {len(both)} folds, by {fmean(points):+.1f} +- {half:.1f} points. Pictures right with it alone: "
+        f"{only_first}; with {other} alone: {only_second} (McNemar's exact test: p = {p:.2g})."
     )
 
 
@@ -78,8 +85,9 @@ def main() -> None:
     first, second, *_ = sweeps
     comparison = paired(sweeps[first], sweeps[second], second)
     print(f"{text}\n\n{comparison}")
-    write_block(block, text)
-    write_block(f"{block}_paired", comparison)
+    page = next(page for page in (PAGE, COMPRESSION) if f"<!-- {block} -->" in page.read_text())
+    write_block(block, text, page)
+    write_block(f"{block}_paired", comparison, page)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Config = Callable[..., DictConfig]
 FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
-VERBS = {"train", "evaluate", "predict", "export"}  # whole commands: tests/end_to_end
+VERBS = {"train", "evaluate", "predict", "export", "compress"}  # whole commands: tests/end_to_end
 PARTS = {("data", "common")}  # comes with the other files of its group
 
 
@@ -77,7 +77,7 @@ def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], la
 
 def test_every_file_is_in_a_test_below() -> None:
     assert {path.stem for path in FILES if path.parent == FOLDER} <= VERBS
-    assert {*TRAINED, "trainer", "backbone", "sweep"} == GROUPS
+    assert {*TRAINED, "trainer", "backbone", "sweep", "recipe"} == GROUPS
 
 
 TRAINED = ["augment", "callbacks", "data", "debug", "experiment", "heads", "hydra", "logger", "optimizer", "paths"]
@@ -219,3 +219,27 @@ def test_sweeps_run(
         run = RunDirectory.open(tmp_path / "sweep" / number)
         assert run.read_status()["status"] == "finished"
         assert run.read_config().test is (name == "folds")  # the held-out fold is what it measures
+
+
+# Small enough for a test, and so lenient that a network of some thousand parameters passes.
+RECIPES = {
+    "int8": ["recipe.steps.int8.max_drop=100"],
+    "prune": ["recipe.steps.prune.multiple=1", "recipe.steps.prune.pictures=32"],
+    "sparsify": [],
+    "distill": ["++recipe.steps.distill.overrides.1='backbone.widths=[2,4]'"],
+    "small": [
+        "recipe.steps.small.max_drop=100",
+        "recipe.steps.small.prune=[]",
+        "recipe.steps.small.students={cnn: ['backbone.depth=2', 'distill.teacher=SOURCE']}",
+    ],
+}
+
+
+@pytest.mark.parametrize("recipe", [name for _, name in options("recipe")])
+def test_recipes_make_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
+    source = command("train", *tiny, f"run_dir={tmp_path / 'run'}").run
+    made = command("compress", f"run={source.path}", f"recipe={recipe}", "compile=false", *RECIPES[recipe]).run
+    assert made.read_status()["status"] == "finished" and "test/classification/accuracy" in made.metrics.read_text()
+    outcome = command("evaluate", f"run={made.path}")
+    assert outcome.code == 0 and "test/classification/accuracy" in outcome.out
+    assert (source.path / "compressed" / recipe / "table.md").is_file()

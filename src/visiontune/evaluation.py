@@ -1,6 +1,7 @@
 """Measure a model on one split: one device, the whole split, a row a sample."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +44,13 @@ def evaluate(
     accelerator: str = "auto",
     precision: str = "32-true",
     stored: bool = False,
+    watching: Sequence[L.Callback] = (),
 ) -> Evaluation:
     """All metrics of `model` on the train, val or test split.
 
     Args:
         stored: its batches have the pictures as they are stored, for what is run through an exported file.
+        watching: callbacks that see the pass.
 
     Raises:
         UserError: the data has no such split.
@@ -55,7 +58,7 @@ def evaluate(
     collector = Collector()
     model.split = split
     data.trainer = None  # a loader for one process, whatever the training had
-    trainer = quiet_trainer(accelerator, precision, [collector])
+    trainer = quiet_trainer(accelerator, precision, [collector, *watching])
     trainer.test(model, datamodule=_Split(data, split, stored), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.computed))

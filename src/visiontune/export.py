@@ -16,6 +16,11 @@ from visiontune.runs.log import logging_to
 
 def main(cfg: DictConfig) -> Path:
     run, run_cfg = open_run(cfg.run, cfg.trust)
+    if run_cfg.get("backend"):
+        raise UserError(
+            f"the model of {run.path} is a file already: copy {run.exports}, or export what it was made of, "
+            f"{run_cfg.compressed_from}"
+        )
     if cfg.checkpoint is None and (status := run.read_status()["status"]) != "finished":
         raise UserError(
             f"{run.path} is {status}: continue it with visiontune train run={run.path}, or say which weights are meant "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from visiontune.backbones import Backbone
 from visiontune.cache.replay import replayed
 from visiontune.epoch_means import EpochMeans
 from visiontune.errors import UserError
+from visiontune.features import Features
 from visiontune.freezing import average_batchnorm, batchnorm_buffers, freeze
 from visiontune.heads import Head, HeadMetrics
 from visiontune.heads.base import Prediction, Raw
@@ -23,6 +24,9 @@ from visiontune.ranks import add_ranks, of_all_ranks, take_own
 from visiontune.sam import Sam
 from visiontune.strategies import Stages, Strategy
 from visiontune.strategies.base import HEADS
+
+if TYPE_CHECKING:
+    from visiontune.distilling.distillation import Distillation
 
 Batch = dict[str, Any]
 
@@ -71,6 +75,7 @@ class FineTuner(L.LightningModule):
         self.monitor = _monitor(heads, monitor)
         self.seed = seed
         self.description = description or {}
+        self.distillation: Distillation | None = None  # with a teacher
         self.split = "test"  # which split a `test` pass measures
         self.means = EpochMeans()
         self.gradients: dict[str, Tensor] = {}  # that a checkpoint within an accumulation window had
@@ -82,16 +87,19 @@ class FineTuner(L.LightningModule):
 
     def stages(self) -> Stages:
         """``(name, module)`` from input to output, the heads last; disjoint, together every parameter."""
-        return [*self.backbone.stages(), (HEADS, nn.ModuleList([cast(nn.Module, self.heads), self.weigh]))]
+        beside = [self.weigh] if self.distillation is None else [self.weigh, self.distillation]
+        return [*self.backbone.stages(), (HEADS, nn.ModuleList([cast(nn.Module, self.heads), *beside]))]
 
     def forward(self, image: Tensor) -> dict[str, dict[str, Tensor]]:
         """Raw outputs by task for images ``(B, C, H, W)`` in 0..1."""
         features = self.backbone(image)
         return {task: head(features) for task, head in self.heads.items()}
 
-    def _raw(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+    def _seen(self, batch: Batch) -> tuple[Features, dict[str, Raw]]:
+        """Features and raw outputs by task."""
         with replayed(self.backbone.model, batch.get("frozen")):
-            return self(batch["image"])
+            features = self.backbone(batch["image"])
+            return features, {task: head(features) for task, head in self.heads.items()}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The strategy's groups for this optimizer's learning rate and weight decay."""
@@ -127,17 +135,24 @@ class FineTuner(L.LightningModule):
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
         sums: dict[str, Tensor] = {}
         labelled: dict[str, int] = {}
-        for task, raw in self._raw(batch).items():
+        features, found = self._seen(batch)
+        for task, raw in found.items():
             targets = batch["targets"][task]
             losses = self.heads[task].loss(raw, targets)
             sums[task] = torch.stack(list(losses.values())).sum()
             labelled[task] = sum(target is not None for target in targets)
-            if labelled[task] and (len(self.heads) > 1 or len(losses) > 1):
+            if labelled[task] and (len(self.heads) > 1 or len(losses) > 1 or self.distillation is not None):
                 for name, value in losses.items():
                     self.means.add(f"train/{task}/{name}", value, labelled[task])
         if len(self.heads) > 1:
             self.log_dict({f"train/{task}/weight": factor for task, factor in self.weigh.factors().items()})
-        total = self.weigh(sums, [task for task, count in labelled.items() if count])
+        hint = torch.zeros((), device=self.device)
+        if self.distillation is not None:
+            sums, hint, curves = self.distillation(batch["image"], features, found, self.heads, sums)
+            labelled = dict.fromkeys(labelled, len(batch["index"]))  # by the teacher
+            for name, value in curves.items():
+                self.means.add(name, value, len(batch["index"]))
+        total = self.weigh(sums, [task for task, count in labelled.items() if count]) + hint
         if self.l1:
             total = total + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.requires_grad and p.ndim > 1)
         self.log("train/loss_step", total.detach(), prog_bar=True)
@@ -178,7 +193,8 @@ class FineTuner(L.LightningModule):
 
     def outputs(self, batch: Batch) -> dict[str, tuple[Raw, list[Prediction]]]:
         """By task, the raw outputs and a prediction a picture."""
-        return {task: (raw, self.heads[task].decode(raw, batch["frame"])) for task, raw in self._raw(batch).items()}
+        _, found = self._seen(batch)
+        return {task: (raw, self.heads[task].decode(raw, batch["frame"])) for task, raw in found.items()}
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         predictions, sample_losses = {}, {}
@@ -234,12 +250,17 @@ class FineTuner(L.LightningModule):
         checkpoint["epoch_sums"] = self.means.state_dict()
         if batches % self.trainer.accumulate_grad_batches and not ended:
             checkpoint["gradients"] = {n: p.grad for n, p in self.named_parameters() if p.grad is not None}
+        if self.distillation is not None:
+            checkpoint["projections"] = [p.detach() for p in self.distillation.parameters()]
         add_ranks(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         take_own(self.trainer, checkpoint)  # before anything is loaded from it
         self.means.load_state_dict(checkpoint.get("epoch_sums", {}), self.device)
         self.gradients = checkpoint.get("gradients", {})
+        if self.distillation is not None:
+            for own, kept in zip(self.distillation.parameters(), checkpoint["projections"], strict=True):
+                own.data.copy_(kept)
 
 
 def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:

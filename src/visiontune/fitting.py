@@ -15,6 +15,7 @@ from visiontune.build import check, data_of, model_of, trainer_of
 from visiontune.cache.settings import attach
 from visiontune.data import VisionData
 from visiontune.devices import processes
+from visiontune.distilling.settings import attach as teach
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 from visiontune.memory import keep_allocated
@@ -54,6 +55,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     if cfg.probe == "auto":
         pretrained = weights.matched_fraction > 0 or weights.note == "would be downloaded"
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
+    teach(cfg, data, model)
     check(cfg, model)
     attach(cfg, data, model)
     return data, model.to(memory_format=torch.channels_last), weights

@@ -7,8 +7,7 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
-
-import torch
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -36,17 +35,23 @@ def forget_peak() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):  # another system, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if gpu := _gpu():
+        gpu.reset_peak_memory_stats()
 
 
 def peak_mb() -> float:
     """The most memory in use at once in MB: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
+    if gpu := _gpu():
+        return gpu.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if status.is_file():
         found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(found.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _gpu() -> Any:
+    """`torch.cuda` where it is in use: a process that runs an exported file has no torch, and is not to load it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None

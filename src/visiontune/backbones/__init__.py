@@ -7,6 +7,7 @@ from torchvision import models
 
 from visiontune.backbones import timm
 from visiontune.backbones.backbone import Backbone, Stage
+from visiontune.backbones.narrowing import narrow
 from visiontune.backbones.small_cnn import SmallCNN
 from visiontune.backbones.sources import read_weights
 from visiontune.backbones.timm import TimmBackbone
@@ -31,6 +32,7 @@ def build(
     image_size: tuple[int, int] | list[int] | int | None = None,
     allow_download: bool = True,
     min_matched: float = 0.5,
+    shapes: dict[str, str] | None = None,
     **options: Any,
 ) -> tuple[Backbone, WeightReport]:
     """Build a backbone and load its weights.
@@ -43,6 +45,7 @@ def build(
         image_size: (H, W) or one side in pixels, for networks with position embeddings of a fixed size.
         allow_download: False leaves weights random that are not on this machine yet, and the report says so.
         min_matched: least fraction (0..1) of the parameters that the weights must fill.
+        shapes: of a pruned network, see `narrow`.
         options: the network's own, e.g. ``drop_path_rate=0.1`` (timm), ``widths=[32,64]`` (small_cnn).
 
     Raises:
@@ -50,6 +53,8 @@ def build(
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size) if image_size else None
     backbone = _create(name, library, in_channels, size, options)
+    if shapes:
+        narrow(backbone, shapes, size)
     if weights == "auto":
         weights = None if isinstance(backbone, SmallCNN) else PACKAGED.get(name, "default")
     if weights is None:

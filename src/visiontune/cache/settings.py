@@ -57,6 +57,8 @@ def why_not(cfg: DictConfig, data: VisionData, model: FineTuner) -> str | None:
         return "scores decide how long stages stay frozen"
     if data.augment.mixup or data.augment.cutmix:
         return "mixup and cutmix mix pictures before the network sees them; write augment=standard"
+    if model.distillation is not None:
+        return "the teacher has to see the pictures themselves; write distill.teacher=null"
     if cfg.compile:
         return "compile=true joins frozen and other stages"
     if processes(cfg) > 1:

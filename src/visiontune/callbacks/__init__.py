@@ -6,6 +6,7 @@ from visiontune.callbacks.checkpoints import Checkpoints
 from visiontune.callbacks.collector import Collector
 from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
+from visiontune.callbacks.keep_zeros import KeepZeros
 from visiontune.callbacks.l2_sp import L2SP
 from visiontune.callbacks.start import FirstValidation, ProbeStart
 from visiontune.callbacks.step_curves import StepCurves
@@ -19,6 +20,7 @@ __all__ = [
     "FirstBatch",
     "FirstValidation",
     "History",
+    "KeepZeros",
     "ProbeStart",
     "StepCurves",
     "StochasticWeightAverage",

@@ -5,21 +5,19 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 
 from visiontune.build import data_of
 from visiontune.choosing.lr_range import NothingFell, RangeTest, range_test
-from visiontune.cli import config_dir
+from visiontune.composing import train_config
 from visiontune.errors import UserError
 from visiontune.fitting import prepare
 from visiontune.report.tables import render
@@ -194,10 +192,7 @@ def composed(overrides: list[str], strategy: str) -> DictConfig:
             "strategy=auto beside others in a file: write them as strategy=[auto,l2_sp] on the command line"
         )
     kept += [] if named else [f"strategy={strategy}"]
-    # Not there in a process of a launcher.
-    inside = GlobalHydra.instance().is_initialized()
-    with nullcontext() if inside else initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=kept)
+    cfg = train_config(kept)
     with open_dict(cfg):
         for own in OWN:  # that a file of the user's gives
             cfg.strategy.pop(own, None)

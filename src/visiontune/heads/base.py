@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from visiontune.errors import UserError
 from visiontune.features import Features
 from visiontune.frames import Frame
 
@@ -39,6 +40,7 @@ class Head(nn.Module):
         graph_batch: can an exported graph take several pictures at once?
         shared: raw outputs that all pictures of a batch have in common.
         picked: raw outputs that come of a choice among numbers, and may be others where two are nearly alike.
+        resamples: of the pictures, that a bootstrap interval is made of; fewer where the metrics take long to compute.
     """
 
     directions: dict[str, str]
@@ -46,6 +48,7 @@ class Head(nn.Module):
     graph_batch = True
     shared: tuple[str, ...] = ()
     picked: tuple[str, ...] = ()
+    resamples = 200
 
     @abstractmethod
     def forward(self, features: Features) -> Raw:
@@ -61,6 +64,24 @@ class Head(nn.Module):
     @abstractmethod
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
         """``(B,)``, what `loss` is the mean of; NaN where a sample has no label."""
+
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        """How far `raw` is from what a teacher's head gave for the same pictures; labels have no part in it.
+
+        Args:
+            teacher: of the same class and task; its options and the size of its input may be others.
+            taught: its raw outputs, without a gradient.
+            temperature: that softens the probabilities of both.
+
+        Returns:
+            A scalar, of the size that `loss` has.
+
+        Raises:
+            UserError: nothing that the two give can be compared.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot learn from a teacher: write distill.teacher=null, or give it a `distill`"
+        )
 
     @abstractmethod
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
@@ -81,6 +102,10 @@ class Head(nn.Module):
     def score(self, computed: dict[str, Tensor]) -> Tensor:
         """How good a computed metric set is, about 0..1 with 1 the best: what several heads are averaged by."""
         return computed[self.monitor]
+
+    def by_class(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How good each class is, high is good, by its name; NaN for one that does not occur. Empty without classes."""
+        return {}
 
     def fit_targets(self, targets: list[Any]) -> None:
         """Take what this head has to know of the training split's targets (their scale, say), before training."""

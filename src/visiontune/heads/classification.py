@@ -1,6 +1,6 @@
 """One label a picture."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ from visiontune.frames import Frame
 from visiontune.heads.base import Prediction, Probe, Raw
 from visiontune.heads.embedding import EmbeddingHead
 from visiontune.heads.probe import probe
+from visiontune.heads.soft_targets import classes_apart
 from visiontune.report.pictures import caption, confusion_figure
 
 
@@ -141,12 +142,20 @@ class ClassificationHead(EmbeddingHead):
         labelled = torch.tensor([t is not None for t in targets], device=losses.device)
         return losses.masked_fill(~labelled, torch.nan)
 
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        return classes_apart(raw["logits"], taught["logits"], temperature)
+
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`scores` ``(B, C)``, softmax probabilities."""
         return {"scores": raw["logits"].float().softmax(1)}
 
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.classes))
+
+    def by_class(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Recall: the accuracy on the pictures of the class."""
+        matrix = computed["confusion_matrix"].float()
+        return dict(zip(self.classes, matrix.diag() / matrix.sum(1), strict=True))  # 0 / 0 is NaN
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         score, label = prediction["scores"].max(0)

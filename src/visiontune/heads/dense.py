@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +138,12 @@ class DenseHead(LossBySample):
         known = ~truth.isnan()
         elements = self.criterion(found, truth.nan_to_num(0.0), reduction="none") * known
         return elements.sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp_min(1), known.flatten(1).any(1)
+
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        """In units of this head's range."""
+        found = raw["image"].float()
+        values = (taught["image"].float() * teacher.width + teacher.low - self.low) / self.width
+        return self.criterion(found, upsampled(values, found.shape[-2:]))
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`image` ``(C, H, W)``, in the user's units, inside the range."""

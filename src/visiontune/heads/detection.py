@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from visiontune.features import Features, FeatureShape
 from visiontune.frames import Frame
 from visiontune.heads.base import Head, Prediction, Raw
 from visiontune.heads.coco_metrics import NUMBERS, CocoMetrics
+from visiontune.heads.detectors_apart import one_stage_apart, two_stage_apart
 from visiontune.heads.one_stage import OneStage
 from visiontune.heads.pyramid import Pyramid
 from visiontune.heads.two_stage import TwoStage
@@ -49,6 +50,7 @@ class DetectionHead(Head):
     graph_batch = False
     shared = ("anchors", "counts", "size")
     picked = ("proposals", "kept")
+    resamples = 50  # half a second each
 
     def __init__(
         self,
@@ -112,6 +114,17 @@ class DetectionHead(Head):
                     losses[i] = torch.stack([*self.loss(_rows(raw, [i]), [target]).values()]).sum()
         return losses
 
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        other = teacher.detector
+        if isinstance(self.detector, OneStage) and isinstance(other, OneStage):
+            return one_stage_apart(self.detector, raw, other, taught)
+        if isinstance(self.detector, TwoStage) and isinstance(other, TwoStage):
+            return two_stage_apart(self.detector, raw, other, taught, temperature)
+        raise UserError(
+            "distill.teacher: of it and this run one is a faster_rcnn and the other is not, and what they give cannot "
+            "be compared; write the teacher's heads.detection.detector"
+        )
+
     @torch.no_grad()
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`boxes` ``(N, 4)``, `labels` ``(N,)`` and `scores` ``(N,)``, best first."""
@@ -133,6 +146,9 @@ class DetectionHead(Head):
 
     def metrics(self) -> CocoMetrics:
         return CocoMetrics(self.classes)
+
+    def by_class(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: computed[f"ap/{name}"] for name in self.classes}
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The objects as JSON, best first, and the best one's score."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from visiontune.frames import Frame
 from visiontune.heads.base import LossBySample, Prediction, Probe, Raw
 from visiontune.heads.embedding import EmbeddingHead
 from visiontune.heads.probe import probe_labels
+from visiontune.heads.soft_targets import labels_apart
 from visiontune.report.pictures import caption
 
 GAMMA = {"bce": 0.0, "focal": 2.0, "asymmetric": 4.0}
@@ -164,12 +165,18 @@ class MultilabelHead(LossBySample, EmbeddingHead):
         elements = self._elements(logits, target.nan_to_num(0.0)) * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
 
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        return labels_apart(raw["logits"], taught["logits"], temperature)
+
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`scores` ``(B, C)``, a probability a label."""
         return {"scores": raw["logits"].float().sigmoid()}
 
     def metrics(self) -> MultilabelMetrics:
         return MultilabelMetrics(self.classes, self.threshold)
+
+    def by_class(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: computed[f"ap/{name}"] for name in self.classes}
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The labels above the threshold, best first, and the highest score of all."""

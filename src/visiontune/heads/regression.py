@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -111,6 +111,11 @@ class RegressionHead(LossBySample, EmbeddingHead):
         known = ~truth.isnan()
         elements = self.criterion(values, truth.nan_to_num(0.0), reduction="none") * known
         return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
+
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        """In units of this head's spread; the teacher may have been trained on values of another."""
+        values = ((taught["values"].float() * teacher.std + teacher.mean) - self.mean) / self.std
+        return self.criterion(raw["values"].float(), values)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`values` ``(B, V)``, in the user's units."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ from visiontune.heads import segmentation_losses as losses
 from visiontune.heads.base import Head, Prediction, Raw
 from visiontune.heads.decoders import decoder as build_decoder
 from visiontune.heads.decoders import upsampled
+from visiontune.heads.soft_targets import classes_apart
 from visiontune.report.overlays import beside, labels_picture
 from visiontune.report.pictures import confusion_figure, enlarged
 
@@ -133,6 +134,10 @@ class SegmentationHead(Head):
         total = torch.stack(list(self._losses(raw, targets).values())).sum(0)
         return total.masked_fill(torch.tensor([target is None for target in targets], device=total.device), torch.nan)
 
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        """The mean over all pixels, those without truth too."""
+        return classes_apart(raw["logits"], upsampled(taught["logits"], raw["logits"].shape[-2:]), temperature)
+
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`map` ``(H, W)`` uint8, the most probable class a pixel; `confidence`, the mean of its probabilities."""
         return [
@@ -147,6 +152,9 @@ class SegmentationHead(Head):
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.classes)
+
+    def by_class(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: computed[f"iou/{name}"] for name in self.classes}
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The largest classes with their shares of the picture; the mean probability of the chosen classes."""

@@ -144,8 +144,8 @@ class TwoStage(nn.Module):
         labels, boxes = self.rpn.assign_targets_to_anchors(anchors, targets)
         wanted = self.rpn.box_coder.encode(boxes, anchors)
         objectness, proposal = self.rpn.compute_loss(raw["objectness"], raw["deltas"].flatten(0, 1), labels, wanted)
-        sampled, matches, labels, wanted = self.roi.select_training_samples(_proposals(raw), targets)
-        classifier, box = fastrcnn_loss(*self._boxes(raw, sampled), labels, wanted)
+        sampled, matches, labels, wanted = self.roi.select_training_samples(proposals_of(raw), targets)
+        classifier, box = fastrcnn_loss(*self.box_outputs(raw, sampled), labels, wanted)
         found = {
             "loss_objectness": objectness,
             "loss_rpn_box_reg": proposal,
@@ -156,7 +156,7 @@ class TwoStage(nn.Module):
             positive = [label > 0 for label in labels]
             inside = [part[rows] for part, rows in zip(sampled, positive, strict=True)]
             found["loss_mask"] = maskrcnn_loss(
-                self._masks(raw, inside),
+                self.mask_logits(raw, inside),
                 inside,
                 [target["masks"] for target in targets],
                 [target["labels"] for target in targets],
@@ -167,27 +167,29 @@ class TwoStage(nn.Module):
     def nothing(self, raw: Raw) -> Tensor:
         """Zero, on the graph of every parameter."""
         none = [raw["anchors"][:0]] * len(raw["kept"])
-        parts = [raw["objectness"], raw["deltas"], *self._boxes(raw, none)]
-        parts += [self._masks(raw, none)] if self.roi.has_mask() else []
+        parts = [raw["objectness"], raw["deltas"], *self.box_outputs(raw, none)]
+        parts += [self.mask_logits(raw, none)] if self.roi.has_mask() else []
         return 0 * sum(part.sum() for part in parts)
 
     def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
         """As `OneStage.detections`; with masks, also `masks` ``(N, 1, 28, 28)``, 0..1 over the box."""
-        proposals = _proposals(raw)
-        boxes, scores, labels = self.roi.postprocess_detections(*self._boxes(raw, proposals), proposals, _sizes(raw))
+        proposals = proposals_of(raw)
+        boxes, scores, labels = self.roi.postprocess_detections(
+            *self.box_outputs(raw, proposals), proposals, _sizes(raw)
+        )
         found = [
             {"boxes": box, "scores": score, "labels": label - BACKGROUND}
             for box, score, label in zip(boxes, scores, labels, strict=True)
         ]
         if self.roi.has_mask():
-            for part, masks in zip(found, maskrcnn_inference(self._masks(raw, boxes), labels), strict=True):
+            for part, masks in zip(found, maskrcnn_inference(self.mask_logits(raw, boxes), labels), strict=True):
                 part["masks"] = masks
         return found
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
         """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
         proposals, size = raw["proposals"][0], raw["size"]
-        logits, deltas = self._boxes(raw, [proposals])
+        logits, deltas = self.box_outputs(raw, [proposals])
         boxes = clip_boxes_to_image(self.roi.box_coder.decode(deltas, [proposals]), size)[:, BACKGROUND:]
         meant = torch.arange(len(proposals), device=boxes.device) < raw["kept"][0]
         scores = logits.softmax(1)[:, BACKGROUND:] * meant[:, None]
@@ -199,17 +201,17 @@ class TwoStage(nn.Module):
         kept = kept[kept >= 0]
         found = {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
         if self.roi.has_mask():
-            masks = self._masks(raw, [found["boxes"]]).sigmoid()
+            masks = self.mask_logits(raw, [found["boxes"]]).sigmoid()
             which = found["labels"].view(-1, 1, 1, 1).expand(-1, 1, *masks.shape[2:]) + BACKGROUND
             found["masks"] = masks.gather(1, which)
         return found
 
-    def _boxes(self, raw: Raw, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def box_outputs(self, raw: Raw, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits ``(N, C + 1)`` and box deltas ``(N, 4 C + 4)`` of the N boxes of all pictures."""
         logits, deltas = self.roi.box_predictor(self.roi.box_head(_pooled(self.roi.box_roi_pool, raw, boxes)))
         return logits.float(), deltas.float()
 
-    def _masks(self, raw: Raw, boxes: list[Tensor]) -> Tensor:
+    def mask_logits(self, raw: Raw, boxes: list[Tensor]) -> Tensor:
         """Mask logits ``(N, C + 1, 28, 28)``."""
         return self.roi.mask_predictor(self.roi.mask_head(_pooled(self.roi.mask_roi_pool, raw, boxes))).float()
 
@@ -238,5 +240,5 @@ def _sizes(raw: Raw) -> list[tuple[int, int]]:
     return [raw["size"]] * len(raw["kept"])
 
 
-def _proposals(raw: Raw) -> list[Tensor]:
+def proposals_of(raw: Raw) -> list[Tensor]:
     return [boxes[:kept] for boxes, kept in zip(raw["proposals"], raw["kept"].tolist(), strict=True)]

@@ -22,7 +22,15 @@ from visiontune.runs.load import check_trusted, read_checkpoint
 from visiontune.runs.log import log
 
 # Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
-CHANGEABLE = ("trainer.", "data.root", "data.num_workers", "data.cache", "callbacks.", "checkpoints.")
+CHANGEABLE = (
+    "trainer.",
+    "data.root",
+    "data.num_workers",
+    "data.cache",
+    "callbacks.",
+    "checkpoints.",
+    "distill.teacher",
+)
 
 
 def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path | None]:

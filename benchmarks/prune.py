@@ -1,0 +1,60 @@
+"""Is a pruned network better than one of its size that was trained directly? For docs/compression.md.
+
+python -m benchmarks.prune RUN ...
+
+Each run is pruned to half of its multiply-adds and trained on by `recipe=prune`; beside it the same narrow network is
+trained from random weights for as many epochs as both trainings of the other had together, with the same overrides.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+from hydra import compose, initialize_config_dir
+from scipy.stats import t as student
+
+from benchmarks.document import DOCS, machines, markdown, write_block
+from visiontune.build import make
+from visiontune.cli import config_dir
+from visiontune.compress import applied
+from visiontune.compressing import TrainStep
+from visiontune.runs.directory import RunDirectory
+
+FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strategy.batchnorm=train"]
+
+
+def compared(run: RunDirectory) -> list[RunDirectory]:
+    """The run, what is left after pruning, that trained on, and the narrow network alone."""
+    folder = run.path / "compressed" / "prune"
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        recipe = compose("compress", overrides=[f"run={run.path}", "recipe=prune"]).recipe
+        pruned = applied(make(recipe.steps.prune), run, folder / "0_prune")
+        trained = applied(make(recipe.steps.train), pruned, folder / "1_train")
+        epochs = sum(one.read_config().trainer.max_epochs for one in (run, trained))
+        direct = TrainStep([*FROM_SCRATCH, f"epochs={epochs}"], from_source=False)
+        return [run, pruned, trained, applied(direct, pruned, folder / "direct")]
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    found = [compared(RunDirectory.open(Path(path))) for path in sys.argv[1:]]
+    names = ["the run", "pruned, not yet trained", "pruned and trained", "the narrow network alone"]
+    rows = []
+    for name, runs in zip(names, zip(*found, strict=True), strict=True):
+        rows.append([name])
+        for split in ("val", "test"):
+            metric = runs[0].read_status()["objective"]["name"].replace("val/", f"{split}/")
+            values = [json.loads(run.metrics.read_text())[metric] for run in runs]
+            half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+            rows[-1].append(f"{fmean(values):.3f} +- {half:.3f}")
+    columns = ["network", "val", "test"]
+    write_block(
+        "prune", f"{machines([runs[0] for runs in found])}.\n\n{markdown(columns, rows)}", DOCS / "compression.md"
+    )
+
+
+if __name__ == "__main__":
+    main()

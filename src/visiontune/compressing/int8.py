@@ -1,0 +1,150 @@
+"""A run whose model is a file that computes on integers of 8 bits."""
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+
+from visiontune import exporting
+from visiontune.build import data_of
+from visiontune.compressing.quantization import CALIBRATIONS, Network, saturates
+from visiontune.compressing.step import Step, concluded, config_of, derived
+from visiontune.data import VisionData
+from visiontune.errors import Failed, UserError
+from visiontune.evaluate import evaluate_run
+from visiontune.evaluation import Evaluation
+from visiontune.exporting.files import NAMES, OnnxFile, library, write
+from visiontune.exporting.graph import Graph
+from visiontune.exporting.verification import verify
+from visiontune.finetuner import FineTuner
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.load import load_model
+from visiontune.runs.log import log, logging_to
+
+PROBED = 8  # pictures that a layer's sensitivity is measured on
+
+
+class Int8(Step):
+    """Static quantization after training, for processors.
+
+    Layers that hurt most stay in float until the monitored metric holds on the validation split.
+
+    Args:
+        max_drop: points that the metric may fall (of one that is to be low: percent of it that it may rise).
+        pictures: of the training split, without augmentation, that activations' ranges are taken of.
+        calibration: see `Network.calibrate`.
+        reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of products overflow; auto: if
+            this is one.
+        float_layers: names of weights that stay in float from the beginning.
+
+    Raises:
+        UserError: an argument without meaning, a library that is missing.
+    """
+
+    def __init__(
+        self,
+        max_drop: float = 1.0,
+        pictures: int = 200,
+        calibration: str = "mse",
+        reduce_range: bool | str = "auto",
+        float_layers: Collection[str] = (),
+    ) -> None:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            library(name)
+        if calibration not in CALIBRATIONS:
+            raise UserError(f"calibration={calibration} of int8: write one of {', '.join(CALIBRATIONS)}")
+        if pictures < 1 or max_drop < 0:
+            raise UserError(f"pictures={pictures} max_drop={max_drop} of int8: write 1 or more, and 0 or more")
+        if reduce_range not in ("auto", True, False):
+            raise UserError(f"reduce_range={reduce_range} of int8: write auto, true or false")
+        self.max_drop, self.pictures, self.calibration = max_drop, pictures, calibration
+        self.reduce_range = saturates() if reduce_range == "auto" else bool(reduce_range)
+        self.float_layers = list(float_layers)
+
+    def check(self, cfg: DictConfig) -> DictConfig:
+        if cfg.get("backend"):
+            raise UserError("the run is quantized already: int8 is the last step of a recipe, and once")
+        made = cfg.copy()
+        with open_dict(made):
+            made.backend = "onnx"
+        return made
+
+    def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
+        cfg = config_of(source)
+        run = derived(source, self.check(cfg), output)
+        shared = run.checkpoints / "best.ckpt"
+        try:
+            os.link(source.checkpoint("best"), shared)
+        except OSError:  # another disk
+            shutil.copy(source.checkpoint("best"), shared)
+        run.exports.mkdir()
+        shutil.copy(Path(exporting.__file__).with_name("run_onnx.py"), run.exports)
+        with logging_to(run.log):
+            data = data_of(cfg)
+            data.assign_as(run.splits)
+            model, schema = load_model(source, cfg, plain=True)
+            model.eval().requires_grad_(False)
+            graph = Graph(model, schema, data.image_size, data.resize, data.augment.fill).eval()
+            self._quantize(graph, model, data, run, cfg)
+        concluded(run)
+        return run
+
+    def _quantize(self, graph: Graph, model: FineTuner, data: VisionData, run: RunDirectory, cfg: DictConfig) -> None:
+        """Write the file, with as few layers in float as the metric allows."""
+        exact, path = run.exports / "float.onnx", run.exports / NAMES["onnx"]
+        write(graph, exact, "onnx")
+        verify(OnnxFile(exact), model, map(data.to_network, data.eval_loader("val", at_most=PROBED, stored=True)))
+        network = Network(exact)
+        if unknown := set(self.float_layers) - set(network.layers):
+            raise UserError(f"float_layers of int8: {unknown.pop()} is none of {', '.join(network.layers)}")
+        ranges = network.calibrate(_pictures(data, self.pictures), self.calibration)
+        log.info(
+            f"{len(network.layers)} layers, weights of {'7 bits (no VNNI here)' if self.reduce_range else '8 bits'}, "
+            f"ranges by {self.calibration} of up to {self.pictures} training pictures"
+        )
+        before = evaluate_run(run, cfg, model, data, "val")
+        order: list[str] = []
+        count = 0
+        while True:
+            kept = {*self.float_layers, *order[:count]}
+            layers = [layer for layer in network.layers if layer not in kept]
+            library("onnx").save(network.quantized(ranges, layers, self.reduce_range), path)
+            after = evaluate_run(run, self.check(cfg), model, data, "val")
+            lost = _lost(before, after, *model.monitor)
+            log.info(_said(model.monitor[0], before, after, lost, order[:count]))
+            if lost <= self.max_drop:
+                break
+            if not order:
+                probed = list(_pictures(data, PROBED))
+                hurt = network.sensitivities(ranges, probed, self.reduce_range)
+                order = sorted(set(layers), key=lambda layer: -hurt[layer])
+            count = max(1, 2 * count)
+            if count >= len(order):
+                raise Failed(
+                    f"int8 costs {lost:.2f} points of {model.monitor[0]}, with half of the layers in float too: take "
+                    f"ranges by recipe.steps.int8.calibration=minmax, or allow more than max_drop={self.max_drop:g}"
+                )
+        exact.unlink()
+
+
+def _pictures(data: VisionData, count: int) -> Iterator[Tensor]:
+    """Of the training split, evenly spread, as they are stored."""
+    for batch in data.eval_loader("train", at_most=count, stored=True):
+        yield from batch["picture"]
+
+
+def _lost(before: Evaluation, after: Evaluation, name: str, mode: str) -> float:
+    """Points; of a metric that is to be low, percent of it."""
+    better, worse = before.metrics[name], after.metrics[name]
+    return 100 * (better - worse) if mode == "max" else 100 * (worse - better) / max(abs(better), 1e-12)
+
+
+def _said(name: str, before: Evaluation, after: Evaluation, lost: float, kept: list[str]) -> str:
+    same = sum(a.prediction == b.prediction for a, b in zip(before.rows, after.rows, strict=True))
+    return (
+        f"{name} {before.metrics[name]:.4f} -> {after.metrics[name]:.4f} (lost {lost:.2f}), {same} of "
+        f"{len(after.rows)} predictions in the same words" + (f", in float: {', '.join(kept)}" if kept else "")
+    )

@@ -1,0 +1,80 @@
+"""How long calls take, against each other, and what energy."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+POWERCAP = Path("/sys/class/powercap")  # Linux, Intel and AMD; often readable by root alone
+
+
+@dataclass(frozen=True)
+class Timing:
+    """
+    Attributes:
+        seconds: of a call, the median over the rounds.
+        faster: the first one's time over this one's, the median of each round's ratio.
+    """
+
+    seconds: float
+    faster: float
+
+
+def alternating(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    turn: float = 0.1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time calls in turn, so that whatever else the machine does meets them alike.
+
+    Each is called twice before anything counts, and its third call says how many a turn of `turn` seconds has: one
+    call after another's would find the caches full of the other's weights.
+    """
+    repeats = {name: max(1, round(turn / _turn(call, 1, clock, warm_up=2))) for name, call in calls.items()}
+    times = [{name: _turn(call, repeats[name], clock) for name, call in calls.items()} for _ in range(rounds)]
+    first = next(iter(calls))
+    return {
+        name: Timing(median(one[name] for one in times), median(one[first] / one[name] for one in times))
+        for name in calls
+    }
+
+
+def _turn(call: Callable[[], object], repeats: int, clock: Callable[[], float], warm_up: int = 0) -> float:
+    """Seconds of one call."""
+    for _ in range(warm_up):
+        call()
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return max(clock() - start, 1e-9) / repeats
+
+
+def energy(
+    call: Callable[[], object],
+    seconds: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+    powercap: Path = POWERCAP,
+) -> float:
+    """Joules of one call, of all that the processors did meanwhile; NaN where the machine does not report it."""
+    zones = [zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1]  # packages, not their parts
+    before, start, count = [_microjoules(zone) for zone in zones], clock(), 0
+    if not zones or any(math.isnan(value) for value in before):
+        return math.nan
+    while clock() - start < seconds:
+        call()
+        count += 1
+    used = 0.0
+    for zone, value in zip(zones, before, strict=True):
+        wrapped = int((zone / "max_energy_range_uj").read_text())
+        used += (_microjoules(zone) - value) % wrapped  # the counter begins again at its end
+    return used / 1e6 / count
+
+
+def _microjoules(zone: Path) -> float:
+    try:
+        return float((zone / "energy_uj").read_text())
+    except OSError:
+        return math.nan

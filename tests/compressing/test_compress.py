@@ -1,0 +1,93 @@
+"""A recipe makes a run of a run, step by step, and goes on where it was stopped."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from running import Command
+
+from visiontune.compressing import TrainStep
+from visiontune.compressing.step import config_of
+from visiontune.compressing.train_step import merged
+from visiontune.runs import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def run(command: Command, tiny: list[str]) -> RunDirectory:
+    return command("train", *tiny, "seed=3", "optimizer.lr=1e-3").run
+
+
+def test_a_later_choice_forgets_what_was_said_of_the_one_before() -> None:
+    before = ["strategy=gradual_unfreeze", "strategy.head_epochs=2", "optimizer.lr=1e-3", "run_dir=/a", "epochs=4"]
+    assert merged(before, ["strategy=full", "epochs=2"]) == ["optimizer.lr=1e-3", "strategy=full", "epochs=2"]
+    assert merged(before, ["optimizer.lr=1"]) == [*before[:3], "epochs=4", "optimizer.lr=1"]
+
+
+def test_training_on(run: RunDirectory, tmp_path: Path) -> None:
+    step = TrainStep(["strategy=lp_ft", "epochs=2", "trainer.max_epochs=2"])
+    checked = step.check(config_of(run))
+    made = step.apply(run, tmp_path / "made")
+    cfg, before = made.read_config(), run.read_config()
+    assert cfg.strategy._target_ == checked.strategy._target_ == "visiontune.strategies.LpFt"
+    assert cfg.optimizer.lr == pytest.approx(1e-3) and cfg.seed == 3 and cfg.trainer.max_epochs == 2
+    assert cfg.data == before.data and cfg.heads == before.heads
+    assert cfg.compressed_from == cfg.weights_from == str(run.path) and "said" not in cfg
+    assert made.read_status()["status"] == "finished" and "test/classification/accuracy" in made.metrics.read_text()
+
+
+def test_another_network_begins_anew(run: RunDirectory) -> None:
+    step = TrainStep(["backbone=small_cnn", "backbone.widths=[2,4]", "optimizer.lr=0.1"], from_source=False)
+    made = step.check(config_of(run))
+    assert made.backbone.widths == [2, 4] and made.backbone.depth == 2 and made.weights_from is None
+    assert made.optimizer.lr == pytest.approx(0.1) and made.data.image_size == 16
+
+
+def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    arguments = [
+        "compress",
+        f"run={run.path}",
+        "recipe=int8",
+        f"output={tmp_path / 'int8'}",
+        "recipe.steps.int8.max_drop=50",
+        "compile=false",
+    ]
+    outcome = command(*arguments)
+    made = outcome.run
+    assert made.path == tmp_path / "int8" / "0_int8" and made.read_config().backend == "onnx"
+    assert made.read_config().compressed_from == str(run.path)
+    with (tmp_path / "int8" / "table.csv").open(newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert float(rows["original, exported"]["megabytes"]) > float(rows["0_int8"]["megabytes"]) > 0
+    own = json.loads(made.metrics.read_text())["test/classification/accuracy"]
+    assert float(rows["0_int8"]["test/classification/accuracy"]) == pytest.approx(own, abs=1e-6)
+    evaluated = command("evaluate", f"run={made.path}").out
+    assert f"{own:.8f}" in evaluated
+    before = made.predictions.stat().st_mtime_ns
+    again = command(*arguments)  # nothing is done twice
+    assert f"{made.path} is finished" in again.out and made.predictions.stat().st_mtime_ns == before
+    made.status.write_text(made.status.read_text().replace("finished", "running"))
+    assert command(*arguments).run.predictions.stat().st_mtime_ns > before
+    refused = command(*arguments[:-1], "recipe.steps.int8.max_drop=40").message
+    assert refused.startswith(f"{tmp_path / 'int8'} was made by other steps")
+
+
+def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    status = json.loads(run.status.read_text())
+    run.status.write_text(json.dumps(status | {"status": "interrupted"}))
+    try:
+        message = command("compress", f"run={run.path}", "recipe=int8").message
+    finally:
+        run.status.write_text(json.dumps(status))
+    assert message == f"{run.path} is interrupted: finish it first with visiontune train run={run.path}"
+    assert not (run.path / "compressed").exists()
+
+
+def test_a_recipe_says_what_it_was(run: RunDirectory, tmp_path: Path) -> None:
+    from visiontune.compress import begin
+
+    cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x", "amount": 0.5}}}})
+    begin(tmp_path / "there", cfg, run)
+    begin(tmp_path / "there", cfg, run)
+    assert OmegaConf.load(tmp_path / "there" / "recipe.yaml").steps.a.amount == 0.5

@@ -1,0 +1,163 @@
+"""Integers of 8 bits in the place of floats: the same answers, from a quarter of the bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from omegaconf import OmegaConf
+from onnx import TensorProto, helper, numpy_helper
+from running import SMALL, Command
+
+from visiontune.compressing import Int8, quantization
+from visiontune.compressing.quantization import Network
+from visiontune.errors import Failed, UserError
+from visiontune.runs import RunDirectory
+
+WIDE = ["backbone.widths=[16,32,64]", "backbone.depth=2", "data.image_size=32", "data.limit_train=600", "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def run(command: Command) -> RunDirectory:
+    """A network that has learned: what an untrained one says is left to the last bit."""
+    own = [key.partition("=")[0] for key in WIDE]
+    small = [override for override in SMALL if override.partition("=")[0] not in own]
+    steps = ["trainer.max_epochs=6", "strategy=full", "strategy.batchnorm=train", "scheduler=one_cycle"]
+    return command("train", *small, *WIDE, *steps, "optimizer.lr=0.01", "augment=none").run
+
+
+def metrics(run: RunDirectory) -> dict[str, float]:
+    return json.loads(run.metrics.read_text())
+
+
+@pytest.fixture(scope="module")
+def quantized(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return Int8(pictures=64).apply(run, tmp_path_factory.mktemp("int8") / "run")
+
+
+def test_what_is_left_of_a_run(run: RunDirectory, quantized: RunDirectory) -> None:
+    before, after = metrics(run), metrics(quantized)
+    assert before["test/classification/accuracy"] > 0.6
+    assert after.keys() == before.keys() and after != before
+    for split in ("val", "test"):
+        assert after[f"{split}/classification/accuracy"] > before[f"{split}/classification/accuracy"] - 0.015
+    weights = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
+    size = (quantized.exports / "model.onnx").stat().st_size
+    assert size < sum(value.numel() * 4 for value in weights.values()) / 3
+    assert quantized.checkpoint("best").read_bytes() == run.checkpoint("best").read_bytes()
+    assert sorted(path.name for path in quantized.exports.iterdir()) == ["model.onnx", "run_onnx.py"]
+    assert quantized.read_status()["objective"]["value"] == after["val/classification/accuracy"]
+
+
+def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_path: Path) -> None:
+    out = command("evaluate", f"run={quantized.path}", "split=val").out
+    found = {line.split()[0]: float(line.split()[1]) for line in out.splitlines() if "/" in line.split()[0]}
+    assert found["val/classification/loss"] == pytest.approx(metrics(quantized)["val/classification/loss"], abs=1e-6)
+    assert "is a file already" in command("export", f"run={quantized.path}").message
+    with pytest.raises(UserError, match="quantized already"):
+        Int8().check(quantized.read_config())
+
+
+def test_layers_that_hurt_stay_in_float(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an activation's range ruined, the layer that it feeds is the one that is left in float."""
+    calibrate = Network.calibrate
+
+    def ruined(self: Network, *arguments: Any) -> dict[str, tuple[float, float]]:
+        ranges = calibrate(self, *arguments)
+        last = list(self.layers.values())[-1]
+        node = next(node for node in self.model.graph.node if node.name == last)
+        return ranges | {node.input[0]: (0.0, 1e4)}
+
+    monkeypatch.setattr(Network, "calibrate", ruined)
+    made = Int8(pictures=64).apply(run, tmp_path / "run")
+    lines = [line for line in made.log.read_text().splitlines() if " -> " in line]
+    assert len(lines) == 2 and lines[1].endswith("in float: heads.classification.linear.weight")
+    assert metrics(made)["val/classification/accuracy"] > metrics(run)["val/classification/accuracy"] - 0.0101
+
+
+def convolution(path: Path, weight: np.ndarray) -> Network:
+    """raw.y = (x - 3) * weight, by a convolution with cells of one pixel."""
+    nodes = [
+        helper.make_node("Cast", ["picture"], ["float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["float", "three"], ["x"], "sub"),
+        helper.make_node("Conv", ["x", "weight"], ["raw.y"], "conv"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("picture", TensorProto.UINT8, [1, weight.shape[1], 4, 4])],
+        [helper.make_tensor_value_info("raw.y", TensorProto.FLOAT, [1, len(weight), 4, 4])],
+        [numpy_helper.from_array(np.float32(3), "three"), numpy_helper.from_array(weight, "weight")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return Network(path)
+
+
+@pytest.mark.parametrize(("reduce_range", "most"), [(False, 127), (True, 64)])
+def test_integers_of_a_convolution(tmp_path: Path, reduce_range: bool, most: int) -> None:
+    """Weights by hand: a scale a channel, symmetric; what is before the weights stays in float."""
+    weight = np.array([[[[1.0]]], [[[-0.02]]]], np.float32)
+    network = convolution(tmp_path / "one.onnx", weight)
+    picture = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    ranges = network.calibrate([picture], "minmax")
+    assert ranges["x"] == (-3, 12) and network.layers == {"weight": "conv"}
+    made = network.quantized(ranges, ["weight"], reduce_range)
+    values = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
+    integers = next(value for value in values.values() if value.dtype == np.int8 and value.ndim == 4)
+    assert integers.ravel().tolist() == [most, -most]
+    scales = next(value for value in values.values() if value.dtype == np.float32 and value.shape == (2,))
+    np.testing.assert_allclose(scales * most, [1, 0.02], rtol=0.02)
+    ((found,),) = [list(one.values()) for one in network._run(made, [picture], ["raw.y"])]
+    np.testing.assert_allclose(found[0, 0].ravel(), np.arange(16) - 3, atol=15 / 255 + 0.01)
+    assert network.sensitivities(ranges, [picture], reduce_range)["weight"] < 1e-3
+
+
+def test_ranges() -> None:
+    """`mse` gives up what is far out for finer steps where most values are."""
+    values = np.random.default_rng(0).normal(size=(2, 402))
+    values[:, :2] = [[-10.0, 8.0], [-9.0, 10.0]]
+    assert quantization._range(values, "minmax") == (-10, 10)
+    low, high = quantization._range(values, "mse")
+    assert low == -high and 2.5 < high < 6
+    assert quantization._clipped(values[:, 2:], low, high) < quantization._clipped(values[:, 2:], -10, 10) / 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("avx2 avx512f", True), ("avx2 avx_vnni", False), ("avx512_vnni", False)]
+)
+def test_processors_without_vnni(flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(Path, "read_text", lambda _: f"flags : fpu {flags} sse")
+    assert quantization.saturates() is expected
+    monkeypatch.setattr(quantization.platform, "machine", lambda: "aarch64")
+    assert quantization.saturates() is False
+
+
+@pytest.mark.parametrize("wrong", [{"calibration": "best"}, {"pictures": 0}, {"max_drop": -1}, {"reduce_range": "no"}])
+def test_bad_arguments(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Int8(**wrong)
+
+
+def test_what_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges that ruin every layer: no file that is worse than was allowed passes for a result."""
+    monkeypatch.setattr(Network, "calibrate", lambda self, *_: dict.fromkeys(_every(self), (0.0, 1e6)))
+    with pytest.raises(Failed, match="half of the layers"):
+        Int8(pictures=8).apply(run, tmp_path / "run")
+
+
+def _every(network: Network) -> list[str]:
+    return [name for node in network.model.graph.node for name in (*node.input, *node.output)]
+
+
+def test_the_recipe() -> None:
+    from visiontune.build import make
+    from visiontune.cli import config_dir
+
+    recipe: Any = OmegaConf.load(config_dir() / "recipe" / "int8.yaml")
+    assert isinstance(make(recipe.steps.int8), Int8)
