@@ -149,7 +149,7 @@ def test_many_heads_share_one_pass_and_their_losses_are_weighted(tmp_path: Path)
     found = {name: float(value) for name, value in fit.callback_metrics.items()}
     assert len(passes) == 1
     assert found["val/loss"] == pytest.approx(found["val/colour/loss"] + 0.25 * found["val/size/loss"], rel=1e-6)
-    assert set(model.computed) == {"colour", "size"}
+    assert set(model.scores.computed) == {"colour", "size"}
     model.eval()
     with torch.no_grad():
         raw = model(parts["image"])
@@ -184,8 +184,8 @@ def test_samples_may_lack_the_label_of_a_task(tmp_path: Path) -> None:
         logits = model(parts["image"])["size"]["logits"][[0, 2, 5]]
     found = float(fit.callback_metrics["val/size/loss"])
     assert found == pytest.approx(float(F.cross_entropy(logits, torch.tensor([0, 1, 1]))), rel=1e-5)
-    assert int(model.computed["size"]["confusion_matrix"].sum()) == 3
-    assert int(model.computed["colour"]["confusion_matrix"].sum()) == 6
+    assert int(model.scores.computed["size"]["confusion_matrix"].sum()) == 3
+    assert int(model.scores.computed["colour"]["confusion_matrix"].sum()) == 6
 
 
 def test_what_is_logged_of_an_epoch_is_its_mean_over_labelled_samples(tmp_path: Path) -> None:

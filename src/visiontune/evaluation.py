@@ -61,7 +61,7 @@ def evaluate(
     trainer = quiet_trainer(accelerator, precision, [collector, *watching])
     trainer.test(model, datamodule=_Split(data, split, stored), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.computed))
+    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
 
 
 def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:

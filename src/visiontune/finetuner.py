@@ -9,19 +9,18 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from visiontune.backbones import Backbone
 from visiontune.cache.replay import replayed
 from visiontune.epoch_means import EpochMeans
-from visiontune.errors import UserError
 from visiontune.features import Features
 from visiontune.freezing import average_batchnorm, batchnorm_buffers, freeze
-from visiontune.heads import Head, HeadMetrics
+from visiontune.heads import Head
 from visiontune.heads.base import Prediction, Raw
 from visiontune.loss_weights import loss_weights as weights_of
 from visiontune.ranks import add_ranks, of_all_ranks, take_own
 from visiontune.sam import Sam
+from visiontune.scores import Scores, monitored
 from visiontune.strategies import Stages, Strategy
 from visiontune.strategies.base import HEADS
 
@@ -72,18 +71,14 @@ class FineTuner(L.LightningModule):
         self.strategy = strategy
         self.weigh = weights_of(heads, loss_weights)
         self.l1, self.sam = l1, sam
-        self.monitor = _monitor(heads, monitor)
+        self.monitor = monitored(heads, monitor)
         self.seed = seed
         self.description = description or {}
         self.distillation: Distillation | None = None  # with a teacher
         self.split = "test"  # which split a `test` pass measures
         self.means = EpochMeans()
         self.gradients: dict[str, Tensor] = {}  # that a checkpoint within an accumulation window had
-        self.metrics: Mapping[str, HeadMetrics] = nn.ModuleDict(  # type: ignore[assignment]
-            {task: head.metrics() for task, head in heads.items()}
-        )
-        self.losses: Mapping[str, MeanMetric] = nn.ModuleDict({task: MeanMetric() for task in heads})  # type: ignore[assignment]
-        self.computed: dict[str, dict[str, Tensor]] = {}  # of the last evaluation pass, by task
+        self.scores = Scores(heads)
 
     def stages(self) -> Stages:
         """``(name, module)`` from input to output, the heads last; disjoint, together every parameter."""
@@ -199,29 +194,19 @@ class FineTuner(L.LightningModule):
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         predictions, sample_losses = {}, {}
         for task, (raw, found) in self.outputs(batch).items():
-            head, targets = self.heads[task], batch["targets"][task]
             predictions[task] = found
-            sample_losses[task] = head.sample_loss(raw, targets)
-            labelled = [i for i, target in enumerate(targets) if target is not None]
-            truth = [batch["truth"][task][i] for i in labelled]
-            with torch.autocast(self.device.type, enabled=False):  # a metric is no place for 8 bits
-                self.metrics[task].update([predictions[task][i] for i in labelled], truth)
-            if labelled:
-                self.losses[task].update(sample_losses[task][labelled])
+            sample_losses[task] = self.heads[task].sample_loss(raw, batch["targets"][task])
+            self.scores.update(task, found, sample_losses[task], batch["truth"][task])
         return {"predictions": predictions, "losses": sample_losses}
 
     def _finish(self, split: str) -> None:
-        losses: dict[str, Tensor] = {}
-        for task, metrics in self.metrics.items():
-            computed = metrics.compute()
-            losses[task] = computed["loss"] = self.losses[task].compute()
-            self.computed[task] = computed
-            self.log_dict({f"{split}/{task}/{name}": v.float() for name, v in computed.items() if v.numel() == 1})
-            metrics.reset()
-            self.losses[task].reset()
+        computed = self.scores.compute()
+        for task, found in computed.items():
+            self.log_dict({f"{split}/{task}/{name}": v.float() for name, v in found.items() if v.numel() == 1})
+        losses = {task: found["loss"] for task, found in computed.items()}
         self.log(f"{split}/loss", self.weigh(losses, list(losses)), prog_bar=split == "val")
         if len(self.heads) > 1:
-            scores = [head.score(self.computed[task]).float() for task, head in self.heads.items()]
+            scores = [head.score(computed[task]).float() for task, head in self.heads.items()]
             self.log(f"{split}/score", torch.stack([score.to(self.device) for score in scores]).mean())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -261,16 +246,3 @@ class FineTuner(L.LightningModule):
         if self.distillation is not None:
             for own, kept in zip(self.distillation.parameters(), checkpoint["projections"], strict=True):
                 own.data.copy_(kept)
-
-
-def _monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
-    """The monitored metric's full name, and "max" or "min"."""
-    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
-    if len(heads) > 1:
-        directions["val/score"] = "max"
-    if monitor is None:
-        first, head = next(iter(heads.items()))
-        monitor = "val/score" if len(heads) > 1 else f"val/{first}/{head.monitor}"
-    if monitor not in directions:
-        raise UserError(f"monitor={monitor} cannot say which epoch is best; write one of {', '.join(directions)}")
-    return monitor, directions[monitor]

@@ -1,6 +1,7 @@
 """Exported files: written by `export`, read by `evaluate`, `predict` and whoever has onnxruntime."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ NAMES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 OPSET = 18  # the first whose Resize is antialiased
 
 
-class Exported:
+class Exported(ABC):
     """A file that gives predictions. Call it with pictures ``(B, C, H, W)`` uint8; see `Graph` for what it gives.
 
     Attributes:
@@ -28,8 +29,8 @@ class Exported:
 
     metadata: dict[str, Any]
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, pictures: Tensor) -> dict[str, Tensor]: ...
 
     def outputs(self, pictures: Sequence[Tensor], heads: Mapping[str, Head]) -> dict[str, tuple[Raw, list[Prediction]]]:
         """By task, the raw outputs of a batch and a prediction a picture. The pictures may differ in size."""
