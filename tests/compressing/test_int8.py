@@ -1,6 +1,7 @@
 """Integers of 8 bits in the place of floats: the same answers, from a quarter of the bytes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from running import SMALL, Command
 
 from visiontune.compressing import Int8, quantization
+from visiontune.compressing import calibration as calibrating
+from visiontune.compressing.calibration import Calibration
 from visiontune.compressing.quantization import Network
 from visiontune.errors import Failed, UserError
 from visiontune.runs import RunDirectory
 
 WIDE = ["backbone.widths=[16,32,64]", "backbone.depth=2", "data.image_size=32", "data.limit_train=600", "logger=none"]
+
+FIRST = "backbone.model.block1.conv1.weight"
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +69,18 @@ def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_pat
 def test_layers_that_hurt_stay_in_float(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With an activation's range ruined, the layer that it feeds is the one that is left in float."""
+    """With the first layer's input ruined, that layer is left in float, beside the small last one as always."""
     calibrate = Network.calibrate
 
-    def ruined(self: Network, *arguments: Any) -> dict[str, tuple[float, float]]:
-        ranges = calibrate(self, *arguments)
-        last = list(self.layers.values())[-1]
-        node = next(node for node in self.model.graph.node if node.name == last)
-        return ranges | {node.input[0]: (0.0, 1e4)}
+    def ruined(self: Network, *arguments: Any) -> Calibration:
+        found = calibrate(self, *arguments)
+        (node,) = self.layers[FIRST]
+        return replace(found, ranges=found.ranges | {node.input[0]: (0.0, 1e4)})
 
     monkeypatch.setattr(Network, "calibrate", ruined)
     made = Int8(pictures=64).apply(run, tmp_path / "run")
     lines = [line for line in made.log.read_text().splitlines() if " -> " in line]
-    assert len(lines) == 2 and lines[1].endswith("in float: heads.classification.linear.weight")
+    assert len(lines) == 2 and lines[1].endswith(f"in float: heads.classification.linear.weight, {FIRST}")
     assert metrics(made)["val/classification/accuracy"] > metrics(run)["val/classification/accuracy"] - 0.0101
 
 
@@ -91,7 +95,10 @@ def convolution(path: Path, weight: np.ndarray) -> Network:
         nodes,
         "one",
         [helper.make_tensor_value_info("picture", TensorProto.UINT8, [1, weight.shape[1], 4, 4])],
-        [helper.make_tensor_value_info("raw.y", TensorProto.FLOAT, [1, len(weight), 4, 4])],
+        [
+            helper.make_tensor_value_info("raw.y", TensorProto.FLOAT, [1, len(weight), 4, 4]),
+            helper.make_tensor_value_info("three", TensorProto.FLOAT, []),  # as a detector gives its anchors
+        ],
         [numpy_helper.from_array(np.float32(3), "three"), numpy_helper.from_array(weight, "weight")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
@@ -104,9 +111,9 @@ def test_integers_of_a_convolution(tmp_path: Path, reduce_range: bool, most: int
     weight = np.array([[[[1.0]]], [[[-0.02]]]], np.float32)
     network = convolution(tmp_path / "one.onnx", weight)
     picture = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
-    ranges = network.calibrate([picture], "minmax")
-    assert ranges["x"] == (-3, 12) and network.layers == {"weight": "conv"}
-    made = network.quantized(ranges, ["weight"], reduce_range)
+    calibration = network.calibrate([picture], "minmax")
+    assert calibration.ranges["x"] == (-3, 12) and [node.name for node in network.layers["weight"]] == ["conv"]
+    made = network.quantized(calibration, ["weight"], reduce_range)
     values = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
     integers = next(value for value in values.values() if value.dtype == np.int8 and value.ndim == 4)
     assert integers.ravel().tolist() == [most, -most]
@@ -114,17 +121,52 @@ def test_integers_of_a_convolution(tmp_path: Path, reduce_range: bool, most: int
     np.testing.assert_allclose(scales * most, [1, 0.02], rtol=0.02)
     ((found,),) = [list(one.values()) for one in network._run(made, [picture], ["raw.y"])]
     np.testing.assert_allclose(found[0, 0].ravel(), np.arange(16) - 3, atol=15 / 255 + 0.01)
-    assert network.sensitivities(ranges, [picture], reduce_range)["weight"] < 1e-3
+    ((three,),) = [list(one.values()) for one in network._run(made, [picture], ["three"])]
+    assert three == 3
+    assert network.sensitivities(calibration, [picture], reduce_range)["weight"] < 1e-3
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_rounded_weights_shift_nothing_in_the_mean(tmp_path: Path, group: int) -> None:
+    """By hand: a bias makes good the error of its channel's weights times the mean of what they are given."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(6, 6 // group, 3, 3)).astype(np.float32)
+    weight[:, 0, 0, 0] = 40  # the others are rounded coarsely
+    nodes = [
+        helper.make_node("Cast", ["picture"], ["x"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "weight", "bias"], ["raw.y"], "conv", group=group),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, kind, [1, 6, *size])
+        for name, kind, size in (("picture", TensorProto.UINT8, (9, 9)), ("raw.y", TensorProto.FLOAT, (7, 7)))
+    ]
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.ones(6, np.float32), "bias")]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], constants)
+    path = tmp_path / "one.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    network = Network(path)
+    pictures = [torch.from_numpy(rng.integers(100, 156, (6, 9, 9), dtype=np.uint8)) for _ in range(20)]
+    calibration = network.calibrate(pictures, "minmax")
+    np.testing.assert_allclose(calibration.means["weight"], torch.stack(pictures).double().mean((0, 2, 3)), rtol=1e-6)
+    shifts = []
+    for correct in (False, True):
+        made = network.quantized(calibration, ["weight"], False, correct)
+        found, truth = (
+            np.stack([one["raw.y"][0] for one in network._run(model, pictures, ["raw.y"])])
+            for model in (made, network.model)
+        )
+        shifts.append(np.abs((found - truth).mean((0, 2, 3))))
+    assert shifts[0].max() > 20 and shifts[1].max() < 1
 
 
 def test_ranges() -> None:
     """`mse` gives up what is far out for finer steps where most values are."""
     values = np.random.default_rng(0).normal(size=(2, 402))
     values[:, :2] = [[-10.0, 8.0], [-9.0, 10.0]]
-    assert quantization._range(values, "minmax") == (-10, 10)
-    low, high = quantization._range(values, "mse")
+    assert calibrating._range(values, "minmax") == (-10, 10)
+    low, high = calibrating._range(values, "mse")
     assert low == -high and 2.5 < high < 6
-    assert quantization._clipped(values[:, 2:], low, high) < quantization._clipped(values[:, 2:], -10, 10) / 2
+    assert calibrating._clipped(values[:, 2:], low, high) < calibrating._clipped(values[:, 2:], -10, 10) / 2
 
 
 @pytest.mark.parametrize(
@@ -146,13 +188,15 @@ def test_bad_arguments(wrong: dict[str, Any]) -> None:
 
 def test_what_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges that ruin every layer: no file that is worse than was allowed passes for a result."""
-    monkeypatch.setattr(Network, "calibrate", lambda self, *_: dict.fromkeys(_every(self), (0.0, 1e6)))
+    calibrate = Network.calibrate
+
+    def ruined(self: Network, *arguments: Any) -> Calibration:
+        found = calibrate(self, *arguments)
+        return replace(found, ranges=dict.fromkeys(found.ranges, (0.0, 1e6)))
+
+    monkeypatch.setattr(Network, "calibrate", ruined)
     with pytest.raises(Failed, match="half of the layers"):
         Int8(pictures=8).apply(run, tmp_path / "run")
-
-
-def _every(network: Network) -> list[str]:
-    return [name for node in network.model.graph.node for name in (*node.input, *node.output)]
 
 
 def test_the_recipe() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from visiontune import exporting
 from visiontune.build import data_of
-from visiontune.compressing.quantization import CALIBRATIONS, Network, saturates
+from visiontune.compressing.calibration import CALIBRATIONS
+from visiontune.compressing.quantization import Network, saturates
 from visiontune.compressing.step import Step, concluded, config_of, derived
 from visiontune.data import VisionData
 from visiontune.errors import Failed, UserError
@@ -38,7 +39,7 @@ class Int8(Step):
         calibration: see `Network.calibrate`.
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of products overflow; auto: if
             this is one.
-        float_layers: names of weights that stay in float from the beginning.
+        float_layers: names of weights that stay in float from the beginning, beside those of `Network.last`.
 
     Raises:
         UserError: an argument without meaning, a library that is missing.
@@ -100,26 +101,27 @@ class Int8(Step):
         network = Network(exact)
         if unknown := set(self.float_layers) - set(network.layers):
             raise UserError(f"float_layers of int8: {unknown.pop()} is none of {', '.join(network.layers)}")
-        ranges = network.calibrate(_pictures(data, self.pictures), self.calibration)
+        calibration = network.calibrate(_pictures(data, self.pictures), self.calibration)
         log.info(
             f"{len(network.layers)} layers, weights of {'7 bits (no VNNI here)' if self.reduce_range else '8 bits'}, "
             f"ranges by {self.calibration} of up to {self.pictures} training pictures"
         )
+        floats = list(dict.fromkeys([*self.float_layers, *network.last()]))
         before = evaluate_run(run, cfg, model, data, "val")
         order: list[str] = []
         count = 0
         while True:
-            kept = {*self.float_layers, *order[:count]}
+            kept = [*floats, *order[:count]]
             layers = [layer for layer in network.layers if layer not in kept]
-            library("onnx").save(network.quantized(ranges, layers, self.reduce_range), path)
+            library("onnx").save(network.quantized(calibration, layers, self.reduce_range), path)
             after = evaluate_run(run, self.check(cfg), model, data, "val")
             lost = _lost(before, after, *model.monitor)
-            log.info(_said(model.monitor[0], before, after, lost, order[:count]))
+            log.info(_said(model.monitor[0], before, after, lost, kept))
             if lost <= self.max_drop:
                 break
             if not order:
                 probed = list(_pictures(data, PROBED))
-                hurt = network.sensitivities(ranges, probed, self.reduce_range)
+                hurt = network.sensitivities(calibration, probed, self.reduce_range)
                 order = sorted(set(layers), key=lambda layer: -hurt[layer])
             count = max(1, 2 * count)
             if count >= len(order):

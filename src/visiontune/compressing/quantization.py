@@ -7,6 +7,7 @@ integers.
 """
 
 import copy
+import math
 import platform
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visiontune.compressing.biases import biased, biases_apart, correct_biases
+from visiontune.compressing.calibration import Calibration, calibration_of
 from visiontune.exporting.files import library
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -24,9 +27,7 @@ WEIGHTED = (*CONVOLUTIONS, "Gemm", "MatMul")
 # With kernels on integers, and worth one only where integers come in.
 PASSING = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Resize")
 ONE_INPUT = ("Clip", "Resize")  # whose further inputs are no activations
-CALIBRATIONS = ("minmax", "mse")
-
-Ranges = dict[str, tuple[float, float]]
+LITTLE = 0.01  # of all weights
 
 
 class Network:
@@ -35,11 +36,12 @@ class Network:
     What brings the picture to the network's input, and the decoding of raw outputs, stay as they are.
 
     Attributes:
-        layers: by the name of a weight, the name of the node that it belongs to, from input to output.
+        layers: by the name of a weight, the nodes that it belongs to, from input to output.
     """
 
     def __init__(self, path: Path) -> None:
         self.model = library("onnx").load(path)
+        biases_apart(self.model)
         graph = self.model.graph
         self.constants = {weight.name for weight in graph.initializer}
         self.raw = [output.name for output in graph.output if output.name.startswith("raw.")]
@@ -47,17 +49,24 @@ class Network:
         for node in reversed(graph.node):
             if self.needed.intersection(node.output):
                 self.needed.update(node.input)
-        self.layers = {
-            weight: node.name
-            for node in graph.node
-            if node.op_type in WEIGHTED
-            for weight in node.input[1:2]
-            if weight in self.constants
-        }
+        self.layers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in self.constants:
+                self.layers.setdefault(node.input[1], []).append(node)
+
+    def last(self) -> list[str]:
+        """Linear layers that give raw outputs and have few weights: integers cost most there, and bring least."""
+        sizes = {weight.name: math.prod(weight.dims) for weight in self.model.graph.initializer}
+        most = LITTLE * sum(sizes[layer] for layer in self.layers)
+        return [
+            layer
+            for layer, nodes in self.layers.items()
+            if sizes[layer] <= most and all(n.op_type == "Gemm" and n.output[0] in self.raw for n in nodes)
+        ]
 
     def quantizable(self, layers: Collection[str]) -> list[Any]:
         """The nodes of `layers`, and those that only pass on what they give."""
-        chosen = {self.layers[layer] for layer in layers}
+        chosen = {node.name for layer in layers for node in self.layers[layer]}
         found, integers = [], set()
         for node in self.model.graph.node:
             passing = (
@@ -75,30 +84,27 @@ class Network:
         inputs = node.input[:1] if node.op_type in ONE_INPUT else node.input
         return [name for name in inputs if name and name not in self.constants]
 
-    def calibrate(self, pictures: Iterable[Tensor], method: str) -> Ranges:
-        """Lowest and highest value of every activation that may be quantized.
-
+    def calibrate(self, pictures: Iterable[Tensor], method: str) -> Calibration:
+        """
         Args:
             pictures: ``(C, H, W)`` uint8, as stored.
             method: `minmax`, the extremes of all pictures; `mse`, that part of them where rounding and clipping
                 together cost least.
         """
         tensors = {name for node in self.quantizable(self.layers) for name in (*self._activations(node), *node.output)}
-        seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-        rng = np.random.default_rng(0)
-        for found in self._run(self.model, pictures, sorted(tensors)):
-            for name, value in found.items():
-                values = value.ravel()
-                extremes = [values.min(initial=0), values.max(initial=0)]
-                drawn = rng.choice(values, SAMPLED) if method == "mse" and len(values) else values[:0]
-                seen[name].append(np.concatenate([extremes, drawn]))
-        return {name: _range(np.stack(values), method) for name, values in seen.items()}
+        fed = {layer: [n.input[0] for n in nodes] for layer, nodes in self.layers.items() if all(map(biased, nodes))}
+        return calibration_of(
+            self._run(self.model, pictures, sorted(tensors.union(*fed.values()))), tensors, fed, method
+        )
 
-    def quantized(self, ranges: Ranges, layers: Collection[str], reduce_range: bool) -> Any:
+    def quantized(
+        self, calibration: Calibration, layers: Collection[str], reduce_range: bool, correct: bool = True
+    ) -> Any:
         """The graph with `layers` on integers.
 
         Args:
             reduce_range: weights of 7 bits.
+            correct: see `correct_biases`.
         """
         library("onnxruntime")
         from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
@@ -112,7 +118,7 @@ class Network:
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(
                 CalibrationMethod.MinMax,
-                {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
+                {name: (np.float32(low), np.float32(high)) for name, (low, high) in calibration.ranges.items()},
             ),
             nodes_to_quantize=[node.name for node in nodes],
             nodes_to_exclude=[],
@@ -121,14 +127,17 @@ class Network:
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
-        return _bare(quantizer.model.model)
+        model = quantizer.model.model
+        if correct:
+            correct_biases(model, self.model, calibration.means)
+        return _bare(model)
 
-    def sensitivities(self, ranges: Ranges, pictures: list[Tensor], reduce_range: bool) -> dict[str, float]:
+    def sensitivities(self, calibration: Calibration, pictures: list[Tensor], reduce_range: bool) -> dict[str, float]:
         """By layer, how much quantizing it alone changes the raw outputs: squared error over squared size, summed."""
         truth = list(self._run(self.model, pictures, self.raw))
         found = {}
         for layer in self.layers:
-            own = self._run(self.quantized(ranges, [layer], reduce_range), pictures, self.raw)
+            own = self._run(self.quantized(calibration, [layer], reduce_range), pictures, self.raw)
             found[layer] = sum(_error(a, b) for a, b in zip(own, truth, strict=True))
         return found
 
@@ -146,24 +155,6 @@ class Network:
             yield dict(zip(tensors, session.run(tensors, {"picture": picture[None].numpy()}), strict=True))
 
 
-SAMPLED = 512  # values of an activation and picture that `mse` looks at
-
-
-def _range(values: np.ndarray, method: str) -> tuple[float, float]:
-    """Of ``(pictures, 2 + sampled)``: each picture's lowest and highest value, then some of the others."""
-    low, high = float(values[:, 0].min()), float(values[:, 1].max())
-    if method == "minmax":
-        return low, high
-    best = min(np.linspace(0.2, 1, 41).tolist(), key=lambda part: _clipped(values[:, 2:], part * low, part * high))
-    return best * low, best * high
-
-
-def _clipped(values: np.ndarray, low: float, high: float) -> float:
-    """Mean squared error of `values` in 8 bits over this range."""
-    scale = max(high - low, 1e-12) / 255
-    return float(np.square(np.clip(np.round(values / scale) * scale, low, high) - values).mean())
-
-
 def _error(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
     return sum(
         float(np.square(found[name] - value).sum() / max(np.square(value).sum(), 1e-12))
@@ -173,8 +164,23 @@ def _error(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
 
 
 def _bare(model: Any) -> Any:
-    """Without what a compiler noted of where each node came from: up to a tenth of a quantized file."""
-    graph = model.graph
+    """Without what says nothing: up to a sixth of a quantized file.
+
+    That is where each node came from, as a compiler noted it, and zero points of weights and biases, which are all 0 as
+    they are where none is named.
+    """
+    graph, values = model.graph, library("onnx").numpy_helper.to_array
+    constants = {weight.name: weight for weight in graph.initializer}
+    for node in graph.node:
+        if (
+            node.op_type == "DequantizeLinear"
+            and node.input[0] in constants
+            and not values(constants[node.input[2]]).any()
+        ):
+            del node.input[2]
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for weight in [weight for name, weight in constants.items() if name not in read]:
+        graph.initializer.remove(weight)
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

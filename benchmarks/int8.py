@@ -1,0 +1,85 @@
+"""What does recipe=int8 cost, and what does it bring? For docs/compression.md.
+
+python -m benchmarks.int8 RUN ...
+
+Each run is quantized (into RUN/compressed/int8, where that is not done yet) and measured on all of its pictures: the
+monitored metric on the test split, and how many predictions stay the same. Latency is that of one picture, from its
+pixels to the prediction, on one thread, both models in turn.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from benchmarks.document import COMPRESSION, machine, markdown, write_block
+from visiontune.build import data_of, make
+from visiontune.cli import config_dir
+from visiontune.compress import applied
+from visiontune.compressing.contenders import as_it_is
+from visiontune.compressing.measuring import pictures_of
+from visiontune.compressing.timing import alternating
+from visiontune.evaluate import evaluate_run
+from visiontune.heads import ClassificationHead
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.load import load_model
+
+ROUNDS = 25
+COLUMNS = [
+    "network",
+    "data",
+    "pixels",
+    "metric of the test split",
+    "float",
+    "int8",
+    "same answers",
+    "faster",
+    "smaller",
+]
+
+
+def row(run: RunDirectory, made: RunDirectory) -> list[str]:
+    """Of a run and of what int8 made of it."""
+    cfg, values, answers = run.read_config(), [], []
+    data = data_of(cfg)
+    data.assign_as(run.splits)
+    for one in (run, made):
+        model, _ = load_model(one, cfg)
+        found = [evaluate_run(one, one.read_config(), model, data, split) for split in ("train", "val", "test")]
+        name = model.monitor[0].replace("val/", "test/")
+        values.append(found[2].metrics[name])
+        answers.append({row.path: row.prediction for result in found for row in result.rows})
+    same = sum(answer == answers[1][path] for path, answer in answers[0].items())
+    whole = all(isinstance(head, ClassificationHead) for head in model.heads.values())
+    both = {name: as_it_is(name, one, one.read_config()) for name, one in (("float", run), ("int8", made))}
+    calls = {name: partial(one.call, pictures_of(one, 1)) for name, one in both.items()}
+    faster = alternating(calls, ROUNDS)["int8"].faster
+    return [
+        str(cfg.backbone.name),
+        str(cfg.name),
+        " x ".join(map(str, data.image_size)),
+        name.removeprefix("test/"),
+        *(f"{value:.4f}" for value in values),
+        f"{same} of {len(answers[0])}" if whole else "-",
+        f"{faster:.1f}",
+        f"{both['float'].megabytes / both['int8'].megabytes:.2f}",
+    ]
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    runs, rows = [RunDirectory.open(Path(path)) for path in sys.argv[1:]], []
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        step = make(compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe.steps.int8)
+    for run in runs:
+        rows.append(row(run, applied(step, run, run.path / "compressed" / "int8" / "0_int8")))
+        print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
+    write_block("int8", f"{machine()}.\n\n{markdown(COLUMNS, rows)}", COMPRESSION)
+
+
+if __name__ == "__main__":
+    main()
