@@ -32,7 +32,10 @@ CASES: dict[str, list[str]] = {
     "last_k": ["strategy.k=1", "scheduler=linear"],
     "first_k": ["strategy.k=1", "scheduler=exponential"],
     "discriminative": ["optimizer=sgd"],
-    "layer_decay": ["scheduler=step"],
+    "layer_decay": [
+        "scheduler=step",
+        "+callbacks.quantization_aware._target_=visiontune.callbacks.QuantizationAware",
+    ],
     "norm_only": ["scheduler=plateau"],
     "bias_only": ["optimizer=adam"],
     "lora": ["strategy.rank=2", "strategy.dropout=0.1"],

@@ -8,6 +8,7 @@ from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
 from visiontune.callbacks.keep_zeros import KeepZeros
 from visiontune.callbacks.l2_sp import L2SP
+from visiontune.callbacks.quantization_aware import QuantizationAware
 from visiontune.callbacks.start import FirstValidation, ProbeStart
 from visiontune.callbacks.step_curves import StepCurves
 from visiontune.callbacks.thawing import Thawing
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "KeepZeros",
     "ProbeStart",
+    "QuantizationAware",
     "StepCurves",
     "StochasticWeightAverage",
     "Thawing",
