@@ -150,7 +150,7 @@ def test_what_cannot_be_followed_is_refused_with_another_way(name: str, reason: 
         ({}, "prune to nothing: write one of macs, params, latency from 0 to 1, such as macs=0.5"),
         ({"macs": 0.5, "params": 0.5}, "write one of macs"),
         ({"macs": 50}, "write one of macs"),
-        ({"macs": 0.5, "importance": "random"}, "importance=random scope=uniform of prune: write one of magnitude"),
+        ({"macs": 0.5, "importance": "random"}, "importance=random scope=global of prune: write one of magnitude"),
         ({"macs": 0.5, "scope": "all"}, "and one of uniform, global"),
         ({"macs": 0.5, "rounds": 0}, "write 1 or more"),
     ],

@@ -49,8 +49,8 @@ class Prune(Step):
         latency: float | None = None,
         rounds: int = 1,
         overrides: list[str] | None = None,
-        importance: str = "magnitude",
-        scope: str = "uniform",
+        importance: str = "taylor",
+        scope: str = "global",
         multiple: int = 8,
         pictures: int = 512,
     ) -> None:
