@@ -40,7 +40,7 @@ class Pretended(Step):
             derived(source, config_of(source), output)
             raise KeyboardInterrupt
         if self.name in os.environ.get("FAILS", "-"):
-            raise Failed("int8 costs 9 points")
+            raise {"Failed": Failed, "UserError": UserError}[os.environ["HOW"]]("int8 costs 9 points")
         self.made.append(f"{output.name}")
         run = derived(source, config_of(source), output)
         os.link(source.checkpoint("best"), run.checkpoints / "best.ckpt")
@@ -121,10 +121,12 @@ def test_limits_that_nothing_keeps(run: RunDirectory, pretended: list[str], tmp_
     assert (tmp_path / "0_small_candidates" / "front.csv").is_file() and not (tmp_path / "0_small").exists()
 
 
+@pytest.mark.parametrize("how", ["Failed", "UserError"])
 def test_what_fails_is_a_line_and_not_the_end(
-    run: RunDirectory, pretended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, run: RunDirectory, pretended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAILS", "int8")
+    monkeypatch.setenv("HOW", how)
     found = search().apply(run, tmp_path / "0_small")
     assert found.read_config().compressed_from.endswith("tiny")  # tiny+prune_0.5
     rows = {row["candidate"]: row for row in csv.DictReader((tmp_path / "0_small_candidates/front.csv").open())}

@@ -32,9 +32,10 @@ def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metr
     for point in known:
         size, colour = 20 + 400 * point.megabytes / largest, "tab:blue" if point in best else "lightgrey"
         axes.scatter(point.latency_ms, point.metric, size, colour, alpha=0.6)
-    for point in best:
-        label = f"{point.name}, {point.megabytes:.2g} MB"
-        axes.annotate(label, (point.latency_ms, point.metric), (4, 4), textcoords="offset points", fontsize=8)
+    for i, point in enumerate(sorted(best, key=lambda point: (point.metric, point.latency_ms))):
+        label, below = f"{point.name}, {point.megabytes:.2g} MB", i % 2  # of neighbours one above, one below
+        place = (point.latency_ms, point.metric)
+        axes.annotate(label, place, (4, -12 if below else 5), textcoords="offset points", fontsize=8)
     axes.set(xlabel="ms a picture", ylabel=metric, xscale="log")
     allowed = [point.metric for point in known if point.drop <= limits.max_drop]
     if allowed:

@@ -127,7 +127,7 @@ class Small(Step):
             return Point(chain, failed=self.refused[chain])
         try:
             run = self._made(chain, source, folder)
-        except Failed as error:
+        except (Failed, UserError) as error:  # a step can find out while it works, too
             write_json(file, {"chain": chain, "failed": str(error)})
             return Point(chain, failed=str(error))
         point = self._measured(chain, run, source, folder)
