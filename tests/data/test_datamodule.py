@@ -233,6 +233,18 @@ def test_a_picture_mixed_with_an_unlabelled_one_has_no_target() -> None:
     assert targets[1] is None and sum(target is None for target in targets) == 2
 
 
+@pytest.mark.parametrize("alphas", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_labelled_pictures_are_mixed_with_each_other(alphas: dict[str, float]) -> None:
+    """In turn with unlabelled ones each would otherwise be mixed with one of these, and none have a target."""
+    batch = mixed([None, 1, None, 3], **alphas)
+    assert [target is None for target in batch["targets"]["kind"]] == [True, True, True, False]
+    vector = batch["targets"]["kind"][3]
+    assert float(vector[1] + vector[3]) == pytest.approx(1, abs=1e-5) and 0.01 < float(vector[1]) < 0.99
+    assert float(batch["image"][3].mean()) == pytest.approx(float(vector @ torch.arange(4.0)), abs=1e-4)
+    # The first labelled one has as much of the last unlabelled one in it.
+    assert float(batch["image"][1].mean()) == pytest.approx(1 + float(vector[1]), abs=1e-4)
+
+
 def test_label_vectors_are_mixed_and_what_is_unknown_stays_unknown() -> None:
     nan = float("nan")
     labels = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, nan], [1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]])

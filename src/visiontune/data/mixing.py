@@ -1,5 +1,6 @@
 """Mixup and cutmix of a whole batch, on its device, for all tasks at once."""
 
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -45,8 +46,13 @@ class BatchMixer:
             before = torch.get_rng_state()
             torch.default_generator.manual_seed(derive(self.seed, "mix", epoch, *batch["index"].tolist()))
             kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
+            # Each is mixed with the one before it: with those of the same tasks side by side few labels are lost.
+            labelled = zip(*([value is None for value in values] for values in batch["targets"].values()), strict=True)
+            order = torch.tensor([i for i, _ in sorted(enumerate(labelled), key=itemgetter(1))])
             # Mixing "which sample am I" gives the share of each sample in each picture: good for any task's labels.
-            image, share = kind(alpha=alpha, num_classes=count)(batch["image"], torch.arange(count))
+            image, share = kind(alpha=alpha, num_classes=count)(batch["image"][order], torch.arange(count))
+            back = order.argsort()
+            image, share = image[back], share[back][:, back]
             torch.set_rng_state(before)
         targets = {task: self._soft(task, values, share) for task, values in batch["targets"].items()}
         return {**batch, "image": image, "targets": targets}
