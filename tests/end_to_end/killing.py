@@ -1,4 +1,4 @@
-"""`visiontune` that is killed at a moment: python killing.py MOMENT NUMBER train ...
+"""`visiontune` that is killed at a moment: python killing.py MOMENT NUMBER train ... (or compress ...)
 
 The process gets SIGKILL, nothing less, as the moment comes for the NUMBER-th time.
 """
@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from visiontune import cli
+from visiontune import cli, compress
 from visiontune.callbacks import History, ProbeStart
+from visiontune.compressing.quantization import Network
 from visiontune.finetuner import FineTuner
 from visiontune.report import results
 
@@ -74,6 +75,8 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "row": lambda number: after(History, "_row", number),  # of metrics.csv
     "saving": half_saved,
     "renaming": lambda number: before(Path, "replace", number, lambda path, _: path.name == "next.ckpt"),
+    "quantized": lambda number: before(Network, "quantized", number),
+    "table": lambda number: before(compress, "measure", number),
     "report": lambda number: before(results, "write_page", number),
 }
 

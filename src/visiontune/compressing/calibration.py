@@ -31,7 +31,7 @@ def calibration_of(
         fed: by layer, activations ``(N, C, ...)`` that it is given.
         method: see `Network.calibrate`.
     """
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in sorted(tensors)}  # what is drawn follows the order
     sums, counts = dict.fromkeys(fed, np.zeros(())), dict.fromkeys(fed, 0)
     rng = np.random.default_rng(0)
     for found in pictures:
