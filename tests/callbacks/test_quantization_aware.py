@@ -146,6 +146,22 @@ def test_what_it_does_not_go_with(keys: str, write: str, command: Command, tmp_p
     assert outcome.err.endswith(f"error: training that rounds to 8 bits works with {write} alone\n")
 
 
+def test_one_process_alone() -> None:
+    """Ranges are of what a process has seen: several would validate networks of their own."""
+    with pytest.raises(UserError, match=r"works with trainer.devices=1 alone"):
+        QuantizationAware().setup(
+            SimpleNamespace(world_size=2, precision="32-true", datamodule=SimpleNamespace(frozen=None)),
+            _plain_module(),
+            "fit",
+        )
+
+
+def _plain_module() -> Any:
+    return SimpleNamespace(
+        backbone=SimpleNamespace(_compiled_call_impl=None), strategy=SimpleNamespace(batchnorm="frozen")
+    )
+
+
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asks(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,8 @@ def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     made = outcome.run
     assert made.path == tmp_path / "int8" / "0_int8" and made.read_config().backend == "onnx"
     assert made.read_config().compressed_from == str(run.path)
+    assert f"made of the run <code>{run.path}</code>" in (made.report / "index.html").read_text()
+    assert "made of the run" not in (run.report / "index.html").read_text()
     with (tmp_path / "int8" / "table.csv").open(newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert float(rows["original, exported"]["megabytes"]) > float(rows["0_int8"]["megabytes"]) > 0

@@ -33,8 +33,8 @@ class QuantizationAware(L.Callback):
         reduce_range: weights of 7 bits, as `int8` takes for processors without VNNI.
 
     Raises:
-        UserError: torchao is missing; the backbone cannot be exported; half precision, `compile`, `strategy.cache` or
-            `strategy.batchnorm=train`.
+        UserError: torchao is missing; the backbone cannot be exported; several processes, half precision, `compile`,
+            `strategy.cache` or `strategy.batchnorm=train`.
     """
 
     def __init__(self, pictures: int = 128, reduce_range: bool = False) -> None:
@@ -53,6 +53,7 @@ class QuantizationAware(L.Callback):
         if stage != "fit":
             return
         for wrong, write in (
+            (trainer.world_size > 1, "trainer.devices=1"),  # each process would see ranges of its own
             (trainer.precision != "32-true", "trainer.precision=32-true"),
             (pl_module.backbone._compiled_call_impl is not None, "compile=false"),
             (trainer.datamodule.frozen is not None, "strategy.cache=none"),

@@ -122,7 +122,7 @@ class Int8(Step):
             if not order:
                 probed = list(_pictures(data, PROBED))
                 hurt = network.sensitivities(calibration, probed, self.reduce_range)
-                order = sorted(set(layers), key=lambda layer: -hurt[layer])
+                order = sorted(layers, key=lambda layer: -hurt[layer])
             count = max(1, 2 * count)
             if count >= len(order):
                 raise Failed(

@@ -18,8 +18,15 @@ code { background: #f2f2f2; padding: .1rem .3rem }
 """
 
 
-def write_page(run: RunDirectory, split: str, metrics: dict[str, float], pictures: list[str]) -> None:
-    """The metrics of a run, its curves, and `pictures` (file names in the report folder)."""
+def write_page(
+    run: RunDirectory, split: str, metrics: dict[str, float], pictures: list[str], made_of: str | None = None
+) -> None:
+    """The metrics of a run, its curves, and `pictures` (file names in the report folder).
+
+    Args:
+        made_of: the run that this one was compressed from.
+    """
+    origin = f" It was made of the run <code>{escape(made_of)}</code>." if made_of else ""
     if _curves(run):
         pictures = ["curves.png", *pictures]
     pictures = [*pictures, *(path.name for path in run.report.glob("lr_range.png"))]  # where there was a range test
@@ -34,7 +41,7 @@ def write_page(run: RunDirectory, split: str, metrics: dict[str, float], picture
 <html lang="en"><head><meta charset="utf-8"><title>{escape(run.path.name)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(run.path.parent.name)} / {escape(run.path.name)}</h1>
 <p>The best checkpoint, measured on {escape(split)}. The whole configuration is in <code>config.yaml</code>, every
-sample in <code>predictions.csv</code>.</p>
+sample in <code>predictions.csv</code>.{origin}</p>
 <table><tr><th>metric</th><th>value</th></tr>
 {rows}
 </table>

@@ -38,7 +38,7 @@ def report(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTune
     with SummaryWriter(str(run.tensorboard)) as board:
         pictures = _pictures(run.report, data, model, last, board)
         _hparams(cfg, board, model.monitor[0], metrics[model.monitor[0]])
-    write_page(run, last.split, metrics, pictures)
+    write_page(run, last.split, metrics, pictures, cfg.get("compressed_from"))
     log.info("\n" + results_table(results))
     log.info(f"\nbest checkpoint  {run.checkpoints / 'best.ckpt'}")
     log.info(f"report           {run.report / 'index.html'}")
