@@ -22,7 +22,7 @@ VERBS = {
     "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
     "predict": "use a run on pictures: predict run=DIR input=FILE|FOLDER [output=DIR]",
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
-    "compress": "make a run smaller and faster: compress run=DIR recipe=int8|prune|sparsify|distill|small",
+    "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
     "compare": "one table of a sweep or of any runs: compare DIR...",
 }
 USAGE = (

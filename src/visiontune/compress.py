@@ -1,5 +1,6 @@
 """Make a run smaller and faster by the steps of a recipe, and measure what each of them costs."""
 
+import hashlib
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,12 +43,15 @@ def begin(output: Path, cfg: DictConfig, run: RunDirectory) -> None:
     """Say in `recipe.yaml` what the folder is of.
 
     Raises:
-        UserError: it is of another recipe or another run.
+        UserError: it is of another recipe, another run, or the run before it was trained on.
     """
-    said = OmegaConf.create({"run": str(run.path), "steps": cfg.recipe.steps})
+    digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()
+    said = OmegaConf.create({"run": str(run.path), "sha256": digest, "steps": cfg.recipe.steps})
     place = output / "recipe.yaml"
     if place.is_file() and OmegaConf.load(place) != said:
-        raise UserError(f"{output} was made by other steps, which {place} has: name another folder with output=DIR")
+        raise UserError(
+            f"{output} was made by other steps or of other weights, as {place} says: name another with output=DIR"
+        )
     output.mkdir(parents=True, exist_ok=True)
     with write_atomically(place) as file:
         file.write(OmegaConf.to_yaml(said, resolve=True))

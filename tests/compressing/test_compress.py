@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from running import Command
 
 from visiontune.compressing import TrainStep
 from visiontune.compressing.step import config_of
-from visiontune.compressing.train_step import merged
+from visiontune.compressing.train_step import merged, placed
 from visiontune.runs import RunDirectory
 
 
@@ -22,7 +23,18 @@ def run(command: Command, tiny: list[str]) -> RunDirectory:
 def test_a_later_choice_forgets_what_was_said_of_the_one_before() -> None:
     before = ["strategy=gradual_unfreeze", "strategy.head_epochs=2", "optimizer.lr=1e-3", "run_dir=/a", "epochs=4"]
     assert merged(before, ["strategy=full", "epochs=2"]) == ["optimizer.lr=1e-3", "strategy=full", "epochs=2"]
-    assert merged(before, ["optimizer.lr=1"]) == [*before[:3], "epochs=4", "optimizer.lr=1"]
+    assert merged(before, ["optimizer.lr=1"]) == [*before[:2], "epochs=4", "optimizer.lr=1"]
+    assert merged(["trainer.max_epochs=50"], ["epochs=10"]) == ["epochs=10"]  # two names of one key
+    rounding = "+callbacks.quantization_aware._target_=visiontune.callbacks.QuantizationAware"
+    assert merged([rounding, "seed=1"], ["strategy=full"]) == ["seed=1", "strategy=full"]
+
+
+@pytest.mark.parametrize("path", ["/plain/run", "/jörg's runs (2)/a=b,[c]"])
+def test_a_path_of_any_characters(path: str) -> None:
+    line = placed("distill.teacher=SOURCE/x", "SOURCE", path)
+    (override,) = OverridesParser.create().parse_overrides([line])
+    assert override.key_or_group == "distill.teacher" and override.value() == f"{path}/x"
+    assert placed("epochs=3", "SOURCE", path) == "epochs=3"
 
 
 def test_training_on(run: RunDirectory, tmp_path: Path) -> None:
@@ -93,3 +105,13 @@ def test_a_recipe_says_what_it_was(run: RunDirectory, tmp_path: Path) -> None:
     begin(tmp_path / "there", cfg, run)
     begin(tmp_path / "there", cfg, run)
     assert OmegaConf.load(tmp_path / "there" / "recipe.yaml").steps.a.amount == 0.5
+
+
+def test_another_original_than_the_folder_was_made_of(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    """Steps of weights that are no more would stand beside the new ones' numbers."""
+    (tmp_path / "out").mkdir()
+    arguments = ["compress", f"run={run.path}", "recipe=int8", f"output={tmp_path / 'out'}", "compile=false"]
+    steps = "recipe.steps.int8.max_drop=100"
+    cfg = OmegaConf.create({"run": str(run.path), "sha256": "0" * 64, "steps": {}})
+    OmegaConf.save(cfg, tmp_path / "out" / "recipe.yaml")
+    assert "was made by other steps or of other weights" in command(*arguments, steps).message

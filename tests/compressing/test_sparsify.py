@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import open_dict
 from torch import nn
 
 from visiontune.callbacks import KeepZeros
-from visiontune.compressing import Sparsify
+from visiontune.compressing import Prune, Sparsify
 from visiontune.compressing.sparsify import KEEP, layer_weights, zero_smallest
 from visiontune.compressing.step import config_of
 from visiontune.errors import UserError
@@ -97,3 +98,12 @@ def test_which_zeros_they_are_is_remembered() -> None:
 def test_arguments_without_meaning(amount: float, scope: str) -> None:
     with pytest.raises(UserError, match=f"sparsify amount={amount} scope={scope}: write an amount from 0 to 1"):
         Sparsify(amount, scope)
+
+
+def test_integers_are_the_end(run: RunDirectory) -> None:
+    cfg = config_of(run)
+    with open_dict(cfg):
+        cfg.backend = "onnx"
+    for step in (Sparsify(0.5), Prune(macs=0.5)):
+        with pytest.raises(UserError, match=r"the run is quantized already: .* takes the run that it was made of"):
+            step.check(cfg)

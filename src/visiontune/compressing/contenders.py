@@ -66,7 +66,7 @@ def own_file(run: RunDirectory, cfg: DictConfig) -> Path | None:
 def exported(name: str, run: RunDirectory, cfg: DictConfig, folder: Path) -> Contender:
     """Through onnxruntime, by a file that is written into `folder`."""
     graph, model = graph_of(run, cfg)
-    file = folder / f"{run.path.name}.onnx"
+    file = folder / f"{name}.onnx"
     write(graph, file, "onnx")
     return _of_file(name, run, cfg, model, file)
 

@@ -22,7 +22,8 @@ def fresh_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: in
     arguments = [str(model), *map(str, (*size, channels, threads))]
     made = subprocess.run([sys.executable, "-P", __file__, *arguments], capture_output=True, text=True)
     if made.returncode:
-        raise RuntimeError(f"{model} does not run in a process of its own: {made.stderr.strip().splitlines()[-1]}")
+        said = made.stderr.strip().splitlines() or [f"exit code {made.returncode}"]
+        raise RuntimeError(f"{model} does not run in a process of its own: {said[-1]}")
     return float(made.stdout.splitlines()[-1])
 
 

@@ -12,7 +12,7 @@ from visiontune import exporting
 from visiontune.build import data_of
 from visiontune.compressing.calibration import CALIBRATIONS
 from visiontune.compressing.quantization import Network, saturates
-from visiontune.compressing.step import Step, concluded, config_of, derived
+from visiontune.compressing.step import Step, concluded, config_of, derived, lost
 from visiontune.data import VisionData
 from visiontune.errors import Failed, UserError
 from visiontune.evaluate import evaluate_run
@@ -115,18 +115,19 @@ class Int8(Step):
             layers = [layer for layer in network.layers if layer not in kept]
             library("onnx").save(network.quantized(calibration, layers, self.reduce_range), path)
             after = evaluate_run(run, self.check(cfg), model, data, "val")
-            lost = _lost(before, after, *model.monitor)
-            log.info(_said(model.monitor[0], before, after, lost, kept))
-            if lost <= self.max_drop:
+            name, mode = model.monitor
+            loss = lost(before.metrics[name], after.metrics[name], mode)
+            log.info(_said(name, before, after, loss, kept))
+            if loss <= self.max_drop:
                 break
             if not order:
                 probed = list(_pictures(data, PROBED))
                 hurt = network.sensitivities(calibration, probed, self.reduce_range)
                 order = sorted(layers, key=lambda layer: -hurt[layer])
             count = max(1, 2 * count)
-            if count >= len(order):
+            if count > len(order) / 2:
                 raise Failed(
-                    f"int8 costs {lost:.2f} points of {model.monitor[0]}, with half of the layers in float too: take "
+                    f"int8 costs {loss:.2f} points of {model.monitor[0]}, with half of the layers in float too: take "
                     f"ranges by recipe.steps.int8.calibration=minmax, or allow more than max_drop={self.max_drop:g}"
                 )
         exact.unlink()
@@ -136,12 +137,6 @@ def _pictures(data: VisionData, count: int) -> Iterator[Tensor]:
     """Of the training split, evenly spread, as they are stored."""
     for batch in data.eval_loader("train", at_most=count, stored=True):
         yield from batch["picture"]
-
-
-def _lost(before: Evaluation, after: Evaluation, name: str, mode: str) -> float:
-    """Points; of a metric that is to be low, percent of it."""
-    better, worse = before.metrics[name], after.metrics[name]
-    return 100 * (better - worse) if mode == "max" else 100 * (worse - better) / max(abs(better), 1e-12)
 
 
 def _said(name: str, before: Evaluation, after: Evaluation, lost: float, kept: list[str]) -> str:

@@ -89,10 +89,21 @@ def _rows(contenders: list[Contender], threads: int) -> dict[str, Row]:
             latency[c.name].seconds * 1000,
             latency[c.name].faster,
             BATCH / throughput[c.name].seconds,
-            fresh_peak_mb(c.place, size, c.cfg.data.channels, threads) if c.place is not None else math.nan,
+            _memory(c, size, threads),
             energy(one[c.name]),
         )
     return rows
+
+
+def _memory(contender: Contender, size: tuple[int, int], threads: int) -> float:
+    """NaN where it cannot be measured."""
+    if contender.place is None:
+        return math.nan
+    try:
+        return fresh_peak_mb(contender.place, size, contender.cfg.data.channels, threads)
+    except RuntimeError as error:
+        log.warning(str(error))
+        return math.nan
 
 
 def resampled(contender: Contender, split: str | None = None) -> tuple[Resampled, str]:

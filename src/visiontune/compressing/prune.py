@@ -13,7 +13,7 @@ from visiontune.backbones.narrowing import shapes_of
 from visiontune.build import data_of, model_of
 from visiontune.cache.settings import KEYS as CACHE_KEYS
 from visiontune.compressing.pruning import COSTS, IMPORTANCES, SCOPES, Ranking, Traced, remeasure_batchnorm, to_target
-from visiontune.compressing.step import Step, concluded, config_of, derived
+from visiontune.compressing.step import Step, concluded, config_of, derived, in_floats
 from visiontune.compressing.train_step import TrainStep
 from visiontune.data import VisionData
 from visiontune.data.loaders import as_size
@@ -74,6 +74,7 @@ class Prune(Step):
 
     def check(self, cfg: DictConfig) -> DictConfig:
         """Prunes a network with random weights, to the end."""
+        in_floats(cfg, "prune")
         cfg = without_adapters(cfg)
         schema = data_of(cfg).schema
         model, _ = model_of(cfg, schema, cfg.trainer.max_epochs, load=False)
@@ -138,13 +139,15 @@ class Prune(Step):
     def _gradients(self, model: FineTuner, data: VisionData) -> None:
         """Of the loss over some of the training pictures as evaluation sees them."""
         model.eval()
-        for batch in self._batches(data):
-            losses = [
-                loss
-                for task, raw in model(batch["image"]).items()
-                for loss in model.heads[task].loss(raw, batch["targets"][task]).values()
-            ]
-            torch.stack(losses).sum().backward()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(data.seed)  # two-stage detectors draw proposals
+            for batch in self._batches(data):
+                losses = [
+                    loss
+                    for task, raw in model(batch["image"]).items()
+                    for loss in model.heads[task].loss(raw, batch["targets"][task]).values()
+                ]
+                torch.stack(losses).sum().backward()
 
 
 def narrowed(cfg: DictConfig, model: FineTuner) -> DictConfig:

@@ -186,8 +186,9 @@ def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for a plain mean
         norm.train()
-    for image in images:
-        _ = model.backbone(image).embedding
+    for i, image in enumerate(images):
+        if len(image) > 1 or i == 0:  # a rest of one has no variance
+            _ = model.backbone(image).embedding
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

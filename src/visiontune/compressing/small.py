@@ -16,9 +16,9 @@ from visiontune.compressing.int8 import Int8
 from visiontune.compressing.measuring import pictures_of, running_on
 from visiontune.compressing.prune import Prune
 from visiontune.compressing.search import Chain, Limits, Point, explore, fastest, nearest
-from visiontune.compressing.step import Step
+from visiontune.compressing.step import Step, lost
 from visiontune.compressing.timing import alternating
-from visiontune.compressing.train_step import TrainStep
+from visiontune.compressing.train_step import TrainStep, placed
 from visiontune.errors import Failed, UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
@@ -113,7 +113,7 @@ class Small(Step):
         if name in self.students:
             return [TrainStep(self.students[name], from_source=False)]
         if name in self.prune:
-            train = [override.replace(ORIGINAL, original) for override in self.train]
+            train = [placed(override, ORIGINAL, original) for override in self.train]
             return [Prune(macs=self.prune[name]), TrainStep(train)]
         return [Int8(max_drop=self.limits.max_drop + self.slack)]
 
@@ -127,8 +127,10 @@ class Small(Step):
             return Point(chain, failed=self.refused[chain])
         try:
             run = self._made(chain, source, folder)
-        except (Failed, UserError) as error:  # a step can find out while it works, too
+        except Failed as error:
             write_json(file, {"chain": chain, "failed": str(error)})
+            return Point(chain, failed=str(error))
+        except UserError as error:  # something that another search may find mended: not for good
             return Point(chain, failed=str(error))
         point = self._measured(chain, run, source, folder)
         write_json(file, asdict(point))
@@ -167,11 +169,6 @@ class Small(Step):
     @staticmethod
     def _objective(run: RunDirectory) -> dict:
         return run.read_status()["objective"]
-
-
-def lost(before: float, after: float, mode: str) -> float:
-    """Points (hundredths); of a metric that is to be low, percent of it."""
-    return 100 * (before - after) if mode == "max" else 100 * (after - before) / abs(before)
 
 
 def said(point: Point) -> str:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from visiontune.compressing.prune import without_adapters
-from visiontune.compressing.step import Step, concluded, config_of, derived
+from visiontune.compressing.step import Step, concluded, config_of, derived, in_floats
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
@@ -39,7 +39,7 @@ class Sparsify(Step):
         self.amount, self.scope = amount, scope
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        """Nothing that a run may have is in its way."""
+        in_floats(cfg, "sparsify")
         made = without_adapters(cfg)
         made.said = [override for override in cfg.said if override != KEEP] + [KEEP]
         return made

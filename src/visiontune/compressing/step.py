@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from visiontune.build import data_of
+from visiontune.errors import UserError
 from visiontune.evaluate import evaluate_run
 from visiontune.report.results import report
 from visiontune.runs.directory import RunDirectory
@@ -78,3 +79,14 @@ def concluded(run: RunDirectory) -> None:
         results = [evaluate_run(run, cfg, model, data, split) for split in measured(cfg, data)]
         report(cfg, run, data, model, results)
         outcome["objective"] = best_of(run, model, results)
+
+
+def in_floats(cfg: DictConfig, step: str) -> None:
+    """Raises UserError where the run's model is a file of integers."""
+    if cfg.get("backend"):
+        raise UserError(f"the run is quantized already: {step} takes the run that it was made of, and int8 comes last")
+
+
+def lost(before: float, after: float, mode: str) -> float:
+    """Points (hundredths); of a metric that is to be low, percent of it."""
+    return 100 * (before - after) if mode == "max" else 100 * (after - before) / max(abs(before), 1e-12)

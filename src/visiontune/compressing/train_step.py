@@ -41,7 +41,7 @@ class TrainStep(Step):
         run = RunDirectory(output)
         if run.config.is_file():
             with run.alone():
-                cfg, checkpoint = continued(run, [])
+                cfg, checkpoint = continued(run, ["trust=true"])  # who compresses has been asked
                 with of_its_version(run):
                     train(cfg, run, checkpoint)
             return run
@@ -54,7 +54,7 @@ class TrainStep(Step):
 
     def _config(self, cfg: DictConfig) -> DictConfig:
         """What train is given to make of a run with the config `cfg`."""
-        own = [override.replace(SOURCE, str(cfg.compressed_from)) for override in self.overrides]
+        own = [placed(override, SOURCE, str(cfg.compressed_from)) for override in self.overrides]
         line = merged(cfg.said, own)
         made = train_config(line)
         if "candidates" in made.strategy:
@@ -70,19 +70,35 @@ class TrainStep(Step):
                     OmegaConf.update(made, override.key_or_group, override.value(), force_add=True)
             made.test, made.said, made.compressed_from = cfg.test, line, cfg.compressed_from
             made.weights_from = str(cfg.compressed_from) if self.from_source else None
+            made.trust = made.trust or own != self.overrides  # the source has been opened before
             if self.from_source:
                 made.backbone.weights = None
         return made
 
 
+def placed(override: str, word: str, path: str) -> str:
+    """An override with `path` where its value has `word`; quoted, since a path may have any character."""
+    key, _, value = override.partition("=")
+    if word not in value:
+        return override
+    text = value.replace(word, path).replace("'", "\\'")
+    return f"{key}='{text}'"
+
+
 def merged(before: list[str], after: list[str]) -> list[str]:
     """Both command lines in one: a group that is chosen anew forgets what was said about the old choice."""
     parser = OverridesParser.create()
-    chosen = {override.key_or_group for override in parser.parse_overrides(after) if "." not in override.key_or_group}
-    kept = [
-        str(override.input_line)
-        for override in parser.parse_overrides(before)
-        if override.key_or_group.lstrip("+~").partition(".")[0] not in chosen
-    ]
-    own = ("run_dir", "sweep_dir", "weights_from", "name", "debug")
-    return [line for line in kept if line.lstrip("+~").partition("=")[0] not in own] + after
+    said = {_key(override.key_or_group) for override in parser.parse_overrides(after)}
+    forgotten = said | {"run_dir", "sweep_dir", "weights_from", "name", "debug"}
+    kept = []
+    for override in parser.parse_overrides(before):
+        key = _key(override.key_or_group)
+        # Rounding is of the one training that asked for it.
+        if {key, key.partition(".")[0]}.isdisjoint(forgotten) and not key.startswith("callbacks.quantization_aware."):
+            kept.append(str(override.input_line))
+    return kept + after
+
+
+def _key(said: str) -> str:
+    key = said.lstrip("+~")
+    return "trainer.max_epochs" if key == "epochs" else key
