@@ -23,6 +23,8 @@ def main(cfg: DictConfig) -> Path:
         raise UserError(f"{run.path} is {status}: finish it first with visiontune train run={run.path}")
     name = HydraConfig.get().runtime.choices["recipe"]
     output = Path(cfg.output).expanduser().resolve() if cfg.output else run.path / "compressed" / name
+    if output == run.path or (run.path in output.parents and run.path / "compressed" not in output.parents):
+        raise UserError(f"output={cfg.output} lies within the run: name a folder outside of {run.path}")
     steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
     made = config_of(run)
     for step in steps.values():

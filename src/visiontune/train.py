@@ -118,14 +118,13 @@ def train(
 
 def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list[str]) -> None:
     """Config, environment and splits: what the run is, before it has done anything."""
-    run.write_config(cfg)
-    if run.splits.is_file():  # continued: it is what it was
-        return
-    write_json(run.environment, environment(cfg.seed, overrides))
-    with write_atomically(run.splits) as file:
-        writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
-        writer.writeheader()
-        writer.writerows(data.splits_rows())
+    if not run.splits.is_file():  # else continued: it is what it was
+        write_json(run.environment, environment(cfg.seed, overrides))
+        with write_atomically(run.splits) as file:
+            writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
+            writer.writeheader()
+            writer.writerows(data.splits_rows())
+    run.write_config(cfg)  # the last: with it the run has begun, and can be continued
 
 
 def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:

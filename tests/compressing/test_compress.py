@@ -115,3 +115,9 @@ def test_another_original_than_the_folder_was_made_of(run: RunDirectory, command
     cfg = OmegaConf.create({"run": str(run.path), "sha256": "0" * 64, "steps": {}})
     OmegaConf.save(cfg, tmp_path / "out" / "recipe.yaml")
     assert "was made by other steps or of other weights" in command(*arguments, steps).message
+
+
+@pytest.mark.parametrize("place", ["", "smaller"])
+def test_a_run_is_not_compressed_into_itself(place: str, run: RunDirectory, command: Command) -> None:
+    message = command("compress", f"run={run.path}", "recipe=int8", f"output={run.path / place}").message
+    assert message.endswith(f"lies within the run: name a folder outside of {run.path}")
