@@ -46,13 +46,13 @@ class BatchMixer:
             before = torch.get_rng_state()
             torch.default_generator.manual_seed(derive(self.seed, "mix", epoch, *batch["index"].tolist()))
             kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
-            # Each is mixed with the one before it: with those of the same tasks side by side few labels are lost.
-            labelled = zip(*([value is None for value in values] for values in batch["targets"].values()), strict=True)
-            order = torch.tensor([i for i, _ in sorted(enumerate(labelled), key=itemgetter(1))])
+            order = _together(batch["targets"])
+            image = batch["image"] if order is None else batch["image"][order]
             # Mixing "which sample am I" gives the share of each sample in each picture: good for any task's labels.
-            image, share = kind(alpha=alpha, num_classes=count)(batch["image"][order], torch.arange(count))
-            back = order.argsort()
-            image, share = image[back], share[back][:, back]
+            image, share = kind(alpha=alpha, num_classes=count)(image, torch.arange(count))
+            if order is not None:
+                back = order.argsort()
+                image, share = image[back], share[back][:, back]
             torch.set_rng_state(before)
         targets = {task: self._soft(task, values, share) for task, values in batch["targets"].items()}
         return {**batch, "image": image, "targets": targets}
@@ -67,6 +67,17 @@ class BatchMixer:
         without = torch.tensor([value is None for value in values])
         lost = ((share > 0) & without).any(1)
         return [None if gone else vector for vector, gone in zip(vectors, lost.tolist(), strict=True)]
+
+
+def _together(targets: dict[str, list[Any]]) -> Tensor | None:
+    """An order in which samples that are labelled for the same tasks stand side by side; None where all are.
+
+    Each is mixed with the one before it, and loses its label where that one has none.
+    """
+    labelled = list(zip(*([value is None for value in values] for values in targets.values()), strict=True))
+    if len(set(labelled)) == 1:
+        return None
+    return torch.tensor([i for i, _ in sorted(enumerate(labelled), key=itemgetter(1))])
 
 
 def _vector(value: Any, info: TaskInfo) -> Tensor:
