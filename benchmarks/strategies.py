@@ -36,7 +36,7 @@ def main() -> None:
     if len(sys.argv) < 4:
         sys.exit(__doc__)
     block, metric, *folders = sys.argv[1:]
-    runs = [run for run in find_runs([Path(folder) for folder in folders]) if run.read_status()["status"] == "finished"]
+    runs = [run for run in find_runs([Path(folder) for folder in folders]) if run.finished]
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table(runs):
         groups[row["strategy"]].append(row)

@@ -62,6 +62,5 @@ def begin(output: Path, cfg: DictConfig, run: RunDirectory) -> None:
 def applied(step: Step, source: RunDirectory, output: Path) -> RunDirectory:
     """The run of a step, which may be there from before."""
     run = RunDirectory(output)
-    finished = run.read_status()["status"] == "finished"
-    print(f"{output}{' is finished' * finished}", flush=True)
-    return run if finished else step.apply(source, output)
+    print(f"{output}{' is finished' * run.finished}", flush=True)
+    return run if run.finished else step.apply(source, output)

@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from visiontune.build import data_of
 from visiontune.errors import UserError
 from visiontune.exporting.files import NAMES, OPEN, write
-from visiontune.exporting.graph import Graph
+from visiontune.exporting.graph import graph_of
 from visiontune.exporting.verification import verify
-from visiontune.runs.load import load_model, open_run
+from visiontune.runs.load import open_run
 from visiontune.runs.log import logging_to
 
 
@@ -21,10 +21,10 @@ def main(cfg: DictConfig) -> Path:
             f"the model of {run.path} is a file already: copy {run.exports}, or export what it was made of, "
             f"{run_cfg.compressed_from}"
         )
-    if cfg.checkpoint is None and (status := run.read_status()["status"]) != "finished":
+    if cfg.checkpoint is None and not run.finished:
         raise UserError(
-            f"{run.path} is {status}: continue it with visiontune train run={run.path}, or say which weights are meant "
-            "with checkpoint=best"
+            f"{run.path} is {run.read_status()['status']}: continue it with visiontune train run={run.path}, or say "
+            "which weights are meant with checkpoint=best"
         )
     if cfg.format not in NAMES:
         raise UserError(f"format={cfg.format}: write one of {', '.join(NAMES)}")
@@ -33,9 +33,7 @@ def main(cfg: DictConfig) -> Path:
     with logging_to(None, quiet=True):
         data = data_of(run_cfg)
         data.assign_as(run.splits)
-        model, schema = load_model(run, run_cfg, cfg.checkpoint or "best", plain=True)
-    model.eval().requires_grad_(False)
-    graph = Graph(model, schema, data.image_size, data.resize, data.augment.fill).eval()
+        graph, model = graph_of(run, run_cfg, cfg.checkpoint or "best")
     output = Path(cfg.output).expanduser() if cfg.output else run.exports
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[cfg.format]

@@ -8,12 +8,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from visiontune.data.loaders import as_size
 from visiontune.exporting.files import Exported, OnnxFile, write
-from visiontune.exporting.graph import Graph
+from visiontune.exporting.graph import graph_of
 from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.load import load_model
 
 CLOSE = 1e-3  # of compiled and eager numbers, over the largest one
 
@@ -39,13 +37,6 @@ class Contender:
     def batch(self, pictures: Tensor) -> None:
         for part in pictures.split(len(pictures) if self.several else 1):
             self.call(part)
-
-
-def graph_of(run: RunDirectory, cfg: DictConfig) -> tuple[Graph, FineTuner]:
-    """A run's model with pre-processing and decoding, and the model alone; adapters are merged."""
-    model, schema = load_model(run, cfg, plain=True)
-    model.eval().requires_grad_(False)
-    return Graph(model, schema, as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill).eval(), model
 
 
 def as_it_is(name: str, run: RunDirectory, cfg: DictConfig) -> Contender:

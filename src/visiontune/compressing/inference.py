@@ -42,7 +42,7 @@ def _file(path: Path, shape: tuple[int, ...], threads: int) -> None:
 def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
     import torch
 
-    from visiontune.compressing.contenders import graph_of
+    from visiontune.exporting.graph import graph_of
     from visiontune.runs.load import open_run
 
     torch.set_num_threads(threads)

@@ -18,11 +18,10 @@ from visiontune.errors import Failed, UserError
 from visiontune.evaluate import evaluate_run
 from visiontune.evaluation import Evaluation
 from visiontune.exporting.files import NAMES, OnnxFile, library, write
-from visiontune.exporting.graph import Graph
+from visiontune.exporting.graph import Graph, graph_of
 from visiontune.exporting.verification import verify
 from visiontune.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.load import load_model
 from visiontune.runs.log import log, logging_to
 
 PROBED = 8  # pictures that a layer's sensitivity is measured on
@@ -86,9 +85,7 @@ class Int8(Step):
         with logging_to(run.log):
             data = data_of(cfg)
             data.assign_as(run.splits)
-            model, schema = load_model(source, cfg, plain=True)
-            model.eval().requires_grad_(False)
-            graph = Graph(model, schema, data.image_size, data.resize, data.augment.fill).eval()
+            graph, model = graph_of(source, cfg)
             self._quantize(graph, model, data, run, cfg)
         concluded(run)
         return run

@@ -108,12 +108,13 @@ class Prune(Step):
         for number in range(1, self.rounds + 1):
             last = number == self.rounds
             place = output if last else output.with_name(f"{output.name}_round_{number}")
-            if not _finished(place):
+            pruned = RunDirectory(place)
+            if not pruned.finished:
                 self._prune(run, source, self.fraction ** (number / self.rounds), place)
-            run = RunDirectory(place)
+            run = pruned
             if not last:
-                place = place.with_name(f"{place.name}_trained")
-                run = RunDirectory(place) if _finished(place) else self.between.apply(run, place)
+                trained = RunDirectory(place.with_name(f"{place.name}_trained"))
+                run = trained if trained.finished else self.between.apply(pruned, trained.path)
         return run
 
     def _prune(self, run: RunDirectory, reference: RunDirectory, fraction: float, output: Path) -> None:
@@ -173,10 +174,6 @@ def without_adapters(cfg: DictConfig) -> DictConfig:
         with open_dict(cfg):
             cfg.strategy = {key: cfg.strategy[key] for key in CACHE_KEYS if key in cfg.strategy}
     return cfg
-
-
-def _finished(path: Path) -> bool:
-    return RunDirectory(path).read_status()["status"] == "finished"
 
 
 def _refusal(cfg: DictConfig, reason: str) -> str:

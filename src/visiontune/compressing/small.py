@@ -138,14 +138,14 @@ class Small(Step):
 
     def _made(self, chain: Chain, source: RunDirectory, folder: Path) -> RunDirectory:
         run = RunDirectory(self._place(chain, source, folder))
-        if not chain or _finished(run):
+        if not chain or run.finished:
             return run
         before = self._made(chain[:-1], source, folder)
         steps = self._steps(chain[-1], str(source.path))
         for i, step in enumerate(steps, 1):
             place = run.path if i == len(steps) else run.path.with_name(f"{run.path.name}_{i}")
             after = RunDirectory(place)
-            before = after if _finished(after) else step.apply(before, place)
+            before = after if after.finished else step.apply(before, place)
         return before
 
     def _measured(self, chain: Chain, run: RunDirectory, source: RunDirectory, folder: Path) -> Point:
@@ -175,10 +175,6 @@ def said(point: Point) -> str:
     if point.failed:
         return f"{point.name}: {point.failed}"
     return f"{point.name}: {point.drop:.2f} points lost, {point.latency_ms:.2f} ms, {point.megabytes:.2f} MB"
-
-
-def _finished(run: RunDirectory) -> bool:
-    return run.read_status()["status"] == "finished"
 
 
 def _copied(run: RunDirectory, output: Path) -> RunDirectory:

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visiontune import __version__
 from visiontune.data import TaskInfo
 from visiontune.data.geometry import fitted, frame_of
+from visiontune.data.loaders import as_size
 from visiontune.finetuner import FineTuner
 from visiontune.heads.base import Head
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.load import load_model
 
 
 class Graph(nn.Module):
@@ -76,6 +80,13 @@ class Graph(nn.Module):
                 for task, found in raw.items()
             },
         }
+
+
+def graph_of(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[Graph, FineTuner]:
+    """The model of a run's checkpoint with pre-processing and decoding, and the model alone; adapters are merged."""
+    model, schema = load_model(run, cfg, which, plain=True)
+    model.eval().requires_grad_(False)
+    return Graph(model, schema, as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill).eval(), model
 
 
 def sample_of(graph: Graph) -> Tensor:

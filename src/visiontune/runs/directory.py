@@ -108,6 +108,11 @@ class RunDirectory:
     def read_status(self) -> dict[str, Any]:
         return json.loads(self.status.read_text()) if self.status.is_file() else {"status": "unknown"}
 
+    @property
+    def finished(self) -> bool:
+        """Whether all that it was begun for is done; False where there is no run."""
+        return self.read_status()["status"] == "finished"
+
     def checkpoint(self, which: str) -> Path:
         """Path of the checkpoint `best`, `last`, or a file by its path.
 

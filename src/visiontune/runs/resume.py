@@ -58,7 +58,7 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
         OmegaConf.update(cfg, key, override.value())
     if root := cfg.data.get("root"):
         cfg.data.root = str(Path(root).expanduser().resolve())  # a run is read from other places as well
-    if run.read_status()["status"] == "finished" and cfg.trainer.max_epochs <= before:
+    if run.finished and cfg.trainer.max_epochs <= before:
         raise UserError(
             f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
             f"from its weights with weights_from={run.path}"
