@@ -6,11 +6,10 @@ et al. 2023, https://arxiv.org/abs/2301.12900), as the library torch-pruning has
 
 import copy
 import math
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from visiontune.compressing.costs import macs, params
+from visiontune.compressing.timing import alternating
 from visiontune.errors import UserError
 from visiontune.finetuner import FineTuner
 
@@ -204,14 +204,8 @@ def _price(cost: str, reference: FineTuner, size: tuple[int, int]) -> Callable[[
 
 
 @torch.no_grad()
-def latency(model: FineTuner, reference: FineTuner, size: tuple[int, int], rounds: int = 30) -> float:
-    """Median time of `model` for one picture over that of `reference`, measured in turn, so that noise hits both."""
+def latency(model: FineTuner, reference: FineTuner, size: tuple[int, int]) -> float:
+    """Time of `model` for one picture over that of `reference`."""
     image = torch.rand(1, model.backbone.in_channels, *size).to(memory_format=torch.channels_last)
-    networks = [network.eval() for network in (model, reference)]
-    times: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for network, taken in zip(networks, times, strict=True):
-            started = time.perf_counter()
-            network(image)
-            taken.append(time.perf_counter() - started)
-    return statistics.median(times[0]) / statistics.median(times[1])
+    calls = {"reference": partial(reference.eval(), image), "model": partial(model.eval(), image)}
+    return 1 / alternating(calls, rounds=15, turn=0.02)["model"].faster
