@@ -14,6 +14,7 @@ from visiontune.compressing import small
 from visiontune.compressing.small import Small
 from visiontune.compressing.step import Step, config_of, derived
 from visiontune.compressing.timing import Timing
+from visiontune.compressing.train_step import TrainStep
 from visiontune.errors import Failed, UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
@@ -154,3 +155,14 @@ def test_steps_that_refuse_are_no_candidates(run: RunDirectory, pretended: list[
         Small(students={"windows": []}, prune=[], int8=False).check(cfg)
     with pytest.raises(UserError, match=r"write max_drop=0\.5"):
         Small(max_mb=0)
+
+
+def test_the_original_is_trusted_as_a_teacher_and_nobody_else() -> None:
+    def overrides(*train: str) -> list[str]:
+        _, step = Small(train=train)._steps("prune_0.5", "/runs/it's")
+        assert isinstance(step, TrainStep)
+        return step.overrides
+
+    taught = overrides("strategy=full", "distill.teacher=ORIGINAL")
+    assert taught == ["strategy=full", r"distill.teacher='/runs/it\'s'", "trust=true"]
+    assert overrides("distill.teacher=/runs/another") == ["distill.teacher=/runs/another"]

@@ -114,6 +114,7 @@ class Small(Step):
             return [TrainStep(self.students[name], from_source=False)]
         if name in self.prune:
             train = [placed(override, ORIGINAL, original) for override in self.train]
+            train += ["trust=true"] * (train != self.train)  # the original has been opened before
             return [Prune(macs=self.prune[name]), TrainStep(train)]
         return [Int8(max_drop=self.limits.max_drop + self.slack)]
 
