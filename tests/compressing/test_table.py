@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,9 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert by_name["1_int8"]["faster"] == "5.00" and by_name["1_int8"]["mJ a picture"] == "-"
     assert by_name["original"]["MACs"] == "1,814,073,344" and by_name["original"]["mJ a picture"] == "250.0"
     assert "2 threads" in notes and "original, compiled is left out: no C++ compiler" in notes
-    assert "1_int8: classes lost 1.0 points in the mean, and more than twice that detection: cup 4.0" in notes
+    assert "1_int8: classes lost 1.0 points in the mean, and more than twice that: detection: cup (4.0)" in notes
+    better = replace(ROWS[-1], drops={"cup": 1.0}, mean_drop=-3.0)
+    assert f"{better.name}: classes gained 3.0 points in the mean, and these lost: cup (1.0)" in text([ROWS[0], better])
     assert all(f"{row.name} " in text(ROWS) for row in ROWS)
 
 

@@ -94,10 +94,9 @@ def _notes(rows: list[Row]) -> list[str]:
     notes += [f"{row.name} is left out: {row.note}" for row in rows if row.note]
     for row in rows:
         if row.drops:
-            each = ", ".join(f"{name} {points:.1f}" for name, points in row.drops.items())
-            notes.append(
-                f"{row.name}: classes lost {row.mean_drop:.1f} points in the mean, and more than twice that {each}"
-            )
+            each = ", ".join(f"{name} ({points:.1f})" for name, points in row.drops.items())
+            did, more = ("lost", "more than twice that") if row.mean_drop > 0 else ("gained", "these lost")
+            notes.append(f"{row.name}: classes {did} {abs(row.mean_drop):.1f} points in the mean, and {more}: {each}")
     return notes
 
 
