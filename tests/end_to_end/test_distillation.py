@@ -248,6 +248,8 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
     ) in out
     assert "off: the teacher has to see the pictures themselves" in out
     assert "the teacher was trained on" not in out
+    assert "the teacher knows pictures of 20 x 20 and sees this run's, 16 x 16, enlarged" in out
+    assert "the teacher knows" not in command("plan", *taught, "data.image_size=20").out
     other = command("plan", *taught, "seed=1").out
     assert "note: the teacher was trained on " in other and "test pictures: what the student scores on them" in other
 

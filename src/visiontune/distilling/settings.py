@@ -60,8 +60,17 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     image = torch.rand(1, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
     teacher = Teacher(run, network, as_size(taught.data.image_size))
     model.distillation = Distillation(teacher, model, image, settings.weight, settings.temperature, settings.features)
-    if note := seen_before(run, data):
-        data.notes.append(note)
+    data.notes += [note for note in (enlarged(teacher.size, data.image_size), seen_before(run, data)) if note]
+
+
+def enlarged(size: tuple[int, int], shown: tuple[int, int]) -> str | None:
+    """In words, that the teacher is shown pictures which have less in them than those that it knows."""
+    if size[0] * size[1] <= shown[0] * shown[1]:
+        return None
+    return (
+        f"the teacher knows pictures of {size[0]} x {size[1]} and sees this run's, {shown[0]} x {shown[1]}, "
+        f"enlarged, where it errs more: better is a teacher trained with data.image_size={list(shown)}"
+    )
 
 
 def seen_before(run: RunDirectory, data: VisionData) -> str | None:
