@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CALIBRATIONS = ("minmax", "mse")
-SAMPLED = 512  # values of an activation and picture that `mse` looks at
+SAMPLED = 2048  # values of an activation and picture that `mse` looks at
 
 
 @dataclass(frozen=True)
