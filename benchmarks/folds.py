@@ -1,17 +1,19 @@
 """Out-of-fold accuracy of finished cross-validations, for docs/benchmarks.md and docs/compression.md.
 
-python -m benchmarks.folds BLOCK NAME=SWEEPDIR[:KEY=VALUE] ...
+python -m benchmarks.folds BLOCK NAME=SWEEPDIR[,SWEEPDIR...][:KEY=VALUE] ...
 
-Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`), or of several
-of which KEY=VALUE of the config chooses one. Every picture is held out once, so the predictions of all test splits
-together are one prediction a picture; the interval is Wilson's. Folds that are not finished are left out, which the
-number of pictures shows. The first two are also compared fold by fold (Student's interval of the difference) and
-picture by picture (McNemar's exact test).
+Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`) with one seed,
+or of several of which KEY=VALUE of the config chooses one. Every picture is held out once, so the predictions of all
+test splits together are one prediction a picture and seed; the interval is Wilson's, of the mean over seeds. Folds that
+are not finished are left out, which the number of pictures shows. The first two are also compared fold by fold
+(Student's interval of the difference) and picture by picture (McNemar's exact test; over several seeds a picture counts
+for the one that is right on it more often).
 """
 
 import csv
 import math
 import sys
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -28,42 +30,47 @@ from visiontune.runs.predictions import read_predictions
 def finished(sweep: str) -> list[RunDirectory]:
     folder, _, choice = sweep.partition(":")
     key, _, value = choice.partition("=")
-    runs = [run for run in find_runs([Path(folder)]) if run.read_status()["status"] == "finished"]
+    runs = [run for run in find_runs([Path(part) for part in folder.split(",")]) if run.finished]
     return [run for run in runs if not key or str(OmegaConf.select(run.read_config(), key)) == value]
 
 
-def held_out(runs: list[RunDirectory]) -> dict[str, bool]:
-    """Whether the prediction of each held-out picture is right, by path."""
-    rows = [row for run in runs for row in read_predictions(run.predictions) if row["split"] == "test"]
-    right = {row["path"]: row["truth"] == row["prediction"] for row in rows}
-    assert len(right) == len(rows), "a picture is held out twice"
-    return right
+def fold_of(run: RunDirectory) -> tuple[int, int]:
+    """Seed and fold."""
+    cfg = run.read_config()
+    return int(cfg.seed), int(cfg.data.fold)
+
+
+def held_out(runs: list[RunDirectory]) -> dict[str, float]:
+    """The share of seeds with which the prediction of a held-out picture is right, by path."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for run in runs:
+        for row in read_predictions(run.predictions):
+            if row["split"] == "test":
+                right[row["path"]].append(row["truth"] == row["prediction"])
+    seeds = len({fold_of(run)[0] for run in runs})
+    assert max(map(len, right.values())) <= seeds, "a picture is held out twice"
+    return {path: fmean(values) for path, values in right.items()}
 
 
 def table_row(name: str, sweep: str) -> list[str]:
     runs = finished(sweep)
     right = held_out(runs)
-    interval = binomtest(sum(right.values()), len(right)).proportion_ci(method="wilson")
+    interval = binomtest(round(sum(right.values())), len(right)).proportion_ci(method="wilson")
     minutes = []
     for run in runs:
         with run.history.open(newline="") as file:
             minutes.append(float(list(csv.DictReader(file))[-1]["seconds"]) / 60)
-    accuracy = f"{sum(right.values()) / len(right):.3f}"
+    accuracy = f"{fmean(right.values()):.3f}"
     return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(right)), f"{fmean(minutes):.2f}"]
 
 
 def paired(first: str, second: str, other: str) -> str:
     """In how many folds, and on how many pictures, one is above the other, whose name is given."""
-    folds = {int(run.read_config().data.fold): run for run in finished(first)}
-    others = {int(run.read_config().data.fold): run for run in finished(second)}
-    both = sorted(folds.keys() & others.keys())
-    points: list[float] = []
-    only_first, only_second = 0, 0
-    for fold in both:
-        a, b = held_out([folds[fold]]), held_out([others[fold]])
-        points.append(100 * (fmean(a.values()) - fmean(b.values())))
-        only_first += sum(a[path] and not b[path] for path in a)
-        only_second += sum(b[path] and not a[path] for path in a)
+    ours, others = ({fold_of(run): run for run in finished(sweep)} for sweep in (first, second))
+    both = sorted(ours.keys() & others.keys())
+    points = [100 * (fmean(held_out([ours[k]]).values()) - fmean(held_out([others[k]]).values())) for k in both]
+    a, b = (held_out([runs[k] for k in both]) for runs in (ours, others))
+    only_first, only_second = sum(a[path] > b[path] for path in a), sum(b[path] > a[path] for path in a)
     p = binomtest(only_first, only_first + only_second).pvalue
     above, half = sum(value > 0 for value in points), math.nan
     if len(both) > 1:
