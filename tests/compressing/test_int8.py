@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from onnx import TensorProto, helper, numpy_helper
 from running import SMALL, Command
 
-from visiontune.compressing import Int8, quantization
+from visiontune.compressing import Int8, int8, quantization
 from visiontune.compressing import calibration as calibrating
 from visiontune.compressing.calibration import Calibration
 from visiontune.compressing.quantization import Network
@@ -82,6 +82,25 @@ def test_layers_that_hurt_stay_in_float(
     lines = [line for line in made.log.read_text().splitlines() if " -> " in line]
     assert len(lines) == 2 and lines[1].endswith(f"in float: heads.classification.linear.weight, {FIRST}")
     assert metrics(made)["val/classification/accuracy"] > metrics(run)["val/classification/accuracy"] - 0.0101
+
+
+def test_small_layers_stay_in_float_first(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all hurt alike: one, two and four of them, and never more than half of the weights."""
+    sizes: dict[str, int] = {}
+
+    def alike(self: Network, *_: Any) -> dict[str, float]:
+        sizes.update(self.sizes)
+        return dict.fromkeys(self.layers, 1.0)
+
+    losses = iter([5.0, 5.0, 5.0, 0.0])
+    monkeypatch.setattr(Network, "sensitivities", alike)
+    monkeypatch.setattr(int8, "lost", lambda *_: next(losses))
+    made = Int8(pictures=8).apply(run, tmp_path / "run")
+    last = "heads.classification.linear.weight"
+    smallest = sorted(sizes.keys() - {last}, key=lambda layer: sizes[layer])
+    kept = [line.partition("in float: ")[2].split(", ") for line in made.log.read_text().splitlines() if " -> " in line]
+    assert kept[:3] == [[last], [last, smallest[0]], [last, *smallest[:2]]]
+    assert set(kept[3]) == {last, *smallest[:4]} and sum(sizes[layer] for layer in kept[3]) < sum(sizes.values()) / 2
 
 
 def convolution(path: Path, weight: np.ndarray) -> Network:
@@ -195,7 +214,7 @@ def test_what_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypatch: pyt
         return replace(found, ranges=dict.fromkeys(found.ranges, (0.0, 1e6)))
 
     monkeypatch.setattr(Network, "calibrate", ruined)
-    with pytest.raises(Failed, match="half of the layers"):
+    with pytest.raises(Failed, match="half of the weights"):
         Int8(pictures=8).apply(run, tmp_path / "run")
 
 

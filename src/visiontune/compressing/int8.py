@@ -30,7 +30,8 @@ PROBED = 8  # pictures that a layer's sensitivity is measured on
 class Int8(Step):
     """Static quantization after training, for processors.
 
-    Layers that hurt most stay in float until the monitored metric holds on the validation split.
+    Where the monitored metric does not hold on the validation split, layers stay in float: those first whose rounding
+    changes the raw outputs most for each weight, so that the file stays small.
 
     Args:
         max_drop: points that the metric may fall (of one that is to be low: percent of it that it may rise).
@@ -118,16 +119,25 @@ class Int8(Step):
             if loss <= self.max_drop:
                 break
             if not order:
-                probed = list(_pictures(data, PROBED))
-                hurt = network.sensitivities(calibration, probed, self.reduce_range)
-                order = sorted(layers, key=lambda layer: -hurt[layer])
-            count = max(1, 2 * count)
-            if count > len(order) / 2:
+                hurt = network.sensitivities(calibration, list(_pictures(data, PROBED)), self.reduce_range)
+                order = _within_half(sorted(layers, key=lambda layer: -hurt[layer] / network.sizes[layer]), network)
+            if count == len(order):
                 raise Failed(
-                    f"int8 costs {loss:.2f} points of {model.monitor[0]}, with half of the layers in float too: take "
+                    f"int8 costs {loss:.2f} points of {model.monitor[0]}, with half of the weights in float too: take "
                     f"ranges by recipe.steps.int8.calibration=minmax, or allow more than max_drop={self.max_drop:g}"
                 )
+            count = min(max(1, 2 * count), len(order))
         exact.unlink()
+
+
+def _within_half(layers: list[str], network: Network) -> list[str]:
+    """Of them, one after the other, those that fit into half of all weights."""
+    kept, room = [], sum(network.sizes.values()) / 2
+    for layer in layers:
+        if network.sizes[layer] <= room:
+            kept.append(layer)
+            room -= network.sizes[layer]
+    return kept
 
 
 def _pictures(data: VisionData, count: int) -> Iterator[Tensor]:

@@ -37,6 +37,7 @@ class Network:
 
     Attributes:
         layers: by the name of a weight, the nodes that it belongs to, from input to output.
+        sizes: by the same names, how many numbers it has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,15 +54,15 @@ class Network:
         for node in graph.node:
             if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in self.constants:
                 self.layers.setdefault(node.input[1], []).append(node)
+        self.sizes = {w.name: math.prod(w.dims) for w in graph.initializer if w.name in self.layers}
 
     def last(self) -> list[str]:
         """Linear layers that give raw outputs and have few weights: integers cost most there, and bring least."""
-        sizes = {weight.name: math.prod(weight.dims) for weight in self.model.graph.initializer}
-        most = LITTLE * sum(sizes[layer] for layer in self.layers)
+        most = LITTLE * sum(self.sizes.values())
         return [
             layer
             for layer, nodes in self.layers.items()
-            if sizes[layer] <= most and all(n.op_type == "Gemm" and n.output[0] in self.raw for n in nodes)
+            if self.sizes[layer] <= most and all(n.op_type == "Gemm" and n.output[0] in self.raw for n in nodes)
         ]
 
     def quantizable(self, layers: Collection[str]) -> list[Any]:
