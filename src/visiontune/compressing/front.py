@@ -40,7 +40,9 @@ def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metr
     allowed = [point.metric for point in known if point.drop <= limits.max_drop]
     if allowed:
         worst = max(allowed, key=lambda value: abs(value - known[0].metric))
-        axes.axhline(worst, color="grey", linestyle=":", linewidth=1)
+        label = f"the most lost within max_drop={limits.max_drop:g}"
+        axes.axhline(worst, color="grey", linestyle=":", linewidth=1, label=label)
+        axes.legend(loc="best", fontsize=8)
     if limits.max_latency_ms < float("inf"):
         axes.axvline(limits.max_latency_ms, color="grey", linestyle=":", linewidth=1)
     return figure
