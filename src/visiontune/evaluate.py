@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         data.assign_as(run.splits)
         if cfg.accelerator != "auto":
             run_cfg.trainer.accelerator = cfg.accelerator
-        result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend)
+        result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend, cfg.checkpoint)
     print("\n".join(f"{name:<42}{value:.8f}" for name, value in sorted(result.metrics.items())))
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
@@ -42,11 +42,17 @@ def main(cfg: DictConfig) -> dict[str, float]:
 
 
 def evaluate_run(
-    run: RunDirectory, cfg: DictConfig, model: FineTuner, data: VisionData, split: str, backend: str | None = None
+    run: RunDirectory,
+    cfg: DictConfig,
+    model: FineTuner,
+    data: VisionData,
+    split: str,
+    backend: str | None = None,
+    which: str = "best",
 ) -> Evaluation:
-    """`evaluate`, through an exported file where `backend` or the run's config names one."""
+    """`evaluate`, through an exported file of the checkpoint `which` where `backend` or the run's config names one."""
     backend = backend or cfg.get("backend")
     if backend is None:
         return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)
-    run_through(model, open_exported(run, backend))
+    run_through(model, open_exported(run, backend, which))
     return evaluate(model, data, split, "cpu", stored=True)

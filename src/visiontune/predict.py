@@ -93,7 +93,7 @@ def main(cfg: DictConfig) -> Path:
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     precision = run_cfg.trainer.precision
     if backend := cfg.backend or run_cfg.get("backend"):
-        run_through(model, open_exported(run, backend))
+        run_through(model, open_exported(run, backend, cfg.checkpoint))
         accelerator, precision = "cpu", "32-true"
     output = (
         Path(cfg.output).expanduser() if cfg.output else run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -2,16 +2,20 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import SMALL, Command
 
 from visiontune import export
+from visiontune.data.images import load_image
 from visiontune.exporting import files
 from visiontune.runs import RunDirectory
 
@@ -60,11 +64,13 @@ def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, t
     assert len(metrics) > 2 and theirs == pytest.approx(metrics, abs=1e-4)
     assert len(rows) == 4 and [row["path"] for row in their_rows] == [row["path"] for row in rows]
     assert [row["truth"] for row in their_rows] == [row["truth"] for row in rows]
+    other = tmp_path / "other.ckpt"
+    torch.save(torch.load(run.checkpoint("best"), weights_only=True) | {"more": 1}, other)
+    message = command("evaluate", f"run={run.path}", f"backend={backend}", f"checkpoint={other}").message
+    assert "was made of other weights" in message and message.endswith(f"format={backend} checkpoint={other}")
 
 
 def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
-    from PIL import Image
-
     torch.manual_seed(0)
     for name, size in {"a": (90, 70), "b": (40, 64), "c": (64, 64)}.items():  # width, height
         noise = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8).numpy()
@@ -87,8 +93,6 @@ def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: 
 
 def test_without_torch_and_this_package(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
     """run_onnx.py says of a picture what `predict` says."""
-    from PIL import Image
-
     picture = tmp_path / "picture.png"
     torch.manual_seed(1)
     Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(picture)
@@ -109,6 +113,32 @@ def test_without_torch_and_this_package(run: RunDirectory, exported: Path, comma
             (row,) = csv.DictReader(file)
         assert said.split()[0] == row["prediction"]
     assert said
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize("run", ["classification"], indirect=True)
+def test_the_script_reads_pictures_as_training_does(
+    run: RunDirectory, exported: Path, tmp_path: Path, mode: str
+) -> None:
+    """Transparent pixels, 16 bits, another colour space: the same pixels, and the very same answers."""
+    picture = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    noise = torch.randint(0, 256, (20, 30, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    if mode == "I;16":
+        Image.fromarray(noise[..., :2].copy().view(np.uint16)[..., 0]).save(picture)
+    else:
+        image = Image.fromarray(noise, "CMYK" if mode == "CMYK" else "RGBA").convert(mode)
+        image.save(picture, **({"transparency": 0} if mode == "P" else {}))
+    with Image.open(picture) as stored:
+        assert stored.mode.startswith(mode[0])
+    script = runpy.run_path(str(exported.with_name("run_onnx.py")))
+    for channels in (1, 3):
+        script["about"]["channels"] = channels
+        np.testing.assert_array_equal(
+            np.atleast_3d(script["read"](picture)).transpose(2, 0, 1), load_image(picture, channels)
+        )
+    found = files.OnnxFile(exported)(load_image(picture)[None])
+    for name, value in script["predict"](picture).items():
+        np.testing.assert_array_equal(value, found[name])
 
 
 def test_a_file_that_disagrees_is_not_left(

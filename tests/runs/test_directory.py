@@ -120,7 +120,10 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, run.path], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
-    with pytest.raises(UserError, match=r"^another process trains .*run \(status.json has its number\)"), run.running():
+    with (
+        pytest.raises(UserError, match=r"^another process works on .*run \(a run's status.json has its number\)"),
+        run.running(),
+    ):
         pass
     assert run.read_status() == {"status": "unknown"}  # nothing was touched
     holder.kill()

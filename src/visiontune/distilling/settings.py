@@ -1,7 +1,6 @@
 """From `distill` in the config to the teacher of a run."""
 
 import csv
-import hashlib
 
 import torch
 from omegaconf import DictConfig
@@ -26,7 +25,7 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     if settings is None or settings.teacher is None:
         return
     run, taught = open_run(settings.teacher, cfg.trust)
-    digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()
+    digest = run.digest()
     if settings.sha256 not in (None, digest):
         raise UserError(
             f"distill.teacher={settings.teacher}: its best checkpoint is not the one that this run began with; put "

@@ -23,8 +23,8 @@ class Exported(ABC):
     """A file that gives predictions. Call it with pictures ``(B, C, H, W)`` uint8; see `Graph` for what it gives.
 
     Attributes:
-        metadata: `version`, `image_size`, `resize`, `channels`, `tasks` (kind and class names) and `plain` (numbers of
-            the raw outputs that are no tensors).
+        metadata: `version`, `checkpoint` (the SHA-256 of what it was made of), `image_size`, `resize`, `channels`,
+            `tasks` (kind and class names) and `plain` (numbers of the raw outputs that are no tensors).
     """
 
     metadata: dict[str, Any]
@@ -119,19 +119,26 @@ def write(graph: Graph, path: Path, form: str) -> None:
     made.save(path, external_data=False)
 
 
-def open_exported(run: RunDirectory, backend: str) -> Exported:
+def open_exported(run: RunDirectory, backend: str, which: str = "best") -> Exported:
     """
     Args:
         backend: onnx or torch_export, the file that `export` left in the run, or the path of such a file.
+        which: the checkpoint that it has to be of, see `RunDirectory.checkpoint`.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or one of other weights.
     """
     path = run.exports / NAMES[backend] if backend in NAMES else Path(backend).expanduser()
     form = "torch_export" if path.suffix == ".pt2" else "onnx"
     if not path.is_file():
         raise UserError(f"{path} is not there: make it with visiontune export run={run.path} format={form}")
-    return OPEN[form](path)
+    exported = OPEN[form](path)
+    if exported.metadata.get("checkpoint") != run.digest(which):
+        raise UserError(
+            f"{path} was made of other weights than {run.checkpoint(which)} has: make it anew with visiontune export "
+            f"run={run.path} format={form} checkpoint={which}"
+        )
+    return exported
 
 
 def library(name: str) -> Any:

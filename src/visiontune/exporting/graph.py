@@ -26,13 +26,20 @@ class Graph(nn.Module):
     Args:
         schema: the class names.
         size, resize, fill: how evaluation fits a picture into the network's input.
+        checkpoint: SHA-256 of the file that the weights are of.
     """
 
     def __init__(
-        self, model: FineTuner, schema: Mapping[str, TaskInfo], size: tuple[int, int], resize: str, fill: float
+        self,
+        model: FineTuner,
+        schema: Mapping[str, TaskInfo],
+        size: tuple[int, int],
+        resize: str,
+        fill: float,
+        checkpoint: str,
     ) -> None:
         super().__init__()
-        self.schema = dict(schema)
+        self.schema, self.checkpoint = dict(schema), checkpoint
         self.backbone, self.heads = model.backbone, model.heads
         self.size, self.resize, self.fill = size, resize, fill / 255
 
@@ -71,6 +78,7 @@ class Graph(nn.Module):
         raw = {task: head(features) for task, head in self.heads.items()}
         return {
             "version": __version__,
+            "checkpoint": self.checkpoint,
             "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in self.schema.items()},
             "image_size": self.size,
             "resize": self.resize,
@@ -86,7 +94,8 @@ def graph_of(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[G
     """The model of a run's checkpoint with pre-processing and decoding, and the model alone; adapters are merged."""
     model, schema = load_model(run, cfg, which, plain=True)
     model.eval().requires_grad_(False)
-    return Graph(model, schema, as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill).eval(), model
+    size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
+    return Graph(model, schema, size, resize, fill, run.digest(which)).eval(), model
 
 
 def sample_of(graph: Graph) -> Tensor:

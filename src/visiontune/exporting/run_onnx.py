@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
 about = json.loads(session.get_modelmeta().custom_metadata_map["visiontune"])
 names = [output.name for output in session.get_outputs() if not output.name.startswith("raw.")]
@@ -16,9 +15,21 @@ names = [output.name for output in session.get_outputs() if not output.name.star
 
 def predict(path: str) -> dict[str, np.ndarray]:
     """Outputs by name, in pixels of the picture; but for boxes and their masks the first dimension is the batch's."""
-    picture = ImageOps.exif_transpose(Image.open(path)).convert(MODES[about["channels"]])
-    pixels = np.asarray(picture, np.uint8).reshape(picture.height, picture.width, about["channels"])
-    return dict(zip(names, session.run(names, {"picture": pixels.transpose(2, 0, 1)[None]}), strict=True))
+    pixels = np.atleast_3d(read(path)).transpose(2, 0, 1)
+    return dict(zip(names, session.run(names, {"picture": pixels[None]}), strict=True))
+
+
+def read(path: str) -> np.ndarray:
+    """Pixels as in training: 16 bits scaled to 8, what is transparent over white, four channels as they are stored."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if about["channels"] == 4:
+        return np.asarray(picture)
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray(((np.asarray(picture).astype(np.int64) + 128) // 257).astype(np.uint8))
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB" if about["channels"] == 3 else "L"))
 
 
 def words(task: str, found: dict[str, np.ndarray]) -> str:

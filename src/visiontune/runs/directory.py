@@ -1,6 +1,7 @@
 """Where everything of one run lies."""
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -124,9 +125,13 @@ class RunDirectory:
             raise UserError(f"{path} is not there: checkpoint=best, checkpoint=last or the path of a checkpoint file")
         return path
 
+    def digest(self, which: str = "best") -> str:
+        """SHA-256 of a checkpoint: who was made of it can tell it from a later one."""
+        return hashlib.sha256(self.checkpoint(which).read_bytes()).hexdigest()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within, no other process trains this run; this one may say so again.
+        """Within, no other process works on this directory; this one may say so again.
 
         The lock is of the process itself (loader processes do not inherit it) and ends with it, also when it is killed.
 
@@ -138,8 +143,8 @@ class RunDirectory:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise UserError(
-                    f"another process trains {self.path} (status.json has its number): wait until it has ended, or "
-                    "stop it"
+                    f"another process works on {self.path} (a run's status.json has its number): wait until it has "
+                    "ended, or stop it"
                 ) from None
             except OSError as error:
                 log.info(f"note: {self.path} cannot be locked ({error.strerror}): continue it once at a time")
