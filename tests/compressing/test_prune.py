@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from visiontune.build import model_of
 from visiontune.cli import config_dir
 from visiontune.compressing import Prune, prune
 from visiontune.compressing.costs import macs, params
-from visiontune.compressing.pruning import Ranking, pruned, to_target
+from visiontune.compressing.pruning import Ranking, _several, pruned, to_target
 from visiontune.compressing.step import config_of
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
@@ -167,6 +167,16 @@ def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         Prune(macs=0.5)
 
 
+def test_pictures_one_at_a_time_have_a_variance_together() -> None:
+    images = torch.arange(5.0).view(5, 1, 1, 1)
+
+    def sizes(batches: Iterable[torch.Tensor]) -> list[int]:
+        return [len(batch) for batch in _several(batches)]
+
+    assert sizes(images.split(1)) == [2, 2] and sizes(images.split(2)) == [2, 2]
+    assert sizes(images.split(4)) == [4] and sizes(images[:1].split(1)) == [1]
+
+
 @pytest.fixture(scope="module")
 def smaller(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return Prune(macs=0.5, multiple=1).apply(trained.run, tmp_path_factory.mktemp("smaller") / "run")
@@ -189,6 +199,7 @@ def test_a_pruned_run_is_a_run(smaller: RunDirectory, run: RunDirectory, command
     objective = smaller.read_status()["objective"]
     assert found["val/classification/accuracy"] == pytest.approx(objective["value"], abs=1e-6)
     assert command("compare", smaller.path, run.path).code == 0
+    assert "was made by a step of compress" in command("train", f"run={smaller.path}", "epochs=99").message
 
 
 def test_a_pruned_run_is_trained_on(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Int8(Step):
     changes the raw outputs most for each weight, so that the file stays small.
 
     Args:
-        max_drop: points that the metric may fall (of one that is to be low: percent of it that it may rise).
+        max_drop: points that the metric may fall, see `lost`.
         pictures: of the training split, without augmentation, that activations' ranges are taken of.
         calibration: see `Network.calibrate`.
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of products overflow; auto: if
@@ -44,6 +44,8 @@ class Int8(Step):
     Raises:
         UserError: an argument without meaning, a library that is missing.
     """
+
+    adjustable = ("max_drop",)
 
     def __init__(
         self,

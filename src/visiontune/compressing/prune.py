@@ -12,7 +12,16 @@ from visiontune.backbones import build
 from visiontune.backbones.narrowing import shapes_of
 from visiontune.build import data_of, model_of
 from visiontune.cache.settings import KEYS as CACHE_KEYS
-from visiontune.compressing.pruning import COSTS, IMPORTANCES, SCOPES, Ranking, Traced, remeasure_batchnorm, to_target
+from visiontune.compressing.pruning import (
+    COSTS,
+    IMPORTANCES,
+    SCOPES,
+    Ranking,
+    Traced,
+    batchnorms,
+    remeasure_batchnorm,
+    to_target,
+)
 from visiontune.compressing.step import Step, concluded, config_of, derived, in_floats
 from visiontune.compressing.train_step import TrainStep
 from visiontune.data import VisionData
@@ -81,6 +90,10 @@ class Prune(Step):
         size = as_size(cfg.data.image_size)
         if any(hasattr(module, "window_size") for module in model.backbone.modules()):
             raise UserError(_refusal(cfg, "its attention is within windows"))
+        if self.ranking.importance == "batchnorm" and not batchnorms(model.backbone):
+            raise UserError(
+                f"importance=batchnorm of prune: {cfg.backbone.name} has no BatchNorm; write taylor or magnitude"
+            )
         ranking = Ranking("magnitude", self.ranking.scope, self.ranking.multiple)
         try:
             # Milliseconds of random weights say no more than multiply-adds do.

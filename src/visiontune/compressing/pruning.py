@@ -163,14 +163,19 @@ def to_target(
             if last > (1 - EXACT) * fraction:
                 break
         elif best is None:
+            advice = f"write e.g. {cost}={last + 0.05:.2f}" if last < 0.95 else "nearly all of it are heads"
             raise UserError(
                 f"{cost}={fraction:g} of the original cannot be reached by pruning the backbone: without {MOST:.0%} of "
-                f"its channels the network still has {last:.2f}; write e.g. {cost}={last + 0.05:.2f}"
+                f"its channels the network still has {last:.2f}; {advice}"
             )
         else:
             low = ratio
     assert best is not None
     return best
+
+
+def batchnorms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 @torch.no_grad()
@@ -179,19 +184,31 @@ def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
 
     Without that a narrower network gives noise, and training goes on from there.
     """
-    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+    norms = batchnorms(model.backbone)
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for a plain mean
         norm.train()
-    for i, image in enumerate(images):
-        if len(image) > 1 or i == 0:  # a rest of one has no variance
-            _ = model.backbone(image).embedding
+    for image in _several(images):
+        _ = model.backbone(image).embedding
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def _several(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Of two pictures at least, since one alone may have no variance: a rest of one is left out where it is not all."""
+    waiting, found = None, False
+    for batch in batches:
+        batch = batch if waiting is None else torch.cat([waiting, batch])
+        waiting = batch if len(batch) == 1 else None
+        if waiting is None:
+            found = True
+            yield batch
+    if waiting is not None and not found:
+        yield waiting
 
 
 def _price(cost: str, reference: FineTuner, size: tuple[int, int]) -> Callable[[FineTuner], float]:

@@ -43,6 +43,11 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
             checkpoint that can be read.
     """
     cfg = run.read_config()
+    if cfg.get("backend"):
+        raise UserError(
+            f"the model of {run.path} is a file, which cannot be trained; start a new run from the weights that it was "
+            f"made of with weights_from={run.path}"
+        )
     parsed = OverridesParser.create().parse_overrides(overrides)
     check_trusted(cfg, trust=any(override.key_or_group == "trust" and override.value() is True for override in parsed))
     before = cfg.trainer.max_epochs
@@ -107,6 +112,11 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
             more than `epochs` behind it, or lies within an epoch that not `world` processes share.
     """
     state = _read(checkpoint)
+    if "optimizer_states" not in state:
+        raise UserError(
+            f"{run.path} was made by a step of compress, not by a training that could go on; start a new run from its "
+            f"weights with weights_from={run.path}"
+        )
     if (done := state["visiontune"]["epochs"]) > epochs:
         raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
     before = len(state.get("ranks", [None]))
