@@ -1,10 +1,11 @@
 """Make a run smaller and faster by the steps of a recipe, and measure what each of them costs."""
 
-import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visiontune.build import make
 from visiontune.compressing.measuring import measure
@@ -29,34 +30,53 @@ def main(cfg: DictConfig) -> Path:
     made = config_of(run)
     for step in steps.values():
         made = step.check(made)
-    begin(output, cfg, run)
-    runs = [run]
-    for i, (key, step) in enumerate(steps.items()):
-        runs.append(applied(step, runs[-1], output / f"{i}_{key}"))
-    with logging_to(None):
-        rows = measure(runs, cfg.threads, cfg.compile)
-    write(rows, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with RunDirectory(output).alone():
+        begin(output, cfg, run, steps)
+        runs = [run]
+        for step, place in zip(steps.values(), places(output, steps), strict=True):
+            runs.append(applied(step, runs[-1], place))
+        with logging_to(None):
+            rows = measure(runs, cfg.threads, cfg.compile)
+        write(rows, output)
     print(f"\n{text(rows)}\n\n{output / 'table.md'}")
     print(runs[-1].path)
     return runs[-1].path
 
 
-def begin(output: Path, cfg: DictConfig, run: RunDirectory) -> None:
+def places(output: Path, steps: Iterable[str]) -> list[Path]:
+    """Where the runs of the steps lie."""
+    return [output / f"{i}_{key}" for i, key in enumerate(steps)]
+
+
+def begin(output: Path, cfg: DictConfig, run: RunDirectory, steps: Mapping[str, Step]) -> None:
     """Say in `recipe.yaml` what the folder is of.
 
     Raises:
         UserError: it is of another recipe, another run, or the run before it was trained on.
     """
-    digest = hashlib.sha256(run.checkpoint("best").read_bytes()).hexdigest()
-    said = OmegaConf.create({"run": str(run.path), "sha256": digest, "steps": cfg.recipe.steps})
+    said = OmegaConf.create({"run": str(run.path), "sha256": run.digest(), "steps": cfg.recipe.steps})
     place = output / "recipe.yaml"
-    if place.is_file() and OmegaConf.load(place) != said:
+    open_steps = {
+        key: step.adjustable
+        for (key, step), made in zip(steps.items(), places(output, steps), strict=True)
+        if not RunDirectory(made).finished
+    }
+    if place.is_file() and _without(OmegaConf.load(place), open_steps) != _without(said, open_steps):
         raise UserError(
             f"{output} was made by other steps or of other weights, as {place} says: name another with output=DIR"
         )
-    output.mkdir(parents=True, exist_ok=True)
     with write_atomically(place) as file:
         file.write(OmegaConf.to_yaml(said, resolve=True))
+
+
+def _without(recipe: DictConfig | ListConfig, arguments: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """What `recipe.yaml` says, but for some arguments of some steps."""
+    made = cast("dict[str, Any]", OmegaConf.to_container(recipe, resolve=True))
+    for key, names in arguments.items():
+        for name in names:
+            made["steps"].get(key, {}).pop(name, None)
+    return made
 
 
 def applied(step: Step, source: RunDirectory, output: Path) -> RunDirectory:

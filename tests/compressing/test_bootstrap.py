@@ -42,6 +42,9 @@ def test_all_pictures_once_are_the_split(
     estimate = found.estimate(f"{task}/loss")
     assert estimate.low < estimate.value < estimate.high
     assert len(found.draws[f"{task}/loss"]) == 10
+    states.states = {task: [None] * len(states.states[task])}  # as a draw may have it: nothing is labelled
+    nothing = states.resampled(model).values
+    assert nothing.keys() == found.values.keys() and math.isnan(nothing[f"{task}/{head.monitor}"])
     assert bool(found.classes) == (task not in ("regression", "dense"))
     for name, value in found.classes.items():
         label = name.removeprefix(f"{task}: ")

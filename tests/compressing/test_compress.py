@@ -2,16 +2,20 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from running import Command
 
-from visiontune.compressing import TrainStep
-from visiontune.compressing.step import config_of
+from visiontune.compress import begin
+from visiontune.compressing import Int8, TrainStep
+from visiontune.compressing.step import config_of, lost
 from visiontune.compressing.train_step import merged, placed
+from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 
 
@@ -87,6 +91,55 @@ def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     assert refused.startswith(f"{tmp_path / 'int8'} was made by other steps")
 
 
+def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirectory, tmp_path: Path) -> None:
+    """Who follows a failed step's advice is not sent elsewhere; what is made must be of the same settings."""
+
+    def recipe(**arguments: object) -> DictConfig:
+        node = {"_target_": "visiontune.compressing.Int8", **arguments}
+        return OmegaConf.create({"recipe": {"steps": {"int8": node}}})
+
+    output, steps = tmp_path / "out", {"int8": Int8()}
+    output.mkdir()
+    begin(output, recipe(max_drop=1.0, pictures=9), run, steps)
+    begin(output, recipe(max_drop=5.0, pictures=9), run, steps)
+    assert OmegaConf.load(output / "recipe.yaml").steps.int8 == recipe(max_drop=5.0, pictures=9).recipe.steps.int8
+    with pytest.raises(UserError, match="was made by other steps"):
+        begin(output, recipe(max_drop=5.0, pictures=8), run, steps)
+    made = RunDirectory.create(output / "0_int8")
+    made.status.write_text('{"status": "finished"}')
+    begin(output, recipe(max_drop=5.0, pictures=9), run, steps)
+    with pytest.raises(UserError, match="was made by other steps"):
+        begin(output, recipe(max_drop=1.0, pictures=9), run, steps)
+
+
+def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    lock = "f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    code = [sys.executable, "-c", f"import fcntl, sys; {lock}", tmp_path / ".claim"]
+    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        message = command("compress", f"run={run.path}", "recipe=int8", f"output={tmp_path}").message
+    assert message.startswith(f"another process works on {tmp_path}") and not (tmp_path / "recipe.yaml").exists()
+
+
+def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp_path: Path) -> None:
+    """What the run's command line named, a step in another folder cannot find there."""
+    cfg = config_of(run)
+    cfg.said = [*cfg.said, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
+    cfg.optimizer.lr, cfg.distill.teacher = 0.0123, str(run.path)
+    made = TrainStep(["strategy=full"]).check(cfg)
+    assert made.optimizer.lr == 0.0123 and made.distill.teacher == str(run.path)
+    assert TrainStep(["distill.teacher=null"]).check(cfg).distill.teacher is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "mode", "points"), [(0.9, 0.89, "max", 1), (30.0, 29.7, "max", 1), (2.0, 2.1, "min", 5)]
+)
+def test_points(before: float, after: float, mode: str, points: float) -> None:
+    """A share loses hundredths; an error, or decibels, percent."""
+    assert lost(before, after, mode) == pytest.approx(points)
+
+
 def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     status = json.loads(run.status.read_text())
     run.status.write_text(json.dumps(status | {"status": "interrupted"}))
@@ -99,22 +152,20 @@ def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path)
 
 
 def test_a_recipe_says_what_it_was(run: RunDirectory, tmp_path: Path) -> None:
-    from visiontune.compress import begin
-
     cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x", "amount": 0.5}}}})
-    begin(tmp_path / "there", cfg, run)
-    begin(tmp_path / "there", cfg, run)
-    assert OmegaConf.load(tmp_path / "there" / "recipe.yaml").steps.a.amount == 0.5
+    begin(tmp_path, cfg, run, {"a": Int8()})
+    begin(tmp_path, cfg, run, {"a": Int8()})
+    assert OmegaConf.load(tmp_path / "recipe.yaml").steps.a.amount == 0.5
 
 
-def test_another_original_than_the_folder_was_made_of(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+def test_another_original_than_the_folder_was_made_of(run: RunDirectory, tmp_path: Path) -> None:
     """Steps of weights that are no more would stand beside the new ones' numbers."""
-    (tmp_path / "out").mkdir()
-    arguments = ["compress", f"run={run.path}", "recipe=int8", f"output={tmp_path / 'out'}", "compile=false"]
-    steps = "recipe.steps.int8.max_drop=100"
-    cfg = OmegaConf.create({"run": str(run.path), "sha256": "0" * 64, "steps": {}})
-    OmegaConf.save(cfg, tmp_path / "out" / "recipe.yaml")
-    assert "was made by other steps or of other weights" in command(*arguments, steps).message
+    cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x"}}}})
+    begin(tmp_path, cfg, run, {"a": Int8()})
+    place = tmp_path / "recipe.yaml"
+    place.write_text(place.read_text().replace(run.digest(), "0" * 64))
+    with pytest.raises(UserError, match="was made by other steps or of other weights"):
+        begin(tmp_path, cfg, run, {"a": Int8()})
 
 
 @pytest.mark.parametrize("place", ["", "smaller"])

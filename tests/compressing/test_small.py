@@ -134,6 +134,11 @@ def test_what_fails_is_a_line_and_not_the_end(
     assert rows["int8"]["failed"] == "int8 costs 9 points" and rows["int8"]["front"] == ""
     kept = tmp_path / "0_small_candidates/int8.json"  # what may be mended is tried again
     assert (how == "Failed") == kept.is_file() and (how == "UserError" or json.loads(kept.read_text())["failed"])
+    monkeypatch.delenv("FAILS")
+    search().apply(run, tmp_path / "0_small")
+    assert pretended.count("int8") == (how == "UserError")
+    search(max_drop=0.4).apply(run, tmp_path / "0_small")  # who failed at less may do now
+    assert pretended.count("int8") == 1
 
 
 def test_the_run_itself_where_nothing_is_better(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:

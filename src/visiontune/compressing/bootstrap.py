@@ -1,5 +1,6 @@
 """How much of a difference is chance: metrics over draws of a split's pictures (Efron 1979)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +87,11 @@ class PictureStates(L.Callback):
         for task, head in model.heads.items():
             drawn = [state for i in picked if (state := self.states[task][i]) is not None]
             computed = _joined(head.metrics(), drawn).compute()
-            scores.append(float(head.score(computed)))
             computed["loss"] = torch.tensor(self.losses[task])[picked].nanmean()
-            numbers |= {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
+            # Of no labelled picture there is no number, whatever a metric begins with.
+            scores.append(float(head.score(computed)) if drawn else math.nan)
+            found = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
+            numbers |= found if drawn else dict.fromkeys(found, math.nan)
             classes |= {f"{task}: {name}": float(value) for name, value in head.by_class(computed).items()}
         return (numbers if len(scores) == 1 else numbers | {"score": float(np.mean(scores))}), classes
 
@@ -100,7 +103,8 @@ def _parts(metrics: nn.Module) -> list[Metric]:
 def _joined(metrics: Any, drawn: list[State]) -> Any:
     """Fresh metrics as if they had been updated with these pictures, joined as torchmetrics joins ranks."""
     if not drawn:
-        return metrics
+        metrics.update([], [])
+        return metrics.cpu()
     for part, *states in zip(_parts(metrics), *drawn, strict=True):
         for name, reduction in part._reductions.items():
             found = [state[name] for state in states]

@@ -12,7 +12,7 @@ class Point:
 
     Attributes:
         metric: the monitored one, on the validation split.
-        drop: points (hundredths) of it that were lost; of one that is to be low, percent that it rose.
+        drop: points of it that were lost, see `step.lost`.
         failed: why it has no numbers.
     """
 

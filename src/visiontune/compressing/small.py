@@ -35,8 +35,7 @@ class Small(Step):
     a search that was killed goes on where it was.
 
     Args:
-        max_drop: points (hundredths) that the monitored metric may lose on the validation split; percent of one that is
-            to be low.
+        max_drop: points that the monitored metric may lose on the validation split, see `lost`.
         max_latency_ms: of one picture on `threads` threads; None: the original's.
         max_mb: of the weights, or of the file; None: the original's.
         students: by name, the overrides of train that make one; ``SOURCE`` in them is the run.
@@ -45,6 +44,8 @@ class Small(Step):
         int8: whether to try it.
         slack: points beyond `max_drop` at which a candidate is taken no further.
     """
+
+    adjustable = ("max_drop", "max_latency_ms", "max_mb", "slack")
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Small(Step):
         if min(max_drop, slack) < 0 or any(limit is not None and limit <= 0 for limit in (max_latency_ms, max_mb)):
             raise UserError("the limits of small: write max_drop=0.5, max_latency_ms=5, max_mb=4, or null for none")
         self.limits = Limits(max_drop, max_latency_ms or math.inf, max_mb or math.inf)
-        self.slack, self.threads = slack, threads
+        self.enough, self.threads = max_drop + slack, threads
         self.students = {name: list(overrides) for name, overrides in (students or {}).items()}
         self.prune, self.train = {f"prune_{fraction:g}": fraction for fraction in prune}, list(train)
         self.levels = [list(self.students), list(self.prune), ["int8"] if int8 else []]
@@ -92,9 +93,8 @@ class Small(Step):
         folder = output.with_name(f"{output.name}_candidates")
         folder.mkdir(parents=True, exist_ok=True)
         measure = partial(self._point, source=source, folder=folder)
-        enough = self.limits.max_drop + self.slack
         points = []
-        for point in explore(self.levels, measure, lambda point: point.drop <= enough):
+        for point in explore(self.levels, measure, lambda point: point.drop <= self.enough):
             points.append(point)
             write_front(points, self.limits, self._objective(source)["name"], folder)
             print(f"candidate {said(point)}", flush=True)
@@ -116,20 +116,20 @@ class Small(Step):
             train = [placed(override, ORIGINAL, original) for override in self.train]
             train += ["trust=true"] * (train != self.train)  # the original has been opened before
             return [Prune(macs=self.prune[name]), TrainStep(train)]
-        return [Int8(max_drop=self.limits.max_drop + self.slack)]
+        return [Int8(max_drop=self.enough)]
 
     def _point(self, chain: Chain, source: RunDirectory, folder: Path) -> Point:
         """Of a candidate, which is made unless it has been."""
         file = folder / f"{Point(chain).name}.json"
-        if file.is_file():
-            found = json.loads(file.read_text())
+        found = json.loads(file.read_text()) if file.is_file() else None
+        if found and found.pop("enough", math.inf) >= self.enough:  # who failed at less may do now
             return Point(**{**found, "chain": tuple(found["chain"])})
         if chain in self.refused:
             return Point(chain, failed=self.refused[chain])
         try:
             run = self._made(chain, source, folder)
         except Failed as error:
-            write_json(file, {"chain": chain, "failed": str(error)})
+            write_json(file, {"chain": chain, "failed": str(error), "enough": self.enough})
             return Point(chain, failed=str(error))
         except UserError as error:  # something that another search may find mended: not for good
             return Point(chain, failed=str(error))

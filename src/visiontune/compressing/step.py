@@ -4,6 +4,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 from omegaconf import DictConfig, open_dict
 
@@ -20,7 +21,13 @@ from visiontune.train import best_of, measured
 
 
 class Step(ABC):
-    """Makes a run of a run. Its YAML in `configs/recipe/` gives the constructor's arguments."""
+    """Makes a run of a run. Its YAML in `configs/recipe/` gives the constructor's arguments.
+
+    Attributes:
+        adjustable: names of those arguments that say what is good enough. Until the step has finished they may change.
+    """
+
+    adjustable: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, cfg: DictConfig) -> DictConfig:
@@ -88,5 +95,6 @@ def in_floats(cfg: DictConfig, step: str) -> None:
 
 
 def lost(before: float, after: float, mode: str) -> float:
-    """Points (hundredths); of a metric that is to be low, percent of it."""
-    return 100 * (before - after) if mode == "max" else 100 * (after - before) / max(abs(before), 1e-12)
+    """Points (hundredths); of a metric that is no share, such as an error or decibels, percent of it."""
+    worse = before - after if mode == "max" else after - before
+    return 100 * worse / (1.0 if mode == "max" and before <= 1 else max(abs(before), 1e-12))

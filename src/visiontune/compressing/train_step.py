@@ -62,7 +62,12 @@ class TrainStep(Step):
         with open_dict(made):
             for key in ABOUT:
                 made[key] = cfg[key]
-            for override in OverridesParser.create().parse_overrides(own):
+            overrides = OverridesParser.create().parse_overrides(own)
+            if "distill" in cfg and all(o.key_or_group != "distill.teacher" for o in overrides):
+                made.distill.teacher = cfg.distill.teacher  # where it lies: `said` may have a relative path
+            if made.optimizer.lr == "auto":
+                made.optimizer.lr = cfg.optimizer.lr  # what the range test found
+            for override in overrides:
                 key, _, rest = override.key_or_group.partition(".")
                 if key in ABOUT and (not rest or override.key_or_group == "backbone.name"):  # no key of the old one
                     made[key] = train_config(own)[key]
