@@ -39,7 +39,7 @@ class Int8(Step):
         calibration: see `Network.calibrate`.
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of products overflow; auto: if
             this is one.
-        float_layers: names of weights that stay in float from the beginning, beside those of `Network.last`.
+        float_layers: names of weights that stay in float from the beginning, beside `Network.first` and `last`.
 
     Raises:
         UserError: an argument without meaning, a library that is missing.
@@ -106,7 +106,8 @@ class Int8(Step):
             f"{len(network.layers)} layers, weights of {'7 bits (no VNNI here)' if self.reduce_range else '8 bits'}, "
             f"ranges by {self.calibration} of up to {self.pictures} training pictures"
         )
-        floats = list(dict.fromkeys([*self.float_layers, *network.last()]))
+        first = network.first(next(_pictures(data, 1)))
+        floats = list(dict.fromkeys([*self.float_layers, *network.last(), *first]))
         before = evaluate_run(run, cfg, model, data, "val")
         order: list[str] = []
         count = 0
