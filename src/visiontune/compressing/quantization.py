@@ -71,7 +71,7 @@ class Network:
         """The layers at the beginning that together have few multiply-adds: their rounding goes through all others.
 
         On few channels integers are not faster either: in MobileNetV2 and EfficientNet-Lite0 these two layers make up
-        half to two thirds of the error, and cost no time in float. A stem of 7 x 7 has more to do, and is quantized.
+        half to three quarters of the error, and cost no time in float. A stem of 7 x 7 has more to do: it is quantized.
 
         Args:
             picture: see `calibrate`; its size does not matter.
