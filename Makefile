@@ -32,10 +32,11 @@ test: $(READY) ## The tests (offline, no GPU needed)
 test-slow: $(READY) ## Whole runs that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY) ## Speed against a hand-written loop, written to docs/benchmarks.md
 	$(BIN)/python -m benchmarks.speed

@@ -26,12 +26,12 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.backbones import build
-from visiontune.build import data_of
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
 from visiontune.data import VisionData
-from visiontune.heads.coco_metrics import CocoMetrics
+from visiontune.models.backbones import build
+from visiontune.models.heads.coco_metrics import CocoMetrics
 from visiontune.runs import RunDirectory
+from visiontune.training.build import build_data
 
 TASK, METRICS = "detection", ("map_50", "map")
 
@@ -105,7 +105,7 @@ def main() -> None:
     splits = ["val", "test"] if config(overrides).test else ["val"]
     rows: list[list[str]] = []
     for seed in range(options.seeds):
-        data = data_of(config([*overrides, "augment=none", "augment.flip=true", f"seed={seed}"]))
+        data = build_data(config([*overrides, "augment=none", "augment.flip=true", f"seed={seed}"]))
         model, seconds = by_hand(data, options.epochs, options.lr, seed)
         rows.append(row("loop by hand", seed, [measure(model, data, split) for split in splits], seconds))
         print(rows[-1], flush=True)

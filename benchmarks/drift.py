@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 from torch.nn.utils import parameters_to_vector
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.build import distributed
-from visiontune.cli import config_dir
-from visiontune.finetuner import FineTuner
-from visiontune.fitting import prepare
+from visiontune.config.compose import config_dir
+from visiontune.models.finetuner import FineTuner
 from visiontune.runs.log import logging_to
+from visiontune.training.build import distributed
+from visiontune.training.fit import prepare
 
 THAW = 2  # the first epoch, from 0, in which the backbone trains
 
@@ -73,7 +73,7 @@ def config(epochs: int) -> DictConfig:
         f"trainer.max_epochs={epochs}",
         "strategy=gradual_unfreeze",
         f"strategy.head_epochs={THAW}",
-        "strategy.thawed_by=0",
+        "strategy.unfrozen_by=0",
     ]
     with initialize_config_dir(str(config_dir()), version_base=None):
         return compose("train", overrides=settings)

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from benchmarks.document import machine, markdown, write_block
 from visiontune import cli
-from visiontune.build import data_of
-from visiontune.evaluate import evaluate_run
-from visiontune.exporting.files import open_exported
-from visiontune.exporting.verification import partners
+from visiontune.deployment.evaluation import evaluate_run
+from visiontune.deployment.files import open_exported
+from visiontune.deployment.verification import partners
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.load import load_model
+from visiontune.training.build import build_data
+from visiontune.training.load import load_model
 
 HEADS = ("classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances")
 FAMILIES = ("resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")
@@ -45,7 +45,7 @@ class Agreement:
 
 def compared(run: RunDirectory, backend: str) -> Agreement:
     cfg = run.read_config()
-    data = data_of(cfg)
+    data = build_data(cfg)
     data.assign_as(run.splits)
     model, _ = load_model(run, cfg, plain=True)
     model.eval()

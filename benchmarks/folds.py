@@ -22,9 +22,9 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from benchmarks.document import COMPRESSION, PAGE, machines, markdown, write_block
-from visiontune.compare import find_runs
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
+from visiontune.sweeps.comparison import find_runs
 
 
 def finished(sweep: str) -> list[RunDirectory]:

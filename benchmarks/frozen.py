@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.cache.frozen_cache import stage_paths
-from visiontune.cache.replay import Frozen, capture, cut, replayed
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
 from visiontune.data import VisionData
-from visiontune.fitting import fit, prepare
+from visiontune.frozen_features.cache import stage_paths
+from visiontune.models.replay import Frozen, capture, cut, replayed
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
+from visiontune.training.fit import fit, prepare
 
 BATCH, SIDE = 32, 160
 

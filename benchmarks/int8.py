@@ -15,16 +15,16 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.document import COMPRESSION, machine, markdown, write_block
-from visiontune.build import data_of, make
-from visiontune.cli import config_dir
 from visiontune.compress import applied
-from visiontune.compressing.contenders import as_it_is
-from visiontune.compressing.measuring import pictures_of
-from visiontune.compressing.timing import alternating
-from visiontune.evaluate import evaluate_run
-from visiontune.heads import ClassificationHead
+from visiontune.compression.contenders import as_it_is
+from visiontune.compression.measuring import pictures_of
+from visiontune.compression.timing import alternating
+from visiontune.config.compose import config_dir
+from visiontune.deployment.evaluation import evaluate_run
+from visiontune.models.heads import ClassificationHead
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.load import load_model
+from visiontune.training.build import build_data, make
+from visiontune.training.load import load_model
 
 ROUNDS = 25
 COLUMNS = [
@@ -43,7 +43,7 @@ COLUMNS = [
 def row(run: RunDirectory, made: RunDirectory) -> list[str]:
     """Of a run and of what int8 made of it."""
     cfg, values, answers = run.read_config(), [], []
-    data = data_of(cfg)
+    data = build_data(cfg)
     data.assign_as(run.splits)
     for one in (run, made):
         model, _ = load_model(one, cfg)

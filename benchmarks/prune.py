@@ -16,11 +16,11 @@ from hydra import compose, initialize_config_dir
 from scipy.stats import t as student
 
 from benchmarks.document import DOCS, machines, markdown, write_block
-from visiontune.build import make
-from visiontune.cli import config_dir
 from visiontune.compress import applied
-from visiontune.compressing import TrainStep
+from visiontune.compression import TrainStep
+from visiontune.config.compose import config_dir
 from visiontune.runs.directory import RunDirectory
+from visiontune.training.build import make
 
 FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strategy.batchnorm=train"]
 

@@ -25,14 +25,15 @@ from torchvision import tv_tensors
 
 from benchmarks.document import machine, markdown, write_block
 from visiontune import cli
-from visiontune.build import trainer_of
 from visiontune.callbacks import Checkpoints
+from visiontune.config.compose import config_dir
 from visiontune.data.dataset import VisionDataset
-from visiontune.epoch_means import EpochMeans
-from visiontune.finetuner import FineTuner
-from visiontune.fitting import prepare
+from visiontune.models.epoch_means import EpochMeans
+from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
+from visiontune.training.build import build_trainer
+from visiontune.training.fit import prepare
 
 START = ["trainer=cpu", "data.limit_train=256", "strategy=full", "checkpoints.every_steps=2", "test=false"]
 NETWORKS = {
@@ -116,13 +117,13 @@ def steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
         "probe=false", "name=bench", "test=false", f"trainer.max_epochs={2 * rounds + 2}",
         "trainer.limit_val_batches=0", "logger=none",
     ]  # fmt: skip
-    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     data, model, _ = prepare(cfg)
     alternate = Alternate()
     run = RunDirectory.create(folder)
     with logging_to(run.log, quiet=True):
-        trainer = trainer_of(cfg, run, model)
+        trainer = build_trainer(cfg, run, model)
         unused = ("FirstValidation", "EarlyStopping")
         trainer.callbacks = [alternate, *(c for c in trainer.callbacks if type(c).__name__ not in unused)]
         trainer.fit(model, datamodule=data)

@@ -21,7 +21,7 @@ def minutes_of(run: RunDirectory) -> float:
         return float(list(csv.DictReader(file))[-1]["seconds"]) / 60
 
 
-def rows_of(run: RunDirectory, names: list[str]) -> list[list[str]]:
+def split_rows(run: RunDirectory, names: list[str]) -> list[list[str]]:
     metrics = json.loads(run.metrics.read_text())
     cfg = run.read_config()
     first = [Path(cfg.name).name, ", ".join(str(head) for head in cfg.heads), str(cfg.trainer.max_epochs)]
@@ -38,7 +38,7 @@ def main() -> None:
     for argument in sys.argv[2:]:
         path, _, names = argument.rpartition(":")
         run = RunDirectory.open(path)
-        rows += rows_of(run, names.split(","))
+        rows += split_rows(run, names.split(","))
         runs.append(run)
     columns = ["run", "heads", "epochs", "metric", "value", "minutes"]
     text = f"{machines(runs)}.\n\n{markdown(columns, rows)}"

@@ -26,12 +26,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.build import trainer_of
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
 from visiontune.data import VisionData
-from visiontune.fitting import prepare
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
+from visiontune.training.build import build_trainer
+from visiontune.training.fit import prepare
 
 
 class Loop:
@@ -100,7 +100,7 @@ def measure(folder: Path, pictures: int, rounds: int) -> list[dict[str, float]]:
     alternate = Alternate(loops, len(data.samples("train")))
     run = RunDirectory.create(folder / "run")
     with logging_to(run.log, quiet=True):
-        trainer = trainer_of(cfg, run, model)
+        trainer = build_trainer(cfg, run, model)
         trainer.callbacks = [
             c for c in trainer.callbacks if type(c).__name__ not in ("FirstValidation", "EarlyStopping")
         ]

@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from benchmarks.document import STRATEGIES, machines, markdown, write_block
-from visiontune.compare import find_runs, table
+from visiontune.sweeps.comparison import find_runs, table
 
 
 def summary(name: str, runs: list[dict[str, Any]], metric: str) -> tuple[float, list[str]]:

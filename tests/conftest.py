@@ -16,6 +16,7 @@ from PIL import Image
 from running import SMALL, TINY, Command, Outcome
 
 from visiontune import cli
+from visiontune.config.compose import config_dir
 from visiontune.runs import RunDirectory
 
 
@@ -71,7 +72,7 @@ def config(apart: None) -> Callable[..., DictConfig]:
     """`config("strategy=full")`: train.yaml composed and complete, as `train()` takes it; small by default."""
 
     def make(*overrides: str, base: list[str] = TINY) -> DictConfig:
-        with initialize_config_dir(str(cli.config_dir()), version_base=None):
+        with initialize_config_dir(str(config_dir()), version_base=None):
             cfg = compose("train", overrides=[*base, *overrides])
         with open_dict(cfg):
             cfg.name = cfg.name or "test"
@@ -107,7 +108,7 @@ def trained(command: Command, tiles: Path, small: list[str]) -> Outcome:
         "trainer.log_every_n_steps=1",
         "strategy=gradual_unfreeze",
         "strategy.head_epochs=1",
-        "strategy.thawed_by=0.5",
+        "strategy.unfrozen_by=0.5",
         "strategy.batchnorm=train",
         "optimizer.lr=0.05",
         "seed=7",

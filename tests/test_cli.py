@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from running import Command
 
-from visiontune.cli import VERBS, config_dir
+from visiontune.cli import VERBS
+from visiontune.config.compose import config_dir
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])

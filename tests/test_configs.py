@@ -17,8 +17,8 @@ from real_layouts import LAYOUTS, write_pennfudan
 from running import Command
 
 from visiontune import train
-from visiontune.backbones import build
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
+from visiontune.models.backbones import build
 from visiontune.runs import RunDirectory
 
 Config = Callable[..., DictConfig]
@@ -122,7 +122,7 @@ def test_options_train(
     layouts: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small; tests/report has it
+    monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small; tests/analysis has it
     overrides = [override for override in tiny if not override.startswith(f"{group}=")]
     overrides += {
         ("data", "image_folder"): [f"data.root={tiles}"],
@@ -183,7 +183,7 @@ def test_trainers_say_what_lightning_takes(name: str, config: Config) -> None:
 
 @pytest.mark.parametrize("name", [name for _, name in options("backbone")])
 def test_backbones_are_built(name: str, config: Config) -> None:
-    """Shapes alone, since some have a hundred million numbers; tests/backbones trains each."""
+    """Shapes alone, since some have a hundred million numbers; tests/models/backbones trains each."""
     cfg = config(f"backbone={name}", base=[])
     settings: Any = OmegaConf.to_container(cfg.backbone)
     with torch.device("meta"):

@@ -24,7 +24,8 @@ from omegaconf import DictConfig
 from running import SMALL, TINY, Command
 from safetensors.torch import save_file
 
-from visiontune.cli import VERBS, config_dir
+from visiontune.cli import VERBS
+from visiontune.config.compose import config_dir
 
 ROOT = config_dir().parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -6,15 +6,15 @@ import traceback
 from contextlib import redirect_stderr
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from visiontune.config_errors import explain
-from visiontune.errors import Failed, UserError
+from visiontune.config.compose import config_dir
+from visiontune.config.messages import explain
+from visiontune.errors import RunError, UserError
 
 VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` continues a run",
@@ -33,13 +33,6 @@ USAGE = (
     + "\n  visiontune train data=image_folder data.root=PHOTOS strategy=gradual_unfreeze optimizer.lr=1e-3"
     + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started)."
 )
-
-
-def config_dir() -> Path:
-    """The folder of the shipped configs: `configs/` of a checkout, or its copy inside an installed wheel."""
-    package = Path(__file__).parent
-    checkout = package.parents[1] / "configs"
-    return checkout if checkout.is_dir() else package / "configs"
 
 
 def _run(verb: str) -> None:
@@ -124,6 +117,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         message = explain(error, verb, overrides, config_dir())
-        other = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error} (debug=true shows where)"
+        where = f"{type(error).__name__}: {error} (debug=true shows where)"
+        other = str(error) if isinstance(error, RunError) else where
         print(f"error: {message or other}", file=sys.stderr)
         sys.exit(2 if message else 1)

@@ -1,25 +1,9 @@
 """One table of a sweep, or of any runs."""
 
 import argparse
-import csv
-import json
-import math
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
-from omegaconf import OmegaConf
-from scipy.stats import t as student
-
-from visiontune.errors import UserError
-from visiontune.report.tables import render
-from visiontune.runs.directory import RunDirectory
-from visiontune.runs.files import write_atomically
-
-Rows = list[dict[str, Any]]
-PLACES = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run goes says nothing of what it is
-REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions of one experiment
+from visiontune.sweeps.comparison import compare
 
 
 def main(arguments: list[str]) -> None:
@@ -28,101 +12,3 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--csv", type=Path, help="where the table is saved (default: sweep.csv in the first directory)")
     options = parser.parse_args(arguments)
     compare(options.directory, options.csv)
-
-
-def compare(directories: list[Path], target: Path | None = None) -> None:
-    """Print the table and save it, as sweep.csv in the first directory where no target is named."""
-    rows = table(find_runs(directories))
-    target = target or directories[0] / "sweep.csv"
-    with write_atomically(target) as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(_text("", rows))
-    if repeated := repetitions(rows):
-        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", repeated))
-    print(f"\n{target}")
-
-
-def find_runs(directories: list[Path]) -> list[RunDirectory]:
-    """The run directories among `directories` and directly inside them.
-
-    Raises:
-        UserError: there are none.
-    """
-    places = [place for folder in directories for place in (folder, *sorted(folder.glob("*")))]
-    runs = [RunDirectory.open(place) for place in dict.fromkeys(places) if (place / "config.yaml").is_file()]
-    if not runs:
-        raise UserError(f"no run directory in {', '.join(map(str, directories))}: give what `train -m` printed")
-    return runs
-
-
-def table(runs: list[RunDirectory]) -> Rows:
-    """A row a run, the best first: its directory, the keys that vary, objective, other splits, epochs, time, status."""
-    settings = _varying(runs)
-    rows, modes = [], set()
-    for run, values in zip(runs, settings, strict=True):
-        status = run.read_status()
-        objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
-        metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
-        _, _, metric = objective["name"].partition("/")
-        test = {f"test/{metric}": metrics[f"test/{metric}"]} if f"test/{metric}" in metrics else {}
-        history = list(csv.DictReader(run.history.open(newline=""))) if run.history.is_file() else []
-        rows.append(
-            {"run": run.path.name, **values, "objective": objective["name"], "value": objective["value"], **test}
-            | {"best epoch": objective["epoch"], "epochs": int(history[-1]["epoch"]) if history else 0}
-            | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
-            | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
-            | {"status": status["status"]}
-        )
-        modes.add(objective["mode"])
-    sign = -1 if modes == {"max"} else 1
-    rows.sort(key=lambda row: math.inf if math.isnan(row["value"]) else sign * row["value"])
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name, "") for name in columns} for row in rows]
-
-
-def repetitions(rows: Rows) -> Rows:
-    """For runs that differ in seed or fold alone: their number, mean and half the 95% interval (Student's t)."""
-    fixed = {"objective"} | set(list(rows[0])[1 : list(rows[0]).index("objective")]) - set(REPEATS)
-    measured = [name for name in rows[0] if name == "value" or name.startswith("test/")]
-    groups: dict[tuple, Rows] = defaultdict(list)
-    for row in rows:
-        groups[tuple((name, row[name]) for name in row if name in fixed)].append(row)
-    result = []
-    for key, members in groups.items():
-        if len(members) < 2 or not any(name in members[0] for name in REPEATS):
-            continue
-        line: dict[str, Any] = dict(key) | {"runs": len(members)}
-        for name in measured:
-            values = [float(member[name]) for member in members if member[name] != ""]
-            if len(values) > 1:
-                half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-                line |= {name: fmean(values), f"{name} +-": half}
-        result.append(line)
-    return result
-
-
-def _varying(runs: list[RunDirectory]) -> list[dict[str, Any]]:
-    """What the command lines say differently; a run that does not say it has the value of its config."""
-    said = [dict(o.lstrip("+").split("=", 1) for o in _overrides(run) if "=" in o) for run in runs]
-    keys = [key for key in dict.fromkeys(key for one in said for key in one) if key not in PLACES]
-    rows = []
-    for run, one in zip(runs, said, strict=True):
-        cfg = run.read_config()
-        values = {}
-        for key in keys:
-            value = one.get(key, OmegaConf.select(cfg, key))
-            values[key] = "" if OmegaConf.is_config(value) or value is None else str(value)
-        rows.append(values)
-    varying = [key for key in keys if len({row[key] for row in rows}) > 1]
-    return [{key: row[key] for key in varying} for row in rows]
-
-
-def _overrides(run: RunDirectory) -> list[str]:
-    return json.loads(run.environment.read_text()).get("overrides", []) if run.environment.is_file() else []
-
-
-def _text(title: str, rows: Rows) -> str:
-    cells = [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    return render(title, list(rows[0]), cells)

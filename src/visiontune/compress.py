@@ -7,15 +7,15 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from visiontune.build import make
-from visiontune.compressing.measuring import measure
-from visiontune.compressing.step import Step, config_of
-from visiontune.compressing.table import text, write
+from visiontune.compression.measuring import measure
+from visiontune.compression.step import Step, config_of
+from visiontune.compression.table import text, write
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
-from visiontune.runs.load import open_run
 from visiontune.runs.log import logging_to
+from visiontune.training.build import make
+from visiontune.training.load import open_run
 
 
 def main(cfg: DictConfig) -> Path:
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> Path:
     for step in steps.values():
         made = step.check(made)
     output.mkdir(parents=True, exist_ok=True)
-    with RunDirectory(output).alone():
+    with RunDirectory(output).lock():
         begin(output, cfg, run, steps)
         runs = [run]
         for step, place in zip(steps.values(), places(output, steps), strict=True):

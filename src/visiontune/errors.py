@@ -10,7 +10,7 @@ class UserError(Exception):
     """
 
 
-class Failed(Exception):
+class RunError(Exception):
     """The work was done and its result cannot be given: exit code 1, one message, no traceback."""
 
 

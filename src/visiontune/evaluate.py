@@ -5,17 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from visiontune.build import data_of
-from visiontune.data import VisionData
+from visiontune.deployment.evaluation import evaluate_run
 from visiontune.errors import UserError
-from visiontune.evaluation import Evaluation, evaluate
-from visiontune.exporting.files import open_exported, run_through
-from visiontune.finetuner import FineTuner
-from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.runs.load import load_model, open_run
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import write_predictions
+from visiontune.training.build import build_data
+from visiontune.training.load import load_model, open_run
 
 
 def main(cfg: DictConfig) -> dict[str, float]:
@@ -26,7 +22,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         run_cfg.data.root = cfg.data_root
     with logging_to(None):
         model, _ = load_model(run, run_cfg, cfg.checkpoint)
-        data = data_of(run_cfg)
+        data = build_data(run_cfg)
         data.assign_as(run.splits)
         if cfg.accelerator != "auto":
             run_cfg.trainer.accelerator = cfg.accelerator
@@ -39,20 +35,3 @@ def main(cfg: DictConfig) -> dict[str, float]:
         write_predictions(output / "predictions.csv", result.rows)
         print(output)
     return result.metrics
-
-
-def evaluate_run(
-    run: RunDirectory,
-    cfg: DictConfig,
-    model: FineTuner,
-    data: VisionData,
-    split: str,
-    backend: str | None = None,
-    which: str = "best",
-) -> Evaluation:
-    """`evaluate`, through an exported file of the checkpoint `which` where `backend` or the run's config names one."""
-    backend = backend or cfg.get("backend")
-    if backend is None:
-        return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)
-    run_through(model, open_exported(run, backend, which))
-    return evaluate(model, data, split, "cpu", stored=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from visiontune.build import data_of
+from visiontune.deployment.files import NAMES, OPEN, write
+from visiontune.deployment.graph import build_graph
+from visiontune.deployment.verification import verify
 from visiontune.errors import UserError
-from visiontune.exporting.files import NAMES, OPEN, write
-from visiontune.exporting.graph import graph_of
-from visiontune.exporting.verification import verify
-from visiontune.runs.load import open_run
 from visiontune.runs.log import logging_to
+from visiontune.training.build import build_data
+from visiontune.training.load import open_run
 
 
 def main(cfg: DictConfig) -> Path:
@@ -31,9 +31,9 @@ def main(cfg: DictConfig) -> Path:
     if cfg.data_root is not None:
         run_cfg.data.root = cfg.data_root
     with logging_to(None, quiet=True):
-        data = data_of(run_cfg)
+        data = build_data(run_cfg)
         data.assign_as(run.splits)
-        graph, model = graph_of(run, run_cfg, cfg.checkpoint or "best")
+        graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")
     output = Path(cfg.output).expanduser() if cfg.output else run.exports
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[cfg.format]
@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> Path:
     finally:
         half.unlink(missing_ok=True)
     if cfg.format == "onnx":
-        shutil.copy(Path(__file__).parent / "exporting" / "run_onnx.py", output)
+        shutil.copy(Path(__file__).parent / "deployment" / "run_onnx.py", output)
     size = path.stat().st_size / 1e6
     print(f"{size:.1f} MB; on {count} pictures of {cfg.split} the model's numbers, up to {worst:.1g} of their size")
     print(path)

@@ -5,11 +5,11 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from visiontune.choosing.trials import AUTO, candidates, composed
-from visiontune.devices import processes
-from visiontune.fitting import prepare
-from visiontune.report.plan import plan
+from visiontune.analysis.plan import plan
+from visiontune.config.devices import processes
+from visiontune.search.trials import AUTO, candidates, composed
 from visiontune.train import complete
+from visiontune.training.fit import prepare
 
 
 def main(cfg: DictConfig) -> None:

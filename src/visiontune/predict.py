@@ -17,13 +17,13 @@ from torchvision.io import write_png
 from visiontune.data import picture_loader, to_network
 from visiontune.data.images import is_image, load_images
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
+from visiontune.deployment.files import open_exported, run_through
 from visiontune.errors import UserError
-from visiontune.evaluation import quiet_trainer
-from visiontune.exporting.files import open_exported, run_through
-from visiontune.report.overlays import beside
-from visiontune.runs.load import load_model, open_run
+from visiontune.models.heads.overlays import beside
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
+from visiontune.training.evaluation import quiet_trainer
+from visiontune.training.load import load_model, open_run
 
 
 @dataclass(frozen=True)

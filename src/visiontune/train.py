@@ -8,24 +8,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from visiontune.choosing.trials import Tried, chosen_by_trial
-from visiontune.combining import check_combination
+from visiontune.analysis.plan import plan, trained_parameters
+from visiontune.analysis.results import report
+from visiontune.config.devices import processes
 from visiontune.data import VisionData
-from visiontune.devices import processes
-from visiontune.evaluation import Evaluation, evaluate
-from visiontune.finetuner import FineTuner
-from visiontune.fitting import fit, prepare
-from visiontune.launch import launch
-from visiontune.memory import forget_peak, peak_mb
-from visiontune.report.plan import plan, trained_parameters
-from visiontune.report.results import report
+from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
-from visiontune.runs.load import adopt_weights, read_checkpoint
 from visiontune.runs.log import log, logging_to
-from visiontune.runs.resume import check_fits, continued, of_its_version, rewind
-from visiontune.wise_ft import interpolate
+from visiontune.search.combination import check_combination
+from visiontune.search.trials import Tried, chosen_by_trial
+from visiontune.training.evaluation import Evaluation, evaluate
+from visiontune.training.fit import fit, prepare
+from visiontune.training.launch import launch
+from visiontune.training.load import adopt_weights, read_checkpoint
+from visiontune.training.memory import forget_peak, peak_mb
+from visiontune.training.resume import check_fits, continued, explain_version_mismatch, rewind
+from visiontune.training.wise_ft import interpolate
 
 
 def main(cfg: DictConfig) -> float:
@@ -33,9 +33,9 @@ def main(cfg: DictConfig) -> float:
     overrides = list(HydraConfig.get().overrides.task)
     if cfg.run is not None:
         run = RunDirectory.open(cfg.run)
-        with run.alone():
+        with run.lock():
             cfg, checkpoint = continued(run, overrides)
-            with of_its_version(run):
+            with explain_version_mismatch(run):
                 return train(cfg, run, checkpoint)
     cfg, tried = chosen_by_trial(complete(cfg), overrides, complete, train)
     return train(cfg, overrides=overrides, tried=tried)

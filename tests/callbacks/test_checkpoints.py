@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from visiontune.callbacks import Checkpoints
-from visiontune.callbacks.checkpoints import WholeFiles
+from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.runs import RunDirectory
 
 
@@ -172,7 +172,7 @@ def test_other_passes_save_nothing(place: RunDirectory) -> None:
 def test_what_could_not_be_read_again_is_found_at_once(tmp_path: Path) -> None:
     """And not after the training, when the best checkpoint is loaded."""
     with pytest.raises(RuntimeError, match=r"^a callback's state holds pathlib\S*PosixPath, so that no checkpoint"):
-        WholeFiles().save_checkpoint({"callbacks": {"Mine": {"folder": tmp_path}}}, tmp_path / "a.ckpt")
-    files = WholeFiles()
+        AtomicCheckpointIO().save_checkpoint({"callbacks": {"Mine": {"folder": tmp_path}}}, tmp_path / "a.ckpt")
+    files = AtomicCheckpointIO()
     files.save_checkpoint({"callbacks": {"Mine": {"folder": str(tmp_path)}}}, tmp_path / "a.ckpt")
     assert files.checked

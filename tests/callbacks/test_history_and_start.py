@@ -9,12 +9,12 @@ import pytest
 import torch
 from running import Command, Outcome
 
-from visiontune.build import data_of
 from visiontune.callbacks import History
-from visiontune.heads.probe import probe
+from visiontune.models.heads.probe import probe
 from visiontune.runs import RunDirectory
-from visiontune.runs.load import load_model, open_run
 from visiontune.runs.predictions import Row, read_predictions, write_predictions
+from visiontune.training.build import build_data
+from visiontune.training.load import load_model, open_run
 
 
 def trainer(step: int, **metrics: float) -> Any:
@@ -56,7 +56,7 @@ def test_a_run_begins_at_its_probe(command: Command, tiny: list[str]) -> None:
     arguments = ["probe=true", "optimizer.lr=1e-12", "strategy=linear_probe", "~callbacks.weight_average"]
     run, cfg = open_run(str(command("train", *tiny, *arguments).run.path))
     model, _ = load_model(run, cfg, "last")
-    data = data_of(cfg)
+    data = build_data(cfg)
     model.eval()
     parts = []
     for split in ("train", "val"):

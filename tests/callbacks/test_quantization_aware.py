@@ -11,10 +11,10 @@ import torch
 from running import TINY, Command
 from torch import nn
 
-from visiontune.backbones import Backbone, build
 from visiontune.callbacks import QuantizationAware, quantization_aware
 from visiontune.callbacks.quantization_aware import Rounded
 from visiontune.errors import UserError
+from visiontune.models.backbones import Backbone, build
 
 QAT = "+callbacks.quantization_aware._target_=visiontune.callbacks.QuantizationAware"
 

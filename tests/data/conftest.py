@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from visiontune.data import VisionData, build
+from visiontune.data import VisionData, build_data
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -53,6 +53,6 @@ def make() -> Callable[..., VisionData]:
         with initialize_config_dir(str(CONFIGS), version_base=None):
             # The groups alone: the other keys of a run are no business of these tests.
             config = compose(overrides=[f"+{o}" if o.split("=")[0] in ("data", "augment") else o for o in overrides])
-        return build(config.data, config.get("augment"), seed=3)
+        return build_data(config.data, config.get("augment"), seed=3)
 
     return run

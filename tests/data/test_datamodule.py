@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from visiontune.data import VisionData, _only, build, picture_loader, to_network
+from visiontune.data import VisionData, _only, build_data, picture_loader, to_network
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.images import load_image, load_images
 from visiontune.data.mixing import BatchMixer
@@ -84,9 +84,10 @@ def test_many_objects_come_through_the_usual_limit_of_open_files() -> None:
     """A tensor of a loader process is an open file: 8 a picture with masks, of 1,024 that most systems give."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 20_000))\n"
-        "from visiontune.data import build\n"
+        "from visiontune.data import build_data\n"
         "reader = {'_target_': 'visiontune.data.readers.digit_scenes.read', 'scenes': 640, 'scene_size': 64}\n"
-        "data = build({'reader': reader, 'image_size': 64, 'batch_size': 64, 'num_workers': 2}, tasks=['instances'])\n"
+        "data = {'reader': reader, 'image_size': 64, 'batch_size': 64, 'num_workers': 2}\n"
+        "data = build_data(data, tasks=['instances'])\n"
         "print(sum(len(batch['targets']['instances']) for batch in data.val_dataloader()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -273,7 +274,7 @@ def test_what_else_there_is_cannot_be_mixed(kind: str) -> None:
 
 
 def test_a_plain_dict_builds_too() -> None:
-    data = build({"reader": {"_target_": "visiontune.data.readers.digits.read"}, "image_size": 8}, seed=1)
+    data = build_data({"reader": {"_target_": "visiontune.data.readers.digits.read"}, "image_size": 8}, seed=1)
     assert next(iter(data.train_dataloader()))["image"].shape == (32, 3, 8, 8)
 
 

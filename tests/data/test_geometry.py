@@ -5,7 +5,7 @@ import torch
 from drawn_targets import BOXES, KINDS, extent, iou, rectangles, shown
 from torchvision import tv_tensors
 
-from visiontune.data.geometry import FITS, ResizeAndCut, ShortSide, eval_transform, frame_of
+from visiontune.data.geometry import FITS, ResizeAndCut, ShortSide, eval_frame, eval_transform
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError
 
@@ -45,7 +45,7 @@ def test_a_frame_leads_back_to_the_picture(resize: str, picture: tuple[int, int]
     left, top, right, bottom = box[0].round().int().tolist()
     pixels[:, top:bottom, left:right] = 200
     image, moved = eval_transform(size, resize)(tv_tensors.Image(pixels), {"boxes": boxes})
-    frame = frame_of(resize, picture, size)
+    frame = eval_frame(resize, picture, size)
     assert frame.size == picture
     assert frame.boxes(moved["boxes"].as_subclass(torch.Tensor)).tolist()[0] == pytest.approx(box[0].tolist(), abs=1e-3)
     # Pixels as well: what the transform shows, resized to the picture, is the picture.
@@ -109,7 +109,7 @@ def test_random_resize_changes_the_size_of_things_and_keeps_their_shape(resize: 
         empty = targets["segmentation"] == IGNORE
         assert bool((image[:, empty] == 9).all())
         padded, cut = padded + bool(empty.any()), cut + bool((targets["detection"]["boxes"] == 64).any())
-        whole = frame_of(resize, (60, 100), (64, 64)).inside
+        whole = eval_frame(resize, (60, 100), (64, 64)).inside
         sides = targets["instances"]["boxes"][0].tolist()
         if min(sides) > 0 and max(sides) < 64:
             assert (sides[2] - sides[0]) / (sides[3] - sides[1]) == pytest.approx(

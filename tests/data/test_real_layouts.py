@@ -11,7 +11,7 @@ from miniatures import HEIGHT, WIDTH, Scene, scenes
 from real_layouts import LAYOUTS, NAMES, YEAR, trimap, write_pets, write_voc2012
 from torchvision import datasets
 
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
 from visiontune.data.readers import coco, torchvision, voc
 from visiontune.data.readers.voc import CHALLENGE
 from visiontune.data.schema import Source

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from visiontune import cli, compress
+from visiontune.analysis import results
 from visiontune.callbacks import History, ProbeStart
-from visiontune.compressing.quantization import Network
-from visiontune.finetuner import FineTuner
-from visiontune.report import results
+from visiontune.compression.quantization import Network
+from visiontune.models.finetuner import FineTuner
 
 
 def die() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
-from visiontune.distilling.distillation import Teacher, pairs
-from visiontune.fitting import prepare
+from visiontune.models.distillation import Teacher, pairs
 from visiontune.runs import RunDirectory
-from visiontune.runs.load import load_model, read_checkpoint
+from visiontune.training.fit import prepare
+from visiontune.training.load import load_model, read_checkpoint
 
 LEARNING = ["optimizer.lr=0.01", "strategy=full", "strategy.batchnorm=train", "augment=mixup", "augment.flip=false"]
 
@@ -73,7 +73,7 @@ def test_it_sees_what_the_student_sees_in_its_own_size(config: Any, teacher: Run
     inside.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     batch = data.to_network(next(iter(data.train_dataloader())), training=True, epoch=0)
     model.train()
-    features, raw = model._seen(batch)
+    features, raw = model._forward_features(batch)
     losses = {"classification": torch.zeros(())}
     blended, _, _ = model.distillation(batch["image"], features, raw, model.heads, losses)
     assert all(target.ndim == 1 for target in batch["targets"]["classification"])  # mixed

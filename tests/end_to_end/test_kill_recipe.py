@@ -17,7 +17,7 @@ SMALLER = [
     "recipe.steps.prune.multiple=1",
     "recipe.steps.prune.macs=0.4",
 ]
-INT8 = ["+recipe.steps.int8._target_=visiontune.compressing.Int8", "+recipe.steps.int8.max_drop=100", "compile=false"]
+INT8 = ["+recipe.steps.int8._target_=visiontune.compression.Int8", "+recipe.steps.int8.max_drop=100", "compile=false"]
 STEPS = ["0_prune_round_1", "0_prune_round_1_trained", "0_prune", "1_train", "2_int8"]
 # What is killed as it comes for which time, and how many of the runs are finished by then. A training has 4 batches.
 KILLS = [("report", 1, 0), ("batch", 3, 1), ("batch", 6, 3), ("quantized", 1, 4), ("table", 1, 5)]

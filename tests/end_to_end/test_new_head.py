@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 
-from visiontune.heads import Head
-from visiontune.report.pictures import caption
+from visiontune.models.heads import Head
+from visiontune.models.heads.drawing import caption
 
 
 class Metrics(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from alike import check_training
 from running import Command
 
-from visiontune.cli import config_dir
+from visiontune.config.compose import config_dir
 from visiontune.runs import RunDirectory
 
 Shell = Callable[..., subprocess.Popen[str]]
@@ -182,7 +182,7 @@ def test_another_name(tmp_path: Path) -> None:
     assert said[0] == "birdwatch VERB [overrides]" and said[-1] == str(copy / "configs")
     subset = [
         "tests/strategies/test_strategies.py",
-        "tests/test_schedulers.py",
+        "tests/optim/test_schedulers.py",
         "tests/test_configs.py::test_trainers_of_one_process_train",
     ]
     pytest_ = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *subset]

@@ -13,7 +13,7 @@ from running import Command
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
-from visiontune.finetuner import FineTuner
+from visiontune.models.finetuner import FineTuner
 
 EPOCHS, STEPS = 4, 4  # of 16 pictures each
 BASE = [
@@ -46,7 +46,7 @@ CASES: dict[str, list[str]] = {
     "swa": ["data.num_workers=2"],
     "[lp_ft,ema,l2_sp]": ["trainer.accumulate_grad_batches=3"],
     "bit_hyperrule": [],
-    "[gradual_unfreeze,l2_sp]": ["strategy.cache=memory", "augment=standard", "strategy.thawed_by=0.8"],
+    "[gradual_unfreeze,l2_sp]": ["strategy.cache=memory", "augment=standard", "strategy.unfrozen_by=0.8"],
     "[gradual_unfreeze,ema]": ["strategy.patience=1", "monitor=val/classification/calibration_error"],
 }
 # How it stops, and with what else it is started: a kill leaves what the last checkpoint before has.

@@ -357,7 +357,7 @@ def test_plan_says_what_train_would_do_and_does_nothing(
         *arguments,
         "strategy.lr_decay=0.5",
         "strategy.head_epochs=1",
-        "strategy.thawed_by=0.5",
+        "strategy.unfrozen_by=0.5",
         "optimizer.weight_decay=0.1",
     )
     assert outcome.code == 0 and outcome.err == ""

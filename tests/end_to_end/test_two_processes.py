@@ -12,15 +12,15 @@ from omegaconf import DictConfig
 from running import TINY
 from watching import States, fit_all
 
-from visiontune.fitting import fit, prepare
 from visiontune.runs import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.train import record
+from visiontune.training.fit import fit, prepare
 
 EPOCHS = 3
 TRAINING = ["optimizer=sgd", "scheduler=constant", "optimizer.lr=0.5", "scheduler.warmup=0", "augment=none"]
 BASE = [f"trainer.max_epochs={EPOCHS}", "trainer.limit_val_batches=1", "data.batch_size=8"]
-THAWING = ["strategy.head_epochs=1", "strategy.thawed_by=0.7"]  # block2 trains from epoch 1, block1 from 2
+THAWING = ["strategy.head_epochs=1", "strategy.unfrozen_by=0.7"]  # block2 trains from epoch 1, block1 from 2
 # Name of the case, whose first word is the strategy -> overrides.
 CASES: dict[str, list[str]] = {
     "linear_probe": [],

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from visiontune import launch
+from visiontune.training import launch
 
 
 class Paths(L.Callback):

@@ -108,7 +108,7 @@ import os, sys, time
 from pathlib import Path
 sys.modules["torch"] = type(sys)("torch")  # seconds to import, and not needed
 from visiontune.runs.directory import RunDirectory
-with RunDirectory(Path(sys.argv[1])).alone():
+with RunDirectory(Path(sys.argv[1])).lock():
     if child := os.fork():
         print(child, flush=True)
     time.sleep(60)
@@ -128,7 +128,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert run.read_status() == {"status": "unknown"}  # nothing was touched
     holder.kill()
     holder.wait()
-    with run.alone(), run.running():
+    with run.lock(), run.running():
         pass
     assert run.read_status()["status"] == "finished"
     os.kill(child, signal.SIGKILL)

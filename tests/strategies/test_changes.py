@@ -12,15 +12,15 @@ from test_finetuner import Gradients, trainer
 from test_frozen import batches, fit, make
 from torch import nn
 
-from visiontune.backbones import build
 from visiontune.callbacks import L2SP, AutoRGN
 from visiontune.errors import UserError
-from visiontune.freezing import batchnorm_buffers
-from visiontune.runs.load import load_model, open_run, read_checkpoint
-from visiontune.sam import Sam
+from visiontune.models.backbones import build
+from visiontune.optim.sam import Sam
 from visiontune.strategies import BitHyperRule, FirstK, Full, LastK, LayerDecay, Lora, LpFt, Strategy
+from visiontune.strategies.freezing import batchnorm_buffers
 from visiontune.strategies.lora import plain_state
-from visiontune.wise_ft import between
+from visiontune.training.load import load_model, open_run, read_checkpoint
+from visiontune.training.wise_ft import between
 
 NAMES = ["stem", "one", "two", "three", "heads"]
 

@@ -13,13 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from visiontune import schedulers
-from visiontune.backbones import build
 from visiontune.data import TaskInfo
-from visiontune.finetuner import FineTuner
-from visiontune.fitting import prepare
-from visiontune.frames import Frame
-from visiontune.heads import ClassificationHead
+from visiontune.data.frames import Frame
+from visiontune.models.backbones import build
+from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads import ClassificationHead
+from visiontune.optim import schedulers
 from visiontune.strategies import (
     BiasOnly,
     FirstK,
@@ -33,12 +32,13 @@ from visiontune.strategies import (
     NormOnly,
     Strategy,
 )
+from visiontune.training.fit import prepare
 
 EPOCHS = 4
 STRATEGIES: dict[str, Any] = {
     "linear_probe": LinearProbe,
     "full": Full,
-    "gradual_unfreeze": partial(GradualUnfreeze, thawed_by=0.8),
+    "gradual_unfreeze": partial(GradualUnfreeze, unfrozen_by=0.8),
     "lp_ft": partial(LpFt, probe_epochs=0.5),
     "last_k": partial(LastK, k=1),
     "first_k": partial(FirstK, k=1),

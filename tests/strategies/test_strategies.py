@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from visiontune.backbones import build
 from visiontune.errors import UserError
+from visiontune.models.backbones import build
 from visiontune.strategies import Full, GradualUnfreeze, LinearProbe, Stages, Strategy
 
 NAMES = ["stem", "one", "two", "three", "heads"]
@@ -73,7 +73,7 @@ def test_probe_and_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "head_epochs", "thawed_by", "expected"),
+    ("epochs", "head_epochs", "unfrozen_by", "expected"),
     [
         (20, 1, 0.5, [10, 7, 4, 1, 0]),
         (10, 2, 0.8, [8, 6, 4, 2, 0]),
@@ -83,8 +83,8 @@ def test_probe_and_full() -> None:
         (10, 1, 1.0, [9, 6, 3, 1, 0]),  # the last stage has an epoch of its own at least
     ],
 )
-def test_stages_thaw_from_the_head_down(epochs: int, head_epochs: int, thawed_by: float, expected: list[int]) -> None:
-    strategy = GradualUnfreeze(stages=NAMES, epochs=epochs, head_epochs=head_epochs, thawed_by=thawed_by)
+def test_stages_thaw_from_the_head_down(epochs: int, head_epochs: int, unfrozen_by: float, expected: list[int]) -> None:
+    strategy = GradualUnfreeze(stages=NAMES, epochs=epochs, head_epochs=head_epochs, unfrozen_by=unfrozen_by)
     assert starts(strategy, epochs) == expected
 
 
@@ -175,7 +175,7 @@ def test_a_schedule_and_a_patience_do_not_go_together() -> None:
     [
         ({"head_epochs": 6}, "strategy.head_epochs=6: the training has 6 epochs, and the backbone would never train"),
         ({"head_epochs": -1}, "strategy.head_epochs=-1: "),
-        ({"thawed_by": 3}, "strategy.thawed_by=3: a fraction of all epochs, such as strategy.thawed_by=0.5"),
+        ({"unfrozen_by": 3}, "strategy.unfrozen_by=3: a fraction of all epochs, such as strategy.unfrozen_by=0.5"),
         ({"schedule": {"two": "soon"}}, "strategy.schedule thaws two at epoch soon: write a whole number, 0 or more"),
         ({"schedule": {"two": 1.5}}, "strategy.schedule thaws two at epoch 1.5: write a whole number, 0 or more"),
         ({"schedule": {"heads": 2}}, "strategy.schedule lets nothing train in epoch 0: leave heads out of it"),

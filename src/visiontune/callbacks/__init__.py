@@ -8,10 +8,10 @@ from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
 from visiontune.callbacks.keep_zeros import KeepZeros
 from visiontune.callbacks.l2_sp import L2SP
+from visiontune.callbacks.probe_start import FirstValidation, ProbeStart
 from visiontune.callbacks.quantization_aware import QuantizationAware
-from visiontune.callbacks.start import FirstValidation, ProbeStart
 from visiontune.callbacks.step_curves import StepCurves
-from visiontune.callbacks.thawing import Thawing
+from visiontune.callbacks.unfreezing import UnfreezeLog
 
 __all__ = [
     "L2SP",
@@ -26,6 +26,6 @@ __all__ = [
     "QuantizationAware",
     "StepCurves",
     "StochasticWeightAverage",
-    "Thawing",
+    "UnfreezeLog",
     "WeightAverage",
 ]

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from visiontune.errors import UserError
-from visiontune.freezing import average_batchnorm
+from visiontune.strategies.freezing import average_batchnorm
 
 
 class WeightAverage(WeightAveraging):

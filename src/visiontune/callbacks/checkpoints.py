@@ -20,7 +20,7 @@ from visiontune.runs.events import lengths
 from visiontune.runs.files import save_atomically
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, to the disk, and renames it.
 
     Lightning's own goes through the system's temporary folder: from another disk it is copied, and a run that is killed

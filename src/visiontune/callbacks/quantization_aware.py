@@ -9,9 +9,9 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from visiontune.backbones import Backbone
 from visiontune.errors import UserError
-from visiontune.features import Features
+from visiontune.models.backbones import Backbone
+from visiontune.models.features import Features
 from visiontune.runs.log import log
 
 aten = torch.ops.aten

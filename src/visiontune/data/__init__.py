@@ -15,10 +15,10 @@ from visiontune.data.loaders import picture_loader, to_network
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
-__all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build", "picture_loader", "to_network"]
+__all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build_data", "picture_loader", "to_network"]
 
 
-def build(
+def build_data(
     data: Mapping[str, Any],
     augment: Mapping[str, Any] | None = None,
     seed: int = 0,

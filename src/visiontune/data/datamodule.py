@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from visiontune.data.assign import assign, check_classes, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.dataset import VisionDataset
-from visiontune.data.geometry import eval_transform, frame_of
+from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
-from visiontune.data.recorded import recorded, rows_of
+from visiontune.data.recorded import recorded, split_rows
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
 from visiontune.data.splits import strata
@@ -22,7 +22,7 @@ from visiontune.data.verify import verify as verified
 from visiontune.errors import UserError
 
 if TYPE_CHECKING:
-    from visiontune.cache.frozen_cache import CachedLoader, FrozenCache
+    from visiontune.frozen_features.cache import CachedLoader, FrozenCache
 
 
 class VisionData(L.LightningDataModule):
@@ -121,8 +121,8 @@ class VisionData(L.LightningDataModule):
         return result
 
     def splits_rows(self) -> list[dict[str, str]]:
-        """The rows of `splits.csv`, see `rows_of`."""
-        return rows_of(self._splits, self._samples, self.schema)
+        """The rows of `splits.csv`, see `split_rows`."""
+        return split_rows(self._splits, self._samples, self.schema)
 
     def steps_per_epoch(self, world: int = 1) -> int:
         """Training batches of one process out of `world`, before gradients are accumulated."""
@@ -186,7 +186,7 @@ class VisionData(L.LightningDataModule):
                 self.samples(split),
                 self.root,
                 transform,
-                frame=None if augmented else partial(frame_of, self.resize, size=self.image_size),
+                frame=None if augmented else partial(eval_frame, self.resize, size=self.image_size),
                 tasks=list(self.schema),
                 channels=self.channels,
                 seed=self.seed,

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
 from visiontune.data.targets import Stored
-from visiontune.frames import Frame
 
 
 class VisionDataset(Dataset[dict[str, Any]]):

@@ -13,9 +13,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from visiontune.data.frames import Frame
 from visiontune.data.target_transforms import Fill, after, before
 from visiontune.errors import UserError
-from visiontune.frames import Frame
 
 FITS = ("squash", "crop", "letterbox")
 
@@ -50,7 +50,7 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
     raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
 
 
-def frame_of(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
+def eval_frame(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
     """Where a whole `picture` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
     height, width = fitted(resize, picture, size)
     if resize == "crop":  # halves of no negative number: Python rounds them down, ONNX towards zero

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.data.dataset import VisionDataset, collate
-from visiontune.data.geometry import eval_transform, frame_of
+from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
@@ -72,7 +72,7 @@ class _Pictures(IterableDataset[dict[str, Any]]):
         fill: float,
     ) -> None:
         self.pictures = pictures
-        self.transform, self.frame = eval_transform(size, resize, fill=fill), partial(frame_of, resize, size=size)
+        self.transform, self.frame = eval_transform(size, resize, fill=fill), partial(eval_frame, resize, size=size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, (name, picture) in enumerate(self.pictures()):

@@ -9,7 +9,7 @@ from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.errors import UserError
 
 
-def rows_of(
+def split_rows(
     splits: Mapping[str, Sequence[Sample]], samples: Sequence[Sample], schema: Mapping[str, TaskInfo]
 ) -> list[dict[str, str]]:
     """The rows of `splits.csv`: path, split, group, and hashes of the picture and of its labels.

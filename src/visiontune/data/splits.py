@@ -116,12 +116,12 @@ def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: in
     """
     if per_class < 1:
         raise UserError(f"data.per_class={per_class}: write 1 or more, or null for all samples")
-    by_class: dict[int | None, list[Sample]] = defaultdict(list)
+    samples_per_class: dict[int | None, list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_class[strata.get(sample.path)].append(sample)
+        samples_per_class[strata.get(sample.path)].append(sample)
     kept = []
     for label, name in enumerate(classes):
-        mine = sorted(by_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path))
+        mine = sorted(samples_per_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path))
         if len(mine) < per_class:
             raise UserError(
                 f"data.per_class={per_class}: class {name!r} has {len(mine)} training samples. "

@@ -130,7 +130,7 @@ class RunDirectory:
         return hashlib.sha256(self.checkpoint(which).read_bytes()).hexdigest()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Within, no other process works on this directory; this one may say so again.
 
         The lock is of the process itself (loader processes do not inherit it) and ends with it, also when it is killed.
@@ -161,7 +161,7 @@ class RunDirectory:
         """
         started = time.time()
         more: dict[str, Any] = {}
-        with self.alone():
+        with self.lock():
             self._write_status("running", started)
             try:
                 yield more

@@ -15,7 +15,7 @@ class GradualUnfreeze(Strategy):
         stages: names, input to output, the heads last.
         epochs: of the whole training.
         head_epochs: epochs in which only the heads train.
-        thawed_by: fraction of all epochs, 0..1, after which the last stage has thawed.
+        unfrozen_by: fraction of all epochs, 0..1, after which the last stage has thawed.
         schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
         patience: instead of all three: the next stage thaws when the monitored metric has not been better than ever for
             so many epochs, counted from the last thaw.
@@ -33,7 +33,7 @@ class GradualUnfreeze(Strategy):
         stages: list[str],
         epochs: int,
         head_epochs: int = 1,
-        thawed_by: float = 0.5,
+        unfrozen_by: float = 0.5,
         schedule: Mapping[str, int] | None = None,
         patience: int | None = None,
         lr_decay: float = 0.8,
@@ -49,7 +49,7 @@ class GradualUnfreeze(Strategy):
             _check_patience(patience, epochs, schedule)
             self.starts = {HEADS: 0}
         elif schedule is None:
-            self.starts = _spread(stages, epochs, head_epochs, thawed_by)
+            self.starts = _spread(stages, epochs, head_epochs, unfrozen_by)
         else:
             _check_schedule(schedule, stages, epochs)
             self.starts = {HEADS: 0} | dict(schedule)
@@ -122,17 +122,17 @@ def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | No
         )
 
 
-def _spread(stages: list[str], epochs: int, head_epochs: int, thawed_by: float) -> dict[str, int]:
-    """The epoch from which each stage trains, evenly from `head_epochs` to `thawed_by * epochs`."""
+def _spread(stages: list[str], epochs: int, head_epochs: int, unfrozen_by: float) -> dict[str, int]:
+    """The epoch from which each stage trains, evenly from `head_epochs` to `unfrozen_by * epochs`."""
     # Of a single epoch there is no other way: a try of the rest (debug=fast) goes on.
     if not _is_count(head_epochs) or head_epochs >= max(2, epochs):
         raise UserError(
             f"strategy.head_epochs={head_epochs}: the training has {epochs} epochs, and the backbone would never "
             "train; write a smaller number, such as strategy.head_epochs=1"
         )
-    if not isinstance(thawed_by, int | float) or not 0 <= thawed_by <= 1:
-        raise UserError(f"strategy.thawed_by={thawed_by}: a fraction of all epochs, such as strategy.thawed_by=0.5")
+    if not isinstance(unfrozen_by, int | float) or not 0 <= unfrozen_by <= 1:
+        raise UserError(f"strategy.unfrozen_by={unfrozen_by}: a share of all epochs, such as strategy.unfrozen_by=0.5")
     backbone = [name for name in reversed(stages) if name != HEADS]
-    last = max(head_epochs, min(epochs - 1, round(thawed_by * epochs)))
+    last = max(head_epochs, min(epochs - 1, round(unfrozen_by * epochs)))
     steps = max(1, len(backbone) - 1)
     return {HEADS: 0} | {name: head_epochs + (last - head_epochs) * i // steps for i, name in enumerate(backbone)}

@@ -1,0 +1,135 @@
+"""The plan: what a run will do, before it does it."""
+
+import math
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from visiontune.analysis.tables import render
+from visiontune.data import VisionData
+from visiontune.frozen_features.settings import describe
+from visiontune.models.backbones import WeightReport
+from visiontune.models.finetuner import FineTuner
+from visiontune.strategies import Strategy
+from visiontune.strategies.base import HEADS
+
+
+def plan(
+    cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightReport, processes: int, where: Path
+) -> str:
+    """The whole plan as text."""
+    return "\n\n".join(
+        [_data(data), f"weights: {weights}", _stages(cfg, model), _training(cfg, data, model, processes, where)]
+    )
+
+
+def _data(data: VisionData) -> str:
+    counts = data.counts()
+    splits = [split for split in ("train", "val", "test") if data.samples(split)]
+    parts = []
+    for task, info in data.schema.items():
+        rows: list[list[object]] = [[name, *(counts[split][task][name] for split in splits)] for name in info.classes]
+        if not any(any(counts[split][task].values()) for split in splits):  # values and images are not counted
+            rows = []
+        if len(rows) > 20:
+            rows[18:] = [[f"... {len(rows) - 18} more classes", *[""] * len(splits)]]
+        labelled = [sum(s.targets.get(task) is not None for s in data.samples(split)) for split in splits]
+        pictures = [len(data.samples(split)) for split in splits]
+        shown = [*rows, ["pictures", *pictures], *([["labelled", *labelled]] if labelled != pictures else [])]
+        what = f"{len(info.classes)} classes" if rows else ", ".join(info.classes)
+        parts.append(render(f"data: {task}, {what}", ["class" if rows else "", *splits], shown))
+    return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
+
+
+def _stages(cfg: DictConfig, model: FineTuner) -> str:
+    epochs = cfg.trainer.max_epochs
+    stages = model.stages()
+    groups = model.param_groups()
+    trains = [model.strategy.trainable(epoch) for epoch in range(epochs)]
+    rows = []
+    for name, module in stages:
+        mine = [group for group in groups if group["stage"] == name]
+        rates = sorted({group["lr"] for group in mine})
+        decays = sorted({group["weight_decay"] for group in mine if any(p.ndim > 1 for p in group["params"])})
+        rows.append(
+            [
+                name,
+                _parameters(model.strategy, name, module),
+                model.strategy.when(name) or _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
+                " to ".join(f"{rate:.2e}" for rate in dict.fromkeys([*rates[:1], *rates[-1:]])),
+                " / ".join(f"{decay:g}" for decay in [*decays, 0]) if mine else "",
+            ]
+        )
+    total = sum(p.numel() for p in model.parameters())
+    title = (
+        f"model: {model.backbone.name} ({model.backbone.library}), {total:,} parameters, "
+        f"BatchNorm statistics {model.strategy.batchnorm}"
+    )
+    return render(title, ["stage", "parameters", "trains in epochs", "learning rate", "decay (weights / rest)"], rows)
+
+
+def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
+    """How many there are, and how many of them can train where that is another number."""
+    total, picked = sum(p.numel() for p in module.parameters()), _picked(strategy, stage, module)
+    return f"{total:,}" if picked == total else f"{picked:,} of {total:,}"
+
+
+def _picked(strategy: Strategy, stage: str, module: nn.Module) -> int:
+    owned = [(part, own, p) for part in module.modules() for own, p in part.named_parameters(recurse=False)]
+    return sum(p.numel() for part, own, p in owned if stage == HEADS or strategy.picks(part, own))
+
+
+def trained_parameters(model: FineTuner, epochs: int) -> int:
+    """How many train in at least one epoch."""
+    trains = {name for epoch in range(epochs) for name in model.strategy.trainable(epoch)}
+    return sum(_picked(model.strategy, name, module) for name, module in model.stages() if name in trains)
+
+
+def _epochs(epochs: list[int]) -> str:
+    """`1-20` for the epochs 0..19, as people count; `never` for none."""
+    if not epochs:
+        return "never"
+    first, last = epochs[0] + 1, epochs[-1] + 1
+    return (
+        (f"{first}-{last}" if last > first else f"{first}")
+        if len(epochs) == last - first + 1
+        else f"{len(epochs)} of them"
+    )
+
+
+def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: int, where: Path) -> str:
+    batches = data.steps_per_epoch(processes)
+    window = cfg.trainer.accumulate_grad_batches
+    steps = math.ceil(batches / window)
+    name, mode = model.monitor
+    lines = {
+        "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
+        f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
+        "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
+        "frozen stages": describe(cfg, data, model),
+        "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
+        **({} if model.distillation is None else {"teacher": str(model.distillation)}),
+        "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
+        "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
+        f"{data.num_workers} loader processes",
+        "test split": "measured once, with the best checkpoint"
+        if cfg.test and data.samples("test")
+        else "not looked at",
+        "seed": str(cfg.seed),
+        "run directory": str(where),
+    }
+    return "\n".join(f"{key + ':':<15}{value}" for key, value in lines.items())
+
+
+def _device(accelerator: str) -> str:
+    if accelerator not in ("auto", "gpu"):
+        return accelerator
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]

@@ -1,1 +1,0 @@
-"""What a run decides by trying: the learning rate, and the strategy."""

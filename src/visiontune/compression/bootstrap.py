@@ -1,0 +1,124 @@
+"""How much of a difference is chance: metrics over draws of a split's pictures (Efron 1979)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from visiontune.models.finetuner import FineTuner
+
+State = list[dict[str, Any]]  # what one picture added to each of a task's torchmetrics, by the name of the state
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value on the whole split, and its 95% interval over the draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The metrics of one model on one split.
+
+    Attributes:
+        values: of the whole split, by `TASK/METRIC` (or `score`).
+        draws: the same on each draw ``(draws,)``.
+        classes: by `TASK: CLASS`, see `Head.per_class_scores`.
+    """
+
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    classes: dict[str, float]
+
+    def estimate(self, name: str) -> Estimate:
+        return _estimate(self.values[name], self.draws[name])
+
+    def change(self, other: "Resampled", name: str) -> Estimate:
+        """From `other`'s value to this one's. Both were drawn the same pictures, so that their luck cancels out."""
+        return _estimate(self.values[name] - other.values[name], self.draws[name] - other.draws[name])
+
+
+class PictureStates(L.Callback):
+    """Keeps what each picture adds to every task's metrics, so that they can be computed of any draw of pictures.
+
+    That is a few numbers a picture (counts, scores, a confusion matrix), where predictions may be whole masks.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[str, list[State | None]] = {}  # None where the picture has no label of the task
+        self.losses: dict[str, list[float]] = {}
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for task, predictions in outputs["predictions"].items():
+            states = self.states.setdefault(task, [])
+            self.losses.setdefault(task, []).extend(outputs["losses"][task].tolist())
+            for prediction, truth, target in zip(
+                predictions, batch["truth"][task], batch["targets"][task], strict=True
+            ):
+                if target is None:
+                    states.append(None)
+                    continue
+                metrics = pl_module.heads[task].metrics().to(pl_module.device)
+                metrics.update([prediction], [truth])
+                states.append([{name: getattr(part, name) for name in part._reductions} for part in _parts(metrics)])
+
+    def resampled(self, model: FineTuner, seed: int = 0) -> Resampled:
+        """Metrics of all pictures, and of `Head.bootstrap_samples` draws of as many pictures with replacement."""
+        count = len(next(iter(self.states.values())))
+        draws = min(head.bootstrap_samples for head in model.heads.values())
+        generator = np.random.default_rng(seed)
+        values, classes = self._numbers(model, np.arange(count))
+        each = [self._numbers(model, generator.integers(0, count, count))[0] for _ in range(draws)]
+        return Resampled(values, {name: np.array([one[name] for one in each]) for name in values}, classes)
+
+    def _numbers(self, model: FineTuner, picked: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+        numbers: dict[str, float] = {}
+        classes: dict[str, float] = {}
+        scores = []
+        for task, head in model.heads.items():
+            drawn = [state for i in picked if (state := self.states[task][i]) is not None]
+            computed = _joined(head.metrics(), drawn).compute()
+            computed["loss"] = torch.tensor(self.losses[task])[picked].nanmean()
+            # Of no labelled picture there is no number, whatever a metric begins with.
+            scores.append(float(head.score(computed)) if drawn else math.nan)
+            found = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
+            numbers |= found if drawn else dict.fromkeys(found, math.nan)
+            classes |= {f"{task}: {name}": float(value) for name, value in head.per_class_scores(computed).items()}
+        return (numbers if len(scores) == 1 else numbers | {"score": float(np.mean(scores))}), classes
+
+
+def _parts(metrics: nn.Module) -> list[Metric]:
+    return [module for module in metrics.modules() if isinstance(module, Metric)]
+
+
+def _joined(metrics: Any, drawn: list[State]) -> Any:
+    """Fresh metrics as if they had been updated with these pictures, joined as torchmetrics joins ranks."""
+    if not drawn:
+        metrics.update([], [])
+        return metrics.cpu()
+    for part, *states in zip(_parts(metrics), *drawn, strict=True):
+        for name, reduction in part._reductions.items():
+            found = [state[name] for state in states]
+            lists = isinstance(found[0], list)
+            setattr(part, name, [v for one in found for v in one] if lists else _reduced(reduction, found))
+        part._update_count = len(drawn)
+    return metrics.cpu()
+
+
+def _reduced(reduction: Any, found: list[Tensor]) -> Tensor:
+    return reduction(torch.stack(found))
+
+
+def _estimate(value: float, draws: np.ndarray) -> Estimate:
+    low, high = np.nanquantile(draws, (0.025, 0.975)) if not np.isnan(draws).all() else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high))

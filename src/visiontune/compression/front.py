@@ -1,0 +1,48 @@
+"""What a search found: every candidate in a table, and those that are worth choosing between in a picture."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from visiontune.compression.search import Limits, Point, front
+from visiontune.runs.files import write_atomically
+
+COLUMNS = ("candidate", "metric", "drop", "latency_ms", "megabytes", "front", "failed")
+
+
+def write_front(points: Sequence[Point], limits: Limits, metric: str, folder: Path) -> None:
+    """front.csv, every candidate with `front` where it is on it; front.png, its circles as large as the models."""
+    best = front(points)
+    with write_atomically(folder / "front.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for p in sorted(points, key=lambda point: point.latency_ms):
+            numbers = [""] * 4 if p.failed else [p.metric, p.drop, p.latency_ms, p.megabytes]
+            writer.writerow([p.name, *numbers, "front" if p in best else "", p.failed])
+    _figure(points, best, limits, metric).savefig(folder / "front.png", dpi=110)
+
+
+def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metric: str) -> Figure:
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    known = [point for point in points if not point.failed]
+    largest = max(point.megabytes for point in known)
+    for point in known:
+        size, colour = 20 + 400 * point.megabytes / largest, "tab:blue" if point in best else "lightgrey"
+        axes.scatter(point.latency_ms, point.metric, size, colour, alpha=0.6)
+    for i, point in enumerate(sorted(best, key=lambda point: (point.metric, point.latency_ms))):
+        label, below = f"{point.name}, {point.megabytes:.2g} MB", i % 2  # of neighbours one above, one below
+        place = (point.latency_ms, point.metric)
+        axes.annotate(label, place, (4, -12 if below else 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="ms a picture", ylabel=metric, xscale="log")
+    allowed = [point.metric for point in known if point.drop <= limits.max_drop]
+    if allowed:
+        worst = max(allowed, key=lambda value: abs(value - known[0].metric))
+        label = f"the most lost within max_drop={limits.max_drop:g}"
+        axes.axhline(worst, color="grey", linestyle=":", linewidth=1, label=label)
+        axes.legend(loc="best", fontsize=8)
+    if limits.max_latency_ms < float("inf"):
+        axes.axvline(limits.max_latency_ms, color="grey", linestyle=":", linewidth=1)
+    return figure

@@ -1,0 +1,1 @@
+"""Composing the config, and messages about what is wrong in it."""

@@ -1,0 +1,23 @@
+"""The config of a command line that nobody typed."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+
+def config_dir() -> Path:
+    """The folder of the shipped configs: `configs/` of a checkout, or its copy inside an installed wheel."""
+    package = Path(__file__).parents[1]
+    checkout = package.parents[1] / "configs"
+    return checkout if checkout.is_dir() else package / "configs"
+
+
+def train_config(overrides: list[str]) -> DictConfig:
+    """What `visiontune train` would be given with these overrides; a user's `--config-dir` counts."""
+    # Hydra is not there in a process of a launcher.
+    inside = GlobalHydra.instance().is_initialized()
+    with nullcontext() if inside else initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose("train", overrides=overrides)

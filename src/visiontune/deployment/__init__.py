@@ -1,0 +1,1 @@
+"""A run's model as one exported file."""

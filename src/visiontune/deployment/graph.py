@@ -1,0 +1,116 @@
+"""What is exported: from a picture as it is stored to predictions in its own pixels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visiontune import __version__
+from visiontune.data import TaskInfo
+from visiontune.data.geometry import eval_frame, fitted
+from visiontune.data.loaders import as_size
+from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads.base import Head
+from visiontune.runs.directory import RunDirectory
+from visiontune.training.load import load_model
+
+
+class Graph(nn.Module):
+    """Pictures of one size ``(B, C, H, W)`` uint8, any H and W -> `TASK.NAME` of every prediction (see `Head.graph`).
+
+    `raw.TASK.NAME` are the heads' raw tensors, for losses and comparisons.
+
+    Args:
+        schema: the class names.
+        size, resize, fill: how evaluation fits a picture into the network's input.
+        checkpoint: SHA-256 of the file that the weights are of.
+    """
+
+    def __init__(
+        self,
+        model: FineTuner,
+        schema: Mapping[str, TaskInfo],
+        size: tuple[int, int],
+        resize: str,
+        fill: float,
+        checkpoint: str,
+    ) -> None:
+        super().__init__()
+        self.schema, self.checkpoint = dict(schema), checkpoint
+        self.backbone, self.heads = model.backbone, model.heads
+        self.size, self.resize, self.fill = size, resize, fill / 255
+
+    def forward(self, picture: Tensor) -> dict[str, Tensor]:
+        stored = picture.shape[-2], picture.shape[-1]
+        features = self.backbone(self.fit(picture))
+        outputs: dict[str, Tensor] = {}
+        for task, head in self.heads.items():
+            raw = head(features)
+            found = head.graph(raw, eval_frame(self.resize, stored, self.size))
+            outputs |= {f"{task}.{name}": value for name, value in found.items()}
+            outputs |= {f"raw.{task}.{name}": value for name, value in raw.items() if isinstance(value, Tensor)}
+        return outputs
+
+    def fit(self, picture: Tensor) -> Tensor:
+        """``(B, C, h, w)`` in 0..1: what `eval_transform` makes of a picture, by operations that a graph can hold."""
+        stored = picture.shape[-2], picture.shape[-1]
+        image = picture.float() / 255
+        image = F.interpolate(
+            image, fitted(self.resize, stored, self.size), mode="bilinear", align_corners=False, antialias=True
+        )
+        frame = eval_frame(self.resize, stored, self.size)
+        top, left, height, width = frame.inside
+        if self.resize == "crop":
+            return image[..., -top : self.size[0] - top, -left : self.size[1] - left]
+        if self.resize == "letterbox":
+            sides = (left, self.size[1] - width - left, top, self.size[0] - height - top)
+            # What is known of symbols is not that this has the input's size.
+            return F.pad(image, sides, value=self.fill)[..., : self.size[0], : self.size[1]]
+        return image
+
+    @torch.no_grad()
+    def metadata(self) -> dict[str, Any]:
+        """Plain data: what `Exported.metadata` says."""
+        features = self.backbone(torch.zeros(1, self.backbone.in_channels, *self.size))
+        raw = {task: head(features) for task, head in self.heads.items()}
+        return {
+            "version": __version__,
+            "checkpoint": self.checkpoint,
+            "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in self.schema.items()},
+            "image_size": self.size,
+            "resize": self.resize,
+            "channels": self.backbone.in_channels,
+            "plain": {
+                task: {name: value for name, value in found.items() if not isinstance(value, Tensor)}
+                for task, found in raw.items()
+            },
+        }
+
+
+def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[Graph, FineTuner]:
+    """The model of a run's checkpoint with pre-processing and decoding, and the model alone; adapters are merged."""
+    model, schema = load_model(run, cfg, which, plain=True)
+    model.eval().requires_grad_(False)
+    size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
+    return Graph(model, schema, size, resize, fill, run.digest(which)).eval(), model
+
+
+def sample_of(graph: Graph) -> Tensor:
+    """A picture to trace with, unlike the input in both sides; two of them where a graph can take several."""
+    several = all(head.graph_batch for head in heads_of(graph))
+    height, width = graph.size[0] + 37, graph.size[1] + 59
+    return torch.randint(0, 256, (2 if several else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8)
+
+
+def dimensions(graph: Graph) -> dict[str, Any]:
+    """What may change from one call to the next."""
+    sides = {2: torch.export.Dim("height", min=2, max=2**15), 3: torch.export.Dim("width", min=2, max=2**15)}
+    several = all(head.graph_batch for head in heads_of(graph))
+    return {"picture": {0: torch.export.Dim("batch", max=2**15), **sides} if several else sides}
+
+
+def heads_of(graph: Graph) -> list[Head]:
+    return list(graph.heads.values())

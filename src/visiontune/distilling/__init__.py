@@ -1,1 +1,0 @@
-"""Learning from a trained run beside the labels."""

@@ -1,1 +1,0 @@
-"""A trained model as one file that needs none of this package."""

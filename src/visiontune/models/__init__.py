@@ -1,0 +1,1 @@
+"""The FineTuner and what it is made of: backbones, heads, loss weights, distillation."""

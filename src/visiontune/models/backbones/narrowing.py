@@ -1,0 +1,93 @@
+"""A library's network with fewer channels than the library builds: what a pruned run's config says of its backbone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from visiontune.errors import UserError
+from visiontune.models.backbones.backbone import Backbone
+
+
+def shapes_of(model: nn.Module) -> dict[str, str]:
+    """``{path: "24x3x3x3"}`` of every module's weight, and of every parameter of a module that has none.
+
+    Biases and running statistics are as long as the weight that they stand beside, and not listed.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if "weight" in own:
+            found[path] = _text(own["weight"])
+        else:
+            found |= {f"{path}.{name}".lstrip("."): _text(parameter) for name, parameter in own.items()}
+    return found
+
+
+def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int, ...] | None) -> None:
+    """Cut weights in place to `shapes`, which has the entries of `shapes_of` that differ from what the library builds.
+
+    What is left of a random initialisation are the first channels. The backbone's widths are measured anew.
+
+    Raises:
+        UserError: shapes of another network.
+    """
+    for path, text in shapes.items():
+        shape = tuple(int(side) for side in text.split("x"))
+        owner, _, leaf = path.rpartition(".")
+        try:
+            part = getattr(backbone.model.get_submodule(owner), leaf)
+            before = (part if isinstance(part, Tensor) else part.weight).shape
+        except AttributeError:
+            before = torch.Size()
+        if len(before) != len(shape) or any(new > old for new, old in zip(shape, before, strict=True)):
+            raise UserError(
+                f"backbone.shapes has {path}: {text}, and {backbone.name} has {'x'.join(map(str, before)) or 'none'} "
+                "there: they are of another network; write the backbone.name that was pruned, or backbone.shapes=null"
+            )
+        if isinstance(part, Tensor):
+            setattr(backbone.model.get_submodule(owner), leaf, _cut(part, shape))
+        else:
+            _narrow_module(part, shape)
+    _measure(backbone, image_size or (224, 224))
+
+
+def _narrow_module(module: Any, shape: tuple[int, ...]) -> None:
+    width = len(module.weight)
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if name == "weight":
+            setattr(module, name, _cut(tensor, shape))
+        elif tensor.shape == (width,):  # bias, running mean and variance
+            setattr(module, name, _cut(tensor, shape[:1]))
+    if isinstance(module, nn.Conv2d):
+        depthwise = 1 < module.groups == module.out_channels
+        module.groups = shape[0] if depthwise else module.groups
+        module.in_channels, module.out_channels = shape[1] * module.groups, shape[0]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = shape
+    elif isinstance(module, _BatchNorm):
+        module.num_features = shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = shape
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = shape[0]
+
+
+def _cut(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    kept = tensor.detach()[tuple(slice(side) for side in shape)].clone()
+    return nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
+
+
+@torch.no_grad()
+def _measure(backbone: Backbone, size: tuple[int, ...]) -> None:
+    training = backbone.training
+    features = backbone.eval()(torch.zeros(1, backbone.in_channels, *size))
+    backbone.train(training)
+    backbone.channels = [feature_map.shape[1] for feature_map in features.maps]
+    backbone.embedding_dim = features.embedding.shape[1]
+
+
+def _text(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape)

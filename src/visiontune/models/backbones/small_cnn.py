@@ -1,0 +1,108 @@
+"""A small CNN for digits and other small pictures, trained from scratch."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from visiontune.errors import UserError
+from visiontune.models.backbones.backbone import Backbone
+from visiontune.models.features import Features
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+NORMS = ("batch", "group", "none")
+# He et al. 2015 for the Kaiming pair, Glorot and Bengio 2010 for Xavier, Saxe et al. 2013 for orthogonal.
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "kaiming_normal": partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, mode="fan_out", nonlinearity="relu"),
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "orthogonal": nn.init.orthogonal_,
+}
+
+
+class SmallCNN(Backbone):
+    """Blocks of ``depth`` times convolution, normalisation, activation, then a pooling that halves the picture.
+
+    Block i gives a map with ``widths[i]`` channels and stride ``2 ** (i + 1)``; the embedding is the mean of the last.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        widths: Sequence[int] = (32, 64, 128),
+        depth: int = 2,
+        norm: str = "batch",
+        pool: str = "max",
+        activation: str = "relu",
+        init: str = "kaiming_normal",
+    ) -> None:
+        """
+        Args:
+            norm: ``batch``, ``group`` (8 groups, fewer where the width asks for it) or ``none`` (the convolutions then
+                have a bias).
+
+        Raises:
+            UserError: an option that is not in the lists above.
+        """
+        for option, value, valid in (
+            ("norm", norm, NORMS),
+            ("pool", pool, POOLS),
+            ("activation", activation, ACTIVATIONS),
+            ("init", init, INITS),
+        ):
+            if value not in valid:
+                raise UserError(
+                    f"backbone.{option}={value} is not one of {', '.join(valid)}; "
+                    f"write e.g. backbone.{option}={next(iter(valid))}"
+                )
+        if not widths or min(widths) < 1 or depth < 1:
+            raise UserError(
+                f"backbone.widths={list(widths)} backbone.depth={depth}: both are positive; "
+                "write e.g. backbone.widths=[32,64,128] backbone.depth=2"
+            )
+
+        network = nn.Sequential()
+        width_in = in_channels
+        for i, width in enumerate(widths, start=1):
+            block = nn.Sequential()
+            for j in range(1, depth + 1):
+                block.add_module(f"conv{j}", nn.Conv2d(width_in, width, 3, padding=1, bias=norm == "none"))
+                if norm != "none":
+                    block.add_module(f"norm{j}", _norm(norm, width))
+                block.add_module(f"act{j}", ACTIVATIONS[activation]())
+                width_in = width
+            block.add_module("pool", POOLS[pool](2))
+            network.add_module(f"block{i}", block)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                INITS[init](module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+        super().__init__(
+            network,
+            {name: [name] for name, _ in network.named_children()},
+            name="small_cnn",
+            library="small_cnn",
+            channels=list(widths),
+            strides=[2**i for i in range(1, len(widths) + 1)],
+            embedding_dim=widths[-1],
+            in_channels=in_channels,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        )
+
+    def features(self, x: Tensor) -> Features:
+        maps = []
+        for block in self.model.children():
+            x = block(x)
+            maps.append(x)
+        return Features(maps, lambda: maps[-1].mean(dim=(2, 3)))
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "batch":
+        return nn.BatchNorm2d(width)
+    groups = next(g for g in range(min(8, width), 0, -1) if width % g == 0)
+    return nn.GroupNorm(groups, width)

@@ -1,0 +1,126 @@
+"""torchvision's convolutional networks and Swin transformers as backbones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from visiontune.errors import UserError
+from visiontune.models.backbones.backbone import Backbone
+from visiontune.models.backbones.torchvision_families import family
+from visiontune.models.features import Features
+
+PROBE_SIZE = 96  # pixels; a round size that every family takes
+
+
+class TorchvisionBackbone(Backbone):
+    """A convolutional (or Swin) network of torchvision; the size of the images is free."""
+
+    def __init__(
+        self, name: str, in_channels: int = 3, image_size: tuple[int, int] | None = None, **options: Any
+    ) -> None:
+        """
+        Args:
+            image_size: (H, W) in pixels, to refuse pictures that are too small for the network.
+            options: passed on to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
+
+        Raises:
+            UserError: an option that the network does not know, or pictures too small for it.
+        """
+        network = build_network(name, options)
+        take_apart = family(name)
+        assert take_apart is not None, name
+        anatomy = take_apart(network)
+        adapt_input(network, in_channels)
+        mean, std = statistics(name)
+        super().__init__(
+            network,
+            {**anatomy.trunk, **anatomy.neck},
+            name=name,
+            library="torchvision",
+            channels=[0] * len(anatomy.strides),
+            strides=anatomy.strides,
+            embedding_dim=anatomy.embedding_dim,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+        )
+        self._anatomy = anatomy
+        self.channels = self._probe(min(PROBE_SIZE, *(image_size or (PROBE_SIZE, PROBE_SIZE))))
+
+    def features(self, x: Tensor) -> Features:
+        anatomy = self._anatomy
+        maps = []
+        for stage, paths in anatomy.trunk.items():
+            for path in paths:
+                x = self.model.get_submodule(path)(x)
+            if stage not in anatomy.without_map:
+                maps.append(x.permute(0, 3, 1, 2) if anatomy.channels_last else x)
+        return Features(maps, lambda: anatomy.embed(self.model, maps[-1]))
+
+    def default_state(self, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
+        return default_state(self.name, allow_download)
+
+    def _probe(self, side: int) -> list[int]:
+        """Channels of each map, found by running the trunk once."""
+        training = self.training
+        try:
+            with torch.no_grad():
+                maps = self.eval()(torch.zeros(1, self.in_channels, side, side)).maps
+        except RuntimeError as error:
+            raise UserError(
+                f"data.image_size={side} is too small for {self.name}; write e.g. data.image_size={PROBE_SIZE}"
+            ) from error
+        self.train(training)
+        return [feature_map.shape[1] for feature_map in maps]
+
+
+def build_network(name: str, options: dict[str, Any]) -> nn.Module:
+    """torchvision's network with random weights, classifier included."""
+    if name == "inception_v3":
+        # The auxiliary classifier goes; normalisation is the backbone's, so the network must not repeat it.
+        options = {"aux_logits": False, "transform_input": False, "init_weights": True, **options}
+    try:
+        return models.get_model(name, weights=None, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"backbone.name={name} cannot be built with {options}: {error}") from error
+
+
+def adapt_input(network: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution by one for `in_channels` channels, freshly initialised by its own default."""
+    if in_channels == 3:
+        return
+    path, conv = next((path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    fresh = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    owner, _, leaf = path.rpartition(".")
+    setattr(network.get_submodule(owner), leaf, fresh)
+
+
+def statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std (0..1) of the network's pretraining images."""
+    if name == "inception_v3":
+        # Its published transforms give ImageNet's statistics, which `transform_input` inside turns back to these.
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    return transforms.mean, transforms.std
+
+
+def default_state(name: str, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
+    """torchvision's own weights for this name; None where they would have to be downloaded."""
+    weights = models.get_model_weights(name).DEFAULT
+    source = f"torchvision {weights}"
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    if not allow_download and not cached.is_file():
+        return None, source
+    return weights.get_state_dict(progress=True, check_hash=True), source

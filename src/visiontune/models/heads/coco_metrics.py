@@ -1,0 +1,79 @@
+"""COCO's numbers for boxes and masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torchmetrics.detection import MeanAveragePrecision
+
+from visiontune.models.heads.base import Prediction
+
+AREAS = ("small", "medium", "large")  # less than 32^2, less than 96^2, or more pixels of the picture
+NUMBERS = (
+    *("map", "map_50", "map_75", *(f"map_{area}" for area in AREAS)),
+    *("mar_1", "mar_10", "mar_100", *(f"mar_{area}" for area in AREAS)),
+)
+
+
+class CocoMetrics(MeanAveragePrecision):
+    """The 12 numbers of pycocotools' `COCOeval`, and `ap/CLASS` for each class.
+
+    They are of the boxes, or of the masks where `iou_types` has "segm"; the numbers of the boxes are then called
+    `box_map` and so on. An object's area is the one that its file gives, else that of its mask, else that of its
+    box. A number that has no truth to be measured on (no object of this size or class) is NaN.
+    """
+
+    def __init__(self, classes: Sequence[str], iou_types: Sequence[str] = ("bbox",)) -> None:
+        """
+        Args:
+            iou_types: ("bbox",) or ("bbox", "segm").
+        """
+        super().__init__(
+            iou_type=tuple(iou_types),  # type: ignore[arg-type]
+            # The defaults are rounded to float32, which moves a recall to the other side of a threshold.
+            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+            rec_thresholds=np.linspace(0, 1, 101).tolist(),
+            class_metrics=True,
+            backend="faster_coco_eval",
+        )
+        self.warn_on_many_detections = False  # more than 100 in a picture is what `max_detections` may ask for
+        self.class_names = list(classes)
+
+    def update(self, predictions: list[Prediction], targets: list[Any]) -> None:
+        """Predictions and targets of some pictures, in pixels of the picture."""
+        if predictions:
+            found = [{name: _plain(value) for name, value in prediction.items()} for prediction in predictions]
+            truth = [{name: _plain(value) for name, value in target.items()} for target in targets]
+            super().update(found, [{**target, "iscrowd": target.pop("crowd").long()} for target in truth])
+
+    def compute(self) -> dict[str, Tensor]:
+        computed = super().compute()
+        classes = np.atleast_1d(computed["classes"].numpy()).tolist()  # those that occur, in truth or predictions
+        result: dict[str, Tensor] = {}
+        for kind in self.iou_type:
+            theirs = f"{kind}_" if len(self.iou_type) > 1 else ""
+            ours = "box_" if theirs == "bbox_" else ""
+            numbers = {name: computed[theirs + name] for name in NUMBERS}
+            each = dict(zip(classes, computed.get(f"{theirs}map_per_class", torch.empty(0)).reshape(-1), strict=False))
+            numbers |= {f"ap/{name}": each.get(i, torch.tensor(-1.0)) for i, name in enumerate(self.class_names)}
+            result |= {ours + name: torch.where(v < 0, torch.nan, v).reshape(()) for name, v in numbers.items()}
+        return result
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Everything of every rank, in the order of the ranks.
+
+        torchmetrics exchanges one picture after another, and waits for ever where ranks have unequal numbers of them.
+        """
+        group = process_group or self.process_group
+        mine = {name: getattr(self, name) for name in self._reductions}
+        ranks: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(ranks, mine, group)
+        for name in mine:
+            setattr(self, name, [part for rank in ranks for part in rank[name]])
+
+
+def _plain(value: Tensor) -> Tensor:
+    """On the CPU, where everything is counted, and without the geometry of tv_tensors."""
+    return value.detach().as_subclass(Tensor).cpu()

@@ -1,0 +1,128 @@
+"""FCOS and RetinaNet: torchvision's own, without their backbones and their resizing of pictures."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import clip_boxes_to_image
+
+from visiontune.errors import UserError
+from visiontune.models.heads.base import Raw
+from visiontune.models.heads.boxes import best, highest
+from visiontune.models.heads.pyramid import Pyramid, level_sizes
+
+OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
+DISTANCE = 2.0  # strides from a cell to each side of its box that an FCOS begins at
+RETINA_CONVS = 4  # in torchvision's heads
+RATIOS = (0.5, 1.0, 2.0)  # height / width
+
+
+class _Nothing(nn.Identity):
+    """In place of a detector's backbone, of which it only asks the number of channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+
+
+class OneStage(nn.Module):
+    """Boxes straight from the pyramid's cells.
+
+    Raw tensors: `cls_logits` ``(B, A, C)``, `bbox_regression` ``(B, A, 4)`` and, of FCOS, `bbox_ctrness` ``(B, A, 1)``;
+    of all pictures alike `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pyramid: Pyramid,
+        classes: int,
+        convs: int = 4,
+        anchor_sizes: list[float | list[float]] | None = None,
+        score_threshold: float = 0.05,
+        nms_threshold: float | None = None,
+        max_detections: int = 100,
+    ) -> None:
+        """
+        Args:
+            kind: "fcos" (Tian et al. 2019, https://arxiv.org/abs/1904.01355) or "retinanet".
+            convs: convolutions with 3 x 3 cells before the outputs.
+
+        Raises:
+            UserError: a width that GroupNorm cannot divide, or anchors that do not fit.
+        """
+        super().__init__()
+        if pyramid.channels % 32 or pyramid.channels < 64:  # 32 groups, each of more than one channel
+            raise UserError(f"channels={pyramid.channels} of a {kind}: write 64, 96, 128 or another multiple of 32")
+        if kind == "fcos" and anchor_sizes is not None:
+            raise UserError("anchor_sizes: an fcos has no anchors; write detector=retinanet or leave anchor_sizes=null")
+        self.pyramid = pyramid
+        sizes = level_sizes(anchor_sizes, pyramid.strides, [1] if kind == "fcos" else OCTAVES)
+        ratios = (1.0,) if kind == "fcos" else RATIOS
+        generator = AnchorGenerator(sizes, (ratios,) * len(sizes))
+        per_cell = generator.num_anchors_per_location()[0]
+        options = {
+            "anchor_generator": generator,
+            "score_thresh": score_threshold,
+            "detections_per_img": max_detections,
+        } | ({} if nms_threshold is None else {"nms_thresh": nms_threshold})
+        if kind == "fcos":
+            fcos = FCOSHead(pyramid.channels, per_cell, classes, num_convs=convs)
+            # Distances to the sides pass a ReLU: from 0, half of the cells would begin without a gradient.
+            nn.init.constant_(fcos.regression_head.bbox_reg.bias, DISTANCE)
+            self.model: FCOS | RetinaNet = FCOS(_Nothing(pyramid.channels), classes, head=fcos, **options)
+        else:
+            if convs > RETINA_CONVS:
+                raise UserError(f"convs={convs}: a retinanet has {RETINA_CONVS} at most")
+            retina = RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
+            for part in (retina.classification_head, retina.regression_head):
+                part.conv = part.conv[:convs]
+            self.model = RetinaNet(_Nothing(pyramid.channels), classes, head=retina, **options)
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
+        levels = self.pyramid(maps)
+        anchors, counts = self.pyramid.anchors(self.model.anchor_generator, levels)
+        outputs = {name: output.float() for name, output in self.model.head(levels).items()}
+        return {**outputs, "anchors": anchors, "counts": counts, "size": size}
+
+    def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """torchvision's losses of these pictures; the labels of `targets` begin at 0."""
+        anchors = [raw["anchors"]] * len(targets)
+        if isinstance(self.model, FCOS):
+            return self.model.compute_loss(list(targets), raw, anchors, raw["counts"])
+        return self.model.compute_loss(list(targets), raw, anchors)
+
+    def nothing(self, raw: Raw) -> Tensor:
+        """Zero, on the graph of every parameter."""
+        return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))
+
+    def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
+        """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every picture."""
+        pictures, counts = len(raw["cls_logits"]), raw["counts"]
+        outputs = {name: list(raw[name].split(counts, 1)) for name in raw if name.startswith(("cls", "bbox"))}
+        anchors = [list(raw["anchors"].split(counts))] * pictures
+        return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * pictures)
+
+    def graph(self, raw: Raw) -> dict[str, Tensor]:
+        """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
+        logits, deltas, size = raw["cls_logits"][0], raw["bbox_regression"][0], raw["size"]
+        scores = logits.sigmoid()
+        if isinstance(self.model, FCOS):
+            scores = (scores * raw["bbox_ctrness"][0].sigmoid()).sqrt()
+        classes = scores.shape[-1]
+        rows = highest(scores.flatten(), [count * classes for count in raw["counts"]], self.model.topk_candidates)
+        scores = scores.flatten()[rows]
+        rows, scores = rows[scores > self.model.score_thresh], scores[scores > self.model.score_thresh]
+        anchors = torch.div(rows, classes, rounding_mode="floor")
+        coder = self.model.box_coder
+        decode = coder.decode if isinstance(self.model, FCOS) else coder.decode_single
+        boxes = clip_boxes_to_image(decode(deltas[anchors], raw["anchors"][anchors]), size)
+        labels = rows % classes
+        kept = best(boxes, scores, labels, self.model.nms_thresh, self.model.detections_per_img, size)
+        kept = kept[kept >= 0]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}

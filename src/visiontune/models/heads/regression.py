@@ -1,0 +1,181 @@
+"""One or several numbers a picture."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from visiontune.data.frames import Frame
+from visiontune.data.schema import TaskInfo
+from visiontune.errors import UserError
+from visiontune.models.features import Features, FeatureShape
+from visiontune.models.heads.base import LossBySample, Prediction, Probe, Raw
+from visiontune.models.heads.drawing import caption
+from visiontune.models.heads.embedding import EmbeddingHead
+from visiontune.models.heads.ridge import ridge
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+
+
+class RegressionMetrics(Metric):
+    """MAE, RMSE and R2 in the user's units, each the mean over the values, computed from all samples in 64 bits.
+
+    NaN in a truth is left out. R2 of a value that is the same in every sample is undefined (NaN), and no part of the
+    mean.
+    """
+
+    full_state_update = False
+    predicted: list[Tensor]
+    truth: list[Tensor]
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.add_state("predicted", [], dist_reduce_fx="cat")
+        self.add_state("truth", [], dist_reduce_fx="cat")
+
+    def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
+        # Also without samples: a process that has none takes part in the exchange with an empty tensor.
+        none = torch.empty(0, len(self.names), device=self.device)
+        self.predicted.append(torch.cat([none, *(prediction["values"][None].to(none) for prediction in predictions)]))
+        self.truth.append(torch.cat([none, *(target[None].to(none) for target in targets)]))
+
+    def compute(self) -> dict[str, Tensor]:
+        predicted, truth = (dim_zero_cat(part).cpu().double() for part in (self.predicted, self.truth))
+        error = predicted - truth
+        mae, mse = error.abs().nanmean(0), error.square().nanmean(0)
+        spread = (truth - truth.nanmean(0)).square().nanmean(0)
+        r2 = torch.where(spread > 0, 1 - mse / spread, torch.nan)
+        found = {"mae": mae.nanmean(), "rmse": mse.sqrt().nanmean(), "r2": r2.nanmean()}
+        if len(self.names) > 1:
+            found |= {f"mae/{name}": value for name, value in zip(self.names, mae, strict=True)}
+        return {name: value.float().to(self.device) for name, value in found.items()}
+
+
+class RegressionHead(LossBySample, EmbeddingHead):
+    """Predicts values in units of the training split's spread; what comes out is in the user's units.
+
+    A target is ``(V,)``; NaN is a value that is not known, which no loss and no metric sees.
+
+    Args:
+        loss: "mse", "l1" or "huber" (the step from squared to linear at one standard deviation), of the standardised
+            values; the mean over a sample's known ones.
+        hidden: width of a hidden GELU layer, or None.
+        dropout: 0..1, before the last layer.
+
+    Raises:
+        UserError: an unknown loss.
+    """
+
+    directions = dict.fromkeys(("mae", "rmse", "loss"), "min") | {"r2": "max"}
+    monitor = "mae"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        features: FeatureShape,
+        info: TaskInfo,
+        loss: str = "mse",
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(features, len(info.classes), dropout, hidden)
+        if loss not in LOSSES:
+            raise UserError(f"loss={loss} of a regression head: write one of {', '.join(LOSSES)}")
+        self.names = list(info.classes)
+        self.criterion = LOSSES[loss]
+        self.register_buffer("mean", torch.zeros(len(self.names)))
+        self.register_buffer("std", torch.ones(len(self.names)))
+
+    def fit_targets(self, targets: list[Any]) -> None:
+        """Take mean and standard deviation of every value; 1 for the deviation of one that never changes."""
+        values = _stacked(targets, self.mean).double()
+        mean = values.nanmean(0)
+        std = (values - mean).square().nanmean(0).sqrt()
+        self.mean.copy_(mean.nan_to_num(0.0))
+        self.std.copy_(std.where(std > 0, torch.ones_like(std)))
+
+    def forward(self, features: Features) -> Raw:
+        """`values` ``(B, V)``, standardised."""
+        return {"values": self.layers(features)}
+
+    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        values = raw["values"].float()
+        truth = (_stacked(targets, self.mean) - self.mean) / self.std
+        known = ~truth.isnan()
+        elements = self.criterion(values, truth.nan_to_num(0.0), reduction="none") * known
+        return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
+
+    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+        """In units of this head's spread; the teacher may have been trained on values of another."""
+        values = ((taught["values"].float() * teacher.std + teacher.mean) - self.mean) / self.std
+        return self.criterion(raw["values"].float(), values)
+
+    def graph(self, raw: Raw, frame: Frame) -> Prediction:
+        """`values` ``(B, V)``, in the user's units."""
+        return {"values": raw["values"].float() * self.std + self.mean}
+
+    def metrics(self) -> RegressionMetrics:
+        return RegressionMetrics(self.names)
+
+    def score(self, computed: dict[str, Tensor]) -> Tensor:
+        """R2, 0 where it is negative or undefined."""
+        return computed["r2"].nan_to_num(0.0).clamp_min(0.0)
+
+    def describe(self, prediction: Prediction) -> tuple[str, float]:
+        return self.describe_target(prediction["values"]), math.nan
+
+    def describe_target(self, target: Any) -> str:
+        """The number; with several, each after its name. A value that is not known has a question mark."""
+        if target is None:
+            return ""
+        texts = ["?" if math.isnan(value) else f"{value:.4g}" for value in target.tolist()]
+        if len(texts) == 1:
+            return texts[0]
+        return ", ".join(f"{name} {text}" for name, text in zip(self.names, texts, strict=True))
+
+    def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
+        """The numbers, on red where one is off by more than its standard deviation in the training split."""
+        lines = [] if prediction is None else [self.describe(prediction)[0]]
+        if target is not None:
+            lines.append(f"truth: {self.describe_target(target)}")
+        far = False
+        if prediction is not None and target is not None:
+            far = bool(((prediction["values"].cpu() - target.cpu()).abs() > self.std.cpu()).any())
+        return caption(image, lines, bad=far)
+
+    @torch.no_grad()
+    def fit_probe(self, train: Probe, val: Probe) -> str | None:
+        """Ridge regression with the penalty of each value chosen on val; None with a hidden layer."""
+        if self.hidden is not None:
+            return None
+        x, y, x_val, y_val = (part for split in (train, val) for part in self._labelled(*split))
+        if not ((~y.isnan()).any(0) & (~y_val.isnan()).any(0)).all():
+            return None
+        fit = ridge(x, y, x_val, y_val)
+        self.linear.weight.copy_(fit.weight)
+        self.linear.bias.copy_(fit.bias)
+        penalties = ", ".join(f"{penalty:g}" for penalty in sorted(set(fit.penalties.tolist())))
+        error = fit.val_errors.mean().sqrt()
+        return f"ridge regression on {len(y)} embeddings, penalty {penalties}, error on val {error:.3f} deviations"
+
+    def _labelled(self, embeddings: Tensor, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        """Embeddings and standardised targets of the samples that have some."""
+        rows = [i for i, t in enumerate(targets) if t is not None]
+        x = embeddings[rows].float()
+        return x, (_stacked([targets[i] for i in rows], self.mean) - self.mean) / self.std
+
+
+def _stacked(targets: list[Any], like: Tensor) -> Tensor:
+    """``(N, V)`` on the device of `like` ``(V,)``; NaN for a sample without a target."""
+    values = like.new_full((len(targets), len(like)), torch.nan)
+    for row, target in zip(values, targets, strict=True):
+        if target is not None:
+            row.copy_(target)
+    return values

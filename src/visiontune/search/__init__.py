@@ -1,0 +1,1 @@
+"""Searching settings: the learning rate range test, trials of strategies."""

@@ -1,0 +1,150 @@
+"""The learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186)."""
+
+import csv
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from visiontune.callbacks import ProbeStart
+from visiontune.errors import UserError
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.files import write_atomically
+from visiontune.runs.log import logging_to
+from visiontune.strategies import Stages, Strategy
+from visiontune.training.build import make
+from visiontune.training.fit import prepare
+
+STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
+SMOOTHING = 0.9  # of the exponential mean over steps
+SETTLED = 10
+DIVERGED = 3.0  # times the lowest loss
+
+
+class NoLossFell(UserError):
+    """The loss fell at no rate."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """Learning rates of the heads, the smoothed training loss at each, and the rate to train with."""
+
+    rates: list[float]
+    losses: list[float]
+    chosen: float
+
+    def write(self, run: RunDirectory) -> None:
+        """`report/lr_range.png` and `report/lr_range.csv`."""
+        with write_atomically(run.report / "lr_range.csv") as file:
+            writer = csv.writer(file)
+            writer.writerow(["rate", "loss"])
+            writer.writerows(zip(self.rates, self.losses, strict=True))
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.rates, self.losses)
+        axes.axvline(self.chosen, color="tab:orange", label=f"chosen: {self.chosen:.1e}")
+        axes.set(xscale="log", xlabel="learning rate of the heads", ylabel="training loss, smoothed")
+        axes.legend()
+        figure.savefig(run.report / "lr_range.png", dpi=120)
+
+
+def range_test(cfg: DictConfig) -> RangeTest:
+    """Train for some steps, from where the run will begin, with a rate that rises from `LOWEST` to `HIGHEST`.
+
+    Everything trains that the strategy lets train in its last epoch, and what scores may thaw; each stage at its own
+    share of the rate.
+
+    Raises:
+        NoLossFell: the loss falls at no rate.
+    """
+    cfg = deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.optimizer.lr = 1.0  # a group's rate is then its share
+        cfg.scheduler = {"_target_": "visiontune.optim.schedulers.constant", "_partial_": True}
+        cfg.strategy.cache = "none"
+    with logging_to(None, quiet=True):
+        data, model, _ = prepare(cfg)
+        model.strategy = AtItsEnd(model.strategy)
+        rising = _Rising()
+        settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+        trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
+            callbacks=[*([ProbeStart()] if cfg.probe else []), rising],
+            max_steps=STEPS,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, datamodule=data)
+    losses = smoothed(rising.losses)
+    return RangeTest(rising.rates[: len(losses)], losses, chosen(rising.rates, losses))
+
+
+class AtItsEnd(Strategy):
+    """Another strategy as it is in its last epoch, from the first."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        super().__init__(strategy.stages, strategy.epochs, batchnorm=strategy.batchnorm)
+        self.strategy, self.picks = strategy, strategy.picks  # type: ignore[method-assign]
+
+    def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        return self.strategy.param_groups(stages, lr, weight_decay)
+
+    def trainable(self, epoch: int) -> set[str]:
+        by_scores = {stage for stage in self.stages if self.strategy.when(stage)}
+        return self.strategy.trainable(self.epochs - 1) | by_scores
+
+
+class _Rising(L.Callback):
+    """Raises the rate from step to step, and stops when the loss has diverged."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.shares: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        groups = trainer.optimizers[0].param_groups
+        self.shares = self.shares or [group["lr"] for group in groups]
+        rate = LOWEST * (HIGHEST / LOWEST) ** (trainer.global_step / (STEPS - 1))
+        for group, share in zip(groups, self.shares, strict=True):
+            group["lr"] = share * rate
+        self.rates.append(rate)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses.append(float(trainer.callback_metrics["train/loss_step"]))
+        means = smoothed(self.losses)
+        trainer.should_stop = len(means) < len(self.losses) or means[-1] > DIVERGED * min(means)
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Bias-corrected exponential mean, up to the first loss that is no number."""
+    means: list[float] = []
+    total = 0.0
+    for count, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            break
+        total = SMOOTHING * total + (1 - SMOOTHING) * loss
+        means.append(total / (1 - SMOOTHING**count))
+    return means
+
+
+def chosen(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The highest rate up to which the loss fell: Smith's upper bound, where schedules such as cosine begin.
+
+    Raises:
+        NoLossFell: at none. (The first `SETTLED` means are of too few steps to say.)
+    """
+    lowest = min(range(SETTLED, len(losses)), key=losses.__getitem__, default=SETTLED)
+    if lowest == SETTLED:
+        raise NoLossFell("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another")
+    return rates[lowest]

@@ -1,0 +1,1 @@
+"""Sweeps: their table and the comparison of runs."""

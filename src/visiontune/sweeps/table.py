@@ -1,0 +1,18 @@
+"""The table of a sweep, when its last job is done."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class SweepTable(Callback):
+    """Hydra calls this in the process that launched the sweep, whatever ran the jobs."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from visiontune.sweeps.comparison import (
+            compare,  # Hydra makes this object for every verb, and none should wait for it
+        )
+
+        compare([Path(config.sweep_dir)])

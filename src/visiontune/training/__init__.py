@@ -1,0 +1,1 @@
+"""A training run: build its objects, fit, resume, load, evaluate."""

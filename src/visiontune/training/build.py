@@ -1,0 +1,191 @@
+"""From a config to the objects of a run."""
+
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune import __version__
+from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart, StepCurves, UnfreezeLog
+from visiontune.callbacks.checkpoints import AtomicCheckpointIO
+from visiontune.data import TaskInfo, VisionData
+from visiontune.data import build_data as data_from_config
+from visiontune.errors import UserError
+from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
+from visiontune.models.backbones import WeightReport
+from visiontune.models.backbones import build as build_backbone
+from visiontune.models.finetuner import FineTuner
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import logging_to
+from visiontune.strategies.base import HEADS
+from visiontune.training.wise_ft import check_factors
+
+# Of weights and inputs in 32 bits: the others that the Trainer has would round the truth that metrics are taken of.
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+def make(node: DictConfig | dict[Any, Any]) -> Any:
+    """Hydra's `instantiate` with plain lists and dictionaries as arguments."""
+    return instantiate(node, _convert_="all")
+
+
+def build_data(cfg: DictConfig) -> VisionData:
+    return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=[str(task) for task in cfg.heads])
+
+
+def build_model(
+    cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
+) -> tuple[FineTuner, WeightReport]:
+    """A FineTuner with the backbone's weights loaded, its heads sized by the data's schema.
+
+    Args:
+        download: False leaves weights random that would have to be fetched first (the report says so).
+        load: False leaves all of them random: a checkpoint follows.
+    """
+    size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
+    options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    options |= {} if load else {"weights": None}
+    backbone, report = build_backbone(
+        **options,
+        in_channels=cfg.data.channels,
+        image_size=size,
+        allow_download=download,
+    )
+    heads = {
+        # Partial, since Hydra would turn the arguments into config nodes.
+        str(task): make({**node, "_partial_": True})(features=backbone.shape, info=schema[str(task)])
+        for task, node in cfg.heads.items()
+    }
+    names = [name for name, _ in backbone.stages()] + [HEADS]
+    settings = {key: value for key, value in cfg.strategy.items() if key not in CACHE_KEYS}
+    strategy = make({"_target_": "visiontune.strategies.Full", "_partial_": True, **settings})(
+        stages=names, epochs=epochs
+    )
+    strategy.prepare(backbone.model)
+    model = FineTuner(
+        backbone,
+        heads,
+        optimizer=make(cfg.optimizer),
+        scheduler=make(cfg.scheduler),
+        strategy=strategy,
+        loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
+        l1=cfg.l1,
+        sam=cfg.sam,
+        monitor=cfg.monitor,
+        seed=cfg.seed,
+        description={
+            **strategy.describe(),
+            "version": __version__,
+            "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in schema.items()},
+        },
+    )
+    return model, report
+
+
+def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Trainer:
+    """The Trainer of a run: its own callbacks, then those of the config."""
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    history = History(run.history, model.monitor)
+    before = [history, *([ProbeStart()] if cfg.probe else [])]
+    after = [
+        StepCurves(),
+        UnfreezeLog(model.monitor),
+        FirstValidation(history),
+        Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
+    ]
+    loggers = [
+        _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
+        for node in cfg.logger.values()
+    ]
+    settings["strategy"] = distributed(settings["strategy"])
+    terminal = sys.stdout.isatty()
+    trainer = make(settings | {"_partial_": True})(
+        callbacks=[*before, *_callbacks(cfg, model), *after, *([RichProgressBar()] if terminal else [])],
+        enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
+        logger=loggers,
+        default_root_dir=str(run.path),
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    # Lightning puts it last: what the others do as a batch begins would then be done again by a run that goes on.
+    trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
+    return trainer
+
+
+def check(cfg: DictConfig, model: FineTuner) -> None:
+    """Build optimizer, schedule, callbacks and Trainer once for nothing, to find wrong arguments before a run begins.
+
+    Raises:
+        UserError: one of them refuses its arguments.
+    """
+    steps = {"steps": 100, "monitor": model.monitor}
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    if settings["max_epochs"] < 1:
+        raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
+    check_factors(cfg.wise_ft)
+    for name, interval in cfg.get("checkpoints", {}).items():
+        if interval is not None and not (isinstance(interval, int | float) and interval > 0):
+            raise UserError(f"checkpoints.{name}={interval}: write a number above 0, or null for none")
+    if cfg.sam is not None and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
+        raise UserError(
+            "sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
+            "trainer.precision=bf16-mixed or 32-true"
+        )
+    if settings["precision"] not in PRECISIONS:
+        raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
+    group = "optimizer"
+    try:
+        optimizer = model.build_optimizer()
+        group = "scheduler"
+        model.make_scheduler(optimizer, **steps)
+        group = "callbacks"
+        _callbacks(cfg, model)
+        group = "trainer"
+        with logging_to(None, quiet=True):
+            instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
+    except Exception as error:  # torch and Lightning have many types for an argument that they do not like
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
+
+
+def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
+    """Those of the config."""
+    name, mode = model.monitor
+    return [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
+
+
+def _complete(made: Any, **arguments: Any) -> Any:
+    """Finish what a config marked `_partial_`; anything else is complete."""
+    return made(**arguments) if isinstance(made, partial) else made
+
+
+def distributed(strategy: Any) -> Any:
+    """DDP that allows frozen stages and unequal numbers of evaluation batches.
+
+    Every parameter is registered with DDP while it still requires a gradient; frozen ones then count as unused.
+    Buffers are not broadcast in each forward pass, which would make a rank with one batch more wait forever:
+    BatchNorm statistics are averaged before each validation instead.
+    """
+    if strategy != "ddp":
+        return strategy
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(minutes=10))

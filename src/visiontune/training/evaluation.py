@@ -1,0 +1,79 @@
+"""Measure a model on one split: one device, the whole split, a row a sample."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from visiontune.callbacks.collector import Case, Collector
+from visiontune.data import VisionData
+from visiontune.models.finetuner import FineTuner
+from visiontune.runs.predictions import Row
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass: `rows` of every sample; by task the `worst` samples, and all `computed` tensors."""
+
+    split: str
+    metrics: dict[str, float]
+    rows: list[Row]
+    worst: dict[str, list[Case]]
+    computed: dict[str, dict[str, Tensor]]
+
+
+class _Split(L.LightningDataModule):
+    def __init__(self, data: VisionData, split: str, stored: bool) -> None:
+        super().__init__()
+        self.data, self.split, self.stored = data, split, stored
+
+    def test_dataloader(self) -> Any:
+        return self.data.eval_loader(self.split, stored=self.stored)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.data.to_network(batch)
+
+
+def evaluate(
+    model: FineTuner,
+    data: VisionData,
+    split: str,
+    accelerator: str = "auto",
+    precision: str = "32-true",
+    stored: bool = False,
+    watching: Sequence[L.Callback] = (),
+) -> Evaluation:
+    """All metrics of `model` on the train, val or test split.
+
+    Args:
+        stored: its batches have the pictures as they are stored, for what is run through an exported file.
+        watching: callbacks that see the pass.
+
+    Raises:
+        UserError: the data has no such split.
+    """
+    collector = Collector()
+    model.split = split
+    data.trainer = None  # a loader for one process, whatever the training had
+    trainer = quiet_trainer(accelerator, precision, [collector, *watching])
+    trainer.test(model, datamodule=_Split(data, split, stored), verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
+
+
+def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:
+    """A Trainer for one device that writes nothing."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

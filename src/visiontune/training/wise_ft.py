@@ -1,0 +1,59 @@
+"""After training: weights between those that a run began with and its best."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from visiontune.data import VisionData
+from visiontune.errors import UserError
+from visiontune.models.finetuner import FineTuner
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.files import save_atomically
+from visiontune.runs.log import log
+from visiontune.strategies.lora import DOWN
+from visiontune.training.evaluation import evaluate
+from visiontune.training.load import read_checkpoint
+
+
+def check_factors(factors: Sequence[float] | None) -> None:
+    """Raises UserError unless they are numbers from 0 to 1."""
+    if factors is not None and not (factors and all(isinstance(f, int | float) and 0 <= f <= 1 for f in factors)):
+        raise UserError(f"wise_ft={factors}: write factors from 0 to 1, such as wise_ft=[0.25,0.5,0.75]")
+
+
+def interpolate(
+    run: RunDirectory, model: FineTuner, data: VisionData, factors: Sequence[float], accelerator: str, precision: str
+) -> None:
+    """Make of ``(1 - f) * start + f * best`` the best on the validation split the new `best.ckpt` (WiSE-FT, Wortsman et
+    al. 2022, https://arxiv.org/abs/2109.01903); of equal ones the one that moved furthest.
+
+    Args:
+        factors: the f that are tried; 1, the best epoch itself, always is.
+    """
+    start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
+    if "wise_ft" in best["visiontune"]:
+        return  # a run that was stopped after this, and found nothing better since
+    name, mode = model.monitor
+    scores = {}
+    for factor in sorted({*factors, 1.0}):
+        model.load_state_dict(between(start["state_dict"], best["state_dict"], factor))
+        scores[factor] = evaluate(model, data, "val", accelerator, precision).metrics[name]
+    sign = 1 if mode == "max" else -1
+    chosen = max(scores, key=lambda factor: (sign * scores[factor], factor))
+    tried = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
+    log.info(f"between start (0) and best epoch (1), {name} of {tried}; taken: {chosen:g}")
+    best["state_dict"] = between(start["state_dict"], best["state_dict"], chosen)
+    best["visiontune"]["wise_ft"] = chosen
+    save_atomically(run.checkpoint("best"), best)
+
+
+def between(start: dict[str, Tensor], best: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """Of each weight ``(1 - factor) * start + factor * best``; counters are the best's.
+
+    Of an adapter, whose change is a product that began at zero, one of the two factors is.
+    """
+    return {
+        key: torch.lerp(start[key], value, factor) if value.is_floating_point() and not key.endswith(DOWN) else value
+        for key, value in best.items()
+    }

@@ -1,0 +1,96 @@
+"""Metrics of drawn pictures are those that the pictures would have as a split."""
+
+import math
+from collections.abc import Callable
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from running import SMALL
+from torch import Tensor
+
+from visiontune.compression.bootstrap import PictureStates, Resampled
+from visiontune.models.finetuner import FineTuner
+from visiontune.training.build import build_data, build_model
+from visiontune.training.evaluation import evaluate
+
+SCENES = ["data=digit_scenes", "data.scenes=40", "data.image_size=32", "data.labelled=0.8"]
+ACCURACY = "classification/accuracy"
+BASE = [override for override in SMALL if not override.startswith("data.image_size")]
+
+
+@pytest.mark.parametrize(
+    "task", ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"]
+)
+def test_all_pictures_once_are_the_split(
+    task: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [f"heads.{task}.score_threshold=0.005", f"heads.{task}.channels=64"]
+    cfg = config(*SCENES, f"heads={task}", *(more if task in ("detection", "instances") else []), base=BASE)
+    data = build_data(cfg)
+    model, _ = build_model(cfg, data.schema, 1)
+    head = model.heads[task]
+    monkeypatch.setattr(type(head), "bootstrap_samples", 10)
+    states = PictureStates()
+    result = evaluate(model, data, "train", "cpu", watching=[states])  # of which a fifth has no label
+    found = states.resampled(model)
+    for name, value in found.values.items():
+        assert value == pytest.approx(result.metrics[f"train/{name}"], rel=1e-5, abs=1e-7, nan_ok=True), name
+    assert f"{task}/{head.monitor}" in found.values and f"{task}/loss" in found.values
+    estimate = found.estimate(f"{task}/loss")
+    assert estimate.low < estimate.value < estimate.high
+    assert len(found.draws[f"{task}/loss"]) == 10
+    states.states = {task: [None] * len(states.states[task])}  # as a draw may have it: nothing is labelled
+    nothing = states.resampled(model).values
+    assert nothing.keys() == found.values.keys() and math.isnan(nothing[f"{task}/{head.monitor}"])
+    assert bool(found.classes) == (task not in ("regression", "dense"))
+    for name, value in found.classes.items():
+        label = name.removeprefix(f"{task}: ")
+        logged = [v for key, v in result.metrics.items() if key.endswith(("/ap/" + label, "/iou/" + label))]
+        assert task == "classification" or value == pytest.approx(logged[0], nan_ok=True)
+
+
+def test_the_interval_of_an_accuracy(config: Callable[..., DictConfig]) -> None:
+    """It is that of a coin; of two models on the same pictures the difference is known better than either."""
+    cfg = config()
+    data = build_data(cfg)
+    model, _ = build_model(cfg, data.schema, 1)
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 10, (200,), generator=rng)
+    good = torch.where(torch.rand(200, generator=rng) < 0.8, labels, (labels + 1) % 10)
+    worse = torch.where(torch.arange(200) < 190, good, (labels + 2) % 10)
+    first, second = (_told(model, found, labels) for found in (good, worse))
+    accuracy, change = first.estimate(ACCURACY), second.change(first, ACCURACY)
+    p, lost = float((good == labels).float().mean()), float((good == labels)[190:].sum()) / 200
+    assert accuracy.value == pytest.approx(p) and change.value == pytest.approx(-lost)
+    deviation = math.sqrt(p * (1 - p) / 200)
+    assert np.std(first.draws[ACCURACY]) == pytest.approx(deviation, rel=0.15)
+    assert (accuracy.low, accuracy.high) == pytest.approx((p - 1.96 * deviation, p + 1.96 * deviation), abs=0.015)
+    assert change.low < -lost < change.high < 0
+    assert change.high - change.low < 0.75 * (accuracy.high - accuracy.low)
+    recalls = [float((good == labels)[labels == i].float().mean()) for i in range(10)]
+    assert list(first.classes.values()) == pytest.approx(recalls)
+
+
+def _told(model: FineTuner, found: Tensor, labels: Tensor) -> Resampled:
+    """As if `model` had said `found`."""
+    states = PictureStates()
+    scores = torch.eye(10)[found] * 0.8 + 0.02
+    outputs = {
+        "predictions": {"classification": [{"scores": row} for row in scores]},
+        "losses": {"classification": -scores.gather(1, labels[:, None])[:, 0].log()},
+    }
+    truth = {"classification": labels.tolist()}
+    states.on_test_batch_end(L.Trainer(logger=False), model, outputs, {"truth": truth, "targets": truth}, 0)
+    return states.resampled(model)
+
+
+def test_several_tasks_have_a_score(config: Callable[..., DictConfig]) -> None:
+    cfg = config(*SCENES, "heads=multitask", "heads.detection.channels=64", base=BASE)
+    data = build_data(cfg)
+    model, _ = build_model(cfg, data.schema, 1)
+    states = PictureStates()
+    result = evaluate(model, data, "val", "cpu", watching=[states])
+    assert states.resampled(model).values["score"] == pytest.approx(result.metrics["val/score"], abs=1e-6)

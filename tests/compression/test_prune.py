@@ -1,0 +1,243 @@
+"""Structured pruning: what goes, what is left, and a run of it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, open_dict
+from running import Command
+
+from visiontune.compression import Prune, prune
+from visiontune.compression.costs import macs, params
+from visiontune.compression.pruning import Ranking, _several, pruned, to_target
+from visiontune.compression.step import config_of
+from visiontune.config.compose import config_dir
+from visiontune.data import TaskInfo
+from visiontune.errors import UserError
+from visiontune.models.finetuner import FineTuner
+from visiontune.runs import RunDirectory
+from visiontune.training.build import build_model
+from visiontune.training.load import load_model
+
+pytest.importorskip("torch_pruning")
+Config = Callable[..., DictConfig]
+SIZE = (16, 16)
+
+
+def network(config: Config, *overrides: str, kind: str = "classification", base: list[str] | None = None) -> FineTuner:
+    torch.manual_seed(0)
+    cfg = config(*overrides, **({} if base is None else {"base": base}))
+    return build_model(cfg, {kind: TaskInfo(kind, tuple("abc"))}, 1, load=False)[0].eval()
+
+
+def widths(model: FineTuner) -> list[int]:
+    network: Any = model.backbone.model
+    return [network.block1.conv1.out_channels, network.block2.conv1.out_channels]
+
+
+def test_dead_channels_go_and_nothing_changes(config: Config) -> None:
+    """Half of the channels of each layer give zeros: without them the numbers are the same."""
+    model = network(config)
+    net: Any = model.backbone.model
+    with torch.no_grad():
+        for norm, dead in ((net.block1.norm1, [0, 3]), (net.block2.norm1, [1, 2, 5, 7])):
+            norm.weight[dead], norm.bias[dead] = 0.0, 0.0
+    for ranking in (Ranking("batchnorm", multiple=1), Ranking("batchnorm", "global", 1)):
+        smaller = pruned(model, 0.5, ranking, SIZE)
+        assert widths(smaller) == [2, 4] and widths(model) == [4, 8]
+        image = torch.rand(3, 3, *SIZE)
+        with torch.no_grad():
+            found, expected = (m(image)["classification"]["logits"] for m in (smaller, model))
+        torch.testing.assert_close(found, expected)
+        kept = net.block1.conv1.weight[[1, 2]]
+        assert torch.equal(smaller.backbone.model.block1.conv1.weight, kept)  # type: ignore[union-attr, operator]
+
+
+def test_importances_rank_by_what_they_say(config: Config) -> None:
+    model = network(config)
+    net: Any = model.backbone.model
+    with torch.no_grad():
+        net.block2.conv1.weight[:] = 1.0
+        net.block2.conv1.weight[3] = 0.1  # the smallest weights
+        model.heads["classification"].get_parameter("linear.weight")[:] = 1.0
+        net.block2.norm1.weight[:] = 2.0
+        net.block2.norm1.weight[6] = 1.9  # the smallest scale
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    net.block2.conv1.weight.grad[5] = 0.0  # the loss does not depend on it
+    net.block2.norm1.weight.grad[5] = 0.0
+    for importance, gone in (("magnitude", 3), ("batchnorm", 6), ("taylor", 5)):
+        smaller: Any = pruned(model, 1 / 8, Ranking(importance, multiple=1), SIZE)
+        kept = [i for i in range(8) if i != gone]
+        assert torch.equal(smaller.backbone.model.block2.norm1.weight, net.block2.norm1.weight[kept]), importance
+
+
+def test_layers_compete_or_lose_alike(config: Config) -> None:
+    model = network(config, "backbone.widths=[32,32]")
+    net: Any = model.backbone.model
+    with torch.no_grad():  # half of the second layer is next to nothing, of the first all are alike
+        for tensor in (net.block1.conv1.weight, net.block1.norm1.weight, net.block2.norm1.weight):
+            tensor.fill_(1.0)
+        net.block2.conv1.weight[:16], net.block2.norm1.weight[:16] = 1e-3, 1e-3
+        model.heads["classification"].get_parameter("linear.weight")[:, :16] = 0.0
+    assert widths(pruned(model, 0.25, Ranking(scope="global"), SIZE)) == [32, 16]
+    assert widths(pruned(model, 0.25, Ranking(scope="uniform"), SIZE)) == [24, 24]
+    assert widths(pruned(model, 0.35, Ranking(scope="uniform"), SIZE)) == [24, 24]  # multiples of 8
+    assert widths(pruned(model, 0.99, Ranking(scope="global"), SIZE)) == [8, 8]  # no layer goes wholly
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_a_target_is_met_as_closely_as_channels_allow(cost: str, config: Config) -> None:
+    model = network(config, "backbone.widths=[64,64]", "backbone.depth=2")
+    count: Any = params if cost == "params" else lambda network: macs(network, SIZE)
+    for fraction in (0.25, 0.6):
+        found = count(to_target(model, model, cost, fraction, Ranking(multiple=1), SIZE)) / count(model)
+        assert 0.95 * fraction < found <= fraction
+    with pytest.raises(UserError, match=rf"{cost}=0.001 of the original cannot be reached .* still has 0\.\d+; write"):
+        to_target(model, model, cost, 0.001, Ranking(multiple=1), SIZE)
+
+
+def test_latency_is_measured(config: Config) -> None:
+    model = network(config, "backbone.widths=[64,128]", "backbone.depth=2")
+    smaller = to_target(model, model, "latency", 0.6, Ranking(), (32, 32))
+    assert macs(smaller, (32, 32)) < 0.8 * macs(model, (32, 32))
+
+
+FAMILIES = [
+    "resnet18",
+    "tf_efficientnet_lite0",  # depthwise convolutions, with padding of their own
+    "regnet_y_400mf",  # convolutions in groups, squeeze and excitation
+    "convnext_atto",  # layer norms, scales of branches
+    "vit_tiny_patch16_224",  # between the two layers of a block alone
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_and_their_heads_follow(name: str, config: Config) -> None:
+    """`check` builds the pruned network anew from its config and compares every map, embedding and raw output."""
+    cfg = config("data=digit_scenes", "heads=multitask", "data.scenes=24", f"backbone.name={name}", base=[])
+    cfg.data.image_size = 64
+    step = Prune(macs=0.9)
+    made = step.check(cfg_said(cfg))
+    shapes = made.backbone.shapes
+    assert len(shapes) > 10 and made.backbone.weights is None
+
+
+def cfg_said(cfg: DictConfig) -> DictConfig:
+    with open_dict(cfg):
+        cfg.compressed_from, cfg.said = "", []
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("swin_t", "its attention is within windows"), ("shufflenet_v2_x0_5", "ZeroDivisionError")]
+)
+def test_what_cannot_be_followed_is_refused_with_another_way(name: str, reason: str, config: Config) -> None:
+    cfg = cfg_said(config(f"backbone.name={name}", "data.image_size=64", base=[]))
+    with pytest.raises(UserError, match=rf"cannot make {name} narrower \({reason}.*recipe=distill, .* recipe=int8"):
+        Prune(macs=0.5).check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "prune to nothing: write one of macs, params, latency from 0 to 1, such as macs=0.5"),
+        ({"macs": 0.5, "params": 0.5}, "write one of macs"),
+        ({"macs": 50}, "write one of macs"),
+        ({"macs": 0.5, "importance": "random"}, "importance=random scope=global of prune: write one of magnitude"),
+        ({"macs": 0.5, "scope": "all"}, "and one of uniform, global"),
+        ({"macs": 0.5, "rounds": 0}, "write 1 or more"),
+    ],
+)
+def test_arguments_without_meaning(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Prune(**arguments)
+    assert message in str(caught.value)
+
+
+def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'visiontune\[compress\]'"):
+        Prune(macs=0.5)
+
+
+def test_pictures_one_at_a_time_have_a_variance_together() -> None:
+    images = torch.arange(5.0).view(5, 1, 1, 1)
+
+    def sizes(batches: Iterable[torch.Tensor]) -> list[int]:
+        return [len(batch) for batch in _several(batches)]
+
+    assert sizes(images.split(1)) == [2, 2] and sizes(images.split(2)) == [2, 2]
+    assert sizes(images.split(4)) == [4] and sizes(images[:1].split(1)) == [1]
+
+
+@pytest.fixture(scope="module")
+def smaller(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return Prune(macs=0.5, multiple=1).apply(trained.run, tmp_path_factory.mktemp("smaller") / "run")
+
+
+def test_a_pruned_run_is_a_run(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    cfg = smaller.read_config()
+    assert cfg.compressed_from == str(run.path) and smaller.splits.read_text() == run.splits.read_text()
+    pair = [load_model(r, r.read_config())[0] for r in (smaller, run)]
+    assert 0.35 < macs(pair[0], SIZE) / macs(pair[1], SIZE) <= 0.5
+    for state in (torch.load(r.checkpoint("best"), weights_only=True)["visiontune"] for r in (smaller, run)):
+        assert state["tasks"]["classification"]["classes"] == ["brick", "grass", "sky"]
+    # In a fresh process.
+    code = (
+        f"import sys; sys.argv = ['visiontune', 'evaluate', 'run={smaller.path}', 'split=val', 'output={tmp_path}/m']"
+    )
+    done = subprocess.run([sys.executable, "-c", f"{code}; from visiontune.cli import main; main()"], check=False)
+    assert done.returncode == 0
+    found = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    objective = smaller.read_status()["objective"]
+    assert found["val/classification/accuracy"] == pytest.approx(objective["value"], abs=1e-6)
+    assert command("compare", smaller.path, run.path).code == 0
+    assert "was made by a step of compress" in command("train", f"run={smaller.path}", "epochs=99").message
+
+
+def test_a_pruned_run_is_trained_on(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    data = [f"data.root={run.read_config().data.root}", "data=image_folder", "data.image_size=16", "data.num_workers=0"]
+    arguments = [f"weights_from={smaller.path}", *data, "trainer=cpu", "epochs=2", "logger=none", "data.batch_size=8"]
+    again = command(
+        "train", *arguments, "strategy=full", "strategy.batchnorm=train", f"run_dir={tmp_path / 'again'}"
+    ).run
+    assert again.read_config().backbone.shapes == smaller.read_config().backbone.shapes
+    model, _ = load_model(again, again.read_config())
+    assert widths(model) == widths(load_model(smaller, smaller.read_config())[0])
+    assert command("train", f"run={again.path}", "epochs=3").run.read_status()["status"] == "finished"
+
+
+def test_rounds_are_runs_and_a_killed_step_goes_on(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        step = Prune(params=0.25, rounds=2, multiple=1, overrides=["strategy=full", "epochs=1"])
+        step.check(config_of(run))
+        made = step.apply(run, tmp_path / "0_prune")
+        first = RunDirectory.open(tmp_path / "0_prune_round_1")
+        between = RunDirectory.open(tmp_path / "0_prune_round_1_trained")
+        counts = [params(load_model(r, r.read_config())[0]) for r in (run, first, between, made)]
+        assert counts[1] == counts[2] and 0.35 < counts[1] / counts[0] <= 0.5 and 0.15 < counts[3] / counts[0] <= 0.25
+        before = (between.checkpoints / "best.ckpt").read_bytes()
+        monkeypatch.setattr(step.between, "apply", None)
+        (made.path / "status.json").unlink()  # killed before its end
+        assert step.apply(run, tmp_path / "0_prune").read_status()["status"] == "finished"
+        assert (between.checkpoints / "best.ckpt").read_bytes() == before
+
+
+def test_adapters_are_merged(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    tuned = command("train", *tiny, "strategy=lora", "optimizer.lr=0.01", f"run_dir={tmp_path / 'lora'}").run
+    made = Prune(params=0.6, multiple=1, importance="taylor", pictures=16).apply(tuned, tmp_path / "pruned")
+    model, _ = load_model(made, made.read_config())
+    whole, _ = load_model(tuned, tuned.read_config(), plain=True)
+    rows = {row.tobytes() for row in whole.backbone.model.block1.conv1.weight.detach().numpy()}  # type: ignore[union-attr, operator]
+    kept = model.backbone.model.block1.conv1.weight.detach().numpy()  # type: ignore[union-attr, operator]
+    assert len(kept) < len(rows) and {row.tobytes() for row in kept} <= rows

@@ -1,0 +1,88 @@
+"""The search over candidates, without any."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from visiontune.compression.front import write_front
+from visiontune.compression.search import Chain, Limits, Point, explore, fastest, front, nearest
+
+LEVELS = [["tiny", "narrow"], ["half", "quarter"], ["int8"]]
+SPEED = {"tiny": 4.0, "narrow": 8.0, "half": 1.5, "quarter": 2.0, "int8": 3.0}
+COST = {"tiny": 0.2, "narrow": 3.0, "half": 0.1, "quarter": 0.6, "int8": 0.1}
+
+
+def measured(chain: Chain) -> Point:
+    drop, latency, megabytes = sum(COST[step] for step in chain), 24.0, 40.0
+    for step in chain:
+        latency, megabytes = latency / SPEED[step], megabytes / SPEED[step]
+    return Point(chain, 0.95 - drop / 100, drop, latency, megabytes)
+
+
+def test_every_chain_once_and_its_beginning_before_it() -> None:
+    chains = [point.chain for point in explore(LEVELS, measured, lambda _: True)]
+    assert len(chains) == len(set(chains)) == 3 * 3 * 2
+    assert chains[0] == () and ("tiny", "quarter", "int8") in chains and ("int8",) in chains
+    assert all(chain[:-1] in chains[:i] for i, chain in enumerate(chains) if chain)
+
+
+def test_what_lost_too_much_is_taken_no_further() -> None:
+    """Nor is what could not be made; the original is begun from whatever it is."""
+    seen = [point.chain for point in explore(LEVELS, measured, lambda point: 0 < point.drop <= 0.5)]
+    assert ("narrow",) in seen and not any(len(chain) > 1 and chain[0] == "narrow" for chain in seen)
+    assert ("quarter",) in seen and ("quarter", "int8") not in seen and ("tiny", "half", "int8") in seen
+
+    def failing(chain: Chain) -> Point:
+        return Point(chain, failed="it has windows") if chain[-1:] == ("half",) else measured(chain)
+
+    seen = [point.chain for point in explore(LEVELS, failing, lambda _: True)]
+    assert ("half",) in seen and ("half", "int8") not in seen and ("quarter", "int8") in seen
+
+
+def test_the_fastest_within_the_limits() -> None:
+    points = list(explore(LEVELS, measured, lambda _: True))
+    chosen = fastest(points, Limits(0.5).within(points[0]))
+    assert chosen is not None and chosen.chain == ("tiny", "half", "int8")
+    assert chosen.latency_ms == pytest.approx(24 / 18)
+    assert fastest(points, Limits(0.15).within(points[0])).chain == ("int8",)  # type: ignore[union-attr]
+    assert fastest(points, Limits(5.0, max_mb=0.9)).chain == ("narrow", "quarter", "int8")  # type: ignore[union-attr]
+    # Of equally fast ones the smallest.
+    twins = [Point(("a",), 0.9, 0, 1.0, 2.0), Point(("b",), 0.9, 0, 1.0, 1.0)]
+    assert fastest(twins, Limits(0.5)) == twins[1]
+
+
+def test_nothing_slower_or_larger_than_the_original() -> None:
+    original = Point((), 0.9, 0.0, 10.0, 10.0)
+    worse = [Point(("large",), 0.99, -9.0, 5.0, 10.5), Point(("slow",), 0.99, -9.0, 10.5, 5.0)]
+    loose = Limits(0.5, max_latency_ms=100, max_mb=100)
+    assert fastest([original, *worse], loose.within(original)) == original
+    assert fastest(worse, loose.within(original)) is None
+
+
+def test_limits_that_nothing_keeps() -> None:
+    points = list(explore(LEVELS, measured, lambda _: True))
+    limits = Limits(0.35, max_latency_ms=1.2)
+    assert fastest(points, limits) is None
+    close = nearest(points, limits)
+    assert close.chain == ("tiny", "half", "int8")
+    missed = limits.missed(close)
+    assert missed == {"max_drop": pytest.approx(0.05), "max_latency_ms": pytest.approx(24 / 18 / 1.2 - 1)}
+
+
+def test_the_front_in_a_table_and_a_picture(tmp_path: Path) -> None:
+    points = [
+        Point((), 0.95, 0.0, 24.0, 40.0),
+        Point(("a",), 0.94, 1.0, 12.0, 20.0),
+        Point(("worse",), 0.93, 2.0, 12.0, 20.0),
+        Point(("small",), 0.90, 5.0, 30.0, 1.0),
+        Point(("swin",), failed="it has windows"),
+    ]
+    assert [point.name for point in front(points)] == ["a", "original", "small"]
+    write_front(points, Limits(0.5, 15.0), "val/classification/accuracy", tmp_path)
+    rows = {row["candidate"]: row for row in csv.DictReader((tmp_path / "front.csv").open())}
+    assert {name for name, row in rows.items() if row["front"]} == {"a", "original", "small"}
+    assert rows["a"]["latency_ms"] == "12.0" and rows["swin"]["failed"] == "it has windows"
+    assert rows["swin"]["metric"] == "" and math.isclose(float(rows["worse"]["drop"]), 2)
+    assert (tmp_path / "front.png").read_bytes()[:4] == b"\x89PNG"

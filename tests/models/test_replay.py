@@ -1,0 +1,163 @@
+"""Without its first stages a network gives what it gives with them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from visiontune.models.backbones import Backbone, build
+from visiontune.models.replay import IMAGE, Cut, Frozen, capture, cut, replayed
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "small_cnn": {"widths": [4, 8, 8], "depth": 1},
+    "resnet18": {},
+    "vgg11": {},
+    "densenet121": {},
+    "mobilenet_v3_small": {},
+    "shufflenet_v2_x0_5": {},
+    "swin_t": {},
+    "convnext_tiny": {},
+    "test_efficientnet": {},
+    "test_resnet": {},
+    "test_convnext": {},
+    "test_vit": {},
+}
+
+
+def network(name: str) -> tuple[Backbone, Tensor]:
+    torch.manual_seed(0)
+    side = 160 if "vit" in name else 64
+    backbone, _ = build(name, weights=None, image_size=side, **NETWORKS[name])
+    return backbone.eval(), torch.rand(3, 3, side, side)
+
+
+def paths(backbone: Backbone, count: int) -> list[str]:
+    modules = dict(backbone.model.named_modules())
+    return [path for _, stage in backbone.stages()[:count] for path in stage.paths if path in modules]  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def again(backbone: Backbone, run: Any, at: Cut, image: Tensor) -> Any:
+    recorded = capture(run, backbone.model, [path for path in at.needed if path != IMAGE], image)
+    picture = image if IMAGE in at.needed else torch.full_like(image, torch.nan)
+    with replayed(backbone.model, Frozen(recorded, at.shapes)):
+        return run(picture)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_every_cut_gives_the_same_embedding(name: str) -> None:
+    backbone, image = network(name)
+
+    def run(image: Tensor) -> Tensor:
+        return backbone(image).embedding
+
+    with torch.no_grad():
+        whole = run(image)
+    stages = len(backbone.stages())
+    assert stages > 2
+    for count in range(1, stages + 1):
+        at = cut(run, backbone.model, paths(backbone, count), image[:2])
+        assert at is not None and at.needed
+        assert sum(torch.Size(at.shapes[path]).numel() for path in at.needed) <= sum(
+            torch.Size(shape).numel() for shape in at.shapes.values()
+        )
+        assert torch.equal(again(backbone, run, at, image), whole), count
+        assert all("forward" not in module.__dict__ for module in backbone.model.modules())
+
+
+def test_after_the_last_stage_only_the_embedding_is_kept() -> None:
+    backbone, image = network("test_efficientnet")
+    at = cut(lambda x: backbone(x).embedding, backbone.model, paths(backbone, len(backbone.stages())), image)
+    assert at is not None and len(at.needed) == 1
+    assert torch.Size(at.shapes[at.needed[0]]).numel() == backbone.embedding_dim
+
+
+def test_maps_of_frozen_stages_and_the_picture_are_kept_where_a_head_looks_at_them() -> None:
+    backbone, image = network("resnet18")
+
+    def run(image: Tensor) -> list[Tensor]:
+        features = backbone(image)
+        return [*features.maps, features.image * 2]
+
+    at = cut(run, backbone.model, paths(backbone, 4), image)
+    assert at is not None and IMAGE in at.needed
+    with torch.no_grad():
+        for one, other in zip(again(backbone, run, at, image), run(image), strict=True):
+            assert torch.equal(one, other)
+    maps = [at.shapes[path][0] for path in at.needed if path != IMAGE]
+    assert maps == backbone.channels[: len(maps)] and len(maps) >= 3
+
+
+def test_the_rest_trains_as_it_would() -> None:
+    backbone, image = network("resnet18")
+    for _, stage in backbone.stages()[:3]:
+        stage.requires_grad_(False)
+    rest = [p for p in backbone.parameters() if p.requires_grad]
+    at = cut(lambda x: backbone(x).embedding, backbone.model, paths(backbone, 3), image)
+    assert at is not None
+    with torch.no_grad():
+        recorded = capture(lambda x: backbone(x).embedding, backbone.model, list(at.needed), image)
+    expected = torch.autograd.grad(backbone(image).embedding.square().sum(), rest)
+    with replayed(backbone.model, Frozen(recorded, at.shapes)):
+        found = torch.autograd.grad(backbone(torch.zeros_like(image)).embedding.square().sum(), rest)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+class Twice(nn.Module):
+    """Calls one module in two places, so that no output of it stands for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scale = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale(self.first(self.scale(x)))
+
+
+def test_what_cannot_be_cut_is_not() -> None:
+    model, image = Twice().eval(), torch.rand(2, 3, 8, 8)
+    at = cut(model, model, ["first", "scale"], image)
+    assert at is not None and at.needed == ("first",)  # the second call of scale runs
+    assert cut(model, model, ["scale"], image) is None
+
+
+class Early(nn.Module):
+    """A part that trains stands between two that are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.between, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.between(self.first(x))))
+
+
+def test_what_depends_on_trained_parameters_is_not_recorded() -> None:
+    model, image = Early().eval(), torch.rand(2, 3, 8, 8)
+    behind = [*model.between.parameters(), *model.last.parameters()]
+    at = cut(model, model, ["first", "second"], image, trained=behind)
+    assert at is not None and at.needed == ("first",)
+    assert all(parameter.requires_grad for parameter in model.parameters())  # as they were
+
+
+def test_the_picture_alone_stands_for_nothing() -> None:
+    class Unused(Early):
+        def forward(self, x: Tensor) -> Tensor:
+            self.first(x)
+            return self.last(x)
+
+    model = Unused().eval()
+    assert cut(model, model, ["first"], torch.rand(2, 3, 8, 8)) is None
+
+
+@torch.no_grad()
+def test_a_second_pass_gives_the_same_where_modules_work_in_place() -> None:  # SAM has two
+    model, image = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish(inplace=True)).eval(), torch.rand(2, 3, 8, 8)
+    frozen = Frozen(capture(model, model, ["0"], image), {"0": (3, 8, 8)})
+    expected = model(image)
+    for _ in range(2):
+        with replayed(model, frozen):
+            assert torch.equal(model(image), expected)

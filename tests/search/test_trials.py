@@ -1,0 +1,178 @@
+"""`strategy=auto` tries, chooses by the validation split, and says what it tried."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from running import Command
+
+from visiontune import train as training
+from visiontune.runs import RunDirectory
+from visiontune.search import lr_range, trials
+
+SETTINGS = ["trainer.max_epochs=4", "data.limit_train=100", "augment=none", "probe=true", "data.batch_size=2"]
+
+
+def rows(run: RunDirectory) -> list[dict[str, str]]:
+    with (run.report / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Strategy -> the score that its trial has instead of its own; negative where the range test's rate is used."""
+    given: dict[str, float] = {}
+    whole = trials._tried
+
+    def tried(cfg: DictConfig, way: DictConfig, name: str, train: Any) -> Any:
+        trial, objective = whole(cfg, way, name, train)
+        return trials.Trial(**{**trial.__dict__, "score": given[name]}), objective
+
+    monkeypatch.setattr(trials, "_tried", tried)
+    return given
+
+
+def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+    scores |= {"linear_probe": 0.5, "norm_only": 0.7}
+    arguments = [*tiny, *SETTINGS, "strategy=[auto,l2_sp]", "strategy.candidates=[linear_probe,norm_only]"]
+    outcome = command("train", *arguments)
+    run = outcome.run
+    cfg = run.read_config()
+    assert cfg.strategy._target_ == "visiontune.strategies.NormOnly" and "l2_sp" in cfg.callbacks
+    assert cfg.trainer.max_epochs == 4 and cfg.data.limit_train == 100  # the run itself is whole
+    found = rows(run)
+    assert [row["strategy"] for row in found] == ["linear_probe", "norm_only", "norm_only", "norm_only"]
+    assert [(row["epochs"], row["pictures"]) for row in found] == [("3", "50")] * 4
+    default, _, fastest, between = (float(row["lr"]) for row in found)
+    assert fastest != default == pytest.approx(5e-4)  # once more at the range test's rate
+    assert between**2 == pytest.approx(fastest * default)
+    assert cfg.optimizer.lr == pytest.approx(5e-4)  # which is no better here
+    assert "trials" in outcome.out and (run.report / "lr_range.png").is_file()
+    assert "taken: strategy=norm_only optimizer.lr=5.00e-04" in outcome.out
+    assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # nothing of the trials' own output
+
+
+def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+    scores |= {"linear_probe": 0.5}
+    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[linear_probe]", "optimizer.lr=1e-3"]
+    few = ["strategy.pictures=0.1", "data.batch_size=4"]
+    (row,) = rows(command("train", *arguments, *few).run)
+    assert (row["epochs"], row["pictures"]) == ("3", "68")  # 17 steps of 4 in each of three epochs
+    (row,) = rows(command("train", *arguments, *few, "data.batch_size=8").run)
+    assert (row["epochs"], row["pictures"]) == ("3", "100")  # as many as there are
+
+
+def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+    scores |= {"linear_probe": 0.5, "full": 0.5}
+    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=1e-3"]
+    outcome = command("train", *arguments)
+    run = outcome.run
+    assert run.read_config().strategy._target_ == "visiontune.strategies.Full"  # of equal scores the first
+    assert [float(row["lr"]) for row in rows(run)] == [1e-3, 1e-3]
+    assert not list(run.report.glob("lr_range*")) and "range test" not in outcome.out
+    assert "taken: strategy=full optimizer.lr=1.00e-03" in outcome.out
+
+
+def test_both_auto_try_nothing_twice(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+    scores |= {"linear_probe": 0.5, "full": 0.7}
+    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=auto"]
+    run = command("train", *arguments).run
+    (rate,) = {row["lr"] for row in rows(run)}
+    assert len(rows(run)) == 2 and run.read_config().optimizer.lr == pytest.approx(float(rate))
+
+
+def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    whole = training.evaluate
+
+    def evaluate(model: Any, data: Any, split: str, *more: Any) -> Any:
+        looked.append(split)
+        return whole(model, data, split, *more)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    run = command("train", *tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[lp_ft,full]").run
+    assert looked == ["val"] * 5 + ["test"]  # two candidates, two more rates, the run
+    found = {row["strategy"]: float(row["score"]) for row in rows(run)}
+    assert all(0 <= score <= 1 for score in found.values())
+
+
+def test_trials_go_on_where_the_range_test_finds_no_rate(
+    command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores |= {"linear_probe": 0.5, "full": 0.4}
+
+    def nothing(*_: object) -> float:
+        raise lr_range.NoLossFell
+
+    monkeypatch.setattr(lr_range, "chosen", nothing)
+    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]"]
+    assert len(rows(command("train", *arguments).run)) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["strategy.candidates=[]"], "strategy.candidates=[]: write the strategies to try"),
+        (["strategy.candidates=full"], "strategy.candidates=full: write"),
+        (["strategy.candidates=[full,auto]"], "write the strategies to try"),
+        (["strategy.candidates=[full,half]"], "strategy=half: there is no such option"),
+        (["strategy.candidates=[full,last_k]", "backbone.widths=[4]"], "strategy.k=2: the backbone has the 1 stages"),
+        (["strategy.epochs=0"], "strategy.epochs=0: write a share above 0 and at most 1"),
+        (["strategy.pictures=2"], "strategy.pictures=2: write a share"),
+    ],
+)
+def test_bad_input_is_found_before_anything_trains(
+    overrides: list[str], words: str, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("range_test", "_tried"):
+        monkeypatch.setattr(trials, name, lambda *_: pytest.fail("something has trained"))
+    assert words in command("train", *tiny, *SETTINGS, "strategy=auto", *overrides).message
+
+
+@pytest.mark.parametrize("auto", ["strategy=auto", "optimizer.lr=auto"])
+def test_a_taken_run_directory_is_refused_before_anything_trains(
+    auto: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "range_test", lambda _: pytest.fail("something has trained"))
+    (tmp_path / "notes.txt").touch()
+    assert "is not empty" in command("train", *tiny, auto, f"run_dir={tmp_path}").message
+
+
+def test_a_strategy_that_counts_its_epochs_can_be_tried(
+    command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visiontune.strategies.bit_hyperrule.STEPS", ((math.inf, 12),))
+    scores |= {"linear_probe": 0.5, "bit_hyperrule": 0.7}
+    whole = [argument for argument in tiny if "max_epochs" not in argument]
+    candidates = "strategy.candidates=[linear_probe,bit_hyperrule]"
+    run = command("train", *whole, "epochs=3", "strategy=auto", candidates, "optimizer.lr=0.01", "probe=true").run
+    assert [row["strategy"] for row in rows(run)] == ["linear_probe", "bit_hyperrule"]
+
+
+def test_the_plan_says_that_trials_decide(command: Command, tiny: list[str]) -> None:
+    out = command("plan", *tiny, "strategy=auto").out
+    assert "strategy=auto: trials decide among gradual_unfreeze, lp_ft, full, linear_probe" in out
+
+
+def test_the_jobs_of_a_sweep_stay_in_its_folder(
+    command: Command, tiny: list[str], scores: dict[str, float], tmp_path: Path
+) -> None:
+    scores |= {"linear_probe": 0.5, "norm_only": 0.7}
+    overrides = ["strategy=auto", "strategy.candidates=[linear_probe,norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
+    command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
+    (sweep,) = (tmp_path / "sweeps").iterdir()  # whose name is the time
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"000", "001"}
+    assert (sweep / "sweep.csv").is_file()
+
+
+def test_auto_in_a_file(command: Command, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /strategy: {}\nstrategy:\n  candidates: [full, lp_ft]\n"
+    for name, strategy in (("alone", "auto"), ("list", "[auto, l2_sp]")):
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text.format(strategy))
+    where = ["--config-dir", tmp_path, *tiny]
+    assert "the plan of full" in command("plan", *where, "experiment=alone").out
+    assert "strategy=[auto,l2_sp] on the command line" in command("plan", *where, "experiment=list").message

@@ -1,0 +1,92 @@
+"""The table of runs, and means over seeds with their intervals."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from running import Command
+from scipy import stats
+
+from visiontune.runs import RunDirectory
+from visiontune.runs.files import write_json
+from visiontune.sweeps.comparison import find_runs, repetitions, table
+
+
+def make(
+    folder: Path, name: str, overrides: list[str], value: float | None, mode: str = "max", test: float | None = None
+) -> None:
+    run = RunDirectory.create(folder / name)
+    run.write_config(OmegaConf.create({"optimizer": {"lr": 0.1}, "seed": 1, "strategy": {"a": 1}}))
+    write_json(run.environment, {"overrides": overrides})
+    status: dict = {"status": "failed" if value is None else "finished", "started": 10.0, "updated": 12.5}
+    if value is not None:
+        status["objective"] = {"name": "val/x/score", "mode": mode, "value": value, "epoch": 2}
+        run.history.write_text("epoch,step\n0,0\n3,30\n")
+    write_json(run.status, status)
+    if test is not None:
+        write_json(run.metrics, {"val/x/score": value, "test/x/score": test, "test/x/other": 0.0})
+
+
+def test_the_best_first_and_only_what_varies(tmp_path: Path) -> None:
+    make(tmp_path, "a", ["optimizer.lr=0.2", "strategy=full", f"run_dir={tmp_path}/a", "seed=1"], 0.5)
+    make(tmp_path, "b", ["strategy=full", f"run_dir={tmp_path}/b"], 0.75, test=0.7)
+    make(tmp_path, "c", ["optimizer.lr=0.3", "strategy=full"], None)
+    rows = table(find_runs([tmp_path]))
+    assert [row["run"] for row in rows] == ["b", "a", "c"]
+    assert list(rows[0]) == [
+        "run", "optimizer.lr", "objective", "value", "test/x/score", "best epoch", "epochs", "seconds", "status",
+    ]  # fmt: skip
+    assert [row["optimizer.lr"] for row in rows] == ["0.1", "0.2", "0.3"]  # b has its config's
+    assert [(row["value"], row["epochs"], row["seconds"], row["status"]) for row in rows[:2]] == [
+        (0.75, 3, 2.5, "finished"),
+        (0.5, 3, 2.5, "finished"),
+    ]
+    assert rows[0]["test/x/score"] == 0.7 and rows[1]["test/x/score"] == ""
+    assert math.isnan(rows[2]["value"]) and rows[2]["status"] == "failed" and rows[2]["epochs"] == 0
+
+
+def test_the_smallest_first_where_less_is_better(tmp_path: Path) -> None:
+    for name, value in (("a", 0.5), ("b", 0.25), ("c", 0.75)):
+        make(tmp_path, name, [], value, mode="min")
+    assert [row["run"] for row in table(find_runs([tmp_path]))] == ["b", "a", "c"]
+
+
+def test_repetitions_have_students_interval(tmp_path: Path) -> None:
+    values = {"full": [0.80, 0.84, 0.88], "linear_probe": [0.70, 0.71, 0.75]}
+    for strategy, scores in values.items():
+        for seed, score in enumerate(scores):
+            make(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
+    found = {row["strategy"]: row for row in repetitions(table(find_runs([tmp_path])))}
+    assert set(found) == set(values)
+    for strategy, scores in values.items():
+        row = found[strategy]
+        low, high = stats.t.interval(0.95, 2, sum(scores) / 3, stats.sem(scores))
+        assert row["runs"] == 3 and row["value"] == pytest.approx(sum(scores) / 3)
+        assert row["value +-"] == pytest.approx((high - low) / 2)
+        assert row["test/x/score"] == pytest.approx(sum(scores) / 6)
+
+
+def test_runs_that_differ_in_more_are_no_repetitions(tmp_path: Path) -> None:
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        make(tmp_path, name, [f"optimizer.lr={lr}"], lr)
+    assert repetitions(table(find_runs([tmp_path]))) == []
+
+
+def test_a_run_is_found_once(tmp_path: Path) -> None:
+    make(tmp_path, "a", [], 0.5)
+    (tmp_path / "nothing").mkdir()
+    found = find_runs([tmp_path, tmp_path / "a"])
+    assert [run.path.name for run in found] == ["a"]
+
+
+def test_a_run_alone(trained: object, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    outcome = command("compare", run.path, "--csv", tmp_path / "one.csv")
+    assert outcome.code == 0, outcome.err
+    header, row = (line.split(",") for line in (tmp_path / "one.csv").read_text().splitlines())
+    found = dict(zip(header, row, strict=True))
+    assert found["run"] == run.path.name and found["epochs"] == "4"
+    expected = json.loads(run.metrics.read_text())
+    assert float(found["test/classification/accuracy"]) == expected["test/classification/accuracy"]
+    assert float(found["value"]) == expected["val/classification/accuracy"]

@@ -1,0 +1,81 @@
+"""Reading a run runs none of what lies in it."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from visiontune.errors import UserError
+from visiontune.runs import RunDirectory
+from visiontune.training.load import check_trusted, load_model, open_run, read_checkpoint
+
+
+class Trap:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    file, sprung = tmp_path / "a.ckpt", tmp_path / "sprung"
+    torch.save({"visiontune": {}, "state_dict": Trap(sprung)}, file)
+    with pytest.raises(UserError, match=r"a.ckpt cannot be read as a checkpoint: "):
+        read_checkpoint(file)
+    file.write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(UserError, match=r"a.ckpt cannot be read as a checkpoint: "):
+        read_checkpoint(file)
+    assert not sprung.exists()
+
+
+def test_a_checkpoint_of_somebody_else(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"is no checkpoint of this project \(a plain weights file goes to backbone"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("node", "where"),
+    [
+        ({"a": {"_target_": "os.system", "command": "x"}}, "a._target_=os.system"),
+        ({"a": {"b": [{"_target_": "subprocess.run"}]}}, "a.b[0]._target_=subprocess.run"),
+        ({"a": {"_target_": "torchlike.Model"}}, "a._target_=torchlike.Model"),
+        ({"a": {"_target_": "torch.utils.collect_env.run"}}, "a._target_=torch.utils.collect_env.run"),
+        ({"a": {"_target_": "torch.hub.load"}}, "a._target_=torch.hub.load"),
+        ({"a": {"_target_": "torch.utils.data.DataLoader"}}, "a._target_=torch.utils.data.DataLoader"),
+        (
+            {"a": {"_target_": "visiontune.runs.environment.subprocess.run"}},
+            "a._target_=visiontune.runs.environment.subprocess.run",
+        ),
+        (
+            {"a": {"_target_": "visiontune.training.build.instantiate"}},
+            "a._target_=visiontune.training.build.instantiate",
+        ),
+    ],
+)
+def test_classes_from_elsewhere_are_refused(node: dict[str, Any], where: str) -> None:
+    cfg = OmegaConf.create(node)
+    with pytest.raises(UserError) as error:
+        check_trusted(cfg)
+    assert str(error.value) == (
+        f"the run's config names {where}, which is outside this package and its libraries' classes; "
+        "write trust=true if you know where the run comes from"
+    )
+    check_trusted(cfg, trust=True)
+
+
+def test_a_run_is_trusted_and_its_model_is_its_checkpoint(run: RunDirectory) -> None:
+    opened, cfg = open_run(str(run.path))
+    assert opened.path == run.path
+    for which in ("best", "last"):
+        model, schema = load_model(opened, cfg, which)
+        state = read_checkpoint(run.checkpoint(which))["state_dict"]
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert {task: info.classes for task, info in schema.items()} == {"classification": ["brick", "grass", "sky"]}
+        assert model.heads["classification"].classes == ["brick", "grass", "sky"]
