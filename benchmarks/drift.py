@@ -1,4 +1,4 @@
-"""How far two ranks' weights drift apart after a thaw: Lightning's BackboneFinetuning against gradual_unfreeze.
+"""How far two ranks' weights drift apart after an unfreeze: Lightning's BackboneFinetuning against gradual_unfreeze.
 
 python -m benchmarks.drift [--epochs 6]
 

@@ -3,7 +3,7 @@
 python -m benchmarks.export [TASK ...]
 
 Each network trains for a few epochs on generated scenes (EfficientNet-Lite0 from ImageNet weights, the others from
-random ones), is exported to ONNX and torch.export, and compared with the run on the pictures of the test split: raw
+random ones), is exported to ONNX and torch.export, and compared with the run on the images of the test split: raw
 outputs, predictions, and all metrics that `evaluate` prints.
 """
 
@@ -33,7 +33,7 @@ PICTURES = 100
 
 @dataclass
 class Agreement:
-    """Of one file with its run: largest differences, and the share of pictures that are predicted alike."""
+    """Of one file with its run: largest differences, and the share of images that are predicted alike."""
 
     raw: float = 0.0
     numbers: float = 0.0

@@ -3,10 +3,10 @@
 python -m benchmarks.folds BLOCK NAME=SWEEPDIR[,SWEEPDIR...][:KEY=VALUE] ...
 
 Each sweep directory holds the folds of one experiment (`train -m data.folds=5 data.fold=0,1,2,3,4 ...`) with one seed,
-or of several of which KEY=VALUE of the config chooses one. Every picture is held out once, so the predictions of all
-test splits together are one prediction a picture and seed; the interval is Wilson's, of the mean over seeds. Folds that
-are not finished are left out, which the number of pictures shows. The first two are also compared fold by fold
-(Student's interval of the difference) and picture by picture (McNemar's exact test; over several seeds a picture counts
+or of several of which KEY=VALUE of the config chooses one. Every image is held out once, so the predictions of all
+test splits together are one prediction an image and seed; the interval is Wilson's, of the mean over seeds. Folds that
+are not finished are left out, which the number of images shows. The first two are also compared fold by fold
+(Student's interval of the difference) and image by image (McNemar's exact test; over several seeds an image counts
 for the one that is right on it more often).
 """
 
@@ -41,14 +41,14 @@ def fold_of(run: RunDirectory) -> tuple[int, int]:
 
 
 def held_out(runs: list[RunDirectory]) -> dict[str, float]:
-    """The share of seeds with which the prediction of a held-out picture is right, by path."""
+    """The share of seeds with which the prediction of a held-out image is right, by path."""
     right: dict[str, list[bool]] = defaultdict(list)
     for run in runs:
         for row in read_predictions(run.predictions):
             if row["split"] == "test":
                 right[row["path"]].append(row["truth"] == row["prediction"])
     seeds = len({fold_of(run)[0] for run in runs})
-    assert max(map(len, right.values())) <= seeds, "a picture is held out twice"
+    assert max(map(len, right.values())) <= seeds, "an image is held out twice"
     return {path: fmean(values) for path, values in right.items()}
 
 
@@ -65,7 +65,7 @@ def table_row(name: str, sweep: str) -> list[str]:
 
 
 def paired(first: str, second: str, other: str) -> str:
-    """In how many folds, and on how many pictures, one is above the other, whose name is given."""
+    """In how many folds, and on how many images, one is above the other, whose name is given."""
     ours, others = ({fold_of(run): run for run in finished(sweep)} for sweep in (first, second))
     both = sorted(ours.keys() & others.keys())
     points = [100 * (fmean(held_out([ours[k]]).values()) - fmean(held_out([others[k]]).values())) for k in both]
@@ -76,7 +76,7 @@ def paired(first: str, second: str, other: str) -> str:
     if len(both) > 1:
         half = float(student.ppf(0.975, len(both) - 1)) * stdev(points) / math.sqrt(len(both))
     return (
-        f"{above} of {len(both)} folds, by {fmean(points):+.1f} +- {half:.1f} points. Pictures right with it alone: "
+        f"{above} of {len(both)} folds, by {fmean(points):+.1f} +- {half:.1f} points. Images right with it alone: "
         f"{only_first}; with {other} alone: {only_second} (McNemar's exact test: p = {p:.2g})."
     )
 

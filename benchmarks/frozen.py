@@ -3,7 +3,7 @@
 python -m benchmarks.frozen data.root=FOLDER [--epochs 10] [--rounds 5] [OVERRIDES ...]
 
 First the training time of `strategy=linear_probe` against Lightning's BackboneFinetuning around the same network on the
-same pictures, as its documentation has it (frozen for all epochs, NCHW). Then, for each k, a training step
+same images, as its documentation has it (frozen for all epochs, NCHW). Then, for each k, a training step
 (EfficientNet-Lite0, batches of 32) with the first k stages frozen: whole, its frozen part alone and the rest alone, in
 turn; medians.
 """

@@ -2,8 +2,8 @@
 
 python -m benchmarks.int8 RUN ...
 
-Each run is quantized (into RUN/compressed/int8, where that is not done yet) and measured on all of its pictures: the
-monitored metric on the test split, and how many predictions stay the same. Latency is that of one picture, from its
+Each run is quantized (into RUN/compressed/int8, where that is not done yet) and measured on all of its images: the
+monitored metric on the test split, and how many predictions stay the same. Latency is that of one image, from its
 pixels to the prediction, on one thread, both models in turn.
 """
 

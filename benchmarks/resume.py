@@ -4,7 +4,7 @@ python -m benchmarks.resume [--rounds 5]
 
 Start: `visiontune train` with the default network on digits, from the command to the end of the first step, from its
 beginning and from a checkpoint within the second epoch, in turn. Steps: epochs of one training in turn with and without
-what makes a run go on exactly (seeds of pictures and steps, sums of the epoch, a look whether a checkpoint is due), six
+what makes a run go on exactly (seeds of images and steps, sums of the epoch, a look whether a checkpoint is due), six
 pairs of epochs a round.
 """
 

@@ -1,8 +1,8 @@
 """Images a second: FineTuner under the Trainer, with all of its logging, against loops written by hand.
 
-python -m benchmarks.speed [--rounds 5] [--pictures 400]
+python -m benchmarks.speed [--rounds 5] [--images 400]
 
-Everyone trains the same network (EfficientNet-Lite0, all of it) on the same pictures with the same augmentation, one
+Everyone trains the same network (EfficientNet-Lite0, all of it) on the same images with the same augmentation, one
 epoch each in turn, in one process, without clipping and averaging, which the loops do not have; the figures are
 medians, the ratios medians of the ratios of each round.
 """

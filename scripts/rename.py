@@ -34,7 +34,7 @@ def main() -> None:
         try:
             text = path.read_text()
         except UnicodeDecodeError:
-            continue  # a picture
+            continue  # an image
         renamed = text.replace(OLD, name).replace(OLD.upper(), name.upper())
         if renamed != text:
             path.write_text(renamed)

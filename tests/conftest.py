@@ -1,4 +1,4 @@
-"""What all tests share: the command in this process, generated pictures, and one run that many tests look at."""
+"""What all tests share: the command in this process, generated images, and one run that many tests look at."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from visiontune.runs import RunDirectory
 
 @pytest.fixture(scope="session", autouse=True)
 def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread (faster for pictures this small), and nothing written outside the tests' own folder."""
+    """One thread (faster for images this small), and nothing written outside the tests' own folder."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -84,7 +84,7 @@ def config(apart: None) -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 noisy pictures of each of three colours, as `tiles/CLASS/N.png`: a set that can be learned."""
+    """20 noisy images of each of three colours, as `tiles/CLASS/N.png`: a set that can be learned."""
     root = tmp_path_factory.mktemp("photos") / "tiles"
     rng = np.random.default_rng(0)
     for name, colour in (("brick", (170, 90, 80)), ("grass", (90, 150, 80)), ("sky", (110, 130, 180))):
@@ -122,7 +122,7 @@ def run(trained: Outcome) -> RunDirectory:
 
 @pytest.fixture(scope="session")
 def idx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature MNIST: IDX files with 150 training and 20 test pictures."""
+    """A miniature MNIST: IDX files with 150 training and 20 test images."""
     root = tmp_path_factory.mktemp("idx")
     rng = np.random.default_rng(0)
     for prefix, count in (("train", 150), ("t10k", 20)):

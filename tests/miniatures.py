@@ -1,6 +1,6 @@
-"""Miniature sets in the layouts that users have: the same twelve pictures each time, written as each format wants them.
+"""Miniature sets in the layouts that users have: the same twelve images each time, written as each format wants them.
 
-A picture has up to two rectangles, one of a class in its left half, one in its right; the last picture has none.
+An image has up to two rectangles, one of a class in its left half, one in its right; the last image has none.
 """
 
 import csv
@@ -127,7 +127,7 @@ def save_palette(values: np.ndarray, path: Path) -> None:
 
 
 def write_yolo(root: Path, polygons: bool = False) -> Path:
-    """`images/SPLIT/*.jpg`, `labels/SPLIT/*.txt` and `data.yaml`; the last picture's label file is empty."""
+    """`images/SPLIT/*.jpg`, `labels/SPLIT/*.txt` and `data.yaml`; the last image's label file is empty."""
     for scene in scenes():
         scene.save(root / "images" / scene.split / f"{scene.name}.jpg")
         lines = []
@@ -155,7 +155,7 @@ def write_masks(root: Path) -> Path:
 
 
 def write_csv(root: Path) -> Path:
-    """`images/*.jpg` and `table.csv`: what is in a picture as a class, as 0 and 1, and as numbers."""
+    """`images/*.jpg` and `table.csv`: what is in an image as a class, as 0 and 1, and as numbers."""
     rows = []
     for scene in scenes():
         scene.save(root / "images" / f"{scene.name}.jpg")

@@ -22,7 +22,7 @@ def save_values(values: np.ndarray, path: Path) -> None:
 
 
 def write_pets(root: Path) -> Path:
-    """Oxford-IIIT Pet: a picture has one breed; in a trimap 1 is the animal, 2 the background, 3 what is between."""
+    """Oxford-IIIT Pet: an image has one breed; in a trimap 1 is the animal, 2 the background, 3 what is between."""
     base = root / "oxford-iiit-pet"
     lists: dict[str, list[str]] = {"trainval": [], "test": []}
     for i, scene in enumerate(scenes()):
@@ -45,7 +45,7 @@ def trimap(scene: Scene) -> np.ndarray:
 
 
 def write_voc2012(root: Path) -> Path:
-    """VOCdevkit/VOC2012: lists for train and val alone; every second picture has a mask, with white outlines."""
+    """VOCdevkit/VOC2012: lists for train and val alone; every second image has a mask, with white outlines."""
     base = root / YEAR
     lists: dict[str, list[str]] = {}
     for i, scene in enumerate(scenes()):
@@ -111,14 +111,14 @@ def write_coco2017(root: Path) -> Path:
 
 
 def add_annotation(document: dict[str, Any], category: int, box: list[float], segment: Any, iscrowd: int = 0) -> None:
-    """An object in the last picture so far."""
+    """An object in the last image so far."""
     one = {"id": 100 + 7 * len(document["annotations"]), "image_id": document["images"][-1]["id"], "iscrowd": iscrowd}
     one |= {"category_id": category, "bbox": box, "area": box[2] * box[3], "segmentation": segment}
     document["annotations"].append(one)
 
 
 def write_pennfudan(root: Path) -> Path:
-    """PennFudanPed: the objects of a picture are 1, 2, ... in its mask."""
+    """PennFudanPed: the objects of an image are 1, 2, ... in its mask."""
     base = root / "PennFudanPed"
     for i, scene in enumerate(scenes(), start=1):
         scene.save(base / "PNGImages" / f"FudanPed{i:05d}.png")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from visiontune.runs import RunDirectory
 
-# A network of some thousand parameters on pictures of 16 pixels.
+# A network of some thousand parameters on images of 16 pixels.
 SMALL = [
     "trainer=cpu",
     "backbone=small_cnn",

@@ -136,7 +136,7 @@ def test_options_train(
         ("augment", "masks"): ["data=digit_scenes", "heads=segmentation", "data.scenes=24"],
         ("augment", "objects"): ["data=digit_scenes", "heads=detection", "data.scenes=24"],
     }.get((group, name), ["data.scenes=24"] if name.startswith("digit_scenes") else [])
-    if str(tiles) in overrides[-1]:  # all 60 pictures
+    if str(tiles) in overrides[-1]:  # all 60 images
         overrides.remove("data.limit_train=64")
     if group != "hydra":  # the one group that no command line chooses from
         overrides.append(f"{group}={name}")

@@ -20,7 +20,7 @@ VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` continues a run",
     "plan": "print what `train` would do with the same overrides, and stop",
     "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
-    "predict": "use a run on pictures: predict run=DIR input=FILE|FOLDER [output=DIR]",
+    "predict": "use a run on images: predict run=DIR input=FILE|FOLDER [output=DIR]",
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
     "compare": "one table of a sweep or of any runs: compare DIR...",

@@ -1,4 +1,4 @@
-"""Write a run's model as one file, with all that is done to a picture inside, and prove that it is the model."""
+"""Write a run's model as one file, with all that is done to an image inside, and prove that it is the model."""
 
 import shutil
 from pathlib import Path
@@ -48,6 +48,6 @@ def main(cfg: DictConfig) -> Path:
     if cfg.format == "onnx":
         shutil.copy(Path(__file__).parent / "deployment" / "run_onnx.py", output)
     size = path.stat().st_size / 1e6
-    print(f"{size:.1f} MB; on {count} pictures of {cfg.split} the model's numbers, up to {worst:.1g} of their size")
+    print(f"{size:.1f} MB; on {count} images of {cfg.split} the model's numbers, up to {worst:.1g} of their size")
     print(path)
     return path

@@ -1,4 +1,4 @@
-"""Use a run on new pictures, or on the frames of a video."""
+"""Use a run on new images, or on the frames of a video."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from visiontune.training.load import load_model, open_run
 
 @dataclass(frozen=True)
 class Input:
-    """Names with pictures, as often as they are asked for; `rate` is a video's, in frames a second."""
+    """Names with images, as often as they are asked for; `rate` is a video's, in frames a second."""
 
     pictures: Callable[[], Iterator[tuple[str, Tensor]]]
     rate: Fraction | None = None
@@ -51,7 +51,7 @@ class _Loose(L.LightningDataModule):
 
 
 class _Writer(L.Callback):
-    """Keeps a row a prediction, and writes what is drawn batch by batch: neither pictures nor masks pile up."""
+    """Keeps a row a prediction, and writes what is drawn batch by batch: neither images nor masks pile up."""
 
     def __init__(self, output: Path, draw: bool, video: VideoWriter | None) -> None:
         self.output, self.draw, self.video = output, draw, video
@@ -116,16 +116,16 @@ def main(cfg: DictConfig) -> Path:
 
 
 def _input(source: Path, channels: int) -> Input:
-    """The one picture, the frames of a video (`NAME/000000`, ...), or the pictures of a folder and of its folders."""
+    """The one image, the frames of a video (`NAME/000000`, ...), or the images of a folder and of its folders."""
     if source.is_file() and is_video(source):
         rate = frame_rate(source)
         return Input(lambda: ((f"{source.name}/{i:06d}", f) for i, f in enumerate(frames(source, channels))), rate)
     if source.is_file():
         return Input(lambda: zip([source.name], load_images([source], channels), strict=True))
     if not source.is_dir():
-        raise UserError(f"input={source} is not there: give a picture, a video or a folder")
+        raise UserError(f"input={source} is not there: give an image, a video or a folder")
     paths = sorted(path for path in source.rglob("*") if path.is_file() and is_image(path))
     if not paths:
-        raise UserError(f"input={source} has no pictures in it")
+        raise UserError(f"input={source} has no images in it")
     names = [path.relative_to(source).as_posix() for path in paths]
     return Input(lambda: zip(names, load_images(paths, channels), strict=True))

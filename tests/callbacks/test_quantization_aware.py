@@ -60,7 +60,7 @@ def test_what_a_layer_is_rounded_to(bits: int, most: int) -> None:
     [("small_cnn", 32, 0.03), ("resnet18", 64, 0.03), ("convnext_atto", 64, 0.05), ("vit_tiny_patch16_224", 32, 0.05)],
 )
 def test_families_stay_near_themselves(name: str, size: int, apart: float) -> None:
-    """Residual branches, BatchNorm with its statistics, layer norms and attention, for any number of pictures."""
+    """Residual branches, BatchNorm with its statistics, layer norms and attention, for any number of images."""
     backbone = network(name, size)
     image = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}

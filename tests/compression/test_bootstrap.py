@@ -1,4 +1,4 @@
-"""Metrics of drawn pictures are those that the pictures would have as a split."""
+"""Metrics of drawn images are those that the images would have as a split."""
 
 import math
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_all_pictures_once_are_the_split(
 
 
 def test_the_interval_of_an_accuracy(config: Callable[..., DictConfig]) -> None:
-    """It is that of a coin; of two models on the same pictures the difference is known better than either."""
+    """It is that of a coin; of two models on the same images the difference is known better than either."""
     cfg = config()
     data = build_data(cfg)
     model, _ = build_model(cfg, data.schema, 1)

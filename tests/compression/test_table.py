@@ -57,8 +57,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     by_name = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
     assert by_name["1_int8"]["test/detection/map"] == "0.4900 [0.3900, 0.5900]"
     assert by_name["1_int8"]["change"] == "-0.0100 [-0.0200, +0.0050]"
-    assert by_name["1_int8"]["faster"] == "5.00" and by_name["1_int8"]["mJ a picture"] == "-"
-    assert by_name["original"]["MACs"] == "1,814,073,344" and by_name["original"]["mJ a picture"] == "250.0"
+    assert by_name["1_int8"]["faster"] == "5.00" and by_name["1_int8"]["mJ an image"] == "-"
+    assert by_name["original"]["MACs"] == "1,814,073,344" and by_name["original"]["mJ an image"] == "250.0"
     assert "2 threads" in notes and "original, compiled is left out: no C++ compiler" in notes
     assert "1_int8: classes lost 1.0 points in the mean, and more than twice that: detection: cup (4.0)" in notes
     better = replace(ROWS[-1], drops={"cup": 1.0}, mean_drop=-3.0)

@@ -1,4 +1,4 @@
-"""Generated pictures and the configs that users compose."""
+"""Generated images and the configs that users compose."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def picture() -> Callable[..., Path]:
-    """`picture(path, seed)` writes a smooth random colour picture, different for each seed."""
+    """`picture(path, seed)` writes a smooth random colour image, different for each seed."""
 
     def write(path: Path, seed: int = 0, size: tuple[int, int] = (24, 32)) -> Path:
         small = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)

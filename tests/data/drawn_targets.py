@@ -1,4 +1,4 @@
-"""Pictures of rectangles, and every kind of target for them."""
+"""Images of rectangles, and every kind of target for them."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ BOXES = torch.tensor([[20, 10, 60, 30], [70, 20, 90, 50], [10, 40, 45, 55]])  # 
 def rectangles(height: int = 60, width: int = 100) -> tuple[tv_tensors.Image, dict]:
     """Three rectangles, each of another primary colour, on dark grey; the targets of six tasks.
 
-    `labels` has 1, 2, 3 on them and 0 elsewhere; `depth` the same as real numbers; `clean` is the picture itself.
+    `labels` has 1, 2, 3 on them and 0 elsewhere; `depth` the same as real numbers; `clean` is the image itself.
     """
     pixels = torch.full((3, height, width), 40, dtype=torch.uint8)
     labels = torch.zeros(height, width, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""How a picture fits the network's input, and how training varies it."""
+"""How an image fits the network's input, and how training varies it."""
 
 import math
 from dataclasses import replace
@@ -167,7 +167,7 @@ def test_colours_of_picture_and_restored_picture_change_together() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"crop": [0.5, 1.0], "resize_range": [0.5, 1.5]}, "both cut the picture; write augment.crop=null"),
+        ({"crop": [0.5, 1.0], "resize_range": [0.5, 1.5]}, "both cut the image; write augment.crop=null"),
         ({"resize_range": 2.0}, r"such as augment\.resize_range=\[0\.8, 1\.0\]"),
         ({"min_visible": 20}, "a share, from 0 to 1"),
         ({"rotation": 3}, "augment.rotation is no augmentation; choose from crop"),

@@ -1,4 +1,4 @@
-"""Boxes are checked against their picture; what is wrong is an error, cut or left out, and always said."""
+"""Boxes are checked against their image; what is wrong is an error, cut or left out, and always said."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_good_boxes_pass_as_they_are(policy: str) -> None:
 def test_a_pixel_too_far_is_rounding() -> None:
     check, good, _ = looked("error", [*GOOD, ROUNDED])
     assert good[2].tolist() == [0.0, 2.0, 64.0, 48.0]
-    assert check.notes() == ["1 boxes reach up to a pixel beyond their picture and are cut at its edge"]
+    assert check.notes() == ["1 boxes reach up to a pixel beyond their image and are cut at its edge"]
 
 
 def test_each_bad_box_is_named_with_its_place() -> None:
@@ -47,11 +47,11 @@ def test_each_bad_box_is_named_with_its_place() -> None:
         check.notes()
     assert str(error.value).splitlines() == [
         "5 of 7 boxes cannot be used. Repair them, or write data.on_bad_box=drop (leave them out) or "
-        "data.on_bad_box=clip (cut them at their picture's edge):",
-        "  labels.txt:3: box 50, 10, 70, 20 leaves its picture of 64x48 pixels",
+        "data.on_bad_box=clip (cut them at their image's edge):",
+        "  labels.txt:3: box 50, 10, 70, 20 leaves its image of 64x48 pixels",
         "  labels.txt:4: box 5, 5, 5, 9 has no area",
         "  labels.txt:5: box 9, 5, 5, 9 has no area",
-        "  labels.txt:6: box 70, 5, 80, 9 leaves its picture of 64x48 pixels",
+        "  labels.txt:6: box 70, 5, 80, 9 leaves its image of 64x48 pixels",
         "  labels.txt:7: box 1, 2, nan, 4 is not made of numbers",
     ]
 
@@ -75,7 +75,7 @@ def test_clip_cuts_what_can_be_cut() -> None:
     check, good, kept = looked("clip", [*BAD, *GOOD])
     assert kept == [0, 5, 6] and good[0].tolist() == [50.0, 10.0, 64.0, 20.0]
     assert check.notes() == [
-        "1 boxes that leave their picture are cut at its edge (data.on_bad_box=clip)",
+        "1 boxes that leave their image are cut at its edge (data.on_bad_box=clip)",
         "4 bad boxes are left out (data.on_bad_box=clip): labels.txt:2, labels.txt:3, labels.txt:4, ...",
     ]
 
@@ -93,5 +93,5 @@ def test_the_target() -> None:
     assert target["crowd"].tolist() == [False, True]
     empty = StoredBoxes(np.zeros((0, 4), dtype=np.float32), [], [], SIZE).load(SIZE)
     assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,) and empty["crowd"].dtype == torch.bool
-    with pytest.raises(UserError, match="boxes of a picture of 64x48 pixels; it has 48x64"):
+    with pytest.raises(UserError, match="boxes of an image of 64x48 pixels; it has 48x64"):
         stored.load((64, 48))

@@ -78,7 +78,7 @@ def test_a_picture_with_one_object_without_segment_has_no_instances(root: Path) 
     change_json(root / "train.json", lambda document: document["annotations"][0].update(segmentation=[]))
     source = read(root, FILES, FOLDERS)
     assert [list(sample.targets) for sample in source.samples].count(["detection"]) == 1
-    assert source.notes == ["1 pictures have objects without polygon or mask: they have no instances target"]
+    assert source.notes == ["1 images have objects without polygon or mask: they have no instances target"]
 
 
 def test_crowds_and_run_lengths(root: Path) -> None:
@@ -113,7 +113,7 @@ def test_sizes_in_the_file_do_not_count(root: Path) -> None:
 
     change_json(root / "train.json", other)
     assert read(root, FILES, FOLDERS).notes == [
-        "1 pictures are not of the size that their annotation says, their own counts: images/train/p00.jpg is "
+        "1 images are not of the size that their annotation says, their own counts: images/train/p00.jpg is "
         "64x48, said to be 48x64 (turned by its EXIF orientation?)"
     ]
 
@@ -129,7 +129,7 @@ def test_a_turned_picture_is_measured_as_it_is_seen(root: Path) -> None:
 def test_pictures_that_no_file_names_are_said(root: Path) -> None:
     Image.new("RGB", (8, 8)).save(root / "images/train/extra.jpg")
     notes = read(root, FILES, FOLDERS).notes
-    assert notes == ["1 pictures that no annotation file lists are left out: images/train/extra.jpg"]
+    assert notes == ["1 images that no annotation file lists are left out: images/train/extra.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_pictures_that_no_file_names_are_said(root: Path) -> None:
         ),
         (
             lambda d: d["images"][1].update(file_name="gone.jpg"),
-            "1 of 8 pictures that train.json lists are not under {root}/images/train; is it data.images?\n"
+            "1 of 8 images that train.json lists are not under {root}/images/train; is it data.images?\n"
             "  image 102: images/train/gone.jpg",
         ),
         (lambda d: d["images"][0].pop("file_name"), "train.json: an image needs id and file_name; one is {{'id': 100"),
@@ -185,36 +185,36 @@ def test_what_can_be_wrong(root: Path, change: Callable[[Document], Any], messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox": [60, 5, 20, 5]}, "box 60, 5, 80, 10 leaves its picture of 64x48 pixels"),
+        ({"bbox": [60, 5, 20, 5]}, "box 60, 5, 80, 10 leaves its image of 64x48 pixels"),
         ({"bbox": [6, 5, 0, 5]}, "box 6, 5, 6, 10 has no area"),
         ({"bbox": [6, 5, float("nan"), 5]}, "box 6, 5, nan, 10 is not made of numbers"),
         ({"bbox": None}, "bbox=None is not [x, y, width, height]"),
         ({"segmentation": [[1, 2, 3, 4]]}, "its polygon has 4 numbers; three points or more are x, y, x, y, x, y, ..."),
         (
             {"segmentation": {"size": [9, 9], "counts": [81]}},
-            "its run lengths are of size [9, 9], the picture's is [48, 64] (H, W)",
+            "its run lengths are of size [9, 9], the image's is [48, 64] (H, W)",
         ),
         (
             {"segmentation": {"size": 5, "counts": [81]}},
-            "its run lengths are of size 5, the picture's is [48, 64] (H, W)",
+            "its run lengths are of size 5, the image's is [48, 64] (H, W)",
         ),
         ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "its run lengths have no pixel"),
         (
             {"segmentation": [[700, 700, 800, 700, 800, 800]]},
-            "its polygons lie outside its box, or far outside its picture",
+            "its polygons lie outside its box, or far outside its image",
         ),
         (
             {"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]},
-            "its polygons lie outside its box, or far outside its picture",
+            "its polygons lie outside its box, or far outside its image",
         ),
-        ({"segmentation": [[5, 5, 1e12, 5, 9, 9]]}, "its polygons lie outside its box, or far outside its picture"),
+        ({"segmentation": [[5, 5, 1e12, 5, 9, 9]]}, "its polygons lie outside its box, or far outside its image"),
     ],
 )
 def test_objects_that_cannot_be(root: Path, change: dict[str, Any], message: str) -> None:
     change_json(root / "train.json", lambda document: document["annotations"][1].update(change))
     assert bad(root) == (
         "1 of 18 boxes cannot be used. Repair them, or write data.on_bad_box=drop (leave them out) or "
-        "data.on_bad_box=clip (cut them at their picture's edge):\n  train.json annotation 103 (images/train/p01.jpg): "
+        "data.on_bad_box=clip (cut them at their image's edge):\n  train.json annotation 103 (images/train/p01.jpg): "
         + message
     )
     source = read(root, FILES, FOLDERS, on_bad_box="drop")

@@ -130,13 +130,13 @@ def test_paths_relative_to_a_folder(root: Path) -> None:
         (5, {"count": "two"}, "table.csv:5: count 'two' is no number"),
         (6, {"brick": "2"}, "table.csv:6: brick '2': write 0 or 1, or leave it empty where it is not known"),
         (7, {"split": "dev"}, "table.csv:7: split 'dev': write train, val or test, or leave it empty"),
-        (8, {"path": "images/p00.jpg"}, "table.csv:8: images/p00.jpg is in line 2 already. A picture has one row."),
+        (8, {"path": "images/p00.jpg"}, "table.csv:8: images/p00.jpg is in line 2 already. An image has one row."),
         (8, {"path": "images/../images/p00.jpg"}, "table.csv:8: images/p00.jpg is in line 2 already"),
         (8, {"path": " "}, "table.csv:8: the path is empty"),
         (
             9,
             {"path": "images/gone.jpg"},
-            "1 of 12 pictures are not under {root}; is data.images right?\n  table.csv:9: ",
+            "1 of 12 images are not under {root}; is data.images right?\n  table.csv:9: ",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_workers_make_no_difference(photos: Path, make: Make) -> None:
 
 
 def test_many_objects_come_through_the_usual_limit_of_open_files() -> None:
-    """A tensor of a loader process is an open file: 8 a picture with masks, of 1,024 that most systems give."""
+    """A tensor of a data-loader worker is an open file: 8 an image with masks, of 1,024 that most systems give."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 20_000))\n"
         "from visiontune.data import build_data\n"
@@ -209,7 +209,7 @@ def test_under_the_trainer(photos: Path, make: Make, tmp_path: Path) -> None:
 
 def mixed(labels: list, epoch: int = 0, **alphas: float) -> dict:
     schema = {"kind": TaskInfo("classification", ["a", "b", "c", "d"])}
-    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)  # picture i is all i
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8)  # image i is all i
     batch = {"image": images, "targets": {"kind": labels}, "index": torch.arange(4)}
     return BatchMixer(schema, **{"mixup": 0.0, "cutmix": 0.0} | alphas, seed=0)(batch, epoch)
 
@@ -221,7 +221,7 @@ def test_targets_are_mixed_as_the_pixels_are(alphas: dict[str, float]) -> None:
         batch = mixed([0, 1, 2, 3], number, **alphas)
         for image, vector in zip(batch["image"], batch["targets"]["kind"], strict=True):
             assert float(vector.sum()) == pytest.approx(1, abs=1e-5) and (vector >= 0).all()
-            # Picture i is all i, so its mean tells how much of which picture is in it.
+            # Image i is all i, so its mean tells how much of which image is in it.
             assert float(image.mean()) == pytest.approx(float(vector @ torch.arange(4.0)), abs=1e-4)
             shares.add(round(float(vector.max()), 3))
         again = mixed([0, 1, 2, 3], number, **alphas)
@@ -254,7 +254,7 @@ def test_label_vectors_are_mixed_and_what_is_unknown_stays_unknown() -> None:
     batch = {"image": images, "targets": {"labels": list(labels), "which": [0, 1, 2, 3]}, "index": torch.arange(4)}
     for alphas in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
         targets = BatchMixer(schema, **alphas, seed=3)(batch, epoch=0)["targets"]
-        shares = torch.stack(targets["which"])  # picture i is the only one of class i
+        shares = torch.stack(targets["which"])  # image i is the only one of class i
         assert 0.01 < float(shares.max(1).values.min()) < 0.99
         mixed = torch.stack(targets["labels"])
         assert torch.equal(mixed[:, 3].isnan(), shares[:, 1] > 0) and int(mixed.isnan().sum()) == 2
@@ -305,6 +305,6 @@ def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
     only = _only(source, ["colour"])
     assert list(only.schema) == ["colour"] and [sample.path for sample in only.samples] == [f"{i}" for i in range(8)]
     assert all(set(sample.targets) == {"colour"} for sample in only.samples)
-    assert only.notes == ["2 of 10 pictures have no label for colour: they are left out"]
+    assert only.notes == ["2 of 10 images have no label for colour: they are left out"]
     with pytest.raises(UserError, match=r"^heads\.depth: the data has no such task, it has colour, size$"):
         _only(source, ["depth"])

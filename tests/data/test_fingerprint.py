@@ -1,4 +1,4 @@
-"""The hash of a picture's labels: what it tells apart, and what makes no difference."""
+"""The hash of an image's labels: what it tells apart, and what makes no difference."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""From the network's input back to the picture."""
+"""From the network's input back to the image."""
 
 import pytest
 import torch

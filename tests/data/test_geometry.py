@@ -1,4 +1,4 @@
-"""How a picture fits the network's input, with everything that is known of it, and the way back."""
+"""How an image fits the network's input, with everything that is known of it, and the way back."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_fitting_moves_boxes_and_masks_with_the_picture(resize: str, expected: l
 @pytest.mark.parametrize("picture", [(60, 100), (61, 99), (90, 55), (33, 257)])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (65, 49)])
 def test_a_frame_leads_back_to_the_picture(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> None:
-    """A box in the middle of the picture goes through the transform, and back to where it was."""
+    """A box in the middle of the image goes through the transform, and back to where it was."""
     height, width = picture
     box = torch.tensor([[width * 0.47, height * 0.4, width * 0.53, height * 0.6]])
     boxes = tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=picture)
@@ -48,7 +48,7 @@ def test_a_frame_leads_back_to_the_picture(resize: str, picture: tuple[int, int]
     frame = eval_frame(resize, picture, size)
     assert frame.size == picture
     assert frame.boxes(moved["boxes"].as_subclass(torch.Tensor)).tolist()[0] == pytest.approx(box[0].tolist(), abs=1e-3)
-    # Pixels as well: what the transform shows, resized to the picture, is the picture.
+    # Pixels as well: what the transform shows, resized to the image, is the image.
     back = frame.pixels(image.as_subclass(torch.Tensor))
     pixel = max(height / frame.inside[2], width / frame.inside[3])
     assert back.shape == (1, *picture)
@@ -91,7 +91,7 @@ def test_padding_is_grey_for_pictures_and_no_truth_for_targets() -> None:
 
 @pytest.mark.parametrize("resize", FITS)
 def test_random_resize_changes_the_size_of_things_and_keeps_their_shape(resize: str) -> None:
-    """Whether it is cut or padded, all that is known of the picture moves along."""
+    """Whether it is cut or padded, all that is known of the image moves along."""
     step = ResizeAndCut((64, 64), (0.4, 1.6), resize, fill=9)
     height, width = eval_transform((64, 64), resize)(tv_tensors.Image(torch.zeros(3, 60, 100))).shape[-2:]
     assert (height, width) == (64, 64)

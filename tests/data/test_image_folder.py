@@ -15,7 +15,7 @@ Make = Callable[..., VisionData]
 
 
 def as_split_folders(photos: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> Path:
-    """The same pictures as `SPLIT/CLASS/*`: every third of each class to the next split."""
+    """The same images as `SPLIT/CLASS/*`: every third of each class to the next split."""
     root = photos.parent / "split"
     for folder in photos.iterdir():
         for i, path in enumerate(sorted(folder.iterdir())):
@@ -73,7 +73,7 @@ def test_lists_name_pictures_in_many_ways(photos: Path) -> None:
         "dog/dog0.png": "val",
         "newt/newt1.png": "val",
     }
-    assert source.notes == [f"34 pictures that no list in {photos / 'lists'} names are left out"]
+    assert source.notes == [f"34 images that no list in {photos / 'lists'} names are left out"]
 
 
 def test_lists_relative_to_the_images(photos: Path) -> None:
@@ -85,7 +85,7 @@ def test_lists_relative_to_the_images(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"train": ["cat0", "unicorn"]}, r"train\.txt:2: 'unicorn': no such picture"),
+        ({"train": ["cat0", "unicorn"]}, r"train\.txt:2: 'unicorn': no such image"),
         ({"train": ["cat0"], "test": ["dog0", "cat/cat0.png"]}, r"test\.txt:2: cat/cat0\.png is already in .*train"),
         ({"val": ["cat0"]}, r"has no train\.txt"),
     ],
@@ -99,7 +99,7 @@ def test_lists_that_do_not_fit(photos: Path, lists: dict[str, list[str]], messag
 def test_a_stem_must_mean_one_picture(photos: Path, picture: Callable[..., Path]) -> None:
     picture(photos / "dog" / "cat0.png", 77)
     as_lists(photos, train=["cat0"])
-    with pytest.raises(UserError, match=r"train\.txt:1: 'cat0': 2 pictures are called so"):
+    with pytest.raises(UserError, match=r"train\.txt:1: 'cat0': 2 images are called so"):
         read(photos, splits="lists")
 
 
@@ -110,8 +110,8 @@ def test_other_files_are_left_out_and_said(photos: Path, picture: Callable[..., 
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=16")
     assert sum(len(data.samples(split)) for split in ("train", "val", "test")) == 40
     assert data.notes == [
-        f"1 pictures directly in {photos} are left out: they have no class folder",
-        "3 files that are not pictures are left out: cat/._cat0.png, cat/Thumbs.db, dog/.DS_Store",
+        f"1 images directly in {photos} are left out: they have no class folder",
+        "3 files that are not images are left out: cat/._cat0.png, cat/Thumbs.db, dog/.DS_Store",
     ]
 
 
@@ -143,12 +143,12 @@ def test_missing_root(tmp_path: Path, make: Make) -> None:
 
 def test_empty_folder(tmp_path: Path, make: Make) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no pictures. Expected one folder a class" in bad(make, tmp_path / "empty")
+    assert "holds no images. Expected one folder a class" in bad(make, tmp_path / "empty")
 
 
 def test_a_class_without_pictures(photos: Path, make: Make) -> None:
     (photos / "yeti").mkdir()
-    assert bad(make, photos).startswith(f"class 'yeti' has no pictures in {photos}")
+    assert bad(make, photos).startswith(f"class 'yeti' has no images in {photos}")
 
 
 def test_a_single_class(photos: Path, make: Make) -> None:
@@ -168,10 +168,10 @@ def test_files_that_are_no_pictures(photos: Path, make: Make, kind: str) -> None
     path = photos / "cat" / "broken.jpg"
     Image.open(photos / "cat" / "cat0.png").resize((200, 200)).save(path)
     whole = path.read_bytes()
-    path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"not a picture at all", "empty": b""}[kind])
+    path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"not an image at all", "empty": b""}[kind])
     message = bad(make, photos)
-    assert message.startswith(f"1 picture under {photos} cannot be read; repair or remove:\n  cat/broken.jpg: ")
-    assert {"truncated": "truncated", "text": "not a picture", "empty": "the file is empty"}[kind] in message
+    assert message.startswith(f"1 image under {photos} cannot be read; repair or remove:\n  cat/broken.jpg: ")
+    assert {"truncated": "truncated", "text": "not an image", "empty": "the file is empty"}[kind] in message
 
 
 def test_more_samples_a_class_than_there_are(photos: Path, make: Make) -> None:

@@ -15,7 +15,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def quarters(size: int = 32) -> np.ndarray:
-    """Red and green above blue and white: every orientation is another picture."""
+    """Red and green above blue and white: every orientation is another image."""
     half = np.array([[RED, GREEN], [BLUE, WHITE]], dtype=np.uint8)
     return half.repeat(size // 2, axis=0).repeat(size, axis=1)  # (size, 2 size, 3)
 

@@ -75,7 +75,7 @@ def test_a_picture_without_a_mask_is_told(root: Path) -> None:
     (root / "PedMasks" / "FudanPed00003_mask.png").unlink()
     source = read(root, **KEYS)
     assert len(source.samples) == 11
-    assert source.notes == ["1 pictures without a mask are left out: PNGImages/FudanPed00003.png"]
+    assert source.notes == ["1 images without a mask are left out: PNGImages/FudanPed00003.png"]
 
 
 def test_what_cannot_be(root: Path) -> None:
@@ -85,14 +85,14 @@ def test_what_cannot_be(root: Path) -> None:
     assert "The mask of FudanPed00001.jpg is called FudanPed00001.png" in bad(root, suffix="")
     stored = read(root, **KEYS).samples[1].targets["instances"]
     save_values(np.zeros((HEIGHT, WIDTH - 1)), stored.path)
-    with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: 63x48 pixels, its picture has 64x48 pixels"):
+    with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: 63x48 pixels, its image has 64x48 pixels"):
         stored.load(SIZE)
-    assert "PedMasks/FudanPed00002_mask.png: 63x48 pixels, its picture PNGImages/FudanPed00002.png has" in bad(root)
-    stored.path.write_bytes(b"no picture")
+    assert "PedMasks/FudanPed00002_mask.png: 63x48 pixels, its image PNGImages/FudanPed00002.png has" in bad(root)
+    stored.path.write_bytes(b"no image")
     assert "PedMasks/FudanPed00002_mask.png" in bad(root)
     stored.path.unlink()
     save_values(np.zeros(SIZE), root / "PedMasks" / "other.png")
-    assert bad(root).startswith("1 masks have no picture of their name; add it or remove:\n")
+    assert bad(root).startswith("1 masks have no image of their name; add it or remove:\n")
     (root / "PedMasks" / "other.png").unlink()
     for path in (root / "PedMasks").iterdir():
         save_values(np.zeros(SIZE), path)

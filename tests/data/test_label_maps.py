@@ -93,11 +93,11 @@ def test_values_that_stand_for_nothing(tmp_path: Path) -> None:
 
 def test_another_size_than_the_picture(tmp_path: Path) -> None:
     coding = write(tmp_path / "m.png", "grey")
-    message = r"1 masks are not of the size of their pictures; .*\n  m\.png: 4x3 pixels, its picture p\.jpg has 3x4"
+    message = r"1 masks are not of the size of their images; .*\n  m\.png: 4x3 pixels, its image p\.jpg has 3x4"
     with pytest.raises(UserError, match=message):
         read(tmp_path / "m.png", coding, (4, 3))
     stored = read(tmp_path / "m.png", coding)
-    with pytest.raises(UserError, match=r"m\.png: 4x3 pixels, its picture has 3x4 pixels"):
+    with pytest.raises(UserError, match=r"m\.png: 4x3 pixels, its image has 3x4 pixels"):
         stored.load((4, 3))
 
 

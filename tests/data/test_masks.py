@@ -1,4 +1,4 @@
-"""Folders of pictures and masks, in one or a pair a split."""
+"""Folders of images and masks, in one or a pair a split."""
 
 import shutil
 from collections import Counter
@@ -83,7 +83,7 @@ def test_pictures_without_a_mask_are_left_out_and_said(root: Path) -> None:
     (root / "masks/p03.png").unlink()
     source = read(root, classes=CLASSES)
     assert len(source.samples) == 11
-    assert source.notes == ["1 pictures without a mask are left out: images/p03.jpg"]
+    assert source.notes == ["1 images without a mask are left out: images/p03.jpg"]
 
 
 def test_other_values_and_void(root: Path) -> None:
@@ -107,22 +107,22 @@ def test_other_values_and_void(root: Path) -> None:
         (None, {"values": [0, 1]}, "data.values has 2 values for 3 classes: write one a class"),
         (None, {"masks": "annot"}, "data.masks: the folder {root}/annot does not exist"),
         (None, {"images": "photos"}, "data.images: the folder {root}/photos does not exist"),
-        (None, {"masks": "splits"}, "{root}/splits has no mask for any picture in {root}/images. The mask of p00.jpg"),
-        (None, {"images": "splits"}, "{root}/masks has masks, but there are no pictures in {root}/splits"),
+        (None, {"masks": "splits"}, "{root}/splits has no mask for any image in {root}/images. The mask of p00.jpg"),
+        (None, {"images": "splits"}, "{root}/masks has masks, but there are no images in {root}/splits"),
         (
             lambda root: (root / "images/p04.jpg").unlink(),
             {},
-            "1 masks have no picture of their name; add it or remove:\n  masks/p04.png",
+            "1 masks have no image of their name; add it or remove:\n  masks/p04.png",
         ),
         (
             lambda root: (root / "images/p04.jpg").unlink(),
             {"splits": "splits"},
-            "1 masks have no picture of their name; add it or remove:\n  masks/p04.png",
+            "1 masks have no image of their name; add it or remove:\n  masks/p04.png",
         ),
         (
             lambda root: (root / "splits/val.txt").write_text("p08\np44\n"),
             {"splits": "splits"},
-            "{root}/splits/val.txt:2: 'p44': no such picture under {root}/images",
+            "{root}/splits/val.txt:2: 'p44': no such image under {root}/images",
         ),
         (
             lambda root: Image.new("L", (WIDTH, HEIGHT), 9).save(root / "masks/p04.png"),
@@ -133,18 +133,18 @@ def test_other_values_and_void(root: Path) -> None:
         (
             lambda root: Image.new("L", (HEIGHT, WIDTH)).save(root / "masks/p04.png"),
             {},
-            "1 masks are not of the size of their pictures; repair or remove:\n"
-            "  masks/p04.png: 48x64 pixels, its picture images/p04.jpg has 64x48 pixels",
+            "1 masks are not of the size of their images; repair or remove:\n"
+            "  masks/p04.png: 48x64 pixels, its image images/p04.jpg has 64x48 pixels",
         ),
         (
             lambda root: (root / "masks/p04.png").write_bytes(b""),
             {},
-            "1 picture under {root} cannot be read; repair or remove:\n  masks/p04.png: not a picture",
+            "1 image under {root} cannot be read; repair or remove:\n  masks/p04.png: not an image",
         ),
         (
             lambda root: (root / "images/p04.jpg").write_bytes(b"words"),
             {},
-            "1 picture under {root} cannot be read; repair or remove:\n  images/p04.jpg: not a picture",
+            "1 image under {root} cannot be read; repair or remove:\n  images/p04.jpg: not an image",
         ),
     ],
 )

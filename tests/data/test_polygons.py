@@ -52,7 +52,7 @@ def test_run_lengths_compressed_and_plain(counts: Any) -> None:
         ([[1, 1, 5, float("nan"), 3, 9]], "its polygon is not made of numbers"),
         ([["a", 1, 5, 5, 3, 9]], "its polygon is not made of numbers"),
         ("polygon", "its segmentation is neither a list of polygons nor run lengths"),
-        ({"size": [16, 12], "counts": [192]}, r"its run lengths are of size \[16, 12\], the picture's is \[12, 16\]"),
+        ({"size": [16, 12], "counts": [192]}, r"its run lengths are of size \[16, 12\], the image's is \[12, 16\]"),
         ({"size": [12, 16], "counts": [100]}, "its run lengths are broken"),
         ({"size": [12, 16], "counts": "i02:2O"}, "its run lengths are broken"),
         ({"size": [12, 16], "counts": [-5, 197]}, "its run lengths are broken"),

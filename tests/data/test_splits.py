@@ -82,7 +82,7 @@ def test_not_stratified_has_the_same_totals() -> None:
 
 def test_groups_and_identical_pictures_never_straddle() -> None:
     some = [replace(sample, group=f"g{i % 17}") for i, sample in enumerate(samples())]
-    # The same picture in two groups joins them.
+    # The same image in two groups joins them.
     some += [Sample("twin/1.png", {"classification": 0}, group="g1", content="twin")]
     some += [Sample("twin/2.png", {"classification": 0}, group="g2", content="twin")]
     for seed in range(5):
@@ -176,7 +176,7 @@ def test_leaks_are_noted() -> None:
     train = [sample for sample in some if sample.split == "train"][:3]
     some += [replace(sample, path=f"copy/{i}", split="test") for i, sample in enumerate(train)]
     _, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
-    assert notes == ["leak: 3 identical pictures are in both train and test; the numbers of test flatter"]
+    assert notes == ["leak: 3 identical images are in both train and test; the numbers of test flatter"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ KINDS = {"objects": TaskInfo("detection", ["common", "rare", "never"])}
 
 
 def pictures(rare: int, common: int) -> list[Sample]:
-    """`rare` pictures with an object of each of two classes, `common` with the first alone, and one without any."""
+    """`rare` images with an object of each of two classes, `common` with the first alone, and one without any."""
     labels = [[0, 1, 0]] * rare + [[0, 0]] * common + [[]]
     return [Sample(f"{i}", {"objects": {"labels": found}}, content=f"{i}") for i, found in enumerate(labels)]
 
@@ -235,7 +235,7 @@ def test_classes_of_objects_that_train_lacks_are_noted() -> None:
     _, notes = assign(given, KINDS, ratio=RATIO, seed=0)
     assert notes == [
         "objects: 1 of 3 classes are in val or test but not in train: rare",
-        "objects: 1 of 3 classes are in no picture at all: never",
+        "objects: 1 of 3 classes are in no image at all: never",
     ]
-    with pytest.raises(UserError, match=r"data\.per_class counts pictures of one class each, objects has no such"):
+    with pytest.raises(UserError, match=r"data\.per_class counts images of one class each, objects has no such"):
         assign(given, KINDS, ratio=RATIO, seed=0, per_class=2)

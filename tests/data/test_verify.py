@@ -1,4 +1,4 @@
-"""Every picture is looked at once, and remembered outside the data."""
+"""Every image is looked at once, and remembered outside the data."""
 
 import os
 from collections.abc import Callable
@@ -59,14 +59,14 @@ def test_all_bad_files_are_named_at_once(photos: Path) -> None:
     with pytest.raises(UserError) as error:
         verify(photos, listing(photos))
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("12 pictures under") and lines[-1].strip() == "and 2 more"
+    assert lines[0].startswith("12 images under") and lines[-1].strip() == "and 2 more"
     assert len(lines) == 12 and lines[1] == "  cat/cat0.png: the file is empty"
 
 
 def test_a_bad_file_is_told_again_until_it_is_repaired(photos: Path, looks: list[Path]) -> None:
-    (photos / "cat" / "cat0.png").write_text("no picture")
+    (photos / "cat" / "cat0.png").write_text("no image")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"1 picture .*\n  cat/cat0.png: not a picture$"):
+        with pytest.raises(UserError, match=r"1 image .*\n  cat/cat0.png: not an image$"):
             verify(photos, listing(photos))
     assert len(looks) == 40 + 1
 
@@ -75,12 +75,12 @@ def test_modes(photos: Path, looks: list[Path], monkeypatch: pytest.MonkeyPatch)
     whole = photos / "cat" / "cat0.png"
     whole.write_bytes(whole.read_bytes()[:60])  # the header is whole, the pixels are not
     assert verify(photos, listing(photos), "header") and not looks
-    whole.write_text("no picture")
+    whole.write_text("no image")
     assert verify(photos, listing(photos), "off")
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not an image"):
         verify(photos, listing(photos), "header")
     monkeypatch.setattr(verify_module, "FULL_UP_TO", 39)
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not an image"):
         verify(photos, listing(photos), "auto")
     assert not looks
     with pytest.raises(UserError, match="choose one of auto, full, header, off"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.errors import UserError
 
-TURNED = {  # the display matrix of a track header, 16.16 and 2.30 fixed point, with what it does to the picture
+TURNED = {  # the display matrix of a track header, 16.16 and 2.30 fixed point, with what it does to the image
     "clockwise": ((0, 1, -1, 0), -1),
     "upside down": ((-1, 0, 0, -1), 2),
     "counter-clockwise": ((0, -1, 1, 0), 1),

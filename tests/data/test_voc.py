@@ -101,7 +101,7 @@ def test_pictures_without_annotation_are_left_out_and_said(root: Path) -> None:
     (root / "Annotations" / "p00.xml").unlink()
     source = read(root)
     assert list(source.samples[0].targets) == ["segmentation"] and len(source.samples) == 12
-    assert "1 pictures without annotation are left out: JPEGImages/extra.jpg" in source.notes
+    assert "1 images without annotation are left out: JPEGImages/extra.jpg" in source.notes
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_pictures_own_size_counts(root: Path) -> None:
     page(root, "p02", "<size><width>64</width><height>48</height><depth>3</depth></size>", "")
     source = read(root, masks=None)
     assert source.notes == [
-        "1 pictures are not of the size that their annotation says, their own counts: JPEGImages/p01.jpg is 64x48, "
+        "1 images are not of the size that their annotation says, their own counts: JPEGImages/p01.jpg is 64x48, "
         "said to be 640x48"
     ]
     assert source.samples[0].targets["detection"].load(SIZE)["boxes"].tolist() == [[6, 13, 21, 27]]
@@ -155,7 +155,7 @@ def test_numbers_of_the_challenge_in_a_part_of_it(root: Path) -> None:
             "<xmax>21<",
             "<xmax>6<",
             "1 of 18 boxes cannot be used. Repair them, or write data.on_bad_box=drop (leave them out) or "
-            "data.on_bad_box=clip (cut them at their picture's edge):\n"
+            "data.on_bad_box=clip (cut them at their image's edge):\n"
             "  Annotations/p00.xml:4: box 6, 13, 6, 27 has no area",
         ),
         ("<xmax>21<", "<xmax>90<", "1 of 18 boxes cannot be used."),
@@ -189,11 +189,11 @@ def test_a_class_that_is_not_asked_for(root: Path) -> None:
     [
         (
             lambda root: (root / "JPEGImages" / "p00.jpg").unlink(),
-            r"1 annotations have no picture of their name in {root}/JPEGImages:\n  Annotations/p00.xml",
+            r"1 annotations have no image of their name in {root}/JPEGImages:\n  Annotations/p00.xml",
         ),
         (
             lambda root: (root / "ImageSets/Main/val.txt").write_text("p08\np77\n"),
-            "{root}/ImageSets/Main/val.txt:2: 'p77': no such picture under {root}/JPEGImages",
+            "{root}/ImageSets/Main/val.txt:2: 'p77': no such image under {root}/JPEGImages",
         ),
         (
             lambda root: save_palette(np.full(SIZE, 3, dtype=np.uint8), root / "SegmentationClass" / "p01.png"),
@@ -201,11 +201,11 @@ def test_a_class_that_is_not_asked_for(root: Path) -> None:
         ),
         (
             lambda root: save_palette(np.zeros((9, 9), dtype=np.uint8), root / "SegmentationClass" / "p01.png"),
-            r"1 masks are not of the size of their pictures; repair or remove:\n  SegmentationClass/p01.png: 9x9",
+            r"1 masks are not of the size of their images; repair or remove:\n  SegmentationClass/p01.png: 9x9",
         ),
         (
-            lambda root: (root / "SegmentationClass" / "p01.png").write_bytes(b"no picture"),
-            r"1 picture under {root} cannot be read; repair or remove:\n  SegmentationClass/p01.png: not a picture",
+            lambda root: (root / "SegmentationClass" / "p01.png").write_bytes(b"no image"),
+            r"1 image under {root} cannot be read; repair or remove:\n  SegmentationClass/p01.png: not an image",
         ),
         (
             lambda root: shutil.copy(root / "JPEGImages" / "p00.jpg", root / "JPEGImages" / "p00.jpeg"),

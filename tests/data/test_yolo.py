@@ -81,17 +81,17 @@ def test_empty_and_missing_label_files_are_pictures_without_objects(root: Path) 
     (root / "labels/train/p01.txt").write_text("")
     source = read(root)
     assert [len(sample.targets["detection"].labels) for sample in source.samples][2:4] == [0, 0]
-    assert source.notes == ["1 pictures have no label file: they count as pictures without objects"]
+    assert source.notes == ["1 images have no label file: they count as images without objects"]
     shutil.rmtree(root / "labels")
     assert bad(root) == (
-        f"no picture has a label file: that of images/train/p00.jpg would be {root}/labels/train/p00.txt"
+        f"no image has a label file: that of images/train/p00.jpg would be {root}/labels/train/p00.txt"
     )
 
 
 def test_label_files_without_a_picture_are_said(root: Path) -> None:
     (root / "labels/val/p77.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (root / "labels/val/classes.txt").write_text("brick\ntile\n")
-    assert read(root).notes == ["1 label files have no picture: labels/val/p77.txt"]
+    assert read(root).notes == ["1 label files have no image: labels/val/p77.txt"]
 
 
 def test_lists_of_pictures(root: Path) -> None:
@@ -104,7 +104,7 @@ def test_lists_of_pictures(root: Path) -> None:
     (root / "train.txt").write_text("images/train/p00.jpg\n")
     assert counts(root) == {"train": 1, "val": 2, "test": 2} and read(root).notes == []
     (root / "train.txt").write_text("images/train/p00.jpg\nimages/train/gone.jpg\n")
-    assert bad(root) == f"1 listed pictures are not there:\n  {root}/train.txt:2: images/train/gone.jpg"
+    assert bad(root) == f"1 listed images are not there:\n  {root}/train.txt:2: images/train/gone.jpg"
 
 
 def test_several_folders_of_a_split(root: Path) -> None:
@@ -193,10 +193,10 @@ def test_grey_pictures(root: Path, make: Callable[..., VisionData]) -> None:
         ("0.5 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: class 0.5 is none of the names' ids 0, 1"),
         ("brick 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: 'brick 0.5 0.5 0.1 0.1' is no label: write CLASS X Y WIDTH"),
         ("1 0.5 0.5 0 0.1", "labels/train/p01.txt:2: box 32, 21.6, 32, 26.4 has no area"),
-        ("1 0.9 0.5 0.4 0.1", "labels/train/p01.txt:2: box 44.8, 21.6, 70.4, 26.4 leaves its picture of 64x48 pixels"),
+        ("1 0.9 0.5 0.4 0.1", "labels/train/p01.txt:2: box 44.8, 21.6, 70.4, 26.4 leaves its image of 64x48 pixels"),
         ("1 nan 0.5 0.4 0.1", "labels/train/p01.txt:2: box nan, 21.6, nan, 26.4 is not made of numbers"),
         ("1 0.1 0.1 0.3 0.3 0.1", "labels/train/p01.txt:2: its polygon has 5 numbers; three points or more are x, y,"),
-        ("1 0.1 0.1 1.3 0.3 0.1 0.8", "labels/train/p01.txt:2: box 6.4, 4.8, 83.2, 38.4 leaves its picture of 64x48"),
+        ("1 0.1 0.1 1.3 0.3 0.1 0.8", "labels/train/p01.txt:2: box 6.4, 4.8, 83.2, 38.4 leaves its image of 64x48"),
         ("1", "labels/train/p01.txt:2: its polygon has 0 numbers"),
     ],
 )
@@ -216,8 +216,8 @@ def test_labels_that_cannot_be(root: Path, text: str, message: str) -> None:
     ("text", "message"),
     [
         ("train: images/train\nval: images/dev\n" + NAMES, "{root}/data.yaml: val: {root}/images/dev does not exist."),
-        ("train: labels/train\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train holds no pictures"),
-        (NAMES, "{root}/data.yaml: no train and val: write folders of pictures, such as train: images/train"),
+        ("train: labels/train\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train holds no images"),
+        (NAMES, "{root}/data.yaml: no train and val: write folders of images, such as train: images/train"),
         ("train: images/train\n", "{root}/data.yaml: names: write one for each class, such as names: [cat, dog]"),
         ("train: images/train\nnames: {a: cat}\n", "{root}/data.yaml: names: write one for each class"),
         ("train: images/train\nnames: [cat, cat]\n", "{root}/data.yaml: names: write one for each class"),

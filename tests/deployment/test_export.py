@@ -92,7 +92,7 @@ def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: 
 
 
 def test_without_torch_and_this_package(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
-    """run_onnx.py says of a picture what `predict` says."""
+    """run_onnx.py says of an image what `predict` says."""
     picture = tmp_path / "picture.png"
     torch.manual_seed(1)
     Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(picture)

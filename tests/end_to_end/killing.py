@@ -67,7 +67,7 @@ def half_saved(number: int) -> None:
 
 MOMENTS: dict[str, Callable[[int], None]] = {
     "probe": lambda number: before(ProbeStart, "_fit", number),
-    "epoch": lambda number: after(FineTuner, "on_train_epoch_start", number),  # a stage has thawed
+    "epoch": lambda number: after(FineTuner, "on_train_epoch_start", number),  # a stage has unfrozen
     "batch": lambda number: before(FineTuner, "on_train_batch_start", number),
     "backward": lambda number: before(FineTuner, "on_after_backward", number),  # gradients, and no step yet
     "step": lambda number: after(FineTuner, "optimizer_step", number),  # and no average yet

@@ -62,14 +62,14 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "coco",
             lambda root: (root / "images/val/p09.jpg").unlink(),
-            "1 of 2 pictures that val.json lists are not under {root}/images/val; is it data.images?\n"
+            "1 of 2 images that val.json lists are not under {root}/images/val; is it data.images?\n"
             "  image 124: images/val/p09.jpg",
             id="image listed but missing",
         ),
         pytest.param(
             "csv",
             lambda root: (root / "images/p09.jpg").unlink(),
-            "1 of 12 pictures are not under {root}; is data.images right?\n  table.csv:11: images/p09.jpg",
+            "1 of 12 images are not under {root}; is data.images right?\n  table.csv:11: images/p09.jpg",
             id="image in a table but missing",
         ),
         pytest.param(
@@ -81,13 +81,13 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "voc",
             lambda root: (root / "JPEGImages/p09.jpg").unlink(),
-            "1 annotations have no picture of their name in {root}/JPEGImages:\n  Annotations/p09.xml",
+            "1 annotations have no image of their name in {root}/JPEGImages:\n  Annotations/p09.xml",
             id="XML for no image",
         ),
         pytest.param(
             "masks",
             lambda root: (root / "images/p09.jpg").unlink(),
-            "1 masks have no picture of their name; add it or remove:\n  masks/p09.png",
+            "1 masks have no image of their name; add it or remove:\n  masks/p09.png",
             id="mask for no image",
         ),
         pytest.param(
@@ -100,8 +100,8 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "masks",
             lambda root: Image.new("L", (64, 40)).save(root / "masks/p09.png"),
-            "1 masks are not of the size of their pictures; repair or remove:\n"
-            "  masks/p09.png: 64x40 pixels, its picture images/p09.jpg has 64x48 pixels",
+            "1 masks are not of the size of their images; repair or remove:\n"
+            "  masks/p09.png: 64x40 pixels, its image images/p09.jpg has 64x48 pixels",
             id="mask of another size",
         ),
         pytest.param(
@@ -136,7 +136,7 @@ BAD_BOXES = [
         "coco",
         lambda root: change_json(root / "train.json", lambda d: d["annotations"][2].update(bbox=[50, 1, 30, 9])),
         "train.json annotation 104 (images/train/p01.jpg)",
-        "box 50, 1, 80, 10 leaves its picture of 64x48 pixels",
+        "box 50, 1, 80, 10 leaves its image of 64x48 pixels",
         id="coco",
     ),
     pytest.param(
@@ -150,7 +150,7 @@ BAD_BOXES = [
         "yolo",
         lambda root: (root / "labels/train/p02.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.75 0.2 0.75\n"),
         "labels/train/p02.txt:2",
-        "box 25.6, 18, 38.4, 54 leaves its picture of 64x48 pixels",
+        "box 25.6, 18, 38.4, 54 leaves its image of 64x48 pixels",
         id="yolo",
     ),
 ]
@@ -162,7 +162,7 @@ def test_bad_boxes(
 ) -> None:
     assert run("plan", name, change).message == (
         "1 of 18 boxes cannot be used. Repair them, or write data.on_bad_box=drop (leave them out) or "
-        f"data.on_bad_box=clip (cut them at their picture's edge):\n  {where}: {what}"
+        f"data.on_bad_box=clip (cut them at their image's edge):\n  {where}: {what}"
     )
     dropped = run("plan", name, change, "data.on_bad_box=drop")
     assert dropped.code == 0, dropped.err
@@ -173,4 +173,4 @@ def test_an_xml_size_of_zero_is_no_error(run: Callable[..., Outcome]) -> None:
     zero = "<size><width>0</width><height>0</height><depth>3</depth></size>"
     real = zero.replace("<width>0", "<width>64").replace("<height>0", "<height>48")
     outcome = run("plan", "voc", lambda root: replace(root / "Annotations/p01.xml", real, zero))
-    assert outcome.code == 0 and "note: 1 pictures are not of the size" not in outcome.out
+    assert outcome.code == 0 and "note: 1 images are not of the size" not in outcome.out

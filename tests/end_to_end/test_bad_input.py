@@ -47,32 +47,32 @@ def test_missing_root(refused: Callable[..., str], tmp_path: Path) -> None:
     assert refused("data=image_folder", f"data.root={tmp_path / 'none'}") == (
         f"data.root: the folder {tmp_path / 'none'} does not exist. Write data.root=DIR with an existing one."
     )
-    unset = "data.root is not set: say where the pictures are, such as data.root=~/photos"
+    unset = "data.root is not set: say where the images are, such as data.root=~/photos"
     assert refused("data=image_folder") == unset
 
 
 def test_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refused("data=image_folder", f"data.root={tmp_path / 'empty'}").startswith(
-        f"{tmp_path / 'empty'} holds no pictures. Expected one folder a class"
+        f"{tmp_path / 'empty'} holds no images. Expected one folder a class"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "cloud").mkdir(), "class 'cloud' has no pictures in {root}. Add some, or remove"),
+        (lambda root: (root / "cloud").mkdir(), "class 'cloud' has no images in {root}. Add some, or remove"),
         (
             lambda root: truncate(root / "sky" / "x.jpg"),
-            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
         ),
         (
-            lambda root: damage(root / "sky" / "x.jpg", b"not a picture at all"),
-            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            lambda root: damage(root / "sky" / "x.jpg", b"not an image at all"),
+            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
         ),
         (
             lambda root: damage(root / "sky" / "x.jpg", b""),
-            "1 picture under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
         ),
     ],
     ids=["class without images", "truncated", "text named jpg", "zero bytes"],
@@ -103,7 +103,7 @@ def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command:
         (photos / "sky" / name).write_bytes(b"\0")
     outcome = command("plan", *small, "data=image_folder", f"data.root={photos}")
     assert outcome.code == 0
-    assert "note: 2 files that are not pictures are left out: sky/.DS_Store, sky/Thumbs.db" in outcome.out.splitlines()
+    assert "note: 2 files that are not images are left out: sky/.DS_Store, sky/Thumbs.db" in outcome.out.splitlines()
 
 
 def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
         (["predict", "run=RUN"], "predict needs a value for input: write input=VALUE"),
         (
             ["predict", "run=RUN", "input=nowhere"],
-            "input=nowhere is not there: give a picture, a video or a folder",
+            "input=nowhere is not there: give an image, a video or a folder",
         ),
         (["evaluate", "run=RUN", "split=best"], "split=best: write train, val or test"),
         (["evaluate", "run=RUN", "checkpoint=first"], "first is not there: checkpoint=best, checkpoint=last or the"),
@@ -226,4 +226,4 @@ def test_other_commands(arguments: list[str], message: str, command: Command, ru
 
 def test_a_folder_without_pictures_to_predict(command: Command, run: Any, tmp_path: Path) -> None:
     message = command("predict", f"run={run.path}", f"input={tmp_path}").message
-    assert message == f"input={tmp_path} has no pictures in it"
+    assert message == f"input={tmp_path} has no images in it"

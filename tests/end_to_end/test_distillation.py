@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def teacher(command: Command, tiny: list[str]) -> RunDirectory:
-    """A run on the digits, a little wider and with larger pictures than the others here."""
+    """A run on the digits, a little wider and with larger images than the others here."""
     wide = ["backbone.widths=[16,32]", "data.image_size=20", "trainer.max_epochs=8", "data.limit_train=null"]
     run = command("train", *tiny, *wide, *LEARNING, "augment=none", "optimizer.lr=0.05", "data.batch_size=32").run
     assert run.read_status()["objective"]["value"] > 0.9
@@ -56,7 +56,7 @@ def test_a_teacher_without_weight_changes_nothing(student: Any) -> None:
 
 
 def test_a_student_of_the_teacher_alone_comes_to_agree_with_it(student: Any, teacher: RunDirectory) -> None:
-    """One picture in twenty has a label, and no label has a weight: what it learns comes from the teacher."""
+    """One image in twenty has a label, and no label has a weight: what it learns comes from the teacher."""
     more = ["distill.weight=1", "trainer.max_epochs=6", "data.limit_train=null", "data.labelled=0.05"]
     rows = history(student(*more, "backbone.widths=[16,32]", "augment=none", "optimizer.lr=0.05").run)
     assert float(rows[-1]["train/classification/distill"]) < 0.5 * float(rows[1]["train/classification/distill"])
@@ -178,7 +178,7 @@ def test_several_tasks_at_once(command: Command, tiny: list[str]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_one(student: Any, tmp_path: Path) -> None:
-    """Two processes of 16 pictures train as one of 32, projections too; variances of 16 features are others."""
+    """Two processes of 16 images train as one of 32, projections too; variances of 16 features are others."""
     same = ["augment=none", "optimizer=sgd", "scheduler=constant", "strategy.batchnorm=frozen", "distill.features=1"]
     two = student(*same, "trainer=ddp_cpu", "trainer.max_epochs=1", "data.batch_size=16").run
     one = student(*same, "data.batch_size=32").run
@@ -246,12 +246,12 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
         f"{teacher.path} (small_cnn, 20 x 20), weight 0.5, temperature 4, features 0.5 through 656 parameters that "
         "train alone"
     ) in out
-    assert "off: the teacher has to see the pictures themselves" in out
+    assert "off: the teacher has to see the images themselves" in out
     assert "the teacher was trained on" not in out
-    assert "the teacher knows pictures of 20 x 20 and sees this run's, 16 x 16, enlarged" in out
+    assert "the teacher knows images of 20 x 20 and sees this run's, 16 x 16, enlarged" in out
     assert "the teacher knows" not in command("plan", *taught, "data.image_size=20").out
     other = command("plan", *taught, "seed=1").out
-    assert "note: the teacher was trained on " in other and "test pictures: what the student scores on them" in other
+    assert "note: the teacher was trained on " in other and "test images: what the student scores on them" in other
 
 
 def test_a_sweep_over_teachers(command: Command, tiny: list[str], teacher: RunDirectory, tmp_path: Path) -> None:

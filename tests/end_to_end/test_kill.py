@@ -11,7 +11,7 @@ from running import TINY, Command
 
 from visiontune.runs import RunDirectory
 
-EPOCHS, STEPS = 4, 4  # batches of 16 pictures
+EPOCHS, STEPS = 4, 4  # batches of 16 images
 BASE = [
     *(override for override in TINY if override not in ("logger=none", "data.num_workers=0")),
     f"trainer.max_epochs={EPOCHS}",
@@ -23,9 +23,9 @@ BASE = [
     "optimizer.lr=0.01",
 ]
 SETTINGS = [
-    # Stages thaw in the second and third epoch; written before every batch, so within accumulation windows.
+    # Stages unfreeze in the second and third epoch; written before every batch, so within accumulation windows.
     "data.num_workers=0 strategy=gradual_unfreeze trainer.accumulate_grad_batches=3 checkpoints.every_minutes=1e-6",
-    # Everything thaws in the third epoch; the average is what is kept.
+    # Everything unfreezes in the third epoch; the average is what is kept.
     "data.num_workers=2 strategy=[lp_ft,ema] strategy.probe_epochs=0.5 checkpoints.every_steps=3",
     # Written after validations alone.
     "data.num_workers=2 strategy=full scheduler=plateau trainer.accumulate_grad_batches=2 optimizer=sgd",

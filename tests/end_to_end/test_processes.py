@@ -90,7 +90,7 @@ def test_a_fault_with_its_traceback(command: Command, tiny: list[str], tmp_path:
 
 
 def seen(folder: Path, ranks: int) -> list[set[str]]:
-    """The paths of each training step over all ranks; asserts that no two ranks saw the same picture in a step."""
+    """The paths of each training step over all ranks; asserts that no two ranks saw the same image in a step."""
     steps: list[set[str]] = []
     parts = [
         [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()] for rank in range(ranks)
@@ -144,7 +144,7 @@ def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path:
 
 @pytest.mark.slow
 def test_two_processes_go_on_within_an_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
-    """Each has BatchNorm's statistics and losses of its own pictures."""
+    """Each has BatchNorm's statistics and losses of its own images."""
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max"))]
     shared += ["trainer=ddp_cpu", "trainer.max_epochs=2", "data.batch_size=8", "checkpoints.every_steps=1"]
     shared += ["strategy=full", "strategy.batchnorm=train", "optimizer.lr=0.01"]

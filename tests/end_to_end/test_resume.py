@@ -15,7 +15,7 @@ from visiontune import train
 from visiontune.callbacks import Checkpoints
 from visiontune.models.finetuner import FineTuner
 
-EPOCHS, STEPS = 4, 4  # of 16 pictures each
+EPOCHS, STEPS = 4, 4  # of 16 images each
 BASE = [
     f"trainer.max_epochs={EPOCHS}",
     "data.batch_size=16",

@@ -1,4 +1,4 @@
-"""A run from pictures to predictions: what it leaves, and that everything after it reads the run directory alone."""
+"""A run from images to predictions: what it leaves, and that everything after it reads the run directory alone."""
 
 import csv
 import json
@@ -143,7 +143,7 @@ def test_tensorboard(run: RunDirectory) -> None:
     assert {"first_batch", "test/classification/confusion_matrix", "test/classification/worst"} <= set(tags["images"])
     scalars = set(tags["scalars"])
     assert {"train/loss", "val/loss", "val/classification/accuracy"} <= scalars
-    # block2 thaws at the second of four epochs of six steps, block1 at the third; each rate rises over an epoch.
+    # block2 unfreezes at the second of four epochs of six steps, block1 at the third; each rate rises over an epoch.
     starts = {"heads": 0, "block2": 6, "block1": 12}
     for stage, first in starts.items():
         for curve in ("lr", "gradient_norm"):
@@ -221,14 +221,14 @@ def test_evaluate_after_pictures_were_added_and_moved(
         victim = next(row["path"] for row in csv.DictReader(file) if row["split"] == "test")
     Image.new("RGB", (20, 20)).save(tmp_path / "moved" / victim)
     again = command("evaluate", f"run={copied.path}", f"data_root={tmp_path / 'moved'}")
-    assert again.message == f"1 pictures are not what they were in this run: {victim}"
+    assert again.message == f"1 images are not what they were in this run: {victim}"
 
 
 def test_predict_a_folder(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
     source = tmp_path / "new"
     shutil.copytree(tiles / "sky", source / "deep")
     shutil.copy(tiles / "grass" / "00.png", source / "a meadow.png")
-    (source / "notes.txt").write_text("no picture")
+    (source / "notes.txt").write_text("no image")
     outcome = command("predict", f"run={run.path}", f"input={source}", f"output={tmp_path / 'out'}")
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines()[-1] == str(tmp_path / "out")
@@ -255,7 +255,7 @@ def test_predict_one_file_agrees_with_the_run(run: RunDirectory, command: Comman
 
 
 def test_predict_a_video(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
-    """Each frame as the picture that it shows; the video that comes out is as long as the one that went in."""
+    """Each frame as the image that it shows; the video that comes out is as long as the one that went in."""
     shown = [tiles / kind / "00.png" for kind in ("sky", "grass", "brick") for _ in range(4)]
     with VideoWriter(tmp_path / "walk.mp4", Fraction(8)) as video:
         for picture in load_images(shown):
@@ -366,13 +366,13 @@ def test_plan_says_what_train_would_do_and_does_nothing(
     for line in (
         "data: classification, 3 classes",
         "brick 14 3 3",
-        "pictures 42 9 9",
+        "images 42 9 9",
         "weights: random initialisation",
         "block1 116 3-4 2.50e-03 0.1 / 0",
         "block2 304 2-4 5.00e-03 0.1 / 0",
         "heads 27 1-4 1.00e-02 0.1 / 0",
-        "training: 4 epochs of 2 steps = 8 steps, 8 pictures x 1 process x 4 accumulated",
-        "picture: 3 x 16 x 16, resize squash",
+        "training: 4 epochs of 2 steps = 8 steps, 8 images x 1 process x 4 accumulated",
+        "image: 3 x 16 x 16, resize squash",
     ):
         assert line in lines, line
     assert any(line.startswith("monitor: val/classification/accuracy (max)") for line in lines)

@@ -1,4 +1,4 @@
-"""Two processes (gloo) train every strategy alike, across its thaws, and as one process does with the same batches."""
+"""Two ranks (gloo) train every strategy alike, also where stages unfreeze, and as one process does."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ CASES: dict[str, list[str]] = {
     "sam": [],
     "bit_hyperrule": [],
     "[gradual_unfreeze,l2_sp,auto_rgn,sam]": THAWING,
-    # Each rank has statistics of its own pictures: equal to the other rank's, not to those of one process.
+    # Each rank has statistics of its own images: equal to the other rank's, not to those of one process.
     "ema learning": ["strategy.batchnorm=train"],
 }
 ALONE = [name for name in CASES if "learning" not in name]

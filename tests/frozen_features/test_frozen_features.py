@@ -59,7 +59,7 @@ def test_equals_the_uncached_run_of_the_same_views(
     plain = command("train", *tiny, *RUN, *strategy, "strategy.views=2")
     assert "computed in every epoch" in plain.out
     cached = command("train", *tiny, *RUN, *strategy, *CACHED)
-    assert "2 views a picture, kept on memory in 32 bits" in cached.out
+    assert "2 views an image, kept on memory in 32 bits" in cached.out
     close(cached.run, plain.run, 1e-5)
     half = command("train", *tiny, *RUN, *strategy, "strategy.cache=memory")
     close(half.run, plain.run, 1e-2)
@@ -192,7 +192,7 @@ def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path
         (["strategy=full"], "the first stage trains from the first epoch"),
         (["strategy=first_k", "strategy.k=1"], "the first stage trains"),
         (["strategy=gradual_unfreeze", "strategy.patience=1", "trainer.max_epochs=3"], "scores decide"),
-        (["strategy=linear_probe", "augment=mixup"], "mixup and cutmix mix pictures"),
+        (["strategy=linear_probe", "augment=mixup"], "mixup and cutmix mix images"),
         (["strategy=linear_probe", "compile=true"], "compile=true"),
         (["strategy=linear_probe", "trainer=ddp_cpu", "trainer.devices=2"], "several processes"),
     ],

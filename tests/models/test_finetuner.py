@@ -54,7 +54,7 @@ def make(
 
 
 def batch(count: int, seed: int = 0, tasks: tuple[str, ...] = ("colour",), **targets: list[Any]) -> dict[str, Any]:
-    """Pictures whose brightest channel is their colour; `targets` replaces the labels of a task."""
+    """Images whose brightest channel is their colour; `targets` replaces the labels of a task."""
     draw = torch.Generator().manual_seed(seed)
     colour = torch.randint(3, (count,), generator=draw)
     size = torch.randint(2, (count,), generator=draw)
@@ -290,7 +290,7 @@ def test_groups_are_the_same_from_the_first_step_to_the_last(tmp_path: Path) -> 
 
 
 def test_a_thawed_stage_begins_with_small_steps(tmp_path: Path) -> None:
-    """Four steps an epoch: in the first after the thaw each weight moves by a quarter of Adam's full step at most."""
+    """Four steps an epoch: in the first after unfreezing, each weight moves by a quarter of Adam's step at most."""
     lr = 0.01
     model = make(
         strategy=partial(GradualUnfreeze, schedule={"block2": 1}, lr_decay=1.0, warmup_epochs=1.0),

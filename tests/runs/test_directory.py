@@ -102,7 +102,7 @@ def test_status_of_a_run_that_does_not(tmp_path: Path, error: BaseException, sta
     assert "raise error" in found["traceback"]
 
 
-# Holds the run as `alone` does; its child outlives it, as loader processes do for a while.
+# Holds the run as `alone` does; its child outlives it, as data-loader workers do for a while.
 HOLDER = """
 import os, sys, time
 from pathlib import Path

@@ -86,7 +86,7 @@ def test_a_frozen_stage_has_no_dropout() -> None:
     x = torch.randn(32, 4)
     assert torch.equal(stages[0][1](x), stages[0][1].eval()(x))
     assert stages[1][1].training
-    freeze(stages, Full(names, 1), 0)  # thawed: dropout is on again, the statistics stay
+    freeze(stages, Full(names, 1), 0)  # unfrozen: dropout is on again, the statistics stay
     assert [m.training for m in stages[0][1].children()] == [True, False]
     freeze(stages, Full(names, 1, batchnorm="train"), 0)
     assert [m.training for m in stages[0][1].children()] == [True, True]

@@ -122,7 +122,7 @@ def test_a_stage_thaws_when_the_score_stalls() -> None:
     strategy = GradualUnfreeze(NAMES, 12, patience=2, warmup_epochs=2)
     scores = [0.5, 0.6, 0.6, 0.6, 0.7, float("nan"), 0.7, 0.6, 0.6, 0.9, 0.9, 0.8, 0.9]  # the first before any step
     thawed = [strategy.observe(epochs, score) for epochs, score in enumerate(scores)]
-    # Two epochs that are not above 0.6 after the first; the best of all counts, and a thaw starts the count anew.
+    # Two epochs that are not above 0.6 after the first; the best of all counts, and an unfreeze starts the count anew.
     assert {epochs: names for epochs, names in enumerate(thawed) if names} == {
         3: ["three"],
         6: ["two"],
@@ -161,7 +161,7 @@ def test_a_patience_that_cannot_be(patience: Any) -> None:
         GradualUnfreeze(NAMES, 6, patience=patience)
     assert str(refused.value) == (
         f"strategy.patience={patience}: a number of epochs from 1 to 5 (the training has 6), such as "
-        "strategy.patience=2; or null, to thaw by epochs"
+        "strategy.patience=2; or null, to unfreeze by epochs"
     )
 
 
@@ -175,9 +175,12 @@ def test_a_schedule_and_a_patience_do_not_go_together() -> None:
     [
         ({"head_epochs": 6}, "strategy.head_epochs=6: the training has 6 epochs, and the backbone would never train"),
         ({"head_epochs": -1}, "strategy.head_epochs=-1: "),
-        ({"unfrozen_by": 3}, "strategy.unfrozen_by=3: a fraction of all epochs, such as strategy.unfrozen_by=0.5"),
-        ({"schedule": {"two": "soon"}}, "strategy.schedule thaws two at epoch soon: write a whole number, 0 or more"),
-        ({"schedule": {"two": 1.5}}, "strategy.schedule thaws two at epoch 1.5: write a whole number, 0 or more"),
+        ({"unfrozen_by": 3}, "strategy.unfrozen_by=3: a share of all epochs, such as strategy.unfrozen_by=0.5"),
+        (
+            {"schedule": {"two": "soon"}},
+            "strategy.schedule unfreezes two at epoch soon: write a whole number, 0 or more",
+        ),
+        ({"schedule": {"two": 1.5}}, "strategy.schedule unfreezes two at epoch 1.5: write a whole number, 0 or more"),
         ({"schedule": {"heads": 2}}, "strategy.schedule lets nothing train in epoch 0: leave heads out of it"),
     ],
 )
@@ -200,6 +203,6 @@ def test_a_schedule_that_cannot_be() -> None:
     with pytest.raises(UserError) as late:
         GradualUnfreeze(stages=NAMES, epochs=6, schedule={"two": 8})
     assert str(late.value) == (
-        "strategy.schedule thaws two at epoch 8, but the training has the epochs 0 to 5: "
+        "strategy.schedule unfreezes two at epoch 8, but the epochs are 0 to 5: "
         "write a smaller number, or trainer.max_epochs=9"
     )

@@ -88,7 +88,7 @@ def test_a_spoiled_last_checkpoint(
 ) -> None:
     damage(stopped.checkpoint("last"))
     outcome = command("train", f"run={stopped.path}")
-    line = "goes on after step 4, from previous.ckpt: last.ckpt is gone or spoiled"
+    line = "goes on after step 4, from previous.ckpt: last.ckpt is gone or corrupt"
     assert line in outcome.out.splitlines() and outcome.out.count("goes on after") == 1
     assert line in stopped.log.read_text()
     # It ends where the run did that was not stopped.
@@ -109,7 +109,7 @@ def test_the_best_is_the_last_resort(stopped: RunDirectory, runs: tuple[RunDirec
     spoil(stopped.checkpoint("last"))
     truncate(stopped.checkpoints / "previous.ckpt")
     outcome = command("train", f"run={stopped.path}")
-    assert f"goes on after step {step}, from best.ckpt: last.ckpt is gone or spoiled" in outcome.out.splitlines()
+    assert f"goes on after step {step}, from best.ckpt: last.ckpt is gone or corrupt" in outcome.out.splitlines()
     assert history(stopped) == history(runs[0])
 
 
@@ -221,7 +221,7 @@ def begun(command: Command, small: list[str], tmp_path: Path, monkeypatch: pytes
 
 
 def paint(path: Path) -> None:
-    """Another picture of the same size."""
+    """Another image of the same size."""
     with Image.open(path) as picture:
         size = picture.size
     Image.new("RGB", size, (9, 9, 9)).save(path)
@@ -244,11 +244,11 @@ def add_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "sky" / "07.png").unlink(), "1 pictures of this run are no longer there: sky/07.png"),
-        (lambda root: paint(root / "sky" / "07.png"), "1 pictures are not what they were in this run: sky/07.png"),
-        (add, "1 pictures are there that this run did not have: sky/new.png. Take them away, or start a new run from"),
-        (add_class, "20 pictures are there that this run did not have: apple/"),
-        (lambda root: shutil.rmtree(root / "sky"), "20 pictures of this run are no longer there: sky/"),
+        (lambda root: (root / "sky" / "07.png").unlink(), "1 images of this run are no longer there: sky/07.png"),
+        (lambda root: paint(root / "sky" / "07.png"), "1 images are not what they were in this run: sky/07.png"),
+        (add, "1 images are there that this run did not have: sky/new.png. Take them away, or start a new run from"),
+        (add_class, "20 images are there that this run did not have: apple/"),
+        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run are no longer there: sky/"),
     ],
     ids=["gone", "other content", "more", "a class more", "a class gone"],
 )
@@ -279,7 +279,7 @@ def record(data: VisionData, path: Path, labels: bool = True) -> None:
 def test_other_formats_that_have_changed(
     name: str, config: Callable[..., Any], small: list[str], tmp_path: Path
 ) -> None:
-    """A picture that is gone is missed by the reader itself, where a file names it."""
+    """An image that is gone is missed by the reader itself, where a file names it."""
     write, overrides = FORMATS[name]
     root = write(tmp_path / "set")
     cfg = config(f"data={name}", f"data.root={root}", *overrides, base=small)
@@ -288,7 +288,7 @@ def test_other_formats_that_have_changed(
     build_data(cfg).assign_as(splits, grown=False)
     victim = data.samples("val")[0].path
     paint(root / victim)
-    with pytest.raises(UserError, match=f"^1 pictures are not what they were in this run: {re.escape(victim)}$"):
+    with pytest.raises(UserError, match=f"^1 images are not what they were in this run: {re.escape(victim)}$"):
         build_data(cfg).assign_as(splits, grown=False)
     (root / victim).unlink()
     with pytest.raises(UserError, match=re.escape(Path(victim).stem)):
@@ -304,7 +304,7 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     data, splits = build_data(cfg), tmp_path / "splits.csv"
     record(data, splits)
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"^1 pictures are there that this run did not have: images/p11.jpg. Take them"):
+    with pytest.raises(UserError, match=r"^1 images are there that this run did not have: images/p11.jpg. Take them"):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # who only measures leaves it out
 
@@ -338,7 +338,7 @@ def one_pixel(mask: Path) -> None:
 
 
 def add_one(table: str) -> str:
-    """To the area of the first picture."""
+    """To the area of the first image."""
     header, first, *rest = table.splitlines()
     *others, area = first.split(",")
     return "\n".join([header, ",".join([*others, str(float(area) + 1)]), *rest]) + "\n"
@@ -358,7 +358,7 @@ def test_a_label_that_has_changed(name: str, config: Callable[..., Any], small: 
     file, change = RELABELLED[name]
     change(root / file)
     with pytest.raises(
-        UserError, match=r"^1 pictures have other labels than in this run: \S*p00.jpg. Put those back, or"
+        UserError, match=r"^1 images have other labels than in this run: \S*p00.jpg. Put those back, or"
     ):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # who only measures may have corrected them

@@ -1,4 +1,4 @@
-"""report/index.html: one page that needs nothing but itself and the pictures beside it."""
+"""report/index.html: one page that needs nothing but itself and the images beside it."""
 
 import csv
 from html import escape
@@ -21,7 +21,7 @@ code { background: #f2f2f2; padding: .1rem .3rem }
 def write_page(
     run: RunDirectory, split: str, metrics: dict[str, float], pictures: list[str], made_of: str | None = None
 ) -> None:
-    """The metrics of a run, its curves, and `pictures` (file names in the report folder).
+    """The metrics of a run, its curves, and `images` (file names in the report folder).
 
     Args:
         made_of: the run that this one was compressed from.

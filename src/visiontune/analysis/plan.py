@@ -106,14 +106,14 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
     name, mode = model.monitor
     lines = {
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
-        f"{data.batch_size} pictures x {processes} process{'es' * (processes > 1)} x {window} accumulated",
+        f"{data.batch_size} images x {processes} process{'es' * (processes > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
         "frozen stages": describe(cfg, data, model),
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         **({} if model.distillation is None else {"teacher": str(model.distillation)}),
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
         "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
-        f"{data.num_workers} loader processes",
+        f"{data.num_workers} data-loader workers",
         "test split": "measured once, with the best checkpoint"
         if cfg.test and data.samples("test")
         else "not looked at",

@@ -1,4 +1,4 @@
-"""What a finished run leaves: metrics, predictions, pictures, TensorBoard's HPARAMS, the report page."""
+"""What a finished run leaves: metrics, predictions, images, TensorBoard's HPARAMS, the report page."""
 
 import math
 from pathlib import Path

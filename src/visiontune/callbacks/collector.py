@@ -17,7 +17,7 @@ WORST = 16
 
 @dataclass(frozen=True)
 class Case:
-    """A sample of one task with its prediction, both in pixels of the picture."""
+    """A sample of one task with its prediction, both in pixels of the image."""
 
     path: str
     loss: float

@@ -9,7 +9,7 @@ from torchvision.utils import make_grid
 
 
 class FirstBatch(L.Callback):
-    """Shows the first training batch, augmented and mixed, as one picture in TensorBoard."""
+    """Shows the first training batch, augmented and mixed, as one image in TensorBoard."""
 
     def __init__(self, pictures: int = 16) -> None:
         self.pictures = pictures

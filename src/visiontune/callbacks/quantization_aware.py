@@ -29,7 +29,7 @@ class QuantizationAware(L.Callback):
     BatchNorm's statistics are fixed, and the backbone has no dropout, as in evaluation.
 
     Args:
-        pictures: of the training split, without augmentation, that activations' ranges begin with; every step goes on.
+        images: of the training split, without augmentation, that activations' ranges begin with; every step goes on.
         reduce_range: weights of 7 bits, as `int8` takes for processors without VNNI.
 
     Raises:

@@ -13,7 +13,7 @@ from visiontune.strategies.base import NO_DECAY
 class StepCurves(L.Callback):
     """Logs `lr/STAGE` and `gradient_norm/STAGE` of what trains, every `trainer.log_every_n_steps` steps.
 
-    The rate is the one that the step is taken with: the schedule's, times a thawed stage's warm-up and Auto-RGN's
+    The rate is the one that the step is taken with: the schedule's, times an unfrozen stage's warm-up and Auto-RGN's
     factor. The gradient is what the optimizer gets, of the whole window and all ranks, before clipping; of SAM's two it
     is the one at the weights themselves. To come after the callbacks that change either.
     """

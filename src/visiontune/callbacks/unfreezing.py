@@ -1,4 +1,4 @@
-"""Thaws: by the scores, in the checkpoint, in TensorBoard."""
+"""Unfreezes: by the scores, in the checkpoint, in TensorBoard."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class UnfreezeLog(L.Callback):
     """Tells the strategy the monitored metric after each validation, and keeps in checkpoints what it decides by it.
 
     A checkpoint has the decision that its own validation led to: it is written when the next batch begins. In the logs
-    `strategy/trained_stages` is how many stages train; TensorBoard has a text at each thaw as well.
+    `strategy/trained_stages` is how many stages train; TensorBoard has a text at each unfreeze as well.
 
     Args:
         monitor: name of the metric, and "max" or "min".

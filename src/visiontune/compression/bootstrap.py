@@ -1,4 +1,4 @@
-"""How much of a difference is chance: metrics over draws of a split's pictures (Efron 1979)."""
+"""How much of a difference is chance: metrics over draws of a split's images (Efron 1979)."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from visiontune.models.finetuner import FineTuner
 
-State = list[dict[str, Any]]  # what one picture added to each of a task's torchmetrics, by the name of the state
+State = list[dict[str, Any]]  # what one image added to each of a task's torchmetrics, by the name of the state
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Resampled:
         return _estimate(self.values[name], self.draws[name])
 
     def change(self, other: "Resampled", name: str) -> Estimate:
-        """From `other`'s value to this one's. Both were drawn the same pictures, so that their luck cancels out."""
+        """From `other`'s value to this one's. Both were drawn the same images, so that their luck cancels out."""
         return _estimate(self.values[name] - other.values[name], self.draws[name] - other.draws[name])
 
 
 class PictureStates(L.Callback):
-    """Keeps what each picture adds to every task's metrics, so that they can be computed of any draw of pictures.
+    """Keeps what each image adds to every task's metrics, so that they can be computed of any draw of images.
 
-    That is a few numbers a picture (counts, scores, a confusion matrix), where predictions may be whole masks.
+    That is a few numbers an image (counts, scores, a confusion matrix), where predictions may be whole masks.
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, list[State | None]] = {}  # None where the picture has no label of the task
+        self.states: dict[str, list[State | None]] = {}  # None where the image has no label of the task
         self.losses: dict[str, list[float]] = {}
 
     def on_test_batch_end(
@@ -73,7 +73,7 @@ class PictureStates(L.Callback):
                 states.append([{name: getattr(part, name) for name in part._reductions} for part in _parts(metrics)])
 
     def resampled(self, model: FineTuner, seed: int = 0) -> Resampled:
-        """Metrics of all pictures, and of `Head.bootstrap_samples` draws of as many pictures with replacement."""
+        """Metrics of all images, and of `Head.bootstrap_samples` draws of as many images with replacement."""
         count = len(next(iter(self.states.values())))
         draws = min(head.bootstrap_samples for head in model.heads.values())
         generator = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ class PictureStates(L.Callback):
             drawn = [state for i in picked if (state := self.states[task][i]) is not None]
             computed = _joined(head.metrics(), drawn).compute()
             computed["loss"] = torch.tensor(self.losses[task])[picked].nanmean()
-            # Of no labelled picture there is no number, whatever a metric begins with.
+            # Of no labelled image there is no number, whatever a metric begins with.
             scores.append(float(head.score(computed)) if drawn else math.nan)
             found = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
             numbers |= found if drawn else dict.fromkeys(found, math.nan)
@@ -102,7 +102,7 @@ def _parts(metrics: nn.Module) -> list[Metric]:
 
 
 def _joined(metrics: Any, drawn: list[State]) -> Any:
-    """Fresh metrics as if they had been updated with these pictures, joined as torchmetrics joins ranks."""
+    """Fresh metrics as if they had been updated with these images, joined as torchmetrics joins ranks."""
     if not drawn:
         metrics.update([], [])
         return metrics.cpu()

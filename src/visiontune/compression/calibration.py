@@ -1,4 +1,4 @@
-"""What pictures say of the activations of a network that is to compute on integers."""
+"""What images say of the activations of a network that is to compute on integers."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CALIBRATIONS = ("minmax", "mse")
-SAMPLED = 2048  # values of an activation and picture that `mse` looks at
+SAMPLED = 2048  # values of an activation and image that `mse` looks at
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def calibration_of(
 ) -> Calibration:
     """
     Args:
-        pictures: by activation, its value for each.
+        images: by activation, its value for each.
         tensors: activations to take the range of.
         fed: by layer, activations ``(N, C, ...)`` that it is given.
         method: see `Network.calibrate`.
@@ -51,7 +51,7 @@ def calibration_of(
 
 
 def _range(values: np.ndarray, method: str) -> tuple[float, float]:
-    """Of ``(pictures, 2 + sampled)``: each picture's lowest and highest value, then some of the others."""
+    """Of ``(images, 2 + sampled)``: each image's lowest and highest value, then some of the others."""
     low, high = float(values[:, 0].min()), float(values[:, 1].max())
     if method == "minmax":
         return low, high

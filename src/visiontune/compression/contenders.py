@@ -1,4 +1,4 @@
-"""The forms of a run's model that are measured: eager, compiled, exported; each from a picture to its predictions."""
+"""The forms of a run's model that are measured: eager, compiled, exported; each from an image to its predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ CLOSE = 1e-3  # of compiled and eager numbers, over the largest one
 class Contender:
     """
     Attributes:
-        call: pictures ``(B, C, H, W)`` uint8 -> `TASK.NAME` of every prediction; one at a time where not `several`.
+        call: images ``(B, C, H, W)`` uint8 -> `TASK.NAME` of every prediction; one at a time where not `several`.
         place: what a new process can load it from: a run directory, or an exported file; None for a compiled one.
         megabytes: of the file; of an eager or compiled model, of its weights.
     """
@@ -66,7 +66,7 @@ def compiled(name: str, eager: Contender, pictures: Tensor) -> Contender:
     """The same through `torch.compile`.
 
     Raises:
-        ValueError: it gives other numbers for the pictures.
+        ValueError: it gives other numbers for the images.
     """
     graph, _ = build_graph(eager.run, eager.cfg)
     call = torch.inference_mode()(torch.compile(graph))

@@ -9,7 +9,7 @@ from visiontune.models.finetuner import FineTuner
 
 @torch.no_grad()
 def macs(model: FineTuner, size: tuple[int, int]) -> int:
-    """Multiplications with an addition of one forward pass, backbone and heads, of one picture of `size` (H, W).
+    """Multiplications with an addition of one forward pass, backbone and heads, of one image of `size` (H, W).
 
     Those of convolutions, matrix products and attention, as papers count them; not of what is done element by element.
     """

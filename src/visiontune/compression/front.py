@@ -1,4 +1,4 @@
-"""What a search found: every candidate in a table, and those that are worth choosing between in a picture."""
+"""What a search found: every candidate in a table, and those that are worth choosing between in an image."""
 
 import csv
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metr
         label, below = f"{point.name}, {point.megabytes:.2g} MB", i % 2  # of neighbours one above, one below
         place = (point.latency_ms, point.metric)
         axes.annotate(label, place, (4, -12 if below else 5), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="ms a picture", ylabel=metric, xscale="log")
+    axes.set(xlabel="ms an image", ylabel=metric, xscale="log")
     allowed = [point.metric for point in known if point.drop <= limits.max_drop]
     if allowed:
         worst = max(allowed, key=lambda value: abs(value - known[0].metric))

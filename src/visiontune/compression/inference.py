@@ -15,7 +15,7 @@ CALLS = 3
 
 
 def fresh_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: int) -> float:
-    """MB (1e6 bytes) of a new process that shows one picture at a time to a run's checkpoint, or to a file.
+    """MB (1e6 bytes) of a new process that shows one image at a time to a run's checkpoint, or to a file.
 
     What loading takes for a moment does not count where the system can tell (Linux).
     """

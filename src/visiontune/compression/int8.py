@@ -24,7 +24,7 @@ from visiontune.runs.log import log, logging_to
 from visiontune.training.build import build_data
 from visiontune.training.evaluation import Evaluation
 
-PROBED = 8  # pictures that a layer's sensitivity is measured on
+PROBED = 8  # images that a layer's sensitivity is measured on
 
 
 class Int8(Step):
@@ -35,7 +35,7 @@ class Int8(Step):
 
     Args:
         max_drop: points that the metric may fall, see `lost`.
-        pictures: of the training split, without augmentation, that activations' ranges are taken of.
+        images: of the training split, without augmentation, that activations' ranges are taken of.
         calibration: see `Network.calibrate`.
         reduce_range: weights of 7 bits, for x86 processors without VNNI, whose sums of products overflow; auto: if
             this is one.
@@ -104,7 +104,7 @@ class Int8(Step):
         calibration = network.calibrate(_pictures(data, self.pictures), self.calibration)
         log.info(
             f"{len(network.layers)} layers, weights of {'7 bits (no VNNI here)' if self.reduce_range else '8 bits'}, "
-            f"ranges by {self.calibration} of up to {self.pictures} training pictures"
+            f"ranges by {self.calibration} of up to {self.pictures} training images"
         )
         first = network.first(next(_pictures(data, 1)))
         floats = list(dict.fromkeys([*self.float_layers, *network.last(), *first]))

@@ -33,7 +33,7 @@ def measure(runs: list[RunDirectory], threads: int, compile_first: bool = True) 
     """The original `runs[0]` eager, compiled and exported, then each other run, eager and exported or its own file.
 
     Metrics are of the test split where there is one, else of the validation split. Times are of `threads` threads on
-    the processor, all in turn in this process, from a picture of the network's size to predictions.
+    the processor, all in turn in this process, from an image of the network's size to predictions.
 
     Args:
         compile_first: with a row for `torch.compile`, which takes a minute.
@@ -107,7 +107,7 @@ def _memory(contender: Contender, size: tuple[int, int], threads: int) -> float:
 
 
 def resampled(contender: Contender, split: str | None = None) -> tuple[Resampled, str]:
-    """Its metrics over draws of the pictures of a split, of test where there is one if none is named; and which."""
+    """Its metrics over draws of the images of a split, of test where there is one if none is named; and which."""
     data, cfg = _data(contender), contender.cfg
     split = split or ("test" if data.samples("test") else "val")
     states = PictureStates()

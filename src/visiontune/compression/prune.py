@@ -40,11 +40,11 @@ class Prune(Step):
 
     Args:
         macs, params, latency: one of them, 0..1: the fraction of multiply-adds, parameters or milliseconds (of one
-            picture, measured in turn with the original) that stays.
+            image, measured in turn with the original) that stays.
         rounds: in how many steps, each by the same factor; between two of them the run is trained as `overrides` says.
         overrides: of train, between rounds.
         importance, scope, multiple: see `Ranking`.
-        pictures: of the training split, as evaluation sees them: what BatchNorm's statistics are measured on anew, and
+        images: of the training split, as evaluation sees them: what BatchNorm's statistics are measured on anew, and
             gradients for `importance=taylor`.
 
     Raises:
@@ -151,7 +151,7 @@ class Prune(Step):
         return map(data.to_network, data.eval_loader("train", at_most=self.pictures))
 
     def _gradients(self, model: FineTuner, data: VisionData) -> None:
-        """Of the loss over some of the training pictures as evaluation sees them."""
+        """Of the loss over some of the training images as evaluation sees them."""
         model.eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(data.seed)  # two-stage detectors draw proposals

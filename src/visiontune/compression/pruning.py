@@ -67,7 +67,7 @@ def pruned(model: FineTuner, ratio: float, ranking: Ranking, size: tuple[int, in
     and with them a transformer's tokens: only what lies between two layers of a block is pruned there.
 
     Args:
-        size: (H, W) of the picture that the graph is traced with.
+        size: (H, W) of the image that the graph is traced with.
 
     Raises:
         Exception: of any type, where torch-pruning cannot follow the network.
@@ -199,7 +199,7 @@ def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
 
 
 def _several(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Of two pictures at least, since one alone may have no variance: a rest of one is left out where it is not all."""
+    """Of two images at least, since one alone may have no variance: a rest of one is left out where it is not all."""
     waiting, found = None, False
     for batch in batches:
         batch = batch if waiting is None else torch.cat([waiting, batch])
@@ -222,7 +222,7 @@ def _price(cost: str, reference: FineTuner, size: tuple[int, int]) -> Callable[[
 
 @torch.no_grad()
 def latency(model: FineTuner, reference: FineTuner, size: tuple[int, int]) -> float:
-    """Time of `model` for one picture over that of `reference`."""
+    """Time of `model` for one image over that of `reference`."""
     image = torch.rand(1, model.backbone.in_channels, *size).to(memory_format=torch.channels_last)
     calls = {"reference": partial(reference.eval(), image), "model": partial(model.eval(), image)}
     return 1 / alternating(calls, rounds=15, turn=0.02)["model"].faster

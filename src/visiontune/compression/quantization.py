@@ -1,7 +1,7 @@
 """The network of an exported graph in integers of 8 bits.
 
 Weights are symmetric with a scale for each output channel, activations asymmetric with one scale a tensor, from what
-calibration pictures gave (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342). The file has integers for weights,
+calibration images gave (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342). The file has integers for weights,
 and pairs of QuantizeLinear and DequantizeLinear around activations (QDQ), which onnxruntime joins to kernels on
 integers.
 """
@@ -35,7 +35,7 @@ LITTLE_WORK = 0.05  # of all multiply-adds
 class Network:
     """What an exported graph computes with weights.
 
-    What brings the picture to the network's input, and the decoding of raw outputs, stay as they are.
+    What brings the image to the network's input, and the decoding of raw outputs, stay as they are.
 
     Attributes:
         layers: by the name of a weight, the nodes that it belongs to, from input to output.
@@ -74,7 +74,7 @@ class Network:
         half to three quarters of the error, and cost no time in float. A stem of 7 x 7 has more to do: it is quantized.
 
         Args:
-            picture: see `calibrate`; its size does not matter.
+            image: see `calibrate`; its size does not matter.
         """
         places = {
             node.output[0]: node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
@@ -113,8 +113,8 @@ class Network:
     def calibrate(self, pictures: Iterable[Tensor], method: str) -> Calibration:
         """
         Args:
-            pictures: ``(C, H, W)`` uint8, as stored.
-            method: `minmax`, the extremes of all pictures; `mse`, that part of them where rounding and clipping
+            images: ``(C, H, W)`` uint8, as stored.
+            method: `minmax`, the extremes of all images; `mse`, that part of them where rounding and clipping
                 together cost least.
         """
         tensors = {name for node in self.quantizable(self.layers) for name in (*self._activations(node), *node.output)}
@@ -169,7 +169,7 @@ class Network:
 
     @staticmethod
     def _run(model: Any, pictures: Iterable[Tensor], tensors: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        """Any tensors of a graph, by name, for one picture after the other."""
+        """Any tensors of a graph, by name, for one image after the other."""
         onnx, onnxruntime = library("onnx"), library("onnxruntime")
         model = copy.deepcopy(model)
         known = {output.name for output in model.graph.output}

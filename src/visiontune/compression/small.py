@@ -36,7 +36,7 @@ class Small(Step):
 
     Args:
         max_drop: points that the monitored metric may lose on the validation split, see `lost`.
-        max_latency_ms: of one picture on `threads` threads; None: the original's.
+        max_latency_ms: of one image on `threads` threads; None: the original's.
         max_mb: of the weights, or of the file; None: the original's.
         students: by name, the overrides of train that make one; ``SOURCE`` in them is the run.
         prune: fractions of the multiply-adds that stay.

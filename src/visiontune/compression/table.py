@@ -67,7 +67,7 @@ def write(rows: list[Row], folder: Path) -> None:
 def _cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     names = list(rows[0].metrics)[:SHOWN]
     columns = ["model", *names, "change", "MB", "parameters", "MACs", "ms, batch 1", "faster"]
-    columns += [f"pictures/s, batch {BATCH}", "memory, MB", "mJ a picture"]
+    columns += [f"pictures/s, batch {BATCH}", "memory, MB", "mJ an image"]
     cells = [
         [
             row.name,

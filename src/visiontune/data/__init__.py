@@ -53,7 +53,7 @@ def build_data(
 
 
 def _only(source: Source, tasks: Sequence[str]) -> Source:
-    """The source without the tasks that no head asks for, and without the pictures that only those had a label for."""
+    """The source without the tasks that no head asks for, and without the images that only those had a label for."""
     if missing := [task for task in tasks if task not in source.schema]:
         raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(source.schema)}")
     samples = [
@@ -64,7 +64,7 @@ def _only(source: Source, tasks: Sequence[str]) -> Source:
     notes = list(source.notes)
     if len(kept) < len(samples):
         left_out = len(samples) - len(kept)
-        notes.append(f"{left_out} of {len(samples)} pictures have no label for {' or '.join(tasks)}: they are left out")
+        notes.append(f"{left_out} of {len(samples)} images have no label for {' or '.join(tasks)}: they are left out")
     return replace(source, schema={task: source.schema[task] for task in tasks}, samples=kept, notes=notes)
 
 

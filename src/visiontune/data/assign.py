@@ -57,7 +57,7 @@ def assign(
     for split in wanted:
         if not result[split]:
             raise UserError(
-                f"{len(samples)} samples are too few: nothing is left for {split}. Add pictures, or give "
+                f"{len(samples)} samples are too few: nothing is left for {split}. Add images, or give "
                 f"{split} a larger share of data.split_ratio."
             )
     check_classes(result, schema)
@@ -69,7 +69,7 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
     """Notes on classes that nothing can be learned of, since no training sample has them.
 
     Raises:
-        UserError: there are such where a picture is of one class. Where it has many, or none, a rare one may well be
+        UserError: there are such where an image is of one class. Where it has many, or none, a rare one may well be
             missing in a part.
     """
     notes = []
@@ -88,7 +88,7 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
             raise UserError(
                 f"class {name!r}{others} {where}: nothing to learn it from. Add it to train, or remove the class."
             )
-        for names, what in ((elsewhere, "in val or test but not in train"), (nowhere, "in no picture at all")):
+        for names, what in ((elsewhere, "in val or test but not in train"), (nowhere, "in no image at all")):
             if names:
                 notes.append(f"{task}: {len(names)} of {len(info.classes)} classes are {what}: {some(names, 5)}")
     return notes
@@ -111,7 +111,7 @@ def _as_owned(
 
 
 def _leaks(samples: list[Sample], decided: Mapping[str, str]) -> list[str]:
-    """Notes on pictures, and on groups, that the owner put into more than one split."""
+    """Notes on images, and on groups, that the owner put into more than one split."""
     pictures: dict[str, set[str]] = defaultdict(set)
     groups: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
@@ -120,7 +120,7 @@ def _leaks(samples: list[Sample], decided: Mapping[str, str]) -> list[str]:
             if sample.group is not None:
                 groups[sample.group].add(decided[sample.path])
     notes = []
-    for what, places in (("identical pictures", pictures), ("groups", groups)):
+    for what, places in (("identical images", pictures), ("groups", groups)):
         for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
             count = sum({one, other} <= where for where in places.values())
             if count:
@@ -150,7 +150,7 @@ def _fewer_in_train(
         before = len(result["train"])
         task, info = next(iter(schema.items()))
         if not info.one_class:
-            raise UserError(f"data.per_class counts pictures of one class each, {task} has no such: data.limit_train=N")
+            raise UserError(f"data.per_class counts images of one class each, {task} has no such: data.limit_train=N")
         classes = splits.strata(result["train"], {task: info})
         result["train"] = splits.few_shot(result["train"], per_class, info.classes, seed, classes)
         notes.append(f"data.per_class={per_class}: {before - len(result['train'])} training samples are left out")

@@ -1,6 +1,6 @@
-"""How training varies a picture.
+"""How training varies an image.
 
-All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the picture.
+All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the image.
 """
 
 import math
@@ -33,15 +33,15 @@ class Augment:
         rotate: degrees to each side.
         scale: zoom, as `[0.9, 1.1]`.
         fill: grey value (0..255) of what rotation, zoom and padding leave empty (in label maps: no truth).
-        min_visible: an object of whose box less than this share is left in the picture is no target any more.
+        min_visible: an object of whose box less than this share is left in the image is no target any more.
         color: brightness, contrast and saturation up to 1 +- this.
         hue: hue, up to this part of the colour circle to each side (0..0.5).
-        grey: chance of a picture without colour.
+        grey: chance of an image without colour.
         blur: chance of a slight blur.
-        erase: chance of a rectangle being wiped out, of the picture and not of the truth.
+        erase: chance of a rectangle being wiped out, of the image and not of the truth.
         auto: `trivial`, `rand` or `augmix`: a published policy of many operations.
-        mixup: alpha of mixup (two pictures averaged), a batch; 0 is off.
-        cutmix: alpha of cutmix (a rectangle out of another picture), a batch; 0 is off. With both, each batch has one.
+        mixup: alpha of mixup (two images averaged), a batch; 0 is off.
+        cutmix: alpha of cutmix (a rectangle out of another image), a batch; 0 is off. With both, each batch has one.
     """
 
     crop: tuple[float, float] | None = None
@@ -83,9 +83,9 @@ class Augment:
             if pair is not None and not _rising(pair):
                 raise UserError(f"augment.{key}={pair}: write two rising numbers, such as augment.{key}=[0.8, 1.0]")
         if augment.crop is not None and augment.crop[1] > 1:
-            raise UserError(f"augment.crop={augment.crop}: a share of the picture's area, at most 1.0")
+            raise UserError(f"augment.crop={augment.crop}: a share of the image's area, at most 1.0")
         if augment.crop is not None and augment.resize_range is not None:
-            raise UserError("augment.crop and augment.resize_range both cut the picture; write augment.crop=null")
+            raise UserError("augment.crop and augment.resize_range both cut the image; write augment.crop=null")
         for key in ("grey", "blur", "erase", "min_visible"):
             if not 0 <= getattr(augment, key) <= 1:
                 what = "share" if key == "min_visible" else "chance"
@@ -132,7 +132,7 @@ def train_transform(
             raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
         if moved:
             raise UserError(
-                f"augment.auto={augment.auto} turns and shears pictures, which does not reach the targets of "
+                f"augment.auto={augment.auto} turns and shears images, which does not reach the targets of "
                 f"{' and '.join(moved)}; write augment.auto=null augment.color=0.3"
             )
         steps.append(AUTO[augment.auto](fill=augment.fill))
@@ -154,12 +154,12 @@ def train_transform(
 
 
 def _placing(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.Transform]:
-    """The steps that lead to pictures of `size` (H, W)."""
+    """The steps that lead to images of `size` (H, W)."""
     if augment.resize_range is not None:
         return [ResizeAndCut(size, augment.resize_range, resize, augment.fill)]
     if augment.crop is None:
         return fit(size, resize, augment.fill)
-    # Where evaluation squashes, a crop with the picture's own shape is squashed just as much.
+    # Where evaluation squashes, a crop with the image's own shape is squashed just as much.
     cut = ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None)
     return [cut, *fit(size, "letterbox" if resize == "letterbox" else "squash", augment.fill)]
 
@@ -167,8 +167,8 @@ def _placing(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.Tr
 class ShareCrop(v2.Transform):
     """Cut out a random rectangle with a share of the area, stretched around an aspect ratio.
 
-    `v2.RandomResizedCrop` stretches around 1:1 in pixels, whatever the picture's shape; this one stretches around the
-    picture's own (`aspect=None`) or a given one (width / height), and leaves the resizing to the next step.
+    `v2.RandomResizedCrop` stretches around 1:1 in pixels, whatever the image's shape; this one stretches around the
+    image's own (`aspect=None`) or a given one (width / height), and leaves the resizing to the next step.
     """
 
     def __init__(self, share: tuple[float, float], ratio: tuple[float, float], aspect: float | None) -> None:
@@ -181,7 +181,7 @@ class ShareCrop(v2.Transform):
         area = height * width * (self.share[0] + draw[0] * (self.share[1] - self.share[0]))
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         aspect = (self.aspect or width / height) * math.exp(low + draw[1] * (high - low))
-        # A stretched rectangle that would stick out is cut at the picture's edge.
+        # A stretched rectangle that would stick out is cut at the image's edge.
         w = max(1, min(width, round(math.sqrt(area * aspect))))
         h = max(1, min(height, round(math.sqrt(area / aspect))))
         return {"top": int(draw[2] * (height - h + 1)), "left": int(draw[3] * (width - w + 1)), "height": h, "width": w}

@@ -1,4 +1,4 @@
-"""Boxes as annotation files have them: checked against the picture they are in, and kept until they are needed."""
+"""Boxes as annotation files have them: checked against the image they are in, and kept until they are needed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class StoredBoxes:
     """A detection target that is made when it is needed.
 
     Attributes:
-        boxes: ``(N, 4)`` float32 x1, y1, x2, y2 in pixels of a picture of `size` (H, W).
+        boxes: ``(N, 4)`` float32 x1, y1, x2, y2 in pixels of an image of `size` (H, W).
         labels: one a box.
         crowd: which boxes stand for many, or are not to be counted.
         area: of each object in pixels, where the file gives one (0 where not): COCO's classes of size go by it.
@@ -34,7 +34,7 @@ class StoredBoxes:
 
     def load(self, size: tuple[int, int]) -> dict[str, Tensor]:
         if size != self.size:
-            raise UserError(f"boxes of a picture of {self.size[1]}x{self.size[0]} pixels; it has {size[1]}x{size[0]}")
+            raise UserError(f"boxes of an image of {self.size[1]}x{self.size[0]} pixels; it has {size[1]}x{size[0]}")
         return objects(self.boxes.tolist(), self.labels, size, crowd=self.crowd, area=self.area)
 
 
@@ -42,8 +42,8 @@ class BoxCheck:
     """Looks at every box of a data set, and gathers what is wrong with them.
 
     Args:
-        policy: what becomes of a box that leaves its picture by more than a pixel, has no area or is not made of
-            numbers. `error`: the set is refused. `clip`: it is cut at the picture's edge, and left out where nothing
+        policy: what becomes of a box that leaves its image by more than a pixel, has no area or is not made of
+            numbers. `error`: the set is refused. `clip`: it is cut at the image's edge, and left out where nothing
             remains. `drop`: it is left out.
     """
 
@@ -58,7 +58,7 @@ class BoxCheck:
     def __call__(
         self, boxes: Sequence[Sequence[float]], size: tuple[int, int], where: Callable[[int], str]
     ) -> tuple[np.ndarray, list[int]]:
-        """The good boxes of a picture of `size` (H, W), and their places in what was given.
+        """The good boxes of an image of `size` (H, W), and their places in what was given.
 
         Args:
             boxes: x1, y1, x2, y2 in pixels.
@@ -77,7 +77,7 @@ class BoxCheck:
         for i in np.flatnonzero(~good).tolist():
             what = "is not made of numbers"
             if finite[i]:
-                what = "has no area" if flat[i] else f"leaves its picture of {size[1]}x{size[0]} pixels"
+                what = "has no area" if flat[i] else f"leaves its image of {size[1]}x{size[0]} pixels"
             numbers = ", ".join(f"{value:.6g}" for value in given[i])
             good[i] = self.policy == "clip" and finite[i] and not gone[i]
             self.clipped += int(good[i])
@@ -103,14 +103,14 @@ class BoxCheck:
         if self.bad and self.policy == "error":
             raise UserError(
                 f"{len(self.bad)} of {self.total} boxes cannot be used. Repair them, or write data.on_bad_box=drop "
-                f"(leave them out) or data.on_bad_box=clip (cut them at their picture's edge):{listed(self.bad)}"
+                f"(leave them out) or data.on_bad_box=clip (cut them at their image's edge):{listed(self.bad)}"
             )
         said = f"(data.on_bad_box={self.policy})"
         notes = []
         if self.clipped:
-            notes.append(f"{self.clipped} boxes that leave their picture are cut at its edge {said}")
+            notes.append(f"{self.clipped} boxes that leave their image are cut at its edge {said}")
         if self._dropped:
             notes.append(f"{len(self._dropped)} bad boxes are left out {said}: {some(self._dropped)}")
         if self.rounded:
-            notes.append(f"{self.rounded} boxes reach up to a pixel beyond their picture and are cut at its edge")
+            notes.append(f"{self.rounded} boxes reach up to a pixel beyond their image and are cut at its edge")
         return notes

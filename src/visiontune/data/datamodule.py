@@ -33,10 +33,10 @@ class VisionData(L.LightningDataModule):
     Args:
         image_size: what the network sees, in pixels: one number, or (H, W).
         batch_size: samples a process and step.
-        num_workers: loader processes; `auto` is none where all pictures are in memory, else one less than the cores,
+        num_workers: data-loader workers; `auto` is none where all images are in memory, else one less than the cores,
             at most 8.
         resize: `squash`, `crop` or `letterbox`.
-        cache: `none`, or `memory` to keep the pictures decoded (shrunk to cover 1.5 times the image size).
+        cache: `none`, or `memory` to keep the images decoded (shrunk to cover 1.5 times the image size).
         labelled: share of the training samples that keep each task's label, 0..1.
         balanced: draw every class equally often in training.
 
@@ -108,7 +108,7 @@ class VisionData(L.LightningDataModule):
         return self._splits[split]
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """split -> task -> class name -> how many labels of it (pictures, or boxes)."""
+        """split -> task -> class name -> how many labels of it (images, or boxes)."""
         result: dict[str, dict[str, dict[str, int]]] = {}
         for split, samples in self._splits.items():
             result[split] = {}
@@ -153,7 +153,7 @@ class VisionData(L.LightningDataModule):
         Args:
             dealt: each process of a distributed run has its share, and not all of it.
             at_most: of a larger split so many samples, evenly spread.
-            stored: with the `picture` of every sample as it is stored.
+            stored: with the `image` of every sample as it is stored.
 
         Raises:
             UserError: the data has no such split.
@@ -178,7 +178,7 @@ class VisionData(L.LightningDataModule):
         self._datasets.clear()
 
     def dataset(self, split: str, *, augmented: bool) -> VisionDataset:
-        """The split as a dataset; made once, so that pictures kept in memory are decoded once."""
+        """The split as a dataset; made once, so that images kept in memory are decoded once."""
         key = (split, augmented)
         if key not in self._datasets:
             transform = self.train_transform if augmented else self.eval_transform

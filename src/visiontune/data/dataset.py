@@ -28,8 +28,8 @@ class VisionDataset(Dataset[dict[str, Any]]):
 
     Args:
         transform: takes `(image, targets)`, the image `(C, H, W)` uint8; geometry in the targets moves along.
-        frame: (H, W) of a picture -> where the transform puts it. With it every item also has its `frame` and its
-            `truth`: the targets in the picture's own pixels, which predictions are measured against.
+        frame: (H, W) of an image -> where the transform puts it. With it every item also has its `frame` and its
+            `truth`: the targets in the image's own pixels, which predictions are measured against.
         tasks: what every item has a target for; None where the sample has none.
     """
 
@@ -48,14 +48,14 @@ class VisionDataset(Dataset[dict[str, Any]]):
         self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
         self._kept: list[_Loaded] | None = None
         self._items: list[dict[str, Any]] | None = None
-        self.stored = False  # have every item hold its `picture` as stored
+        self.stored = False  # have every item hold its `image` as stored
 
     def keep_in_memory(self, size: tuple[int, int]) -> None:
-        """Decode everything once: what evaluation sees as it is, training pictures shrunk to cover 1.5 times `size`.
+        """Decode everything once: what evaluation sees as it is, training images shrunk to cover 1.5 times `size`.
 
-        A picture of `size` (H, W) costs about 7 x H x W bytes for training, so that crops stay sharp, and 12 x H x W
+        An image of `size` (H, W) costs about 7 x H x W bytes for training, so that crops stay sharp, and 12 x H x W
         for evaluation (340 and 600 KB at 224 pixels); targets come on top, for masks a byte a pixel and object (in
-        evaluation of the whole picture: not for large sets of instances). Call it before workers start: they then
+        evaluation of the whole image: not for large sets of instances). Call it before workers start: they then
         share it.
         """
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
@@ -81,7 +81,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
 
         Returns:
             `image` (C, H, W), uint8 or float32 0..1 as the transform gives it, `targets` task -> target or None,
-            `index`, `path`, and `size`, the (H, W) of the picture before any transform; with a `frame`, that and
+            `index`, `path`, and `size`, the (H, W) of the image before any transform; with a `frame`, that and
             `truth`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -95,7 +95,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         loaded = self._kept[index] if self._kept is not None else self._load(index)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
-            # One picture is too little work to share: threads that wait for each other cost up to 100 times as much.
+            # One image is too little work to share: threads that wait for each other cost up to 100 times as much.
             torch.set_num_threads(1)
             torch.default_generator.manual_seed(derive(self.seed, "augment", epoch, index))
             return self._item(index, loaded)
@@ -116,7 +116,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         return item | {"frame": self.frame(size), "truth": truth} if self.frame else item
 
     def picture(self, index: int) -> Tensor:
-        """The picture as it is, ``(C, H, W)`` uint8."""
+        """The image as it is, ``(C, H, W)`` uint8."""
         sample = self.samples[index]
         if sample.image is None:
             return load_image(self.root / sample.path, self.channels)
@@ -132,14 +132,14 @@ class VisionDataset(Dataset[dict[str, Any]]):
         return image, targets, targets, (height, width)
 
 
-# Picture, targets to be transformed, targets as they are, and original (H, W) of a sample.
+# Image, targets to be transformed, targets as they are, and original (H, W) of a sample.
 _Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2).
 
-    In evaluation also `truth` task -> list, and `frame`, a list; of loose pictures `picture`, a list. There is no
+    In evaluation also `truth` task -> list, and `frame`, a list; of loose images `image`, a list. There is no
     `image` where the items have none.
     """
     batch = {

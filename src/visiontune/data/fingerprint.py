@@ -1,4 +1,4 @@
-"""What is known of a picture as a short hash, so that a run notices labels that have changed."""
+"""What is known of an image as a short hash, so that a run notices labels that have changed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""From the network's input back to the picture that was put into it."""
+"""From the network's input back to the image that was put into it."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 
 class Frame(NamedTuple):
-    """Where a whole picture lies in the network's input. In an exported graph the numbers are symbols.
+    """Where a whole image lies in the network's input. In an exported graph the numbers are symbols.
 
     Attributes:
-        size: (H, W) of the picture as it is stored.
-        inside: top, left, height, width of the whole picture in pixels of the input. It sticks out where the input is
-            the middle of the picture, and leaves a border where it is padded.
+        size: (H, W) of the image as it is stored.
+        inside: top, left, height, width of the whole image in pixels of the input. It sticks out where the input is
+            the middle of the image, and leaves a border where it is padded.
     """
 
     size: tuple[int, int]
@@ -21,11 +21,11 @@ class Frame(NamedTuple):
 
     @classmethod
     def whole(cls, height: int, width: int) -> "Frame":
-        """The input is the picture."""
+        """The input is the image."""
         return cls((height, width), (0, 0, height, width))
 
     def boxes(self, boxes: Tensor, clip: bool = True) -> Tensor:
-        """``(N, 4)`` x1, y1, x2, y2 in pixels of the input -> of the picture, clipped to it."""
+        """``(N, 4)`` x1, y1, x2, y2 in pixels of the input -> of the image, clipped to it."""
         top, left, height, width = self.inside
         x = (boxes[:, 0::2] - left) * (self.size[1] / width)
         y = (boxes[:, 1::2] - top) * (self.size[0] / height)
@@ -34,14 +34,14 @@ class Frame(NamedTuple):
         return torch.stack([x, y], 2).flatten(1)
 
     def shown(self, maps: Tensor) -> Tensor:
-        """``(..., h, w)``, that part of the input which shows the picture."""
+        """``(..., h, w)``, that part of the input which shows the image."""
         top, left, height, width = self.inside
         return maps[..., torch.sym_max(0, top) : top + height, torch.sym_max(0, left) : left + width]
 
     def pixels(self, maps: Tensor) -> Tensor:
         """``(..., C, h, w)`` float, a value a pixel of the input -> ``(..., C, H, W)``, bilinear.
 
-        Edges go on where the input ends before the picture does.
+        Edges go on where the input ends before the image does.
         """
         top, left, height, width = self.inside
         h, w = maps.shape[-2:]

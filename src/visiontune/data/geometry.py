@@ -1,6 +1,6 @@
-"""How a picture fits the network's input, the same pixels every time, and the way back.
+"""How an image fits the network's input, the same pixels every time, and the way back.
 
-All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the picture. Sizes are whole
+All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the image. Sizes are whole
 numbers by whole-number arithmetic, so that an exported graph comes to the same ones.
 """
 
@@ -23,7 +23,7 @@ FITS = ("squash", "crop", "letterbox")
 def eval_transform(
     size: tuple[int, int], resize: str = "squash", kinds: Collection[str] = (), fill: float = 0
 ) -> v2.Transform:
-    """Fit the whole picture into `size` (H, W): the same pixels every time, float32 0..1.
+    """Fit the whole image into `size` (H, W): the same pixels every time, float32 0..1.
 
     In float, not in uint8 as training does: torchvision's uint8 resize is off by up to a whole grey level on a tenth of
     the pixels and by another amount on another processor, and nothing outside PyTorch gives the same.
@@ -51,7 +51,7 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
 
 
 def eval_frame(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
-    """Where a whole `picture` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
+    """Where a whole `image` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
     height, width = fitted(resize, picture, size)
     if resize == "crop":  # halves of no negative number: Python rounds them down, ONNX towards zero
         return Frame(picture, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
@@ -59,7 +59,7 @@ def eval_frame(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> 
 
 
 def fitted(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the whole `picture` after it was resized for `size`, before anything is cut off or padded."""
+    """(H, W) of the whole `image` after it was resized for `size`, before anything is cut off or padded."""
     if resize == "squash":
         return size
     return _covering(picture, _margin(size)) if resize == "crop" else _inside(picture, size)
@@ -71,7 +71,7 @@ def _margin(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the smallest picture of this shape that covers `size`."""
+    """(H, W) of the smallest image of this shape that covers `size`."""
     height, width = picture
     h: Any = torch.sym_max(size[0], _over(height * size[1], width))
     w: Any = torch.sym_max(size[1], _over(width * size[0], height))
@@ -79,7 +79,7 @@ def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int
 
 
 def _inside(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the largest picture of this shape that fits into `size`, at least a pixel."""
+    """(H, W) of the largest image of this shape that fits into `size`, at least a pixel."""
     height, width = picture
     h: Any = torch.sym_min(size[0], _over(height * size[1], width))
     w: Any = torch.sym_min(size[1], _over(width * size[0], height))
@@ -92,10 +92,10 @@ def _over(a: int, b: int) -> int:
 
 
 class Resizing(v2.Transform):
-    """A step that resizes, boxes and masks too; pictures bilinear and antialiased.
+    """A step that resizes, boxes and masks too; images bilinear and antialiased.
 
     torchvision's own resize takes the upper left of the pixels that become one for masks, which shifts them against
-    the picture by up to half a pixel; here it is the middle one.
+    the image by up to half a pixel; here it is the middle one.
     """
 
     def resize(self, inpt: Any, size: list[int]) -> Any:
@@ -122,7 +122,7 @@ class Squash(Resizing):
 
 
 class ShortSide(Resizing):
-    """Resize, keeping the shape, to the smallest picture that covers `size` (H, W)."""
+    """Resize, keeping the shape, to the smallest image that covers `size` (H, W)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class ShortSide(Resizing):
 
 
 class Middle(v2.Transform):
-    """The middle `size` (H, W) of a larger picture."""
+    """The middle `size` (H, W) of a larger image."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Middle(v2.Transform):
 
 
 class Letterbox(Resizing):
-    """Resize, keeping the shape, to fit into `size` (H, W); the picture in the middle."""
+    """Resize, keeping the shape, to fit into `size` (H, W); the image in the middle."""
 
     def __init__(self, size: tuple[int, int], fill: float = 0) -> None:
         super().__init__()

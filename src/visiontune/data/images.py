@@ -19,12 +19,12 @@ from visiontune.errors import UserError
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm"]
 )
-AHEAD = 16  # pictures
+AHEAD = 16  # images
 PROBLEMS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is that of a picture we read; hidden files (``._photo.jpg``) are not."""
+    """Whether the name is that of an image we read; hidden files (``._photo.jpg``) are not."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -44,7 +44,7 @@ def load_image(path: Path, channels: int = 3) -> Tensor:
         with Image.open(BytesIO(data)) as image:
             pixels = _pixels(ImageOps.exif_transpose(image), channels)
     except PROBLEMS as error:
-        raise UserError(f"{path}: cannot be read as a picture ({reason(error)}). Repair or remove it.") from error
+        raise UserError(f"{path}: cannot be read as an image ({reason(error)}). Repair or remove it.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -67,7 +67,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     """(H, W) of what `load_image` gives, without decoding a JPEG's pixels.
 
     Raises:
-        OSError, ValueError and what else PROBLEMS names: no picture.
+        OSError, ValueError and what else PROBLEMS names: no image.
     """
     if not path.stat().st_size:
         raise ValueError("the file is empty")
@@ -82,14 +82,14 @@ def reason(error: BaseException) -> str:
     """What is wrong in a few words, without the memory addresses and source lines that decoders put in."""
     text = str(error).strip().split("\n")[0]
     if "cannot identify image file" in text:
-        return "not a picture"
+        return "not an image"
     if "truncated" in str(error) or "incomplete" in text:
         return "truncated"
     return text[:120] or type(error).__name__
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
-    """A picture in memory with as many channels as asked: grey repeated, colour weighed to grey (ITU-R 601)."""
+    """An image in memory with as many channels as asked: grey repeated, colour weighed to grey (ITU-R 601)."""
     have = image.shape[0]
     if have == channels:
         return image
@@ -98,11 +98,11 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
     if have == 3 and channels == 1:
         grey = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
         return grey.round().to(torch.uint8)
-    raise UserError(f"The pictures have {have} channels, data.channels={channels} wants another number.")
+    raise UserError(f"The images have {have} channels, data.channels={channels} wants another number.")
 
 
 def _pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """`(H, W, channels)` uint8 of an opened picture."""
+    """`(H, W, channels)` uint8 of an opened image."""
     if channels == 4:
         if len(image.getbands()) != 4:
             raise ValueError(f"it has {len(image.getbands())} bands ({image.mode}), data.channels=4 wants four")

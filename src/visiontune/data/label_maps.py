@@ -1,4 +1,4 @@
-"""Masks: picture files that say the class of each pixel by its value, its palette index or its colour."""
+"""Masks: image files that say the class of each pixel by its value, its palette index or its colour."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class StoredLabelMap:
         except PROBLEMS as error:
             raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: {_pixels(codes.shape)}, its picture has {_pixels(size)}")
+            raise UserError(f"{self.path}: {_pixels(codes.shape)}, its image has {_pixels(size)}")
         return LabelMap(torch.from_numpy(self.coding.table[codes]))
 
 
@@ -97,19 +97,19 @@ def look_at_masks(root: Path, paths: Sequence[str], colours: bool = False) -> di
 def label_maps(
     root: Path, masks: Mapping[str, str], sizes: Mapping[str, tuple[int, int]], coding: Coding
 ) -> dict[str, StoredLabelMap]:
-    """picture -> its target, for a mapping picture -> mask; paths are relative to the root.
+    """image -> its target, for a mapping image -> mask; paths are relative to the root.
 
     Raises:
-        UserError: a mask cannot be read, has another size than its picture, or a value that stands for no class.
+        UserError: a mask cannot be read, has another size than its image, or a value that stands for no class.
     """
     seen = look_at_masks(root, sorted(masks.values()), coding.colours)
     wrong = [
-        f"{mask}: {_pixels(seen[mask]['size'])}, its picture {picture} has {_pixels(sizes[picture])}"
+        f"{mask}: {_pixels(seen[mask]['size'])}, its image {picture} has {_pixels(sizes[picture])}"
         for picture, mask in masks.items()
         if tuple(seen[mask]["size"]) != sizes[picture]
     ]
     if wrong:
-        raise UserError(f"{len(wrong)} masks are not of the size of their pictures; repair or remove:{listed(wrong)}")
+        raise UserError(f"{len(wrong)} masks are not of the size of their images; repair or remove:{listed(wrong)}")
     label_of = {code: label for label, code in enumerate(coding.codes)}
     known = {*label_of, coding.ignore}
     strange = {mask: [code for code in seen[mask]["values"] if code not in known] for mask in masks.values()}

@@ -28,7 +28,7 @@ def to_network(batch: Batch) -> Batch:
     Targets that are images (of restoration) become float32 0..1 as well.
     """
     image = batch["image"]
-    if "frozen" not in batch:  # no network is run on the picture there
+    if "frozen" not in batch:  # no network is run on the image there
         image = F.to_dtype(image, torch.float32, scale=True).contiguous(memory_format=torch.channels_last)
     floats: Batch = {
         key: {task: [_as_float(target) for target in targets] for task, targets in batch[key].items()}
@@ -52,13 +52,13 @@ def picture_loader(
     fill: float = 0,
     batch_size: int = 32,
 ) -> DataLoader[Batch]:
-    """Batches of loose pictures in their order, prepared as in evaluation.
+    """Batches of loose images in their order, prepared as in evaluation.
 
     Args:
-        pictures: gives names and pictures ``(C, H, W)`` uint8, anew at each call.
+        images: gives names and images ``(C, H, W)`` uint8, anew at each call.
 
     Returns:
-        `path` is each name as given, `picture` a list of the pictures as they came, `targets` is empty.
+        `path` is each name as given, `image` a list of the images as they came, `targets` is empty.
     """
     return DataLoader(_Pictures(pictures, as_size(image_size), resize, fill), batch_size, collate_fn=collate)
 
@@ -111,7 +111,7 @@ def data_loader(
 
 
 def _allow_many_files() -> None:
-    """Each tensor that comes from a loader process is an open file here: of a batch of objects with masks hundreds.
+    """Each tensor that comes from a data-loader worker is an open file here: of a batch of objects with masks hundreds.
 
     The usual limit of 1,024 would be a crash, or a batch that never comes; every process may raise its own.
     """
@@ -122,7 +122,7 @@ def _allow_many_files() -> None:
 
 
 def workers(asked: int | str, in_memory: bool) -> int:
-    """How many loader processes `data.num_workers` means on this machine."""
+    """How many data-loader workers `data.num_workers` means on this machine."""
     if asked == "auto":
         return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)
     if not isinstance(asked, int) or asked < 0:

@@ -16,7 +16,7 @@ from visiontune.errors import UserError
 class BatchMixer:
     """Turns targets of classification and multilabel tasks into soft ones, a float vector `(classes,)` a sample.
 
-    It sums to 1 for classification. A label that is unknown (NaN) in one of the mixed pictures stays so.
+    It sums to 1 for classification. A label that is unknown (NaN) in one of the mixed images stays so.
 
     Args:
         mixup: alpha of mixup (Zhang et al. 2018), 0 for off.
@@ -48,7 +48,7 @@ class BatchMixer:
             kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
             order = _together(batch["targets"])
             image = batch["image"] if order is None else batch["image"][order]
-            # Mixing "which sample am I" gives the share of each sample in each picture: good for any task's labels.
+            # Mixing "which sample am I" gives the share of each sample in each image: good for any task's labels.
             image, share = kind(alpha=alpha, num_classes=count)(image, torch.arange(count))
             if order is not None:
                 back = order.argsort()
@@ -58,7 +58,7 @@ class BatchMixer:
         return {**batch, "image": image, "targets": targets}
 
     def _soft(self, task: str, values: list[Any], share: Tensor) -> list[Tensor | None]:
-        """Mixed targets; none for a picture that has something of an unlabelled one in it."""
+        """Mixed targets; none for an image that has something of an unlabelled one in it."""
         info = self.schema[task]
         nothing = torch.full((len(info.classes),), torch.nan)
         labels = torch.stack([nothing if value is None else _vector(value, info) for value in values])

@@ -41,7 +41,7 @@ class StoredInstances:
 
 @dataclass
 class Objects:
-    """What annotations say of the objects of one picture, unchecked.
+    """What annotations say of the objects of one image, unchecked.
 
     Attributes:
         boxes: x1, y1, x2, y2 in pixels.
@@ -90,7 +90,7 @@ def parse(given: Any, size: tuple[int, int]) -> Segment | None:
     """The `segmentation` of a COCO annotation; None where it is empty.
 
     Raises:
-        ValueError: it is neither polygons nor run lengths of a picture of `size`.
+        ValueError: it is neither polygons nor run lengths of an image of `size`.
     """
     if not given:
         return None
@@ -115,9 +115,9 @@ def polygon(numbers: Any) -> np.ndarray:
 
 
 def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
-    """Whether polygons lie about their box (x1, y1, x2, y2), where the box itself lies in its picture.
+    """Whether polygons lie about their box (x1, y1, x2, y2), where the box itself lies in its image.
 
-    Run lengths always do, being as large as the picture.
+    Run lengths always do, being as large as the image.
     """
     inside = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
     if not isinstance(segment, list) or not inside:
@@ -131,7 +131,7 @@ def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) 
 def _run_lengths(given: Mapping[str, Any], size: tuple[int, int]) -> Segment:
     counts = given.get("counts")
     if given.get("size") != list(size):
-        raise ValueError(f"its run lengths are of size {given.get('size')}, the picture's is {list(size)} (H, W)")
+        raise ValueError(f"its run lengths are of size {given.get('size')}, the image's is {list(size)} (H, W)")
     rle: dict[str, Any] = {"size": list(size), "counts": counts}
     try:
         if isinstance(counts, list):

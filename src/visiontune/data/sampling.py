@@ -62,7 +62,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def go_on(self, epoch: int, done: int) -> None:
         """Begin the next pass alone after the `done` first batches of its epoch, as `reached` gave them."""
-        self.set_epoch(epoch)  # loader processes begin before the Trainer says it
+        self.set_epoch(epoch)  # data-loader workers begin before the Trainer says it
         self._skip = done
 
     def order(self, epoch: int) -> list[int]:

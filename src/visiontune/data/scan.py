@@ -55,14 +55,14 @@ def scan(
         looked = {path: [*(stamps[path] or []), seen] for path, seen in known.items()}
         _remember(memory, remembered | looked)
     if bad:
-        count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
+        count = "1 image" if len(bad) == 1 else f"{len(bad)} images"
         lines = listed([f"{path}: {problem}" for path, problem in sorted(bad)])
         raise UserError(f"{count} under {root} cannot be read; repair or remove:{lines}")
     return known
 
 
 def picture_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """(H, W) of each picture, as training will see it."""
+    """(H, W) of each image, as training will see it."""
     return {path: (size[0], size[1]) for path, size in scan(root, paths, picture_size, "size").items()}
 
 
@@ -80,7 +80,7 @@ def _in_parallel(look: Callable[[Path], Any], paths: list[Path]) -> list[tuple[A
     quiet = len(paths) < 500 or not sys.stderr.isatty()
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
         results = pool.map(safely, paths)
-        return list(track(results, "Checking pictures", len(paths), console=Console(stderr=True), disable=quiet))
+        return list(track(results, "Checking images", len(paths), console=Console(stderr=True), disable=quiet))
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -106,6 +106,6 @@ def _remember(memory: Path, results: dict[str, list]) -> None:
         part.replace(memory)
     except OSError as error:  # a read-only home costs a second look, not the run
         print(
-            f"note: {memory} cannot be written ({error.strerror}); pictures are checked again next time",
+            f"note: {memory} cannot be written ({error.strerror}); images are checked again next time",
             file=sys.stderr,
         )

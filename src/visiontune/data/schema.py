@@ -31,23 +31,23 @@ class TaskInfo:
 
     @property
     def one_class(self) -> bool:
-        """Whether every picture is of one class."""
+        """Whether every image is of one class."""
         return self.kind == "classification"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and what is known of it.
+    """One image and what is known of it.
 
     Attributes:
         path: relative to the source's root, with forward slashes; a made-up name (``digits/0007``) where the
-            picture lives in memory.
+            image lives in memory.
         targets: task -> target, or how to get it (`Stored`). A missing or None target means: not labelled for this
-            task. Targets with geometry are tv_tensors, so that the transforms move them with the picture.
+            task. Targets with geometry are tv_tensors, so that the transforms move them with the image.
         split: what the owner of the data said, or None.
         group: samples of one group never straddle two splits (a patient, a video, a burst).
         image: ``(C, H, W)`` uint8 where the set lives in memory.
-        content: hash of the picture's content, filled by the scan.
+        content: hash of the image's content, filled by the scan.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Source:
 
     Attributes:
         notes: whatever was left out, in words; never silent.
-        root: the folder that sample paths are relative to; None where every picture is in memory.
+        root: the folder that sample paths are relative to; None where every image is in memory.
     """
 
     schema: dict[str, TaskInfo]

@@ -1,7 +1,7 @@
 """Who trains, who validates, who tests: pure functions of the samples' content and a seed.
 
 The unit that moves is never a file but everything that belongs together: samples of one group, and samples with
-identical pictures. Units stand in an order given by hash(seed, content), so neither names nor file order matter.
+identical images. Units stand in an order given by hash(seed, content), so neither names nor file order matter.
 """
 
 from collections import Counter, defaultdict

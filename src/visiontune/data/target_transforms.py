@@ -21,7 +21,7 @@ class Measurement(tv_tensors.Mask):
 
 
 class Fill:
-    """What a transform leaves empty: `grey` (0..255) in pictures, `IGNORE` in label maps, 0 in masks, NaN elsewhere."""
+    """What a transform leaves empty: `grey` (0..255) in images, `IGNORE` in label maps, 0 in masks, NaN elsewhere."""
 
     def __init__(self, grey: float) -> None:
         self.by_type: dict[type | str, float] = {
@@ -64,7 +64,7 @@ class KeepWhole(v2.Transform):
 
 
 class Measure(v2.Transform):
-    """Tell dense targets of real numbers from those that are pictures."""
+    """Tell dense targets of real numbers from those that are images."""
 
     def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
         if targets is None:
@@ -76,7 +76,7 @@ class Measure(v2.Transform):
 
 
 class Tidy(v2.Transform):
-    """Cut boxes at the picture's edge, fit them to their masks, and drop the objects that are gone.
+    """Cut boxes at the image's edge, fit them to their masks, and drop the objects that are gone.
 
     An object is gone where less than a pixel of its width or height is left, or less than `min_visible` (0..1) of the
     area of its box, as `KeepWhole` kept it.
@@ -117,7 +117,7 @@ def _around(masks: Tensor) -> Tensor:
 
 
 class Alone(v2.Transform):
-    """A step for the picture, whatever the targets are."""
+    """A step for the image, whatever the targets are."""
 
     def __init__(self, step: v2.Transform) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Alone(v2.Transform):
 
 
 class Recolour(v2.Transform):
-    """A step for the picture and for those targets that are pictures of its kind (as many channels, uint8 as well)."""
+    """A step for the image and for those targets that are images of its kind (as many channels, uint8 as well)."""
 
     def __init__(self, step: v2.Transform) -> None:
         super().__init__()

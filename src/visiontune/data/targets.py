@@ -1,4 +1,4 @@
-"""The forms a target takes. What has geometry is a tv_tensor, so that the transforms move it with the picture.
+"""The forms a target takes. What has geometry is a tv_tensor, so that the transforms move it with the image.
 
 | task | target |
 | --- | --- |
@@ -7,7 +7,7 @@
 | regression | float `(V,)`, in the user's units |
 | segmentation | `LabelMap` `(H, W)` uint8, `IGNORE` where there is no truth |
 | detection | `{"boxes": BoundingBoxes (N, 4) XYXY float32, "labels": (N,) int64, "crowd": (N,) bool}`; \
-`"area": (N,) float32`, in pixels of the picture as it lies on disk, where the file gives it |
+`"area": (N,) float32`, in pixels of the image as it lies on disk, where the file gives it |
 | instances | the same with `"masks": Mask (N, H, W) uint8 of 0 and 1` |
 | dense | `tv_tensors.Image (C, H, W)`, uint8 or float 0..1 |
 """
@@ -35,10 +35,10 @@ class Stored(Protocol):
         """The class labels in it, one an object (one a class that occurs, for label maps)."""
 
     def load(self, size: tuple[int, int]) -> Any:
-        """The target of a picture of (H, W) pixels.
+        """The target of an image of (H, W) pixels.
 
         Raises:
-            UserError: it cannot be read, or does not belong to a picture of this size.
+            UserError: it cannot be read, or does not belong to an image of this size.
         """
 
 
@@ -51,7 +51,7 @@ def objects(
     crowd: Tensor | Sequence[bool] | None = None,
     area: Tensor | Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    """A detection target (an instances target with `masks`) of a picture of (H, W) pixels, also for no objects.
+    """A detection target (an instances target with `masks`) of an image of (H, W) pixels, also for no objects.
 
     Args:
         boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels.

@@ -1,4 +1,4 @@
-"""Every picture is looked at once, before training: unreadable ones are named, readable ones get a content hash."""
+"""Every image is looked at once, before training: unreadable ones are named, readable ones get a content hash."""
 
 import hashlib
 from dataclasses import replace
@@ -17,11 +17,11 @@ MEMORY = {"full": "full", "header": "opened", "off": "hashed"}
 
 
 def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_dir: Path | None = None) -> list[Sample]:
-    """Check every picture and fill in `content`.
+    """Check every image and fill in `content`.
 
-    `full` decodes each file; `header` reads its header alone; `off` believes it; `auto` is `full` up to 20,000 pictures
+    `full` decodes each file; `header` reads its header alone; `off` believes it; `auto` is `full` up to 20,000 images
     and `header` above. The content is a hash of all bytes in every mode, so that splits do not depend on it. A file
-    whose path, size and time are as remembered is not read again. Pictures in memory are hashed, shape and all.
+    whose path, size and time are as remembered is not read again. Images in memory are hashed, shape and all.
 
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are; or samples share a path.

@@ -1,4 +1,4 @@
-"""Videos: frames out of a file, and pictures into one.
+"""Videos: frames out of a file, and images into one.
 
 PyAV does it, whose wheels bring FFmpeg along. It is an extra, since they hold libraries under the GPL as well.
 """
@@ -65,9 +65,9 @@ def _check_installed() -> None:
 
 
 class VideoWriter:
-    """Pictures one after another as an MP4 file; a context manager.
+    """Images one after another as an MP4 file; a context manager.
 
-    The first picture gives the size (an odd side loses its last pixel: the codec wants even ones); later ones are cut
+    The first image gives the size (an odd side loses its last pixel: the codec wants even ones); later ones are cut
     or filled with black at the right and below.
     """
 
@@ -83,7 +83,7 @@ class VideoWriter:
     def write(self, picture: Tensor) -> None:
         """
         Args:
-            picture: uint8 ``(3, H, W)``.
+            image: uint8 ``(3, H, W)``.
         """
         if self.size is None:
             height, width = (side // 2 * 2 for side in picture.shape[-2:])

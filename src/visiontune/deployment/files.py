@@ -20,7 +20,7 @@ OPSET = 18  # the first whose Resize is antialiased
 
 
 class Exported(ABC):
-    """A file that gives predictions. Call it with pictures ``(B, C, H, W)`` uint8; see `Graph` for what it gives.
+    """A file that gives predictions. Call it with images ``(B, C, H, W)`` uint8; see `Graph` for what it gives.
 
     Attributes:
         metadata: `version`, `checkpoint` (the SHA-256 of what it was made of), `image_size`, `resize`, `channels`,
@@ -33,7 +33,7 @@ class Exported(ABC):
     def __call__(self, pictures: Tensor) -> dict[str, Tensor]: ...
 
     def outputs(self, pictures: Sequence[Tensor], heads: Mapping[str, Head]) -> dict[str, tuple[Raw, list[Prediction]]]:
-        """By task, the raw outputs of a batch and a prediction a picture. The pictures may differ in size."""
+        """By task, the raw outputs of a batch and a prediction an image. The images may differ in size."""
         each = [self(picture[None]) for picture in pictures]
         found: dict[str, tuple[Raw, list[Prediction]]] = {}
         for task, head in heads.items():
@@ -54,7 +54,7 @@ class Exported(ABC):
 
 
 def run_through(model: FineTuner, exported: Exported) -> None:
-    """Let evaluation and prediction take what the file gives; batches need the `picture` as stored."""
+    """Let evaluation and prediction take what the file gives; batches need the `image` as stored."""
     model.outputs = lambda batch: exported.outputs(batch["picture"], model.heads)  # type: ignore[method-assign]
 
 
@@ -79,7 +79,7 @@ class TorchFile(Exported):
 
     def __init__(self, path: Path) -> None:
         more = {"visiontune.json": ""}
-        # What was guessed of sizes while tracing need not hold for every picture: the verification shows what does.
+        # What was guessed of sizes while tracing need not hold for every image: the verification shows what does.
         self.module = torch.export.load(path, extra_files=more).module(check_guards=False)
         self.metadata = json.loads(more["visiontune.json"])
 

@@ -1,4 +1,4 @@
-"""What is exported: from a picture as it is stored to predictions in its own pixels."""
+"""What is exported: from an image as it is stored to predictions in its own pixels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +19,13 @@ from visiontune.training.load import load_model
 
 
 class Graph(nn.Module):
-    """Pictures of one size ``(B, C, H, W)`` uint8, any H and W -> `TASK.NAME` of every prediction (see `Head.graph`).
+    """Images of one size ``(B, C, H, W)`` uint8, any H and W -> `TASK.NAME` of every prediction (see `Head.graph`).
 
     `raw.TASK.NAME` are the heads' raw tensors, for losses and comparisons.
 
     Args:
         schema: the class names.
-        size, resize, fill: how evaluation fits a picture into the network's input.
+        size, resize, fill: how evaluation fits an image into the network's input.
         checkpoint: SHA-256 of the file that the weights are of.
     """
 
@@ -55,7 +55,7 @@ class Graph(nn.Module):
         return outputs
 
     def fit(self, picture: Tensor) -> Tensor:
-        """``(B, C, h, w)`` in 0..1: what `eval_transform` makes of a picture, by operations that a graph can hold."""
+        """``(B, C, h, w)`` in 0..1: what `eval_transform` makes of an image, by operations that a graph can hold."""
         stored = picture.shape[-2], picture.shape[-1]
         image = picture.float() / 255
         image = F.interpolate(
@@ -99,7 +99,7 @@ def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tupl
 
 
 def sample_of(graph: Graph) -> Tensor:
-    """A picture to trace with, unlike the input in both sides; two of them where a graph can take several."""
+    """An image to trace with, unlike the input in both sides; two of them where a graph can take several."""
     several = all(head.graph_batch for head in heads_of(graph))
     height, width = graph.size[0] + 37, graph.size[1] + 59
     return torch.randint(0, 256, (2 if several else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8)

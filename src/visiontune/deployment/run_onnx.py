@@ -14,7 +14,7 @@ names = [output.name for output in session.get_outputs() if not output.name.star
 
 
 def predict(path: str) -> dict[str, np.ndarray]:
-    """Outputs by name, in pixels of the picture; but for boxes and their masks the first dimension is the batch's."""
+    """Outputs by name, in pixels of the image; but for boxes and their masks the first dimension is the batch's."""
     pixels = np.atleast_3d(read(path)).transpose(2, 0, 1)
     return dict(zip(names, session.run(names, {"picture": pixels[None]}), strict=True))
 

@@ -1,4 +1,4 @@
-"""Is the file the model? Both are asked about real pictures."""
+"""Is the file the model? Both are asked about real images."""
 
 from collections.abc import Iterator
 
@@ -27,10 +27,10 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
     boxes without regard to their order in all but `BOXES` (of two that overlap just so much, one may win or the other).
 
     Args:
-        batches: with their `picture` as stored.
+        batches: with their `image` as stored.
 
     Returns:
-        How many pictures were compared, and the largest difference of any raw number.
+        How many images were compared, and the largest difference of any raw number.
 
     Raises:
         RunError: they disagree, with what and by how much.

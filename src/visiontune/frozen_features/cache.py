@@ -1,4 +1,4 @@
-"""While the first stages are frozen, their outputs are computed once a picture and view, and not in every epoch."""
+"""While the first stages are frozen, their outputs are computed once an image and view, and not in every epoch."""
 
 import hashlib
 import shutil
@@ -139,7 +139,7 @@ class FrozenCache:
             for path in needed:
                 store.put(view, path, rows, image if path == IMAGE else outputs[path])
             beside = [_without_image(item) for item in items]
-            # What comes from a loader process is an open file here, each tensor.
+            # What comes from a data-loader worker is an open file here, each tensor.
             store.items[view] += deepcopy(beside) if self.data.num_workers else beside
         for module, training in modes:
             module.training = training
@@ -192,7 +192,7 @@ class FrozenCache:
 
 
 class CachedLoader:
-    """A loader whose epochs on recorded outputs load no pictures."""
+    """A loader whose epochs on recorded outputs load no images."""
 
     def __init__(self, cache: FrozenCache, loader: DataLoader[Batch], split: str) -> None:
         self.cache, self.loader, self.split = cache, loader, split

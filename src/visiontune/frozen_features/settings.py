@@ -25,7 +25,7 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     if kind not in (None, "none", "memory", "disk"):
         raise UserError(f"strategy.cache={kind}: write none, memory or disk")
     if views is not None and (not isinstance(views, int) or views < 1):
-        raise UserError(f"strategy.views={views}: write null (every epoch its own), or how many views a picture has")
+        raise UserError(f"strategy.views={views}: write null (every epoch its own), or how many views an image has")
     if bits not in (None, 16, 32):
         raise UserError(f"strategy.cache_bits={bits}: write 16 or 32")
     if gigabytes is not None and not gigabytes > 0:
@@ -56,13 +56,13 @@ def why_not(cfg: DictConfig, data: VisionData, model: FineTuner) -> str | None:
     if any(model.strategy.when(stage) for stage in model.strategy.stages):
         return "scores decide how long stages stay frozen"
     if data.augment.mixup or data.augment.cutmix:
-        return "mixup and cutmix mix pictures before the network sees them; write augment=standard"
+        return "mixup and cutmix mix images before the network sees them; write augment=standard"
     if model.distillation is not None:
-        return "the teacher has to see the pictures themselves; write distill.teacher=null"
+        return "the teacher has to see the images themselves; write distill.teacher=null"
     if cfg.compile:
         return "compile=true joins frozen and other stages"
     if processes(cfg) > 1:
-        return "of several processes each sees other pictures in every epoch"
+        return "of several processes each sees other images in every epoch"
     return None
 
 
@@ -75,6 +75,6 @@ def describe(cfg: DictConfig, data: VisionData, model: FineTuner) -> str:
     if not cache.epochs:
         return "off: nothing can stand for the first stages of this backbone"
     return (
-        f"computed once for {cfg.strategy.views or VIEWS} views a picture, kept on {cache.kind} in {cache.bits} bits: "
+        f"computed once for {cfg.strategy.views or VIEWS} views an image, kept on {cache.kind} in {cache.bits} bits: "
         f"{cache.bytes / 1e9:.2g} GB, {len(cache.epochs)} of {len(cache.frozen)} epochs train on them"
     )

@@ -18,7 +18,7 @@ NEAR = 2**0.5  # resolutions of two maps that are one, at most
 
 
 class Teacher:
-    """A trained run that gives what it makes of the pictures that a student trains on.
+    """A trained run that gives what it makes of the images that a student trains on.
 
     No module: nothing of it is in the student's parameters, checkpoints and optimizer, and no DDP wraps it.
     """
@@ -26,7 +26,7 @@ class Teacher:
     def __init__(self, run: RunDirectory, model: FineTuner, size: tuple[int, int]) -> None:
         """
         Args:
-            size: (H, W) of its own input, to which pictures are brought.
+            size: (H, W) of its own input, to which images are brought.
         """
         self.run, self.model, self.size = run, model.eval().requires_grad_(False), size
 
@@ -66,7 +66,7 @@ class Distillation(nn.Module):
         features: weight of the loss between features (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
             They are all pairs of maps with about the same resolution, else the coarsest two, and the embeddings where
             the student's heads read theirs.
-        image: a picture ``(1, C, H, W)``, to find out what the two give.
+        image: an image ``(1, C, H, W)``, to find out what the two give.
 
     Raises:
         UserError: an argument out of range, or two heads that cannot be compared.

@@ -30,7 +30,7 @@ class Features:
     Attributes:
         maps: feature maps ``(B, C_i, about H/s_i, about W/s_i)``, coarsest last.
         size: (H, W) of the images, in pixels.
-        image: ``(B, C, H, W)`` in 0..1, what the backbone was given: for heads that change a picture.
+        image: ``(B, C, H, W)`` in 0..1, what the backbone was given: for heads that change an image.
         embedding: ``(B, D)``, the pooled embedding that the network's own pretrained classifier saw. Computed when
             first asked for, so that a head which reads maps alone does not pay for it.
     """

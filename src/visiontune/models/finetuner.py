@@ -187,7 +187,7 @@ class FineTuner(L.LightningModule):
     # ---- evaluation: losses and predictions from one backbone pass
 
     def outputs(self, batch: Batch) -> dict[str, tuple[Raw, list[Prediction]]]:
-        """By task, the raw outputs and a prediction a picture."""
+        """By task, the raw outputs and a prediction an image."""
         _, found = self._forward_features(batch)
         return {task: (raw, self.heads[task].decode(raw, batch["frame"])) for task, raw in found.items()}
 

@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-IMAGE = "image"  # stands for the picture itself, where a head looks at it
+IMAGE = "image"  # stands for the image itself, where a head looks at it
 
 
 @dataclass

@@ -13,7 +13,7 @@ from visiontune.models.heads.base import Prediction
 
 
 class Scores(nn.Module):
-    """Metrics and mean loss of each task, over the pictures that are labelled for it.
+    """Metrics and mean loss of each task, over the images that are labelled for it.
 
     Attributes:
         computed: of the last pass, by task.
@@ -30,8 +30,8 @@ class Scores(nn.Module):
     def update(self, task: str, predictions: list[Prediction], losses: Tensor, truth: list[Any]) -> None:
         """
         Args:
-            losses: ``(B,)``, of each picture.
-            truth: as the metrics take it; None for a picture without a label.
+            losses: ``(B,)``, of each image.
+            truth: as the metrics take it; None for an image without a label.
         """
         labelled = [i for i, target in enumerate(truth) if target is not None]
         with torch.autocast(losses.device.type, enabled=False):  # a metric is no place for 8 bits

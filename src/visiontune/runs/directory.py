@@ -20,7 +20,7 @@ from visiontune.runs.log import log
 
 
 class RunDirectory:
-    """One run: its config, status, checkpoints, metrics and pictures (the names are a contract)."""
+    """One run: its config, status, checkpoints, metrics and images (the names are a contract)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,7 +133,8 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Within, no other process works on this directory; this one may say so again.
 
-        The lock is of the process itself (loader processes do not inherit it) and ends with it, also when it is killed.
+        The process itself holds the lock (data-loader workers do not inherit it). It ends with the process, also when
+        that is killed.
 
         Raises:
             UserError: another process does.

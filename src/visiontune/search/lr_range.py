@@ -56,8 +56,8 @@ class RangeTest:
 def range_test(cfg: DictConfig) -> RangeTest:
     """Train for some steps, from where the run will begin, with a rate that rises from `LOWEST` to `HIGHEST`.
 
-    Everything trains that the strategy lets train in its last epoch, and what scores may thaw; each stage at its own
-    share of the rate.
+    All stages train that the strategy trains in its last epoch, and those that scores may unfreeze. Each stage has
+    its own share of the learning rate.
 
     Raises:
         NoLossFell: the loss falls at no rate.

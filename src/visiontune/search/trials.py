@@ -85,7 +85,7 @@ def chosen_by_trial(
 ) -> tuple[DictConfig, Tried]:
     """`cfg` without an `auto`, and how it was found.
 
-    With `strategy=auto` each candidate trains for a share of the epochs on a share of the training pictures; then the
+    With `strategy=auto` each candidate trains for a share of the epochs on a share of the training images; then the
     best of them does once more with the learning rate that the range test finds, if any, and with the geometric mean of
     that and its own: the range test's is the highest that a few steps bear. Where the command line has a rate there is
     no range test.

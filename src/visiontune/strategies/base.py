@@ -46,7 +46,7 @@ class Strategy:
     def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups with `name`, `stage`, `params`, `lr`, `weight_decay`: every parameter in exactly one.
 
-        All groups exist from step 0; a stage that thaws later is only switched on (groups added later break resume,
+        All groups exist from step 0; a stage that unfreezes later is only switched on (groups added later break resume,
         schedulers with state per group and weight averages).
         """
         return [

@@ -11,7 +11,7 @@ class BitHyperRule(Strategy):
     """Everything trains, for a number of steps that the number of training samples gives.
 
     500 steps below 20,000 samples, 10,000 below 500,000, else 20,000 (BiT-HyperRule, Kolesnikov et al. 2020,
-    https://arxiv.org/abs/1912.11370). Its SGD, its schedule and its rate are in the YAML; its batches had 512 pictures,
+    https://arxiv.org/abs/1912.11370). Its SGD, its schedule and its rate are in the YAML; its batches had 512 images,
     and its resolutions are not set here.
     """
 

@@ -12,7 +12,7 @@ def freeze(stages: Stages, strategy: Strategy, epoch: int) -> None:
 
     A frozen stage is frozen wholly: no gradients, no new BatchNorm statistics, no dropout, so its outputs in training
     and evaluation are equal. Called after `train()`, which would undo the modes, and after DDP has wrapped the model
-    with every parameter registered: freezing before would leave what thaws later out of the gradient exchange.
+    with every parameter registered: freezing before would leave what unfreezes later out of the gradient exchange.
     """
     trainable = strategy.trainable(epoch)
     for name, module in stages:

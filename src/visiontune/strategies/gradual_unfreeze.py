@@ -1,4 +1,4 @@
-"""Stages thaw from the head down."""
+"""Stages unfreeze from the head down."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ class GradualUnfreeze(Strategy):
         stages: names, input to output, the heads last.
         epochs: of the whole training.
         head_epochs: epochs in which only the heads train.
-        unfrozen_by: fraction of all epochs, 0..1, after which the last stage has thawed.
+        unfrozen_by: fraction of all epochs, 0..1, after which the last stage has unfrozen.
         schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
-        patience: instead of all three: the next stage thaws when the monitored metric has not been better than ever for
-            so many epochs, counted from the last thaw.
-        warmup_epochs: over how many epochs the rate of a stage that has just thawed rises from 0. Adam's first steps
+        patience: instead of all three: the next stage unfreezes when the monitored metric has not improved for so
+            many epochs, counted from the last unfreezing.
+        warmup_epochs: over how many epochs the rate of a stage that has just unfrozen rises from 0. Adam's first steps
             have the full rate in every weight whatever the gradient, and would undo what the stage was pretrained to.
         lr_decay, batchnorm: as in `Strategy`.
     Raises:
@@ -44,7 +44,7 @@ class GradualUnfreeze(Strategy):
         if warmup_epochs < 0:
             raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
         self.warmup_epochs, self.patience = warmup_epochs, patience
-        self.best, self.since = -math.inf, 0  # score, and the epochs that were done at it or at the last thaw
+        self.best, self.since = -math.inf, 0  # score, and the epochs that were done at it or at the last unfreeze
         if patience is not None:
             _check_patience(patience, epochs, schedule)
             self.starts = {HEADS: 0}
@@ -101,11 +101,11 @@ def _check_schedule(schedule: Mapping[str, int], stages: list[str], epochs: int)
         )
     for name, epoch in schedule.items():
         if not _is_count(epoch):
-            raise UserError(f"strategy.schedule thaws {name} at epoch {epoch}: write a whole number, 0 or more")
+            raise UserError(f"strategy.schedule unfreezes {name} at epoch {epoch}: write a whole number, 0 or more")
     for name, epoch in schedule.items():
         if epoch >= epochs:
             raise UserError(
-                f"strategy.schedule thaws {name} at epoch {epoch}, but the training has the epochs 0 to {epochs - 1}: "
+                f"strategy.schedule unfreezes {name} at epoch {epoch}, but the epochs are 0 to {epochs - 1}: "
                 f"write a smaller number, or trainer.max_epochs={max(schedule.values()) + 1}"
             )
     if schedule.get(HEADS) and min(schedule.values()) > 0:
@@ -114,11 +114,11 @@ def _check_schedule(schedule: Mapping[str, int], stages: list[str], epochs: int)
 
 def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | None) -> None:
     if schedule is not None:
-        raise UserError("strategy.schedule and strategy.patience both say when stages thaw: leave one of them null")
+        raise UserError("strategy.schedule and strategy.patience both say when stages unfreeze: leave one of them null")
     if isinstance(patience, bool) or not isinstance(patience, int) or not 1 <= patience < epochs:
         raise UserError(
             f"strategy.patience={patience}: a number of epochs from 1 to {epochs - 1} (the training has {epochs}), "
-            "such as strategy.patience=2; or null, to thaw by epochs"
+            "such as strategy.patience=2; or null, to unfreeze by epochs"
         )
 
 

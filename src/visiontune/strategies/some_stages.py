@@ -38,7 +38,7 @@ class LastK(_SomeStages):
 
 
 class FirstK(_SomeStages):
-    """The stages nearest to the input: surgical fine-tuning, for pictures that look different but show the same (Lee et
+    """The stages nearest to the input: surgical fine-tuning, for images that look different but show the same (Lee et
     al. 2023, https://arxiv.org/abs/2210.11466)."""
 
     def pick(self, backbone: list[str], k: int) -> list[str]:

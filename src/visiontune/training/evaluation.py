@@ -49,7 +49,7 @@ def evaluate(
     """All metrics of `model` on the train, val or test split.
 
     Args:
-        stored: its batches have the pictures as they are stored, for what is run through an exported file.
+        stored: its batches have the images as they are stored, for what is run through an exported file.
         watching: callbacks that see the pass.
 
     Raises:

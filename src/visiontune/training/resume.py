@@ -100,7 +100,7 @@ def _check_whole(path: Path) -> None:
     try:
         with ZipFile(path) as file:
             spoiled = file.testzip()
-    except Exception as error:  # zipfile and zlib have a type for each way in which a file may be spoiled
+    except Exception as error:  # zipfile and zlib have a type for each way in which a file may be corrupt
         raise UserError(f"{path} is not whole: {error}") from error
     if spoiled:
         raise UserError(f"{path} is not whole: the sum of {spoiled} is wrong")
@@ -158,7 +158,7 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
         cut(run.tensorboard, state["events"])
     text = f"goes on after step {state['global_step']}"
     if checkpoint.name != "last.ckpt":
-        text += f", from {checkpoint.name}: last.ckpt is gone or spoiled"
+        text += f", from {checkpoint.name}: last.ckpt is gone or corrupt"
     if state["visiontune"]["version"] != __version__:
         text += f"; it was made with visiontune {state['visiontune']['version']}, this is {__version__}"
     log.info(text)

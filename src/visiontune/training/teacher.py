@@ -63,21 +63,21 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
 
 
 def enlarged(size: tuple[int, int], shown: tuple[int, int]) -> str | None:
-    """In words, that the teacher is shown pictures which have less in them than those that it knows."""
+    """In words, that the teacher is shown images which have less in them than those that it knows."""
     if size[0] * size[1] <= shown[0] * shown[1]:
         return None
     return (
-        f"the teacher knows pictures of {size[0]} x {size[1]} and sees this run's, {shown[0]} x {shown[1]}, "
+        f"the teacher knows images of {size[0]} x {size[1]} and sees this run's, {shown[0]} x {shown[1]}, "
         f"enlarged, where it errs more: better is a teacher trained with data.image_size={list(shown)}"
     )
 
 
 def seen_before(run: RunDirectory, data: VisionData) -> str | None:
-    """In words, how many pictures that judge the student the teacher was trained on; None for none."""
+    """In words, how many images that judge the student the teacher was trained on; None for none."""
     with run.splits.open(newline="") as file:
         trained = {row["content"] for row in csv.DictReader(file) if row["split"] == "train"}
     counts = {split: sum(s.content in trained for s in data.samples(split)) for split in ("val", "test")}
     if not any(counts.values()):
         return None
     said = " and ".join(f"{count} of {len(data.samples(split))} {split}" for split, count in counts.items() if count)
-    return f"the teacher was trained on {said} pictures: what the student scores on them says too much"
+    return f"the teacher was trained on {said} images: what the student scores on them says too much"

@@ -1,5 +1,5 @@
 """What keeps these tests short: networks with random weights are slow to build where truncated normals are drawn
-exactly, and pictures this small are slower on many threads than on one."""
+exactly, and images this small are slower on many threads than on one."""
 
 from collections.abc import Iterator
 

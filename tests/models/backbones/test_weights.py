@@ -77,7 +77,7 @@ def test_package_loads_in_order_and_is_the_default() -> None:
     assert report.matched_fraction == 1.0
     assert report.missing == [] and report.reshaped == []
     assert report.unexpected == ["_fc.weight", "_fc.bias"]
-    # Real weights know pictures: the answer of a batch norm after training is far from its initial 0 and 1.
+    # Real weights know images: the answer of a batch norm after training is far from its initial 0 and 1.
     assert backbone.get_parameter("model.bn1.weight").std() > 0.1
 
 
@@ -144,7 +144,7 @@ def test_input_convolution_is_adapted(name: str, channels: int, tmp_path: Path) 
     assert line.endswith("adapted") and f"-> ({first_conv(backbone).shape[0]}, {channels}" in line
     assert report.matched_fraction == 1.0
     old, new = first_conv(rgb), first_conv(backbone)
-    if channels == 1:  # a grey picture gives what its three equal channels gave
+    if channels == 1:  # a grey image gives what its three equal channels gave
         torch.testing.assert_close(new, old.sum(dim=1, keepdim=True))
         torch.testing.assert_close(backbone.mean, rgb.mean.mean(dim=1, keepdim=True))
     else:

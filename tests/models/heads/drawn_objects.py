@@ -1,4 +1,4 @@
-"""Pictures of coloured rectangles and discs with their boxes and masks, and a head trained on a few of them."""
+"""Images of coloured rectangles and discs with their boxes and masks, and a head trained on a few of them."""
 
 from collections import OrderedDict
 from typing import Any
@@ -18,7 +18,7 @@ INSTANCES = TaskInfo("instances", CLASSES)
 
 
 def drawn(count: int, side: int = 64, seed: int = 0, most: int = 3) -> tuple[Tensor, list[dict[str, Any]]]:
-    """`count` pictures ``(count, 3, side, side)`` in 0..1 with 1 to `most` objects each, and instances targets."""
+    """`count` images ``(count, 3, side, side)`` in 0..1 with 1 to `most` objects each, and instances targets."""
     random = torch.Generator().manual_seed(seed)
     pictures = 0.2 * torch.rand(count, 3, side, side, generator=random)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -65,7 +65,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 
 def overfitted(backbone: Backbone, head: DetectionHead, steps: int, lr: float = 4e-3) -> tuple[dict[str, Tensor], Any]:
-    """What the metrics say of 8 pictures after `steps` on them, and the predictions."""
+    """What the metrics say of 8 images after `steps` on them, and the predictions."""
     pictures, targets = drawn(8)
     model = nn.ModuleList([backbone, head]).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr)

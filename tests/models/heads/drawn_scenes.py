@@ -1,4 +1,4 @@
-"""Small pictures with a truth for every head: coloured rectangles on a dull ground, under noise."""
+"""Small images with a truth for every head: coloured rectangles on a dull ground, under noise."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ CLASSES = ["background", "red", "green", "blue"]
 
 
 def scenes(count: int, seed: int = 0, side: int = 64, noise: float = 0.1) -> tuple[Tensor, dict[str, list[Any]]]:
-    """Pictures ``(count, 3, side, side)`` in 0..1, and by kind of head their targets.
+    """Images ``(count, 3, side, side)`` in 0..1, and by kind of head their targets.
 
     The borders of the label maps are unknown. The values of regression are the areas of red and green in pixels.
     """

@@ -189,7 +189,7 @@ def test_pictures_say_what_is_wrong() -> None:
     def strip(*arguments: Any) -> list[int]:
         picture = model.draw(image, *arguments)
         assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and picture.shape[2] == 320
-        assert picture[:, :160].sum() == 0  # the picture itself, enlarged four times
+        assert picture[:, :160].sum() == 0  # the image itself, enlarged four times
         return picture[:, -1, -1].tolist()
 
     assert strip(prediction, 1) == list(GOOD)

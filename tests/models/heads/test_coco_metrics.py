@@ -32,7 +32,7 @@ def ellipses(boxes: Tensor) -> Tensor:
 
 
 def scenes() -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-    """Predictions and targets of 12 pictures: all sizes, crowds, duplicates, wrong labels, one side or both empty."""
+    """Predictions and targets of 12 images: all sizes, crowds, duplicates, wrong labels, one side or both empty."""
     random = np.random.default_rng(3)
     predictions, targets = [], []
     for picture in range(12):
@@ -205,7 +205,7 @@ def _rank(rank: int, folder: str) -> None:
         metrics = CocoMetrics(CLASSES, BOTH)
         metrics.update(predictions[part], targets[part])
         computed.append({name: float(value) for name, value in metrics.compute().items()})
-        assert len(metrics.detection_scores) == len(targets[part])  # a rank has its own pictures again
+        assert len(metrics.detection_scores) == len(targets[part])  # a rank has its own images again
     (Path(folder) / f"{rank}.json").write_text(json.dumps(computed))
     distributed.destroy_process_group()
 

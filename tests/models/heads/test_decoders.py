@@ -1,4 +1,4 @@
-"""Every decoder on every sort of backbone: the right map, trainable from one picture, no statistics kept."""
+"""Every decoder on every sort of backbone: the right map, trainable from one image, no statistics kept."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ STRIDES = {"fpn": 2, "unet": 2, "lraspp": 8}  # of the result; the others keep t
 
 
 def features(shape: FeatureShape, height: int, width: int, count: int = 2) -> Features:
-    """Random maps of pictures of this size, sides rounded up as padded convolutions do."""
+    """Random maps of images of this size, sides rounded up as padded convolutions do."""
     draw = torch.Generator().manual_seed(0)
     maps = [
         torch.randn(count, channels, -(-height // stride), -(-width // stride), generator=draw).requires_grad_()
@@ -75,7 +75,7 @@ def test_one_small_picture_trains_and_nothing_is_remembered_of_it(name: str) -> 
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
     assert list(model.buffers()) == []
     torch.testing.assert_close(model.eval()(given), out)
-    # A picture's result does not depend on its neighbours in the batch.
+    # An image's result does not depend on its neighbours in the batch.
     more = Features([torch.cat([m, torch.randn_like(m)]) for m in given.maps], lambda: given.embedding, (32, 32))
     torch.testing.assert_close(model(more)[:1], out, rtol=1e-4, atol=1e-5)
 

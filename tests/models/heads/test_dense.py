@@ -1,4 +1,4 @@
-"""The dense head: its metrics against plain NumPy and torchmetrics' own, and that it restores pictures."""
+"""The dense head: its metrics against plain NumPy and torchmetrics' own, and that it restores images."""
 
 import math
 from typing import Any
@@ -108,7 +108,7 @@ def test_nothing_known_is_a_zero_on_the_graph(targets: list[Any]) -> None:
     assert given.grad is not None and bool((given.grad == 0).all())
 
 
-# ---- pictures in, pictures out
+# ---- images in, images out
 
 
 def test_a_residual_begins_at_the_input() -> None:
@@ -163,7 +163,7 @@ def test_removes_noise_from_pictures_it_has_not_seen() -> None:
     assert evaluated(model.eval(), backbone.eval(), images, targets["dense"])["psnr"] > before + 3
 
 
-# ---- words and pictures
+# ---- words and images
 
 
 def test_predictions_in_words() -> None:

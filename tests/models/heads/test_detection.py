@@ -77,7 +77,7 @@ def their_targets(detector: str, targets: list[dict[str, Tensor]]) -> list[dict[
 def test_losses_and_predictions_are_torchvisions(detector: str) -> None:
     backbone, head = parts(detector)
     pictures, targets = drawn(3)
-    targets.append(objects([], [], (64, 64)))  # a picture without objects
+    targets.append(objects([], [], (64, 64)))  # an image without objects
     pictures = torch.cat([pictures, torch.rand(1, 3, 64, 64)])
     theirs = reference(detector, backbone, head).train()
     torch.manual_seed(1)
@@ -158,7 +158,7 @@ def test_the_loss_of_a_sample_is_its_own_and_the_same_each_time(detector: str) -
     assert torch.equal(first[[0, 2]], again[[0, 2]])
     alone = head.sample_loss(head(backbone(pictures[2:])), targets[2:])
     torch.testing.assert_close(alone, again[2:])
-    if detector == "retinanet":  # whose loss is a mean over pictures
+    if detector == "retinanet":  # whose loss is a mean over images
         assert float(again.mean()) == pytest.approx(float(total(head.loss(raw, targets))), rel=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
     backbone, head = parts("fcos", max_detections=400)
     raw = head(backbone(drawn(1)[0]))
     (inside,) = head.decode(raw, [WHOLE])
-    # A picture of 200 x 160, shrunk to a quarter: 50 rows from row 5, 40 columns from column 12.
+    # An image of 200 x 160, shrunk to a quarter: 50 rows from row 5, 40 columns from column 12.
     (found,) = head.decode(raw, [Frame((200, 160), (5, 12, 50, 40))])
     expected = ((inside["boxes"] - torch.tensor([12.0, 5, 12, 5])) * 4).clamp(min=0)
     expected = torch.minimum(expected, torch.tensor([160.0, 200, 160, 200]))

@@ -69,7 +69,7 @@ def test_takes_a_training_step_on_every_family(backbone: Backbone, kind: str) ->
     before = [parameter.detach().clone() for parameter in head.parameters()]
     torch.optim.AdamW(head.parameters(), lr=0.01).step()
     assert any(not torch.equal(a, b) for a, b in zip(before, head.parameters(), strict=True))
-    # Evaluation decodes what it sees, as large as the pictures are, and scores itself.
+    # Evaluation decodes what it sees, as large as the images are, and scores itself.
     with torch.no_grad():
         raw = head.eval()(backbone.eval()(images))
         predictions = head.decode(raw, [Frame.whole(64, 64), Frame((30, 50), (8, 0, 48, 64))])

@@ -118,11 +118,11 @@ def test_predictions_and_sample_losses_do_not_depend_on_the_mode_or_on_chance() 
     ("frame", "rows", "columns", "middle"),
     [
         (WHOLE, (16, 48), (8, 40), 24),
-        # Shrunk to a quarter, under a border of 8 rows: rows 16..48 of the input are rows 32..160 of the picture.
+        # Shrunk to a quarter, under a border of 8 rows: rows 16..48 of the input are rows 32..160 of the image.
         (Frame((192, 256), (8, 0, 48, 64)), (32, 160), (32, 160), 96),
-        # The middle of a picture twice as wide: 32 columns are out of sight on either side.
+        # The middle of an image twice as wide: 32 columns are out of sight on either side.
         (Frame((64, 128), (0, -32, 64, 128)), (16, 48), (40, 72), 56),
-        # A border of 24 columns on the left: the left half of the object is beyond the picture.
+        # A border of 24 columns on the left: the left half of the object is beyond the image.
         (Frame((64, 40), (0, 24, 64, 40)), (16, 48), (0, 16), 0),
     ],
 )
@@ -154,7 +154,7 @@ def test_eight_pictures_are_learned() -> None:
     classes = [f"{kind}ap/{name}" for kind in ("", "box_") for name in INSTANCES.classes]
     assert set(computed) == {*InstancesHead.directions, *classes} - {"loss"}
     best = predictions[0]["masks"][0].float().mean()
-    assert 0.02 < float(best) < 0.3  # of the picture
+    assert 0.02 < float(best) < 0.3  # of the image
 
 
 def test_masks_are_drawn() -> None:

@@ -13,7 +13,7 @@ def plain(height: int = 160, width: int = 200, channels: int = 3) -> torch.Tenso
 
 
 def over(colour: tuple[int, int, int]) -> list[float]:
-    """A class colour half seen through the grey picture."""
+    """A class colour half seen through the grey image."""
     return [OPACITY * value + (1 - OPACITY) * GREY for value in colour]
 
 

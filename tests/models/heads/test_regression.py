@@ -196,7 +196,7 @@ def test_a_head_takes_the_solution() -> None:
         assert torch.equal(other.linear.weight, before)
 
 
-# ---- words and pictures
+# ---- words and images
 
 
 def test_predictions_in_words() -> None:

@@ -42,7 +42,7 @@ def truths(count: int = 3, classes: int = 4, size: tuple[int, int] = (12, 10), u
 
 
 def test_metrics_are_of_the_whole_split_and_equal_scikit_learns() -> None:
-    sizes = [(9, 11), (20, 3), (7, 7), (30, 30)]  # a mean over pictures or batches would be another number
+    sizes = [(9, 11), (20, 3), (7, 7), (30, 30)]  # a mean over images or batches would be another number
     truth = [truths(1, 5, size)[0] for size in sizes]
     maps = [
         torch.where(logits(1, 1, s)[0, 0] > 0, t % 5, logits(1, 5, s, 7)[0].argmax(0))
@@ -190,7 +190,7 @@ def test_learns_eight_pictures_by_heart(decoder: str, steps: int, channels: int)
     assert min(found[f"iou/{name}"] for name in CLASSES) >= 0.9
 
 
-# ---- words and pictures
+# ---- words and images
 
 
 def test_predictions_in_words() -> None:

@@ -1,4 +1,4 @@
-"""Detection and instances as COCO has them: one JSON file with pictures, categories and annotations, or one a split."""
+"""Detection and instances as COCO has them: one JSON file with images, categories and annotations, or one a split."""
 
 import json
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ def read(
     splits: str | None = None,
     on_bad_box: str = "error",
 ) -> Source:
-    """Read COCO's format; a picture without annotations is one without objects.
+    """Read COCO's format; an image without annotations is one without objects.
 
     Args:
         root: the data folder; the other paths are relative to it.
@@ -60,7 +60,7 @@ def read(
                     segment = parse(annotation.get("segmentation"), sizes[path])
                     box = _box(annotation.get("bbox"))
                     if not meets(segment, box, sizes[path]):
-                        raise ValueError("its polygons lie outside its box, or far outside its picture")
+                        raise ValueError("its polygons lie outside its box, or far outside its image")
                 except ValueError as error:
                     check.refuse(f"{where}: {error}")
                     continue
@@ -143,7 +143,7 @@ def _paths(root: Path, folder: str, images: list[dict[str, Any]], file: str) -> 
         raise UserError(f"{file}: the images {ids} are one file, {twice[0]}")
     if missing := [f"image {identity!r}: {path}" for identity, path in found.items() if not (root / path).is_file()]:
         raise UserError(
-            f"{len(missing)} of {len(found)} pictures that {file} lists are not under {root / folder}; is it "
+            f"{len(missing)} of {len(found)} images that {file} lists are not under {root / folder}; is it "
             f"data.images?{listed(missing)}"
         )
     return found
@@ -183,7 +183,7 @@ def _box(given: Any) -> list[float]:
 
 
 def _other_sizes(documents: dict, paths: dict, sizes: dict[str, tuple[int, int]]) -> list[str]:
-    """A note on pictures of another size than the file says; their own counts."""
+    """A note on images of another size than the file says; their own counts."""
     said = {
         paths[split][image["id"]]: (image.get("height"), image.get("width"))
         for split, document in documents.items()
@@ -195,4 +195,4 @@ def _other_sizes(documents: dict, paths: dict, sizes: dict[str, tuple[int, int]]
 def _unnamed(root: Path, folders: dict[str | None, str], named: dict[str, tuple[int, int]]) -> list[str]:
     there = {relative(path, root) for folder in set(folders.values()) for path in pictures(root / folder)}
     rest = sorted(there - set(named))
-    return [f"{len(rest)} pictures that no annotation file lists are left out: {some(rest)}"] if rest else []
+    return [f"{len(rest)} images that no annotation file lists are left out: {some(rest)}"] if rest else []

@@ -1,4 +1,4 @@
-"""Classification, multi-label and regression from a table: a row a picture."""
+"""Classification, multi-label and regression from a table: a row an image."""
 
 import csv
 import math
@@ -30,20 +30,20 @@ def read(
 ) -> Source:
     """Read a table with the column `path`; `split` and `group` are read where there are such columns.
 
-    An empty cell means that the picture is not labelled; for a task of several columns, that it is not for all of them.
+    An empty cell means that the image is not labelled; for a task of several columns, that it is not for all of them.
 
     Args:
         root: the data folder.
         table: CSV file (commas, semicolons or tabs) with a line of column names, under the root.
         images: folder that the paths in the table are relative to, under the root.
-        label: column with one class a picture: classification.
+        label: column with one class an image: classification.
         labels: columns with 0 or 1 each: multi-label.
         targets: columns with numbers: regression.
         classes: the classes of `label` in order; by default what is in the column, sorted.
         splits: folder with `{train,val,test}.txt`, instead of the column `split`.
 
     Raises:
-        UserError: a column or a picture is missing, or a cell holds what it may not; with the line.
+        UserError: a column or an image is missing, or a cell holds what it may not; with the line.
     """
     root = root_folder(root)
     base = existing(root / images, "data.images")
@@ -140,13 +140,13 @@ def _paths(rows: list[Row], base: Path, root: Path, name: str) -> list[str]:
             raise UserError(f"{name}:{line}: the path is empty")
         path = relative(base / written, root)
         if path in line_of:
-            raise UserError(f"{name}:{line}: {path} is in line {line_of[path]} already. A picture has one row.")
+            raise UserError(f"{name}:{line}: {path} is in line {line_of[path]} already. An image has one row.")
         line_of[path] = line
         if not (root / path).is_file():
             missing.append(f"{name}:{line}: {written}")
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(rows)} pictures are not under {base}; is data.images right?{listed(missing)}"
+            f"{len(missing)} of {len(rows)} images are not under {base}; is data.images right?{listed(missing)}"
         )
     return list(line_of)
 

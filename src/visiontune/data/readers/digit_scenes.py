@@ -1,7 +1,7 @@
 """Scenes composed of scikit-learn's real handwritten digits on coloured textures: one small set for every task.
 
 Nothing is read from disk or fetched. A scene follows from the seed, its split and its number alone, and no digit
-occurs in two splits. The pictures have noise in them; the dense task is to take it out.
+occurs in two splits. The images have noise in them; the dense task is to take it out.
 """
 
 from dataclasses import dataclass

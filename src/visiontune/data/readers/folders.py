@@ -14,7 +14,7 @@ PerSplit = str | Mapping[str, str]
 def root_folder(root: str | Path | None) -> Path:
     """Raises UserError: not set, or no such folder."""
     if not root:
-        raise UserError("data.root is not set: say where the pictures are, such as data.root=~/photos")
+        raise UserError("data.root is not set: say where the images are, such as data.root=~/photos")
     return existing(Path(root).expanduser().absolute(), "data.root")
 
 

@@ -1,4 +1,4 @@
-"""Classification pictures in folders: `CLASS/*` or `{train,val,test}/CLASS/*`, with or without lists of splits."""
+"""Classification images in folders: `CLASS/*` or `{train,val,test}/CLASS/*`, with or without lists of splits."""
 
 import re
 from collections import defaultdict
@@ -24,12 +24,12 @@ def read(
     Args:
         root: the data folder; sample paths are relative to it.
         images: where under the root the class (or split) folders are.
-        splits: folder under the root with `{train,val,test}.txt`; a line names a picture by its path or stem.
+        splits: folder under the root with `{train,val,test}.txt`; a line names an image by its path or stem.
         group_pattern: regular expression searched in each path; what its first group matches names the sample's
             group, such as `(patient\\d+)_`.
 
     Raises:
-        UserError: no such folder, no pictures, fewer than two classes, a class without pictures, or a split list
+        UserError: no such folder, no images, fewer than two classes, a class without images, or a split list
             that does not fit.
     """
     root = root_folder(root)
@@ -55,7 +55,7 @@ def read(
         strangers += [path for path in inside if not is_image(path)]
     if strangers:
         notes.append(
-            f"{len(strangers)} files that are not pictures are left out: "
+            f"{len(strangers)} files that are not images are left out: "
             + some([relative(path, root) for path in strangers])
         )
     classes = sorted(found)
@@ -84,17 +84,17 @@ def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the visible folders inside, and a note on the files that lie beside them."""
     entries = sorted(folder.iterdir())
     loose = [path for path in entries if path.is_file() and is_image(path)]
-    notes = [f"{len(loose)} pictures directly in {folder} are left out: they have no class folder"] if loose else []
+    notes = [f"{len(loose)} images directly in {folder} are left out: they have no class folder"] if loose else []
     return [path.name for path in entries if path.is_dir() and not path.name.startswith(".")], notes
 
 
 def _check(base: Path, found: dict[str, list]) -> None:
     layout = "one folder a class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
     if not any(found.values()):
-        raise UserError(f"{base} holds no pictures. Expected {layout}; read are {' '.join(sorted(SUFFIXES))}.")
+        raise UserError(f"{base} holds no images. Expected {layout}; read are {' '.join(sorted(SUFFIXES))}.")
     for name, pictures in found.items():
         if not pictures:
-            raise UserError(f"class {name!r} has no pictures in {base}. Add some, or remove its folder.")
+            raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.")
     if len(found) == 1:
         raise UserError(f"{base} holds a single class, {next(iter(found))!r}. Expected {layout}.")
 

@@ -1,4 +1,4 @@
-"""Detection and instances as a mask a picture, in which every object has a value of its own and 0 is the background."""
+"""Detection and instances as a mask an image, in which every object has a value of its own and 0 is the background."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class StoredInstanceMask:
         except PROBLEMS as error:
             raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: {_pixels(codes.shape)}, its picture has {_pixels(size)}")
+            raise UserError(f"{self.path}: {_pixels(codes.shape)}, its image has {_pixels(size)}")
         masks = torch.from_numpy(codes == np.array(self.values, dtype=np.int64)[:, None, None])
         return objects(target["boxes"], target["labels"], size, masks=masks)
 
@@ -56,17 +56,17 @@ def read(
     ignore_value: int | None = None,
     splits: str | None = None,
 ) -> Source:
-    """Read pictures and masks of the same path and stem within their folders; a picture without mask is left out.
+    """Read images and masks of the same path and stem within their folders; an image without mask is left out.
 
     Args:
         root: the data folder; the other paths are relative to it.
-        suffix: what the stem of a mask has after that of its picture, such as `_mask`.
+        suffix: what the stem of a mask has after that of its image, such as `_mask`.
         classes: the one class that every object is of.
         ignore_value: of pixels that belong to no object, beside 0.
         splits: folder with `{train,val,test}.txt`.
 
     Raises:
-        UserError: a folder or a picture is missing, a mask is not called or not sized like its picture, or nothing is
+        UserError: a folder or an image is missing, a mask is not called or not sized like its image, or nothing is
             in any of them.
     """
     root = root_folder(root)
@@ -85,12 +85,12 @@ def read(
     sizes = picture_sizes(root, paths)
     seen = scan(root, [pairs[path] for path in paths], _look, "instance-masks-hashed")
     wrong = [
-        f"{pairs[path]}: {_pixels(seen[pairs[path]]['size'])}, its picture {path} has {_pixels(sizes[path])}"
+        f"{pairs[path]}: {_pixels(seen[pairs[path]]['size'])}, its image {path} has {_pixels(sizes[path])}"
         for path in paths
         if tuple(seen[pairs[path]]["size"]) != sizes[path]
     ]
     if wrong:
-        raise UserError(f"{len(wrong)} masks are not of the size of their pictures; repair or remove:{listed(wrong)}")
+        raise UserError(f"{len(wrong)} masks are not of the size of their images; repair or remove:{listed(wrong)}")
     for sample in samples:
         found = [(code, box) for code, box in seen[pairs[sample.path]]["objects"] if code != ignore_value]
         corners = np.array([box for _, box in found], dtype=np.float32).reshape(-1, 4)
@@ -106,7 +106,7 @@ def read(
 
 
 def _pairs(root: Path, base: Path, mask_base: Path, suffix: str) -> tuple[dict[str, str], list[str]]:
-    """picture -> mask, both as paths under the root, and notes."""
+    """image -> mask, both as paths under the root, and notes."""
     if base == mask_base and not suffix:
         raise UserError("data.images and data.masks are one folder: write what ends a mask's name, data.suffix=_mask")
     apart = base != mask_base
@@ -121,12 +121,12 @@ def _pairs(root: Path, base: Path, mask_base: Path, suffix: str) -> tuple[dict[s
     pairs = {relative(path, root): relative(named[stem], root) for stem, path in found.items() if stem in named}
     if not pairs:
         name = next(iter(found), "NAME")
-        what = "no mask for any picture" if found else "masks, but there are no pictures"
+        what = "no mask for any image" if found else "masks, but there are no images"
         raise UserError(f"{mask_base} has {what} in {base}. The mask of {name}.jpg is called {name}{suffix}.png")
     if strangers := sorted({relative(path, root) for path in drawn.values()} - set(pairs.values())):
-        raise UserError(f"{len(strangers)} masks have no picture of their name; add it or remove:{listed(strangers)}")
+        raise UserError(f"{len(strangers)} masks have no image of their name; add it or remove:{listed(strangers)}")
     alone = sorted({relative(path, root) for path in found.values()} - set(pairs))
-    return pairs, [f"{len(alone)} pictures without a mask are left out: {some(alone)}"] if alone else []
+    return pairs, [f"{len(alone)} images without a mask are left out: {some(alone)}"] if alone else []
 
 
 def _look(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Segmentation: a folder of pictures, and one of masks with the same names."""
+"""Segmentation: a folder of images, and one of masks with the same names."""
 
 from pathlib import Path
 
@@ -19,19 +19,19 @@ def read(
     ignore_value: Value | None = None,
     splits: str | None = None,
 ) -> Source:
-    """Read pictures and masks of the same path and stem within their folders; a picture without mask is left out.
+    """Read images and masks of the same path and stem within their folders; an image without mask is left out.
 
     Args:
         root: the data folder; the other paths are relative to it.
         images: a folder, or one a split.
-        masks: a folder (it may be that of the pictures; the masks are then its PNGs), or one a split.
+        masks: a folder (it may be that of the images; the masks are then its PNGs), or one a split.
         classes: names in label order.
         values: of each class in a mask: a grey value or palette index, or `[RED, GREEN, BLUE]`; by default 0, 1, 2, ...
         ignore_value: of pixels without a truth; by default 255, where no class has it.
         splits: folder with `{train,val,test}.txt`.
 
     Raises:
-        UserError: a folder or a picture is missing, or a mask is not of its picture's size or has another value.
+        UserError: a folder or an image is missing, or a mask is not of its image's size or has another value.
     """
     root = root_folder(root)
     folders = _folders(per_split(images, "data.images"), per_split(masks, "data.masks"))
@@ -45,7 +45,7 @@ def read(
         mine = {path: masks_here[stem] for stem, path in found.items() if stem in masks_here}
         if not mine:
             name = next(iter(found), "NAME")
-            what = "no mask for any picture" if found else "masks, but there are no pictures"
+            what = "no mask for any image" if found else "masks, but there are no images"
             raise UserError(f"{mask_base} has {what} in {base}. The mask of {name}.jpg is called {name}.png")
         if twice := sorted(set(mine) & set(pairs)):
             raise UserError(f"{twice[0]} is in both {split_of[twice[0]]} and {split}. A sample has one split.")
@@ -54,9 +54,9 @@ def read(
         drawn |= set(masks_here.values())
         split_of |= dict.fromkeys(mine, split)
     if strangers := sorted(drawn - set(pairs.values())):
-        raise UserError(f"{len(strangers)} masks have no picture of their name; add it or remove:{listed(strangers)}")
+        raise UserError(f"{len(strangers)} masks have no image of their name; add it or remove:{listed(strangers)}")
     samples = [Sample(path, {}, split_of[path]) for path in sorted(pairs)]
-    notes = [f"{len(alone)} pictures without a mask are left out: {some(sorted(alone))}"] if alone else []
+    notes = [f"{len(alone)} images without a mask are left out: {some(sorted(alone))}"] if alone else []
     if splits:
         samples, more = apply_split_lists(samples, root, [folder for folder, _ in folders.values()], root / splits)
         notes += more
@@ -79,7 +79,7 @@ def read(
 
 
 def _folders(images: dict[str | None, str], masks: dict[str | None, str]) -> dict[str | None, tuple[str, str]]:
-    """split -> folders of pictures and of masks."""
+    """split -> folders of images and of masks."""
     if None not in images and None not in masks and set(images) != set(masks):
         raise UserError(f"data.images={images} and data.masks={masks} are not of the same splits")
     if None in images and None not in masks:
@@ -88,7 +88,7 @@ def _folders(images: dict[str | None, str], masks: dict[str | None, str]) -> dic
 
 
 def _files(root: Path, images: Path, masks: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Pictures and masks, each as stem -> path under the root."""
+    """Images and masks, each as stem -> path under the root."""
     found = pictures(images, without=[masks] if masks != images else [])
     drawn = pictures(masks, without=[images] if masks != images else [])
     if masks == images:

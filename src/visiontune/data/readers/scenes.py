@@ -1,6 +1,6 @@
 """Drawing one scene: a coloured texture, and handwritten digits that lie on it and over each other.
 
-In double precision throughout: rounded to 0..255, the pictures are the same on every machine.
+In double precision throughout: rounded to 0..255, the images are the same on every machine.
 """
 
 import math
@@ -28,7 +28,7 @@ class Scene:
     """What was drawn.
 
     Attributes:
-        picture: ``(3, H, W)`` in 0..1.
+        image: ``(3, H, W)`` in 0..1.
         owner: ``(H, W)`` uint8, 0 for the background, i + 1 for what is seen of the i-th digit.
         labels: of the digits, in the order in which they were put down.
         texture: of the background, its place in `TEXTURES`.

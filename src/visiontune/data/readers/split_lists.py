@@ -42,20 +42,20 @@ def apply_split_lists(
             where = f"{file}:{number}"
             paths = index.get(name, set())
             if len(paths) != 1:
-                what = f"{len(paths)} pictures are called so" if paths else f"no such picture under {root / folders[0]}"
+                what = f"{len(paths)} images are called so" if paths else f"no such image under {root / folders[0]}"
                 raise UserError(f"{where}: {name!r}: {what}. Write its path under {root}.")
             (path,) = paths
             if chosen.setdefault(path, (split, where))[0] != split:
                 raise UserError(f"{where}: {path} is already in {chosen[path][1]}. A sample has one split.")
     kept = [replace(sample, split=chosen[sample.path][0]) for sample in samples if sample.path in chosen]
     rest = len(samples) - len(kept)
-    return kept, [f"{rest} pictures that no list in {folder} names are left out"] if rest else []
+    return kept, [f"{rest} images that no list in {folder} names are left out"] if rest else []
 
 
 def _names(samples: list[Sample], folders: list[str]) -> dict[str, set[str]]:
     """Every name a line may use -> the paths it could mean."""
     names: dict[str, set[str]] = defaultdict(set)
-    # A stem means a picture only where nothing is called so in full.
+    # A stem means an image only where nothing is called so in full.
     stems: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         path = PurePosixPath(sample.path)

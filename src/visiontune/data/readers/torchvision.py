@@ -55,7 +55,7 @@ IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
 def read(root: str | Path, name: str | None, download: bool = True, task: str = "classification") -> Source:
     """Read a set with its owner's splits.
 
-    Small sets live in memory; those of picture files are read from disk as they are needed.
+    Small sets live in memory; those of image files are read from disk as they are needed.
 
     Args:
         root: where the set is, or where it is put.
@@ -137,7 +137,7 @@ def _labels(dataset: Any) -> list[int]:
 
 
 def _pictures(dataset: Any, root: Path) -> tuple[list[str], list[Tensor | None]]:
-    """Paths under the root ("" where the pictures are in memory), and pictures (None where they are files)."""
+    """Paths under the root ("" where the images are in memory), and images (None where they are files)."""
     if hasattr(dataset, "data"):
         images = _as_nchw(torch.as_tensor(np.asarray(dataset.data)))
         return [""] * len(images), list(images)

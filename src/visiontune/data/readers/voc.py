@@ -1,4 +1,4 @@
-"""Detection and segmentation as Pascal VOC has them: an XML file a picture, index PNGs, lists of splits.
+"""Detection and segmentation as Pascal VOC has them: an XML file an image, index PNGs, lists of splits.
 
 Coordinates are taken as they stand: x1, y1, x2, y2 in pixels from 0. (The challenge's own files count from 1 and
 include the last pixel, so that their boxes begin a pixel too far right and down; most tools that write this format do
@@ -58,7 +58,7 @@ def read(
         download: a year of the challenge, found under the root as torchvision unpacks it, or fetched there.
 
     Raises:
-        UserError: a file is missing, broken or does not belong to a picture, or has a box or a value that cannot be.
+        UserError: a file is missing, broken or does not belong to an image, or has a box or a value that cannot be.
     """
     root = root_folder(root if download is None else challenge_folder(root, download, images))
     if difficult not in DIFFICULT:
@@ -109,20 +109,20 @@ def _folder(root: Path, name: str | None, key: str) -> Path | None:
 def _files(
     root: Path, base: Path, xml: Path | None, png: Path | None
 ) -> tuple[list[Sample], dict[str, Path], dict[str, str], list[str]]:
-    """Samples without targets, picture -> XML file, picture -> mask, and notes."""
+    """Samples without targets, image -> XML file, image -> mask, and notes."""
     inside = pictures(base, without=[folder for folder in (xml, png) if folder and folder != base])
-    if png == base:  # pictures and masks side by side
+    if png == base:  # images and masks side by side
         inside = [path for path in inside if path.suffix.lower() != ".png"]
     found = {stem: relative(path, root) for stem, path in by_stem(inside, base).items()}
     pages = by_stem([path for path in files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
     masks = by_stem([path for path in pictures(png) if path.suffix.lower() == ".png"], png) if png else {}
     if lonely := [relative(path, root) for stem, path in {**masks, **pages}.items() if stem not in found]:
-        raise UserError(f"{len(lonely)} annotations have no picture of their name in {base}:{listed(sorted(lonely))}")
+        raise UserError(f"{len(lonely)} annotations have no image of their name in {base}:{listed(sorted(lonely))}")
     if not pages and not masks:
         raise UserError(f"{base} has no annotations: write data.annotations=DIR (XML files), data.masks=DIR or both")
     kept = [path for stem, path in found.items() if stem in pages or stem in masks]
     rest = sorted(set(found.values()) - set(kept))
-    notes = [f"{len(rest)} pictures without annotation are left out: {some(rest)}"] if rest else []
+    notes = [f"{len(rest)} images without annotation are left out: {some(rest)}"] if rest else []
     return (
         [Sample(path, {}) for path in kept],
         {found[stem]: path for stem, path in pages.items()},
@@ -139,7 +139,7 @@ def _boxes(
     difficult: str,
     check: BoxCheck,
 ) -> tuple[dict[str, Stored], list[str], list[str]]:
-    """Detection targets by picture, the classes, and notes."""
+    """Detection targets by image, the classes, and notes."""
     read_in = {path: _page(file, relative(file, root)) for path, file in pages.items()}
     names = classes or sorted({one.name for _, found in read_in.values() for one in found})
     if not names:

@@ -1,7 +1,7 @@
-"""Detection and instances as YOLO (Ultralytics) has them: a YAML file, and a text file a picture.
+"""Detection and instances as YOLO (Ultralytics) has them: a YAML file, and a text file an image.
 
 A line of it is `CLASS X Y WIDTH HEIGHT` (the middle of a box) or `CLASS X Y X Y X Y ...` (a polygon), as shares of the
-picture's width and height.
+image's width and height.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def read(
 
     Args:
         root: the data folder; by default that of the YAML file.
-        yaml: file with `path`, `train`, `val`, `test` (each a folder, a list of pictures, or several) and `names`.
+        yaml: file with `path`, `train`, `val`, `test` (each a folder, a list of images, or several) and `names`.
         splits: folder with `{train,val,test}.txt`, instead of the file's own splits.
         on_bad_box: what becomes of a box that cannot be: `error`, `clip` or `drop`.
 
@@ -54,7 +54,7 @@ def read(
                 raise UserError(f"{path} is in both {split_of[path]} and {split} of {file}. A sample has one split.")
             labels[path] = follow(_label_file(written))
     if not labels:
-        raise UserError(f"{file}: no train and val: write folders of pictures, such as train: images/train")
+        raise UserError(f"{file}: no train and val: write folders of images, such as train: images/train")
     notes += _strangers(root, labels)
     sizes = picture_sizes(root, labels)
     samples = []
@@ -67,9 +67,9 @@ def read(
         without += not label_file.is_file()
         samples.append(Sample(path, objects.stored(sizes[path], check, lines.__getitem__), split_of[path]))
     if without == len(samples):
-        raise UserError(f"no picture has a label file: that of {samples[0].path} would be {labels[samples[0].path]}")
+        raise UserError(f"no image has a label file: that of {samples[0].path} would be {labels[samples[0].path]}")
     if without:
-        notes.append(f"{without} pictures have no label file: they count as pictures without objects")
+        notes.append(f"{without} images have no label file: they count as images without objects")
     schema, more = object_tasks(samples, list(names.values()))
     notes += check.notes() + more
     if splits:
@@ -134,7 +134,7 @@ def _bases(said: Mapping[str, Any], file: Path, root: Path) -> tuple[list[Path],
 
 
 def _pictures(entry: Any, bases: list[Path], file: Path, split: str) -> list[Path]:
-    """The pictures of a split, as the YAML writes their paths; not yet followed through links."""
+    """The images of a split, as the YAML writes their paths; not yet followed through links."""
     found: list[Path] = []
     for text in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
         # Roboflow writes ../train/images beside train/images.
@@ -142,18 +142,16 @@ def _pictures(entry: Any, bases: list[Path], file: Path, split: str) -> list[Pat
         choices = [base / name for name in names for base in bases]
         place = next((choice for choice in choices if follow(choice).exists()), None)
         if place is None:
-            raise UserError(
-                f"{file}: {split}: {choices[0]} does not exist. Write a folder of pictures or a .txt of them"
-            )
+            raise UserError(f"{file}: {split}: {choices[0]} does not exist. Write a folder of images or a .txt of them")
         real = follow(place)
         found += [place / path.relative_to(real) for path in pictures(real)] if real.is_dir() else _listed(real, bases)
         if not found:
-            raise UserError(f"{file}: {split}: {place} holds no pictures")
+            raise UserError(f"{file}: {split}: {place} holds no images")
     return found
 
 
 def _listed(file: Path, bases: list[Path]) -> list[Path]:
-    """The pictures that a text file lists, relative to the set's folder or (with ./) to the file's own."""
+    """The images that a text file lists, relative to the set's folder or (with ./) to the file's own."""
     found, missing = [], []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if name := line.strip().replace("\\", "/"):
@@ -163,12 +161,12 @@ def _listed(file: Path, bases: list[Path]) -> list[Path]:
             found.append(place or choices[0])
             missing += [] if place else [f"{file}:{number}: {name}"]
     if missing:
-        raise UserError(f"{len(missing)} listed pictures are not there:{listed(missing)}")
+        raise UserError(f"{len(missing)} listed images are not there:{listed(missing)}")
     return found
 
 
 def _label_file(picture: Path) -> Path:
-    """The last folder called images in the path is called labels; without one, labels are beside the pictures."""
+    """The last folder called images in the path is called labels; without one, labels are beside the images."""
     parts = list(picture.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
     if places:
@@ -177,7 +175,7 @@ def _label_file(picture: Path) -> Path:
 
 
 def _strangers(root: Path, labels: Mapping[str, Path]) -> list[str]:
-    """A note on label files without a picture. Sets as they are handed around have some, so it is no error."""
+    """A note on label files without an image. Sets as they are handed around have some, so it is no error."""
     expected = {label.resolve() for label in labels.values()}
     picture_folders: dict[Path, set[Path]] = {}
     for path, label in labels.items():
@@ -185,10 +183,10 @@ def _strangers(root: Path, labels: Mapping[str, Path]) -> list[str]:
     strangers: list[str] = []
     for folder, sources in picture_folders.items():
         there = [path for path in folder.glob("*.txt") if path.name not in NO_LABELS and path.resolve() not in expected]
-        # A list may name some of the pictures alone.
+        # A list may name some of the images alone.
         stems = {path.stem for source in sources for path in source.iterdir() if is_image(path)} if there else set()
         strangers += [relative(path, root) for path in there if path.stem not in stems]
-    return [f"{len(strangers)} label files have no picture: {some(sorted(strangers))}"] if strangers else []
+    return [f"{len(strangers)} label files have no image: {some(sorted(strangers))}"] if strangers else []
 
 
 def _parse(

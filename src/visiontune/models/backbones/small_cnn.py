@@ -1,4 +1,4 @@
-"""A small CNN for digits and other small pictures, trained from scratch."""
+"""A small CNN for digits and other small images, trained from scratch."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class SmallCNN(Backbone):
-    """Blocks of ``depth`` times convolution, normalisation, activation, then a pooling that halves the picture.
+    """Blocks of ``depth`` times convolution, normalisation, activation, then a pooling that halves the image.
 
     Block i gives a map with ``widths[i]`` channels and stride ``2 ** (i + 1)``; the embedding is the mean of the last.
     """

@@ -25,11 +25,11 @@ class TorchvisionBackbone(Backbone):
     ) -> None:
         """
         Args:
-            image_size: (H, W) in pixels, to refuse pictures that are too small for the network.
+            image_size: (H, W) in pixels, to refuse images that are too small for the network.
             options: passed on to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
 
         Raises:
-            UserError: an option that the network does not know, or pictures too small for it.
+            UserError: an option that the network does not know, or images too small for it.
         """
         network = build_network(name, options)
         take_apart = family(name)

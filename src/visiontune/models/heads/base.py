@@ -12,7 +12,7 @@ from visiontune.data.frames import Frame
 from visiontune.errors import UserError
 from visiontune.models.features import Features
 
-Raw = dict[str, Any]  # tensors, and plain numbers that all pictures of a batch have in common
+Raw = dict[str, Any]  # tensors, and plain numbers that all images of a batch have in common
 Prediction = dict[str, Tensor]
 Probe = tuple[Tensor, list[Any]]  # embeddings (N, D) and the N targets
 
@@ -37,8 +37,8 @@ class Head(nn.Module):
     Attributes:
         directions: the metrics that can be the monitor (those of one class cannot): is "max" or "min" of it best?
         monitor: the one among them that says which epoch is best.
-        graph_batch: can an exported graph take several pictures at once?
-        shared: raw outputs that all pictures of a batch have in common.
+        graph_batch: can an exported graph take several images at once?
+        shared: raw outputs that all images of a batch have in common.
         picked: raw outputs that come of a choice among numbers, and may be others where two are nearly alike.
         bootstrap_samples: how many resamples a bootstrap interval uses; fewer where the metrics take long to compute.
     """
@@ -66,7 +66,7 @@ class Head(nn.Module):
         """``(B,)``, what `loss` is the mean of; NaN where a sample has no label."""
 
     def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
-        """How far `raw` is from what a teacher's head gave for the same pictures; labels have no part in it.
+        """How far `raw` is from what a teacher's head gave for the same images; labels have no part in it.
 
         Args:
             teacher: of the same class and task; its options and the size of its input may be others.
@@ -85,19 +85,19 @@ class Head(nn.Module):
 
     @abstractmethod
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """One prediction a sample, its coordinates and masks in pixels of the picture that `frames` leads back to."""
+        """One prediction a sample, its coordinates and masks in pixels of the image that `frames` leads back to."""
 
     @abstractmethod
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`decode` as an exported graph can hold it: by tensor operations alone, for sizes that may be symbolic.
 
-        All pictures of the batch have the same frame. Where `graph_batch`, every tensor has the batch first; else the
-        batch is one picture.
+        All images of the batch have the same frame. Where `graph_batch`, every tensor has the batch first; else the
+        batch is one image.
         """
 
     @abstractmethod
     def metrics(self) -> nn.Module:
-        """Fresh `HeadMetrics` of this task. They are updated with predictions and targets in pixels of the picture."""
+        """Fresh `HeadMetrics` of this task. They are updated with predictions and targets in pixels of the image."""
 
     def score(self, computed: dict[str, Tensor]) -> Tensor:
         """How good a computed metric set is, about 0..1 with 1 the best: what several heads are averaged by."""
@@ -120,10 +120,10 @@ class Head(nn.Module):
 
     @abstractmethod
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
-        """Truth and prediction on a picture: uint8 ``(3, H, W)`` -> uint8 ``(3, H', W')``."""
+        """Truth and prediction on an image: uint8 ``(3, H, W)`` -> uint8 ``(3, H', W')``."""
 
     def images(self, prediction: Prediction) -> dict[str, Tensor]:
-        """A prediction that is itself a picture (a mask, a restored image), by name: uint8 ``(1 or 3, H, W)``."""
+        """A prediction that is itself an image (a mask, a restored image), by name: uint8 ``(1 or 3, H, W)``."""
         return {}
 
     def figures(self, computed: dict[str, Tensor]) -> dict[str, Figure]:

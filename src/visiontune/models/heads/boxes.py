@@ -10,7 +10,7 @@ def best(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, most: in
     """Which `most` boxes are left when of two in one group that overlap by more the better one stays.
 
     Args:
-        boxes: ``(N, 4)`` inside a picture of `size` (H, W); `scores` and `groups` are ``(N,)``.
+        boxes: ``(N, 4)`` inside an image of `size` (H, W); `scores` and `groups` are ``(N,)``.
 
     Returns:
         ``(most,)`` rows of them, best first; -1 where there are fewer.
@@ -33,7 +33,7 @@ def highest(scores: Tensor, counts: list[int], most: int) -> Tensor:
 
 
 def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks ``(N, h, w)``, 0..1 over their boxes ``(N, 4)`` -> ``(N, H, W)`` over a picture of `size`, bilinear.
+    """Masks ``(N, h, w)``, 0..1 over their boxes ``(N, 4)`` -> ``(N, H, W)`` over an image of `size`, bilinear.
 
     The same numbers as torchvision's `paste_masks_in_image`, of which the boxes' corners are whole pixels.
     """

@@ -1,4 +1,4 @@
-"""One label a picture."""
+"""One label an image."""
 
 from typing import Any, Self
 
@@ -153,7 +153,7 @@ class ClassificationHead(EmbeddingHead):
         return ClassificationMetrics(len(self.classes))
 
     def per_class_scores(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Recall: the accuracy on the pictures of the class."""
+        """Recall: the accuracy on the images of the class."""
         matrix = computed["confusion_matrix"].float()
         return dict(zip(self.classes, matrix.diag() / matrix.sum(1), strict=True))  # 0 / 0 is NaN
 

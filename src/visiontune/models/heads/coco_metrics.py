@@ -10,7 +10,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from visiontune.models.heads.base import Prediction
 
-AREAS = ("small", "medium", "large")  # less than 32^2, less than 96^2, or more pixels of the picture
+AREAS = ("small", "medium", "large")  # less than 32^2, less than 96^2, or more pixels of the image
 NUMBERS = (
     *("map", "map_50", "map_75", *(f"map_{area}" for area in AREAS)),
     *("mar_1", "mar_10", "mar_100", *(f"mar_{area}" for area in AREAS)),
@@ -38,11 +38,11 @@ class CocoMetrics(MeanAveragePrecision):
             class_metrics=True,
             backend="faster_coco_eval",
         )
-        self.warn_on_many_detections = False  # more than 100 in a picture is what `max_detections` may ask for
+        self.warn_on_many_detections = False  # more than 100 in an image is what `max_detections` may ask for
         self.class_names = list(classes)
 
     def update(self, predictions: list[Prediction], targets: list[Any]) -> None:
-        """Predictions and targets of some pictures, in pixels of the picture."""
+        """Predictions and targets of some images, in pixels of the image."""
         if predictions:
             found = [{name: _plain(value) for name, value in prediction.items()} for prediction in predictions]
             truth = [{name: _plain(value) for name, value in target.items()} for target in targets]
@@ -64,7 +64,7 @@ class CocoMetrics(MeanAveragePrecision):
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         """Everything of every rank, in the order of the ranks.
 
-        torchmetrics exchanges one picture after another, and waits for ever where ranks have unequal numbers of them.
+        torchmetrics exchanges one image after another, and waits for ever where ranks have unequal numbers of them.
         """
         group = process_group or self.process_group
         mine = {name: getattr(self, name) for name in self._reductions}

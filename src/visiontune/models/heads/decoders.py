@@ -8,7 +8,7 @@
 | fcn | the last map (Long et al. 2015, arXiv:1411.4038), torchvision's | the last map's |
 | lraspp | the last map, and one of stride 8 (Howard et al. 2019, arXiv:1905.02244), torchvision's; the lightest | 8 |
 
-All normalise by GroupNorm, torchvision's parts too: BatchNorm fails on a batch of one picture, and the statistics of a
+All normalise by GroupNorm, torchvision's parts too: BatchNorm fails on a batch of one image, and the statistics of a
 head would differ between processes.
 """
 
@@ -98,7 +98,7 @@ class Levels(nn.Module):
 class TopDown(nn.Module):
     """From the coarsest map to the finest, narrower with each; every level gives a result, and these are summed.
 
-    The sum is FCN's (Long et al. 2015). With it all levels learn from the first step: on 92 pictures of CamVid it
+    The sum is FCN's (Long et al. 2015). With it all levels learn from the first step: on 92 images of CamVid it
     reached a mIoU of 0.56 where the same U-Net without it had 0.41, and a sum of features at stride 4 0.50.
     """
 

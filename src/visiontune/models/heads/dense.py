@@ -1,4 +1,4 @@
-"""A picture out of a picture: restored, or a measurement a pixel such as depth."""
+"""An image out of an image: restored, or a measurement a pixel such as depth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ from visiontune.models.heads.drawing import enlarged
 from visiontune.models.heads.overlays import beside
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
-SSIM_SIDE = 11  # pixels of its window; a smaller picture has none
+SSIM_SIDE = 11  # pixels of its window; a smaller image has none
 
 
 class DenseMetrics(nn.Module):
     """MAE and RMSE over all values of the split; with a range also PSNR and SSIM.
 
-    PSNR is that of the split's mean squared error (not the mean of each picture's PSNR, which one perfect picture
-    makes infinite); SSIM (Wang et al. 2004) is the mean over pictures of at least 11 x 11 pixels. NaN in a truth is
+    PSNR is that of the split's mean squared error (not the mean of each image's PSNR, which one perfect image
+    makes infinite); SSIM (Wang et al. 2004) is the mean over images of at least 11 x 11 pixels. NaN in a truth is
     left out, and counts as right in SSIM.
     """
 
@@ -50,7 +50,7 @@ class DenseMetrics(nn.Module):
         )
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
-        for prediction, target in zip(predictions, targets, strict=True):  # pictures differ in size
+        for prediction, target in zip(predictions, targets, strict=True):  # images differ in size
             found, truth = prediction["image"], _floats(target).to(prediction["image"])
             known = ~truth.isnan()
             self.values.update(found[known], truth[known])
@@ -183,7 +183,7 @@ class DenseHead(LossBySample):
         return self._pictures(prediction["image"])
 
     def _pictures(self, values: Tensor) -> dict[str, Tensor]:
-        """uint8 pictures by name: one of one or three channels, else one a channel.
+        """uint8 images by name: one of one or three channels, else one a channel.
 
         Black to white is the range; without one, the lowest to the highest value there is.
         """

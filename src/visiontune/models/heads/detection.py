@@ -37,8 +37,8 @@ class DetectionHead(Head):
         score_threshold: boxes below it are no predictions. Low, since average precision counts them all.
         nms_threshold: of two boxes of one class that overlap by more, the better one stays; None = torchvision's own
             (0.6 of an fcos, 0.5 of the others).
-        max_detections: in a picture.
-        draw_threshold: boxes below it are in no picture.
+        max_detections: in an image.
+        draw_threshold: boxes below it are in no image.
 
     Raises:
         UserError: an unknown detector, an option that this one does not have, or a backbone without fitting maps.
@@ -96,7 +96,7 @@ class DetectionHead(Head):
         return self.detector(features.maps, features.size)
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """torchvision's losses, under its names; pictures without a label take no part in them."""
+        """torchvision's losses, under its names; images without a label take no part in them."""
         rows = [i for i, target in enumerate(targets) if target is not None]
         if not rows:
             return {"loss": self.detector.nothing(raw)}
@@ -104,7 +104,7 @@ class DetectionHead(Head):
         return self.detector.losses(labelled, [_trainable(targets[i]) for i in rows])
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        """``(B,)``, the loss of each picture alone; what is sampled in it is the same at each call."""
+        """``(B,)``, the loss of each image alone; what is sampled in it is the same at each call."""
         device = raw["anchors"].device
         losses = torch.full((len(targets),), torch.nan, device=device)
         for i, target in enumerate(targets):
@@ -130,18 +130,18 @@ class DetectionHead(Head):
         """`boxes` ``(N, 4)``, `labels` ``(N,)`` and `scores` ``(N,)``, best first."""
         predictions = []
         for frame, found in zip(frames, self.detector.detections(raw), strict=True):
-            seen = has_area(frame.boxes(found["boxes"]))  # some lie in the border around the picture
+            seen = has_area(frame.boxes(found["boxes"]))  # some lie in the border around the image
             predictions.append(self._in(frame, {name: value[seen] for name, value in found.items()}))
         return predictions
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
-        """As in `decode`, of the one picture."""
+        """As in `decode`, of the one image."""
         found = self.detector.graph(raw)
         seen = has_area(frame.boxes(found["boxes"]))
         return self._in(frame, {name: value[seen] for name, value in found.items()})
 
     def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
-        """Detections in the network's input as a prediction in the picture."""
+        """Detections in the network's input as a prediction in the image."""
         return {"boxes": frame.boxes(found["boxes"]), "labels": found["labels"], "scores": found["scores"]}
 
     def metrics(self) -> CocoMetrics:
@@ -186,7 +186,7 @@ class DetectionHead(Head):
 
 
 def _rows(raw: Raw, rows: list[int]) -> Raw:
-    """Raw tensors of some pictures of the batch."""
+    """Raw tensors of some images of the batch."""
     return {name: value if name in DetectionHead.shared else value[rows] for name, value in raw.items()}
 
 

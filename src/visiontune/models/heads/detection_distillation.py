@@ -1,4 +1,4 @@
-"""Distances between what two detectors give for the same pictures: one of them learns from the other."""
+"""Distances between what two detectors give for the same images: one of them learns from the other."""
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def two_stage_apart(student: TwoStage, raw: Raw, teacher: TwoStage, taught: Raw,
 def _masks_apart(
     student: TwoStage, raw: Raw, teacher: TwoStage, taught: Raw, boxes: list[Tensor], moved: list[Tensor], sure: Tensor
 ) -> Tensor:
-    """Of the boxes in which the teacher is surest of an object, as many a picture as the loss is of at most."""
+    """Of the boxes in which the teacher is surest of an object, as many an image as the loss is of at most."""
     sampler = student.roi.fg_bg_sampler
     most = int(sampler.batch_size_per_image * sampler.positive_fraction)
     score, label = sure.max(1)

@@ -1,4 +1,4 @@
-"""Pictures of results: captions on images, grids, the confusion matrix."""
+"""Images of results: captions on images, grids, the confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-MIN_SIDE = 160  # pixels: text needs room, so smaller pictures are enlarged
+MIN_SIDE = 160  # pixels: text needs room, so smaller images are enlarged
 GOOD, BAD = (22, 120, 60), (185, 28, 28)
 
 
@@ -20,7 +20,7 @@ def enlarged(image: Tensor) -> Tensor:
 
 
 def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
-    """Lines of text under a picture, on red where it is wrong, on green where it is not.
+    """Lines of text under an image, on red where it is wrong, on green where it is not.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
@@ -40,7 +40,7 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
 
 
 def grid(pictures: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
-    """Pictures of any sizes on one white sheet: uint8 ``(3, H, W)`` with W about `width`.
+    """Images of any sizes on one white sheet: uint8 ``(3, H, W)`` with W about `width`.
 
     Four in a row, or two where they are wide (truth beside prediction); each is as wide as its column, at most as high
     as wide, and a row is as high as its highest.

@@ -34,7 +34,7 @@ class InstancesHead(DetectionHead):
 
     def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
         high, wide = frame.size
-        # A mask belongs to its whole box: one that sticks out of the picture is cut, not squeezed.
+        # A mask belongs to its whole box: one that sticks out of the image is cut, not squeezed.
         whole = frame.boxes(found["boxes"], clip=False)
         # One at a time: a hundred masks of a photograph in float32 are gigabytes.
         masks = [

@@ -1,4 +1,4 @@
-"""Any number of labels a picture."""
+"""Any number of labels an image."""
 
 import warnings
 from collections.abc import Sequence

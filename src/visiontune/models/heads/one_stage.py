@@ -1,4 +1,4 @@
-"""FCOS and RetinaNet: torchvision's own, without their backbones and their resizing of pictures."""
+"""FCOS and RetinaNet: torchvision's own, without their backbones and their resizing of images."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -34,7 +34,7 @@ class OneStage(nn.Module):
     """Boxes straight from the pyramid's cells.
 
     Raw tensors: `cls_logits` ``(B, A, C)``, `bbox_regression` ``(B, A, 4)`` and, of FCOS, `bbox_ctrness` ``(B, A, 1)``;
-    of all pictures alike `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
+    of all images alike `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class OneStage(nn.Module):
         return {**outputs, "anchors": anchors, "counts": counts, "size": size}
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """torchvision's losses of these pictures; the labels of `targets` begin at 0."""
+        """torchvision's losses of these images; the labels of `targets` begin at 0."""
         anchors = [raw["anchors"]] * len(targets)
         if isinstance(self.model, FCOS):
             return self.model.compute_loss(list(targets), raw, anchors, raw["counts"])
@@ -102,14 +102,14 @@ class OneStage(nn.Module):
         return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))
 
     def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
-        """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every picture."""
+        """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every image."""
         pictures, counts = len(raw["cls_logits"]), raw["counts"]
         outputs = {name: list(raw[name].split(counts, 1)) for name in raw if name.startswith(("cls", "bbox"))}
         anchors = [list(raw["anchors"].split(counts))] * pictures
         return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * pictures)
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
-        """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
+        """`detections` of the one image in a batch, by operations that an exported graph can hold."""
         logits, deltas, size = raw["cls_logits"][0], raw["bbox_regression"][0], raw["size"]
         scores = logits.sigmoid()
         if isinstance(self.model, FCOS):

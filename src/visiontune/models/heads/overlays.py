@@ -1,6 +1,6 @@
-"""Boxes, masks and label maps over a picture, and pictures side by side.
+"""Boxes, masks and label maps over an image, and images side by side.
 
-All results are uint8 ``(3, H, W)``, enlarged as `caption` does where the picture is small.
+All results are uint8 ``(3, H, W)``, enlarged as `caption` does where the image is small.
 """
 
 import colorsys
@@ -52,7 +52,7 @@ def objects_picture(
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
-        boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels of the picture.
+        boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels of the image.
         names: a text a box, such as "dog" or "dog 93%".
         masks: ``(N, H, W)`` of 0 and 1.
         classes: all class names, whose order then gives the colours; else a class name alone gives its colour.
@@ -76,7 +76,7 @@ def objects_picture(
 
 
 def labels_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """A class a pixel as a colour over the picture, and under it the names of the classes that occur.
+    """A class a pixel as a colour over the image, and under it the names of the classes that occur.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
@@ -98,7 +98,7 @@ def labels_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Ten
 
 
 def beside(pictures: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
-    """Pictures ``(3, H, W)`` next to each other, a title over each, such as "truth" and "prediction"."""
+    """Images ``(3, H, W)`` next to each other, a title over each, such as "truth" and "prediction"."""
     height, gap = max(picture.shape[-2] for picture in pictures), 6
     columns = []
     for picture, title in zip(pictures, titles, strict=True):
@@ -129,14 +129,14 @@ def _class_of(name: str) -> str:
 
 
 def _tinted(picture: Tensor, masks: Tensor, picked: list[Colour], factor: int) -> Tensor:
-    """`masks` ``(N, H, W)`` bool over the picture that is `factor` times as large; the first is on top."""
+    """`masks` ``(N, H, W)`` bool over the image that is `factor` times as large; the first is on top."""
     seen = masks & (masks.cumsum(0, dtype=torch.int16) == 1)
     large = seen.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return draw_segmentation_masks(picture, large, alpha=OPACITY, colors=picked)
 
 
 def _label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], colour: Colour, size: int) -> None:
-    """Text on the class's colour over a box's upper left corner, or inside it where the picture ends there."""
+    """Text on the class's colour over a box's upper left corner, or inside it where the image ends there."""
     font = ImageFont.load_default(size)
     width, height = round(draw.textlength(text, font=font)) + 4, size + 4
     left = max(0, min(corner[0], draw.im.size[0] - width))

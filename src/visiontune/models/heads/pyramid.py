@@ -74,7 +74,7 @@ class Pyramid(nn.Module):
     def anchors(self, generator: AnchorGenerator, levels: list[Tensor]) -> tuple[Tensor, list[int]]:
         """Anchors ``(A, 4)`` of all levels, float32, and how many each level has.
 
-        At the nominal strides: the generator's own `forward` takes the picture's size over the map's, which is
+        At the nominal strides: the generator's own `forward` takes the image's size over the map's, which is
         another number wherever a side is no multiple of the stride.
         """
         device = levels[0].device

@@ -1,4 +1,4 @@
-"""One or several numbers a picture."""
+"""One or several numbers an image."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -23,7 +23,7 @@ from visiontune.models.heads.overlays import beside, labels_picture
 from visiontune.models.heads.soft_targets import kl_distillation_loss
 
 LOSSES = ("ce", "dice", "focal")
-CHUNK = 2**26  # values (256 MB) of logits that are brought to a picture's size at once
+CHUNK = 2**26  # values (256 MB) of logits that are brought to an image's size at once
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):
@@ -37,7 +37,7 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
         self.classes = list(classes)
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:  # type: ignore[override]
-        for prediction, target in zip(predictions, targets, strict=True):  # pictures differ in size
+        for prediction, target in zip(predictions, targets, strict=True):  # images differ in size
             found = prediction["map"].long()
             super().update(found, target.as_subclass(Tensor).to(found))
 
@@ -111,7 +111,7 @@ class SegmentationHead(Head):
         return {"logits": upsampled(self.decoder(features), features.size)}
 
     def _losses(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """Each part of the loss for each picture ``(B,)``; 0 without a label."""
+        """Each part of the loss for each image ``(B,)``; 0 without a label."""
         logits = raw["logits"].float()
         target = logits.new_full((len(logits), *logits.shape[2:]), IGNORE, dtype=torch.int64)
         for i, labels in enumerate(targets):
@@ -126,7 +126,7 @@ class SegmentationHead(Head):
         }
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """Means over the labelled pictures."""
+        """Means over the labelled images."""
         count = max(1, sum(target is not None for target in targets))
         return {part: values.sum() / count for part, values in self._losses(raw, targets).items()}
 
@@ -157,7 +157,7 @@ class SegmentationHead(Head):
         return {name: computed[f"iou/{name}"] for name in self.classes}
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
-        """The largest classes with their shares of the picture; the mean probability of the chosen classes."""
+        """The largest classes with their shares of the image; the mean probability of the chosen classes."""
         return self.describe_target(prediction["map"]), float(prediction["confidence"])
 
     def describe_target(self, target: Any) -> str:
@@ -188,10 +188,10 @@ class SegmentationHead(Head):
 
 
 def most_probable(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
-    """Argmax ``(H, W)`` uint8 in the picture's pixels of ``(C, h, w)`` logits, some classes at a time.
+    """Argmax ``(H, W)`` uint8 in the image's pixels of ``(C, h, w)`` logits, some classes at a time.
 
     Args:
-        chunk: at most so many values are brought to the picture's size at once (one class at least).
+        chunk: at most so many values are brought to the image's size at once (one class at least).
     """
     size = max(1, chunk // math.prod(frame.size))
     first, *rest = range(0, len(logits), size)
@@ -205,7 +205,7 @@ def most_probable(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
 
 
 def _confidence(logits: Tensor, frame: Frame) -> Tensor:
-    """Mean probability of the most probable class over that part of the input which shows the picture.
+    """Mean probability of the most probable class over that part of the input which shows the image.
 
     Args:
         logits: ``(..., C, h, w)``.

@@ -1,7 +1,7 @@
-"""Losses of label maps, one value a picture.
+"""Losses of label maps, one value an image.
 
 All take logits ``(B, C, H, W)`` and classes ``(B, H, W)`` int64 (`IGNORE` where there is no truth), and give ``(B,)``:
-0, on the graph, for a picture without truth.
+0, on the graph, for an image without truth.
 """
 
 import torch
@@ -14,7 +14,7 @@ from visiontune.data.targets import IGNORE
 def cross_entropy(
     logits: Tensor, target: Tensor, weights: Tensor | None = None, smoothing: float = 0.0, gamma: float = 0.0
 ) -> Tensor:
-    """Mean over a picture's pixels, weighted by class as `F.cross_entropy` does.
+    """Mean over an image's pixels, weighted by class as `F.cross_entropy` does.
 
     Args:
         weights: ``(C,)``.
@@ -31,10 +31,10 @@ def cross_entropy(
 
 
 def dice(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient, mean over the classes that occur in the picture's truth.
+    """One minus the soft Dice coefficient, mean over the classes that occur in the image's truth.
 
     Milletari et al. 2016 (https://arxiv.org/abs/1606.04797) with plain sums in the denominator, as in nnU-Net. Every
-    class of a picture counts the same, however few pixels it has: the thin ones are learned too. A class that does not
+    class of an image counts the same, however few pixels it has: the thin ones are learned too. A class that does not
     occur has no coefficient; predicting it costs through those that do.
     """
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)

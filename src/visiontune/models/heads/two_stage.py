@@ -32,7 +32,7 @@ class TwoStage(nn.Module):
     """Proposals from every cell, then a look at each proposal (Ren et al. 2015, https://arxiv.org/abs/1506.01497).
 
     Raw tensors: `level_0`, ... (the pyramid's maps to pool from), `objectness` ``(B, A)``, `deltas` ``(B, A, 4)``,
-    `proposals` ``(B, P, 4)`` with only the first `kept` ``(B,)`` of each picture meant; of all pictures alike
+    `proposals` ``(B, P, 4)`` with only the first `kept` ``(B,)`` of each image meant; of all images alike
     `anchors` ``(A, 4)`` and `size` (H, W). Thresholds of matching and sampling are torchvision's.
     """
 
@@ -54,8 +54,8 @@ class TwoStage(nn.Module):
         Args:
             masks: with a mask for each box (He et al. 2017, https://arxiv.org/abs/1703.06870).
             convs: convolutions with 3 x 3 cells before the proposals.
-            proposals: looked at in a picture, in training and evaluation alike.
-            samples: proposals of a picture that the loss is of, a quarter of them positive where there are so many.
+            proposals: looked at in an image, in training and evaluation alike.
+            samples: proposals of an image that the loss is of, a quarter of them positive where there are so many.
             hidden: width of the two layers that look at a box.
         """
         super().__init__()
@@ -127,7 +127,7 @@ class TwoStage(nn.Module):
     def _proposed(
         self, boxes: Tensor, objectness: Tensor, counts: list[int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """torchvision's `filter_proposals` of one picture: ``(proposals, 4)``, and how many of them are meant."""
+        """torchvision's `filter_proposals` of one image: ``(proposals, 4)``, and how many of them are meant."""
         rows = highest(objectness, counts, CANDIDATES)
         levels = torch.cat([rows.new_full((count,), i) for i, count in enumerate(counts)])[rows]
         boxes, scores = clip_boxes_to_image(boxes[rows], size), objectness[rows].sigmoid()
@@ -138,7 +138,7 @@ class TwoStage(nn.Module):
         return torch.cat([boxes, none])[kept], (kept >= 0).sum()
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """torchvision's losses of these pictures; the labels of `targets` begin at 0."""
+        """torchvision's losses of these images; the labels of `targets` begin at 0."""
         targets = [{**target, "labels": target["labels"] + BACKGROUND} for target in targets]
         anchors = [raw["anchors"]] * len(targets)
         labels, boxes = self.rpn.assign_targets_to_anchors(anchors, targets)
@@ -187,7 +187,7 @@ class TwoStage(nn.Module):
         return found
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
-        """`detections` of the one picture in a batch, by operations that an exported graph can hold."""
+        """`detections` of the one image in a batch, by operations that an exported graph can hold."""
         proposals, size = raw["proposals"][0], raw["size"]
         logits, deltas = self.box_outputs(raw, [proposals])
         boxes = clip_boxes_to_image(self.roi.box_coder.decode(deltas, [proposals]), size)[:, BACKGROUND:]
@@ -207,7 +207,7 @@ class TwoStage(nn.Module):
         return found
 
     def box_outputs(self, raw: Raw, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits ``(N, C + 1)`` and box deltas ``(N, 4 C + 4)`` of the N boxes of all pictures."""
+        """Class logits ``(N, C + 1)`` and box deltas ``(N, 4 C + 4)`` of the N boxes of all images."""
         logits, deltas = self.roi.box_predictor(self.roi.box_head(_pooled(self.roi.box_roi_pool, raw, boxes)))
         return logits.float(), deltas.float()
 
@@ -221,7 +221,7 @@ def _levels(raw: Raw) -> OrderedDict[str, Tensor]:
 
 
 def _pooled(pool: MultiScaleRoIAlign, raw: Raw, boxes: list[Tensor]) -> Tensor:
-    """``(N, channels, cells, cells)`` of the N boxes of all pictures."""
+    """``(N, channels, cells, cells)`` of the N boxes of all images."""
     levels = _levels(raw)
     if not torch.compiler.is_exporting():
         return pool(levels, boxes, _sizes(raw))
