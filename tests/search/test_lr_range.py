@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from running import Command
-from visiontune.search.lr_range import HIGHEST, LOWEST, STEPS, chosen, range_test, smoothed
 
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
+from visiontune.search.lr_range import HIGHEST, LOWEST, STEPS, chosen, range_test, smoothed
 
 
 def test_smoothed_means_are_bias_corrected_and_end_at_the_first_nan() -> None:
