@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from visiontune.data.target_kinds import KINDS
 from visiontune.data.targets import LabelMap, objects
 
 COLOURS = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
@@ -34,7 +35,7 @@ def rectangles(height: int = 60, width: int = 100) -> tuple[tv_tensors.Image, di
     return tv_tensors.Image(pixels), targets
 
 
-KINDS = {"detection", "instances", "segmentation", "dense", "classification"}
+ALL_KINDS = [KINDS[name] for name in ("detection", "instances", "segmentation", "dense", "classification")]
 
 
 def shown(image: Tensor, label: int) -> Tensor:

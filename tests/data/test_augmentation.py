@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn_targets import KINDS, extent, iou, rectangles, shown
+from drawn_targets import ALL_KINDS, extent, iou, rectangles, shown
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from visiontune.data.augmentation import AUTO, Augment, train_transform
 from visiontune.data.geometry import FITS, eval_transform
+from visiontune.data.target_kinds import KINDS
 from visiontune.data.targets import IGNORE
 from visiontune.errors import UserError
 
@@ -26,8 +27,8 @@ def test_any_shape_fits_a_rectangle(resize: str, shape: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("resize", FITS)
 def test_nothing_asked_is_evaluation(resize: str) -> None:
-    varied, targets = train_transform(Augment(fill=7), (40, 40), resize, kinds=KINDS)(*rectangles())
-    same, truth = eval_transform((40, 40), resize, KINDS, fill=7)(*rectangles())
+    varied, targets = train_transform(Augment(fill=7), (40, 40), resize, kinds=ALL_KINDS)(*rectangles())
+    same, truth = eval_transform((40, 40), resize, ALL_KINDS, fill=7)(*rectangles())
     assert varied.dtype == torch.uint8 and same.dtype == torch.float32
     assert float((varied / 255 - same).abs().max()) <= 1 / 255 + 1e-6  # as torchvision rounds
     for task in ("detection", "instances"):
@@ -69,7 +70,7 @@ def test_published_policies_run(auto: str) -> None:
 @pytest.mark.parametrize("kind", ["detection", "instances", "segmentation", "dense"])
 def test_published_policies_are_refused_where_targets_would_stay_behind(auto: str, kind: str) -> None:
     with pytest.raises(UserError, match=f"augment.auto={auto} .* targets of {kind}; write augment.auto=null"):
-        train_transform(Augment(auto=auto), (16, 16), kinds={kind, "classification"})
+        train_transform(Augment(auto=auto), (16, 16), kinds=[KINDS[kind], KINDS["classification"]])
 
 
 MOVES = {
@@ -85,7 +86,7 @@ MOVES = {
 @pytest.mark.parametrize("resize", FITS)
 @pytest.mark.parametrize("move", MOVES)
 def test_everything_known_of_a_picture_moves_with_it(move: str, resize: str) -> None:
-    transform = train_transform(replace(MOVES[move], fill=5, min_visible=0.0), (96, 96), resize, kinds=KINDS)
+    transform = train_transform(replace(MOVES[move], fill=5, min_visible=0.0), (96, 96), resize, kinds=ALL_KINDS)
     turned = move in ("rotate", "all")
     kept = dropped = 0
     for seed in range(12):
@@ -124,7 +125,7 @@ def test_everything_known_of_a_picture_moves_with_it(move: str, resize: str) -> 
 
 def test_corners_left_empty_are_grey_and_no_truth() -> None:
     torch.manual_seed(0)
-    image, targets = train_transform(Augment(scale=(0.5, 0.5), fill=114), (96, 96), kinds=KINDS)(*rectangles())
+    image, targets = train_transform(Augment(scale=(0.5, 0.5), fill=114), (96, 96), kinds=ALL_KINDS)(*rectangles())
     edge = torch.ones(96, 96, dtype=torch.bool)
     edge[23:73, 23:73] = False
     assert image[:, edge].unique().tolist() == [114] and targets["segmentation"][edge].unique().tolist() == [IGNORE]
@@ -137,7 +138,7 @@ def test_an_object_is_dropped_when_less_than_asked_of_it_is_left() -> None:
     numbers = []
     for share in (0.0, 0.3, 0.6, 1.0):
         count = 0
-        transform = train_transform(Augment(crop=(0.2, 0.5), min_visible=share), (64, 64), kinds=["detection"])
+        transform = train_transform(Augment(crop=(0.2, 0.5), min_visible=share), (64, 64), kinds=[KINDS["detection"]])
         for seed in range(20):
             torch.manual_seed(seed)
             count += len(transform(*rectangles())[1]["detection"]["labels"])
@@ -146,7 +147,7 @@ def test_an_object_is_dropped_when_less_than_asked_of_it_is_left() -> None:
 
 
 def test_a_rectangle_is_wiped_out_of_the_picture_and_not_of_the_truth() -> None:
-    alone = train_transform(Augment(erase=1.0, blur=1.0), (60, 100), kinds=KINDS)
+    alone = train_transform(Augment(erase=1.0, blur=1.0), (60, 100), kinds=ALL_KINDS)
     image, targets = alone(*rectangles())
     original, truth = rectangles()
     assert not torch.equal(image, original) and torch.equal(targets["clean"], truth["clean"])
@@ -155,7 +156,7 @@ def test_a_rectangle_is_wiped_out_of_the_picture_and_not_of_the_truth() -> None:
 
 
 def test_colours_of_picture_and_restored_picture_change_together() -> None:
-    transform = train_transform(Augment(color=0.5, hue=0.2, grey=0.5), (60, 100), kinds=["dense"])
+    transform = train_transform(Augment(color=0.5, hue=0.2, grey=0.5), (60, 100), kinds=[KINDS["dense"]])
     original, truth = rectangles()
     for seed in range(5):
         torch.manual_seed(seed)

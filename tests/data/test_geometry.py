@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drawn_targets import BOXES, KINDS, extent, iou, rectangles, shown
+from drawn_targets import ALL_KINDS, BOXES, extent, iou, rectangles, shown
 from torchvision import tv_tensors
 
 from visiontune.data.geometry import FITS, ResizeAndCut, ShortSide, eval_frame, eval_transform
@@ -20,7 +20,7 @@ from visiontune.errors import UserError
     ],
 )
 def test_fitting_moves_boxes_and_masks_with_the_picture(resize: str, expected: list[list[int]]) -> None:
-    image, targets = eval_transform((64, 64), resize, KINDS)(*rectangles())
+    image, targets = eval_transform((64, 64), resize, ALL_KINDS)(*rectangles())
     assert image.shape == (3, 64, 64) and image.dtype == torch.float32
     boxes, masks = targets["detection"]["boxes"], targets["instances"]["masks"]
     for i, box in enumerate(expected):
@@ -78,7 +78,7 @@ def test_masks_lie_where_the_picture_lies() -> None:
 
 
 def test_padding_is_grey_for_pictures_and_no_truth_for_targets() -> None:
-    image, targets = eval_transform((100, 100), "letterbox", KINDS, fill=114)(*rectangles())
+    image, targets = eval_transform((100, 100), "letterbox", ALL_KINDS, fill=114)(*rectangles())
     for edge in (image[:, :20], image[:, 80:], targets["clean"][:, :20]):
         assert edge.unique().tolist() == [pytest.approx(114 / 255)]
     assert torch.equal(image[:, 20:80], rectangles()[0] / 255)

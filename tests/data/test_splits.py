@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from visiontune.data.assign import assign
-from visiontune.data.schema import Sample, TaskInfo, labels_in
+from visiontune.data.schema import Sample, TaskInfo
 from visiontune.data.splits import by_ratio, carve_val, few_shot, k_fold, strata
 from visiontune.data.targets import LabelMap
 from visiontune.errors import UserError
@@ -227,7 +227,7 @@ def test_labels_of_a_vector_are_its_ones_and_values_have_none() -> None:
     assert strata(some, schema) == {"0": 1, "1": 0, "2": None}
     assert strata(some, {"x": TaskInfo("regression", ["a", "b"])}) == {}
     drawn = Sample("3", {"x": LabelMap(torch.tensor([[2, 255], [0, 2]], dtype=torch.uint8))})
-    assert labels_in(drawn.targets["x"], "segmentation") == [0, 2]
+    assert TaskInfo("segmentation", []).labels(drawn.targets["x"]) == [0, 2]
 
 
 def test_classes_of_objects_that_train_lacks_are_noted() -> None:

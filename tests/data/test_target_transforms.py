@@ -1,5 +1,7 @@
 """Which objects are left after a transform, and which targets take part in which step."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from drawn_targets import rectangles
@@ -7,8 +9,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from visiontune.data.target_transforms import Alone, KeepWhole, Measure, Recolour, Tidy, after, before
+from visiontune.data.mixing import BatchMixer
+from visiontune.data.schema import Sample, TaskInfo
+from visiontune.data.splits import strata
+from visiontune.data.target_kinds import KINDS, TargetKind, steps_after, steps_before
+from visiontune.data.target_transforms import ImageOnly, KeepWhole, Measure, RecolorTargets, Tidy
 from visiontune.data.targets import objects
+from visiontune.errors import UserError
 
 SIZE = (50, 100)
 
@@ -70,23 +77,44 @@ def test_no_objects_stay_no_objects(masks: torch.Tensor | None) -> None:
     assert masks is None or found["masks"].shape == (0, *SIZE)
 
 
-def test_steps_are_added_for_those_who_need_them_alone() -> None:
-    assert before(["classification", "segmentation"]) == [] and after(["multilabel", "dense"]) == []
-    assert [type(step) for step in before(["detection"])] == [KeepWhole]
-    assert [type(step) for step in after(["instances"], 0.3)] == [Tidy]
-    assert [type(step) for step in before(["dense"])] == [Measure]
+def steps(build: Callable[..., list[v2.Transform]], *kinds: str) -> list[type]:
+    return [type(step) for step in build([KINDS[kind] for kind in kinds])]
+
+
+def test_steps_are_added_for_the_kinds_that_need_them_and_once() -> None:
+    assert steps(steps_before, "classification", "segmentation") == [] == steps(steps_after, "multilabel", "dense")
+    assert steps(steps_before, "detection", "dense", "instances") == [KeepWhole, Measure]
+    assert steps(steps_after, "instances", "detection") == [Tidy]
+    assert steps(steps_before, "instances") == [KeepWhole] and steps(steps_before, "regression") == []
+
+
+def test_a_kind_of_ones_own_is_a_plain_value_until_it_has_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rank(TargetKind):
+        name = "rank"
+        names_classes = single_label = True
+
+        def labels(self, target: int) -> list[int]:
+            return [target]
+
+    info = TaskInfo("rank", ["low", "high"])
+    assert info.labels(1) == [] and not info.target_kind.can_mix and not info.target_kind.has_geometry
+    monkeypatch.setitem(KINDS, "rank", Rank())
+    samples = [Sample(str(i), {"how": i % 2}, content=str(i)) for i in range(6)]
+    assert strata(samples, {"how": info}) == {str(i): i % 2 for i in range(6)}
+    with pytest.raises(UserError, match=r"cannot mix the targets of how \(rank\)"):
+        BatchMixer({"how": info}, 0.2, 0.0, seed=0)
 
 
 def test_colours_reach_pictures_of_the_same_kind_and_no_measurements() -> None:
     image, targets = rectangles()
     targets["grey"] = tv_tensors.Image(torch.full((1, 60, 100), 90, dtype=torch.uint8))
     invert = v2.RandomInvert(p=1.0)
-    changed, found = Recolour(invert)(image, targets)
+    changed, found = RecolorTargets(invert)(image, targets)
     assert torch.equal(changed, 255 - image) and torch.equal(found["clean"], changed)
     assert found["depth"] is targets["depth"] and torch.equal(found["grey"], targets["grey"])
     assert torch.equal(found["segmentation"], targets["segmentation"])
-    changed, found = Alone(invert)(image, targets)
+    changed, found = ImageOnly(invert)(image, targets)
     assert torch.equal(changed, 255 - image) and found is targets
-    for step in (Recolour(invert), Alone(invert)):
+    for step in (RecolorTargets(invert), ImageOnly(invert)):
         assert torch.equal(step(image), 255 - image)
     assert Tidy()(image) is image and Measure()(image) is image and KeepWhole()(image) is image

@@ -74,13 +74,13 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
     """
     notes = []
     for task, info in schema.items():
-        if not info.names_classes:
+        if not info.target_kind.names_classes:
             continue
         absent = {split: set(splits.missing_classes(samples, task, info)) for split, samples in result.items()}
         lacking = [name for name in info.classes if name in absent["train"]]
         nowhere = [name for name in lacking if all(name in absent[split] for split in ("val", "test"))]
         elsewhere = [name for name in lacking if name not in nowhere]
-        if lacking and info.one_class:
+        if lacking and info.target_kind.single_label:
             name = lacking[0]
             here = [split for split in ("val", "test") if name not in absent[split]]
             where = f"is in {' and '.join(here)} but not in train" if here else "has no samples in train"
@@ -149,7 +149,7 @@ def _fewer_in_train(
     if per_class is not None:
         before = len(result["train"])
         task, info = next(iter(schema.items()))
-        if not info.one_class:
+        if not info.target_kind.single_label:
             raise UserError(f"data.per_class counts images of one class each, {task} has no such: data.limit_train=N")
         classes = splits.strata(result["train"], {task: info})
         result["train"] = splits.few_shot(result["train"], per_class, info.classes, seed, classes)

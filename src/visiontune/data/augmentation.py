@@ -13,7 +13,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.data.geometry import ResizeAndCut, fit
-from visiontune.data.target_transforms import GEOMETRIC, Alone, Fill, Recolour, after, before
+from visiontune.data.target_kinds import TargetKind, steps_after, steps_before
+from visiontune.data.target_transforms import Fill, ImageOnly, RecolorTargets
 from visiontune.errors import UserError
 
 AUTO = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "augmix": v2.AugMix}
@@ -105,18 +106,19 @@ def train_transform(
     size: tuple[int, int],
     resize: str = "squash",
     channels: int = 3,
-    kinds: Collection[str] = (),
+    kinds: Collection[TargetKind] = (),
 ) -> v2.Transform:
     """`eval_transform` varied as `augment` says; equal to it where that says nothing.
 
     Args:
-        kinds: of the tasks whose targets come along.
+        kinds: the kinds of the targets that are transformed with the image.
 
     Raises:
         UserError: `augment.auto` with other than three channels, or with targets that it cannot move.
     """
-    moved, restored = sorted(GEOMETRIC & set(kinds)), "dense" in kinds
-    steps = [*before(kinds), *_placing(augment, size, resize)]
+    moved = sorted({kind.name for kind in kinds if kind.has_geometry})
+    recolored = any(kind.recolored for kind in kinds)
+    steps = [*steps_before(kinds), *_placing(augment, size, resize)]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augment.vertical_flip:
@@ -126,7 +128,7 @@ def train_transform(
         steps.append(
             v2.RandomAffine(augment.rotate, scale=augment.scale, interpolation=InterpolationMode.BILINEAR, fill=fill)
         )
-    steps += after(kinds, augment.min_visible)
+    steps += steps_after(kinds, augment.min_visible)
     if augment.auto:
         if channels != 3:
             raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
@@ -136,20 +138,20 @@ def train_transform(
                 f"{' and '.join(moved)}; write augment.auto=null augment.color=0.3"
             )
         steps.append(AUTO[augment.auto](fill=augment.fill))
-    colours: list[v2.Transform] = []
+    colors: list[v2.Transform] = []
     if augment.color or augment.hue:
         # Saturation and hue are properties of three channels alone.
         more = {"saturation": augment.color, "hue": augment.hue} if channels == 3 else {}
-        colours.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
+        colors.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
     if augment.grey and channels == 3:
-        colours.append(v2.RandomGrayscale(augment.grey))
-    steps += [Recolour(step) for step in colours] if restored else colours
+        colors.append(v2.RandomGrayscale(augment.grey))
+    steps += [RecolorTargets(step) for step in colors] if recolored else colors
     alone: list[v2.Transform] = []
     if augment.blur:
         alone.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
     if augment.erase:
         alone.append(v2.RandomErasing(augment.erase))
-    steps += [Alone(step) for step in alone] if moved else alone
+    steps += [ImageOnly(step) for step in alone] if moved else alone
     return steps[0] if len(steps) == 1 else v2.Compose(steps)
 
 

@@ -16,7 +16,7 @@ from visiontune.data.loaders import Batch, as_size, data_loader, to_network, wor
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import recorded, split_rows
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
-from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, labels_in
+from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verified
 from visiontune.errors import UserError
@@ -74,7 +74,7 @@ class VisionData(L.LightningDataModule):
         self.augment = augment or Augment()
         self.labelled, self.balanced, self.cache = labelled, balanced, cache
         _check(batch_size, channels, cache)
-        kinds = {info.kind for info in self.schema.values()}
+        kinds = [info.target_kind for info in self.schema.values()]
         self.eval_transform = eval_transform(self.image_size, resize, kinds, self.augment.fill)
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
@@ -115,7 +115,7 @@ class VisionData(L.LightningDataModule):
             for task, info in self.schema.items():
                 numbers = [0] * len(info.classes)
                 for sample in samples:
-                    for label in labels_in(sample.targets.get(task), info.kind):
+                    for label in info.labels(sample.targets.get(task)):
                         numbers[label] += 1
                 result[split][task] = dict(zip(info.classes, numbers, strict=True))
         return result

@@ -14,14 +14,15 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.data.frames import Frame
-from visiontune.data.target_transforms import Fill, after, before
+from visiontune.data.target_kinds import TargetKind, steps_after, steps_before
+from visiontune.data.target_transforms import Fill
 from visiontune.errors import UserError
 
 FITS = ("squash", "crop", "letterbox")
 
 
 def eval_transform(
-    size: tuple[int, int], resize: str = "squash", kinds: Collection[str] = (), fill: float = 0
+    size: tuple[int, int], resize: str = "squash", kinds: Collection[TargetKind] = (), fill: float = 0
 ) -> v2.Transform:
     """Fit the whole image into `size` (H, W): the same pixels every time, float32 0..1.
 
@@ -32,11 +33,11 @@ def eval_transform(
     takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads.
 
     Args:
-        kinds: of the tasks whose targets come along.
+        kinds: the kinds of the targets that are transformed with the image.
         fill: grey value (0..255) of the padding.
     """
     exact = v2.ToDtype(torch.float32, scale=True)
-    return v2.Compose([*before(kinds), exact, *fit(size, resize, fill / 255), *after(kinds)])
+    return v2.Compose([*steps_before(kinds), exact, *fit(size, resize, fill / 255), *steps_after(kinds)])
 
 
 def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transform]:

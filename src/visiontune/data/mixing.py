@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 from visiontune.data.schema import TaskInfo
@@ -28,7 +27,7 @@ class BatchMixer:
 
     def __init__(self, schema: dict[str, TaskInfo], mixup: float, cutmix: float, seed: int) -> None:
         for task, info in schema.items():
-            if info.kind not in ("classification", "multilabel"):
+            if not info.target_kind.can_mix:
                 raise UserError(
                     f"augment.mixup and augment.cutmix cannot mix the targets of {task} ({info.kind}); "
                     "write e.g. augment=standard"
@@ -60,8 +59,9 @@ class BatchMixer:
     def _soft(self, task: str, values: list[Any], share: Tensor) -> list[Tensor | None]:
         """Mixed targets; none for an image that has something of an unlabelled one in it."""
         info = self.schema[task]
-        nothing = torch.full((len(info.classes),), torch.nan)
-        labels = torch.stack([nothing if value is None else _vector(value, info) for value in values])
+        classes, soften = len(info.classes), info.target_kind.soft_vector
+        nothing = torch.full((classes,), torch.nan)
+        labels = torch.stack([nothing if value is None else soften(value, classes) for value in values])
         unknown = (share > 0).float() @ labels.isnan().float() > 0
         vectors = (share.float() @ labels.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
         without = torch.tensor([value is None for value in values])
@@ -78,9 +78,3 @@ def _together(targets: dict[str, list[Any]]) -> Tensor | None:
     if len(set(labelled)) == 1:
         return None
     return torch.tensor([i for i, _ in sorted(enumerate(labelled), key=itemgetter(1))])
-
-
-def _vector(value: Any, info: TaskInfo) -> Tensor:
-    if info.one_class:
-        return one_hot(torch.tensor(value), len(info.classes)).float()
-    return value.float().cpu()  # as the shares are; it is a few numbers

@@ -1,13 +1,14 @@
 """What a reader gives: tasks with their classes, samples with their targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from visiontune.data.targets import IGNORE, LabelMap, Stored
+from visiontune.data.target_kinds import KINDS, TargetKind
+from visiontune.data.targets import Stored
 
 SPLITS = ("train", "val", "test")
 
@@ -17,22 +18,23 @@ class TaskInfo:
     """One task of a data set; the only owner of its class names.
 
     Attributes:
-        kind: which sort of head answers it, such as ``classification``.
-        classes: names in label order; empty where there are none.
+        kind: the kind of target, such as ``classification``.
+        classes: class names in label order, or the names of values or channels.
     """
 
     kind: str
     classes: list[str]
 
     @property
-    def names_classes(self) -> bool:
-        """Whether its targets are of these classes; elsewhere `classes` are what values or channels are called."""
-        return self.kind in ("classification", "multilabel", "detection", "instances", "segmentation")
+    def target_kind(self) -> TargetKind:
+        """The facts of its targets; a kind without an entry in `KINDS` is a plain value."""
+        return KINDS.get(self.kind) or TargetKind()
 
-    @property
-    def one_class(self) -> bool:
-        """Whether every image is of one class."""
-        return self.kind == "classification"
+    def labels(self, target: Any) -> Sequence[int]:
+        """The class labels of a target: one a class, object or class that occurs; empty for None and for values."""
+        if isinstance(target, Stored):
+            return target.labels
+        return [] if target is None else self.target_kind.labels(target)
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,3 @@ class Source:
     samples: list[Sample]
     notes: list[str] = field(default_factory=list)
     root: Path | None = None
-
-
-def labels_in(target: Any, kind: str) -> Sequence[int]:
-    """The class labels that a target of this kind names: one a class, object or class that occurs; none for values."""
-    if isinstance(target, Stored):
-        return target.labels
-    if isinstance(target, int):
-        return [target]
-    if isinstance(target, Mapping):
-        return [int(label) for label in target["labels"]]
-    if isinstance(target, Tensor) and kind == "multilabel":
-        return (target > 0).nonzero()[:, 0].tolist()
-    if isinstance(target, LabelMap):
-        return [label for label in target.unique().tolist() if label != IGNORE]
-    return []

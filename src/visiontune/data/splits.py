@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from visiontune.data.schema import SPLITS, Sample, TaskInfo, labels_in
+from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
 from visiontune.errors import UserError
 
@@ -30,7 +30,7 @@ def strata(samples: list[Sample], schema: Mapping[str, TaskInfo]) -> dict[str, i
     The first task of the schema that has classes decides; a sample without a label of it has None.
     """
     for task, info in schema.items():
-        labels = {sample.path: set(labels_in(sample.targets.get(task), info.kind)) for sample in samples}
+        labels = {sample.path: set(info.labels(sample.targets.get(task))) for sample in samples}
         frequency = Counter(label for found in labels.values() for label in found)
         if frequency:
             return {
@@ -191,5 +191,5 @@ def _stratum(members: list[Sample], strata: Strata) -> int | None:
 
 def missing_classes(samples: list[Sample], task: str, info: TaskInfo) -> list[str]:
     """The names of the classes that no sample has."""
-    present = {label for sample in samples for label in labels_in(sample.targets.get(task), info.kind)}
+    present = {label for sample in samples for label in info.labels(sample.targets.get(task))}
     return [name for label, name in enumerate(info.classes) if label not in present]

@@ -1,7 +1,6 @@
 """What torchvision's transforms leave to be done for targets: what fills gaps, which objects are left, who joins in."""
 
 import math
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,9 +10,6 @@ from torchvision.ops import box_area, masks_to_boxes
 from torchvision.transforms import v2
 
 from visiontune.data.targets import IGNORE, LabelMap
-
-OBJECTS = frozenset({"detection", "instances"})
-GEOMETRIC = OBJECTS | {"segmentation", "dense"}
 
 
 class Measurement(tv_tensors.Mask):
@@ -33,17 +29,6 @@ class Fill:
 
     def of(self, inpt: Any) -> float:
         return self.by_type.get(type(inpt), self.by_type["others"])
-
-
-def before(kinds: Collection[str]) -> list[v2.Transform]:
-    """The steps before any geometry, for targets of these kinds; none where they have none."""
-    whole: list[v2.Transform] = [KeepWhole()] if OBJECTS & set(kinds) else []
-    return [*whole, *([Measure()] if "dense" in kinds else [])]
-
-
-def after(kinds: Collection[str], min_visible: float = 0.0) -> list[v2.Transform]:
-    """The steps after all geometry; `min_visible` is that of `Tidy`."""
-    return [Tidy(min_visible)] if OBJECTS & set(kinds) else []
 
 
 class KeepWhole(v2.Transform):
@@ -116,7 +101,7 @@ def _around(masks: Tensor) -> Tensor:
     return masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
-class Alone(v2.Transform):
+class ImageOnly(v2.Transform):
     """A step for the image, whatever the targets are."""
 
     def __init__(self, step: v2.Transform) -> None:
@@ -127,7 +112,7 @@ class Alone(v2.Transform):
         return self.step(image) if targets is None else (self.step(image), targets)
 
 
-class Recolour(v2.Transform):
+class RecolorTargets(v2.Transform):
     """A step for the image and for those targets that are images of its kind (as many channels, uint8 as well)."""
 
     def __init__(self, step: v2.Transform) -> None:

@@ -1,0 +1,43 @@
+"""The kinds of targets: what mixing, transforms, splits and counts must know about each.
+
+A new kind is a subclass of `TargetKind` and an entry here; nothing else asks which kind a target is.
+"""
+
+from collections.abc import Collection, Iterable
+
+from torchvision.transforms import v2
+
+from visiontune.data.target_kinds.base import TargetKind
+from visiontune.data.target_kinds.dense import Dense
+from visiontune.data.target_kinds.objects import Detection, Instances
+from visiontune.data.target_kinds.segmentation import Segmentation
+from visiontune.data.target_kinds.vectors import Classification, Multilabel, Regression
+
+__all__ = ["KINDS", "TargetKind", "steps_after", "steps_before"]
+
+KINDS: dict[str, TargetKind] = {
+    kind.name: kind
+    for kind in (
+        Classification(),
+        Multilabel(),
+        Regression(),
+        Segmentation(),
+        Detection(),
+        Instances(),
+        Dense(),
+    )
+}
+
+
+def steps_before(kinds: Collection[TargetKind]) -> list[v2.Transform]:
+    """The steps before all geometry for targets of these kinds, each once."""
+    return _once(step for kind in kinds for step in kind.steps_before())
+
+
+def steps_after(kinds: Collection[TargetKind], min_visible: float = 0.0) -> list[v2.Transform]:
+    """The steps after all geometry, each once; `min_visible` is that of `Tidy`."""
+    return _once(step for kind in kinds for step in kind.steps_after(min_visible))
+
+
+def _once(steps: Iterable[v2.Transform]) -> list[v2.Transform]:
+    return list({type(step): step for step in steps}.values())

@@ -1,0 +1,61 @@
+"""What the data code must know about a kind of target."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+class TargetKind:
+    """The facts of one kind of target. A new kind is a subclass with an entry in `KINDS`.
+
+    The defaults describe plain values: no class labels, no geometry, no mixing.
+
+    Attributes:
+        name: `TaskInfo.kind`.
+        names_classes: the targets hold labels of `TaskInfo.classes`. Otherwise `classes` are the names of values or
+            channels.
+        single_label: every image has exactly one class.
+        has_geometry: the transforms move the target together with the image.
+        recolored: the target is an image whose colours change together with the input's.
+        can_mix: mixup and cutmix can mix the target as a soft vector.
+    """
+
+    name = ""
+    names_classes = False
+    single_label = False
+    has_geometry = False
+    recolored = False
+    can_mix = False
+
+    def labels(self, target: Any) -> Sequence[int]:
+        """The class labels of a loaded target: one a class, object or class that occurs."""
+        return []
+
+    def soft_vector(self, target: Any, classes: int) -> Tensor:
+        """The target as float ``(classes,)`` for mixing; only where `can_mix`."""
+        raise NotImplementedError(f"{self.name} targets cannot be mixed")
+
+    def steps_before(self) -> list[v2.Transform]:
+        """Transforms that prepare the target before any geometric step."""
+        return []
+
+    def steps_after(self, min_visible: float) -> list[v2.Transform]:
+        """Transforms that clean up the target after all geometric steps."""
+        return []
+
+    def convert(self, value: Any, size: tuple[int, int]) -> Any:
+        """A target in the form of `visiontune.data.targets`, from what a user's own Dataset returns.
+
+        Args:
+            size: (H, W) of the image.
+
+        Raises:
+            ValueError: says what was expected and what came.
+        """
+        raise NotImplementedError(f"data=python does not read {self.name} targets")
+
+    def class_count(self, target: Any) -> int:
+        """The smallest number of classes, values or channels that the target is valid for."""
+        return max(self.labels(target), default=-1) + 1

@@ -1,0 +1,75 @@
+"""Detection and instance targets: boxes with a class each, with or without masks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from visiontune.data.target_kinds.base import TargetKind
+from visiontune.data.target_kinds.vectors import describe
+from visiontune.data.target_transforms import KeepWhole, Tidy
+from visiontune.data.targets import objects
+
+
+class Detection(TargetKind):
+    name = "detection"
+    names_classes = True
+    has_geometry = True
+    keys: tuple[str, ...] = ("boxes", "labels")
+
+    def labels(self, target: Any) -> Sequence[int]:
+        return [int(label) for label in target["labels"]]
+
+    def steps_before(self) -> list[v2.Transform]:
+        return [KeepWhole()]
+
+    def steps_after(self, min_visible: float) -> list[v2.Transform]:
+        return [Tidy(min_visible)]
+
+    def convert(self, value: Any, size: tuple[int, int]) -> dict[str, Tensor]:
+        if not isinstance(value, Mapping) or not set(self.keys) <= set(value):
+            came = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+            raise ValueError(f"expected a dict with {', '.join(self.keys)}, got {came}")
+        boxes, labels = np.asarray(value["boxes"], dtype=np.float64), np.asarray(value["labels"])
+        if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
+            raise ValueError(f"expected boxes (N, 4) of x1, y1, x2, y2 in pixels, got {describe(boxes)}")
+        boxes = boxes.reshape(-1, 4)
+        if labels.shape != (len(boxes),) or (labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0)):
+            raise ValueError(f"expected {len(boxes)} integer labels from 0, one a box, got {describe(labels)}")
+        return objects(
+            torch.from_numpy(boxes),
+            torch.from_numpy(labels.astype(np.int64)),
+            size,
+            masks=self._masks(value, len(boxes), size),
+            crowd=_row_values(value, "crowd", len(boxes)),
+            area=_row_values(value, "area", len(boxes)),
+        )
+
+    def _masks(self, value: Mapping[str, Any], count: int, size: tuple[int, int]) -> Tensor | None:
+        return None
+
+
+class Instances(Detection):
+    name = "instances"
+    keys = ("boxes", "labels", "masks")
+
+    def _masks(self, value: Mapping[str, Any], count: int, size: tuple[int, int]) -> Tensor | None:
+        masks = np.asarray(value["masks"])
+        if not masks.size:
+            masks = masks.reshape(0, *size)
+        if masks.shape != (count, *size):
+            raise ValueError(f"expected masks of shape {(count, *size)}, one a box, got {describe(masks)}")
+        return torch.from_numpy(masks > 0)
+
+
+def _row_values(value: Mapping[str, Any], key: str, count: int) -> Tensor | None:
+    """What an optional key says of each object."""
+    if value.get(key) is None:
+        return None
+    values = torch.from_numpy(np.array(value[key]))
+    if values.shape != (count,):
+        raise ValueError(f"expected {count} values of {key!r}, one a box, got {describe(values)}")
+    return values

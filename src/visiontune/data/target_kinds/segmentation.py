@@ -1,0 +1,28 @@
+"""Segmentation targets: a class a pixel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from visiontune.data.target_kinds.base import TargetKind
+from visiontune.data.target_kinds.vectors import describe
+from visiontune.data.targets import IGNORE, LabelMap
+
+
+class Segmentation(TargetKind):
+    name = "segmentation"
+    names_classes = True
+    has_geometry = True
+
+    def labels(self, target: Any) -> Sequence[int]:
+        return [label for label in target.unique().tolist() if label != IGNORE]
+
+    def convert(self, value: Any, size: tuple[int, int]) -> LabelMap:
+        labels = np.asarray(value)
+        if labels.shape != size or labels.dtype.kind not in "iu":
+            raise ValueError(f"expected integers of shape {size}, as the image has, got {describe(labels)}")
+        if labels.min() < 0 or labels.max() > IGNORE:
+            raise ValueError(f"expected labels from 0 to 254 ({IGNORE}: no truth), got {labels.min()}..{labels.max()}")
+        return LabelMap(torch.from_numpy(labels.astype(np.uint8)))
