@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class TorchFile(Exported):
         return self.module(pictures)
 
 
-OPEN = {"onnx": OnnxFile, "torch_export": TorchFile}
+OPEN: dict[str, Callable[[Path], Exported]] = {"onnx": OnnxFile, "torch_export": TorchFile}
 
 
 def write(graph: Graph, path: Path, form: str) -> None:
