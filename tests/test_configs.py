@@ -127,6 +127,7 @@ def test_options_train(
     overrides += {
         ("data", "image_folder"): [f"data.root={tiles}"],
         ("experiment", "photos"): [f"data.root={tiles}"],
+        ("data", "python"): ["data.dataset._target_=own_datasets.Rectangles", "+data.dataset.count=60"],
         ("data", "torchvision"): ["data.name=MNIST", f"data.root={idx}"],
         ("experiment", "mnist"): [f"data.root={idx}"],
         **{("data", name): [f"data.root={folder}", *keys] for name, (folder, keys) in formats.items()},

@@ -99,6 +99,8 @@ def main() -> None:
     # Hydra would print its own traceback and leave with 1; the message and the code are ours.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"visiontune {verb}", *overrides]
+    if os.getcwd() not in sys.path:  # a `_target_` may name a module beside the project; it shadows nothing installed
+        sys.path.append(os.getcwd())
     try:
         if verb in ("-sc", "--shell-completion"):
             _complete("".join(overrides))

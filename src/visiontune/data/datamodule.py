@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from visiontune.data.assign import assign, check_classes, keep_labels
@@ -95,7 +96,7 @@ class VisionData(L.LightningDataModule):
         if labelled != 1:
             notes += [note for note in check_classes(self._splits, self.schema) if note not in notes]
         self.notes = [*source.notes, *notes]
-        self.num_workers = workers(num_workers, in_memory=all(sample.image is not None for sample in samples))
+        self.num_workers = workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING
         self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from

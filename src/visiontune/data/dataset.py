@@ -117,10 +117,10 @@ class VisionDataset(Dataset[dict[str, Any]]):
 
     def picture(self, index: int) -> Tensor:
         """The image as it is, ``(C, H, W)`` uint8."""
-        sample = self.samples[index]
-        if sample.image is None:
-            return load_image(self.root / sample.path, self.channels)
-        return with_channels(sample.image, self.channels)
+        image = self.samples[index].image
+        if image is None:
+            return load_image(self.root / self.samples[index].path, self.channels)
+        return with_channels(image if isinstance(image, Tensor) else image(), self.channels)
 
     def _load(self, index: int) -> "_Loaded":
         image = self.picture(index)

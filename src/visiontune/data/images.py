@@ -42,7 +42,7 @@ def load_image(path: Path, channels: int = 3) -> Tensor:
         if not data:
             raise ValueError("the file is empty")
         with Image.open(BytesIO(data)) as image:
-            pixels = _pixels(ImageOps.exif_transpose(image), channels)
+            pixels = image_pixels(ImageOps.exif_transpose(image), channels)
     except PROBLEMS as error:
         raise UserError(f"{path}: cannot be read as an image ({reason(error)}). Repair or remove it.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -101,7 +101,7 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
     raise UserError(f"The images have {have} channels, data.channels={channels} wants another number.")
 
 
-def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+def image_pixels(image: Image.Image, channels: int) -> np.ndarray:
     """`(H, W, channels)` uint8 of an opened image."""
     if channels == 4:
         if len(image.getbands()) != 4:

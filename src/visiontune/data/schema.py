@@ -1,6 +1,6 @@
 """What a reader gives: tasks with their classes, samples with their targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,16 @@ class Sample:
             task. Targets with geometry are tv_tensors, so that the transforms move them with the image.
         split: what the owner of the data said, or None.
         group: samples of one group never straddle two splits (a patient, a video, a burst).
-        image: ``(C, H, W)`` uint8 where the set lives in memory.
-        content: hash of the image's content, filled by the scan.
+        image: ``(C, H, W)`` uint8 where the set lives in memory, or a function that loads it; None where it is the file
+            at `path`.
+        content: hash of the image's content; the scan fills it in where the reader does not.
     """
 
     path: str
     targets: dict[str, Any]
     split: str | None = None
     group: str | None = None
-    image: Tensor | None = None
+    image: Tensor | Callable[[], Tensor] | None = None
     content: str = ""
 
 
@@ -66,7 +67,7 @@ class Source:
 
     Attributes:
         notes: whatever was left out, in words; never silent.
-        root: the folder that sample paths are relative to; None where every image is in memory.
+        root: the folder that sample paths are relative to; None where no image is a file.
     """
 
     schema: dict[str, TaskInfo]

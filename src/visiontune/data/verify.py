@@ -3,8 +3,10 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from visiontune.data.images import load_image
 from visiontune.data.scan import scan
@@ -35,7 +37,7 @@ def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_d
     look = {"full": _look_full, "header": _look_header, "off": _hash}[mode]
     contents = scan(root or Path(), on_disk, look, MEMORY[mode], cache_dir)
     return [
-        replace(sample, content=_hash_memory(sample) if sample.image is not None else contents[sample.path])
+        replace(sample, content=sample.content or _hash_memory(sample.image) or contents[sample.path])
         for sample in samples
     ]
 
@@ -62,7 +64,9 @@ def _hash(path: Path) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _hash_memory(sample: Sample) -> str:
-    assert sample.image is not None
-    pixels = sample.image.contiguous().numpy()
+def _hash_memory(image: Any) -> str:
+    """The hash of an image in memory; empty where it is not."""
+    if not isinstance(image, Tensor):
+        return ""
+    pixels = image.contiguous().numpy()
     return hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()

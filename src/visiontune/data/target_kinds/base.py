@@ -19,6 +19,7 @@ class TargetKind:
         single_label: every image has exactly one class.
         has_geometry: the transforms move the target together with the image.
         recolored: the target is an image whose colours change together with the input's.
+        value_per_class: a target has one value (or channel) for each of `TaskInfo.classes`.
         can_mix: mixup and cutmix can mix the target as a soft vector.
     """
 
@@ -28,6 +29,7 @@ class TargetKind:
     has_geometry = False
     recolored = False
     can_mix = False
+    value_per_class = False
 
     def labels(self, target: Any) -> Sequence[int]:
         """The class labels of a loaded target: one a class, object or class that occurs."""
@@ -57,5 +59,5 @@ class TargetKind:
         raise NotImplementedError(f"data=python does not read {self.name} targets")
 
     def class_count(self, target: Any) -> int:
-        """The smallest number of classes, values or channels that the target is valid for."""
+        """The number of values or channels of a target (`value_per_class`), else its largest label + 1."""
         return max(self.labels(target), default=-1) + 1

@@ -13,6 +13,7 @@ from visiontune.data.target_transforms import Measure
 
 class Dense(TargetKind):
     name = "dense"
+    value_per_class = True
     has_geometry = True
     recolored = True
 

@@ -13,6 +13,8 @@ from visiontune.data.target_kinds.vectors import describe
 from visiontune.data.target_transforms import KeepWhole, Tidy
 from visiontune.data.targets import objects
 
+ROUNDING = 1.0  # pixels that a box may leave its image by, since annotation tools round
+
 
 class Detection(TargetKind):
     name = "detection"
@@ -36,7 +38,7 @@ class Detection(TargetKind):
         boxes, labels = np.asarray(value["boxes"], dtype=np.float64), np.asarray(value["labels"])
         if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
             raise ValueError(f"expected boxes (N, 4) of x1, y1, x2, y2 in pixels, got {describe(boxes)}")
-        boxes = boxes.reshape(-1, 4)
+        boxes = _inside(boxes.reshape(-1, 4), size)
         if labels.shape != (len(boxes),) or (labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0)):
             raise ValueError(f"expected {len(boxes)} integer labels from 0, one a box, got {describe(labels)}")
         return objects(
@@ -63,6 +65,24 @@ class Instances(Detection):
         if masks.shape != (count, *size):
             raise ValueError(f"expected masks of shape {(count, *size)}, one a box, got {describe(masks)}")
         return torch.from_numpy(masks > 0)
+
+
+def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The boxes, cut at the image's edge where they leave it by rounding.
+
+    Raises:
+        ValueError: a box is not made of numbers, has no area, or leaves the image by more than a pixel.
+    """
+    cut = boxes.clip(0, np.array([size[1], size[0], size[1], size[0]]))
+    with np.errstate(invalid="ignore"):
+        bad = ~((np.abs(boxes - cut) <= ROUNDING).all(1) & (cut[:, 2:] > cut[:, :2]).all(1))
+    if bad.any():
+        number = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"expected boxes x1 < x2, y1 < y2 within the image of {size[1]}x{size[0]} pixels, got "
+            f"{boxes[number].tolist()} as box {number}"
+        )
+    return cut
 
 
 def _row_values(value: Mapping[str, Any], key: str, count: int) -> Tensor | None:

@@ -36,6 +36,7 @@ class Classification(TargetKind):
 
 class Multilabel(TargetKind):
     name = "multilabel"
+    value_per_class = True
     names_classes = True
     can_mix = True
 
@@ -57,6 +58,7 @@ class Multilabel(TargetKind):
 
 class Regression(TargetKind):
     name = "regression"
+    value_per_class = True
 
     def convert(self, value: Any, size: tuple[int, int]) -> Tensor:
         vector = _vector(value)

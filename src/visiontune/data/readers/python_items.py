@@ -1,0 +1,105 @@
+"""The items of a user's own Dataset, as images and targets in the forms that the package uses."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from visiontune.data.images import image_pixels, with_channels
+from visiontune.data.target_kinds import TargetKind
+from visiontune.data.target_kinds.vectors import describe
+from visiontune.errors import UserError
+
+
+class Items:
+    """Reads a map-style Dataset of (image, target).
+
+    The last item is kept, so that image and target of a sample are loaded once.
+
+    Args:
+        kinds: task -> kind of its target.
+        single: the target itself is that of the only task; otherwise it is a mapping {task: target}.
+        channels: of the images.
+        name: of the Dataset in error messages.
+    """
+
+    def __init__(
+        self, dataset: Any, kinds: Mapping[str, TargetKind], single: bool, channels: int, name: str = "data.dataset"
+    ) -> None:
+        self.dataset, self.kinds, self.single, self.channels, self.name = dataset, kinds, single, channels, name
+        self._last: tuple[int, tuple[Any, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Tensor:
+        """``(channels, H, W)`` uint8."""
+        image = self._item(index)[0]
+        try:
+            return _image(image, self.channels)
+        except ValueError as error:
+            raise UserError(f"{self.name}[{index}]: image: {error}") from error
+
+    def target(self, index: int, task: str, size: tuple[int, int]) -> Any:
+        """The target for a task in the form of `visiontune.data.targets`; None where the image is not labelled.
+
+        Args:
+            size: (H, W) of the image.
+        """
+        value = self._item(index)[1]
+        if not self.single:
+            if not isinstance(value, Mapping) or set(value) - set(self.kinds):
+                came = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+                raise UserError(f"{self.name}[{index}]: expected a target {{{', '.join(self.kinds)}: ...}}, got {came}")
+            value = value.get(task)
+        if value is None:
+            return None
+        try:
+            return self.kinds[task].convert(value, size)
+        except ValueError as error:
+            raise UserError(f"{self.name}[{index}]: {task} target: {error}") from error
+
+    def content(self, index: int) -> str:
+        """The hash of the image's pixels, whatever `channels` is."""
+        image = self._item(index)[0]
+        if isinstance(image, Image.Image) and image.mode == "P":
+            image = image.convert("RGBA")
+        pixels = np.ascontiguousarray(image)
+        head = f"{pixels.shape}{pixels.dtype.str}".encode()
+        return hashlib.blake2b(head + pixels.tobytes(), digest_size=16).hexdigest()
+
+    def reload(self) -> None:
+        """Forget the last item."""
+        self._last = None
+
+    def _item(self, index: int) -> tuple[Any, Any]:
+        last = self._last  # threads may replace it at any time
+        if last is not None and last[0] == index:
+            return last[1]
+        try:
+            item = self.dataset[index]
+        except Exception as error:  # user code may raise anything
+            raise UserError(f"{self.name}[{index}] raises {type(error).__name__}: {error}") from error
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise UserError(f"{self.name}[{index}]: expected (image, target), got {describe(item)}")
+        self._last = index, (item[0], item[1])
+        return self._last[1]
+
+
+def _image(image: Any, channels: int) -> Tensor:
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(image_pixels(ImageOps.exif_transpose(image), channels)).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image)
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image
+    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) not in (1, 3, 4):
+        came = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else describe(image)
+        raise ValueError(
+            "expected a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C) with 1, 3 or 4 channels, "
+            f"got {came}"
+        )
+    return with_channels(image.as_subclass(Tensor).contiguous(), channels)
