@@ -1,4 +1,7 @@
-"""The `visiontune` command: a verb, then Hydra overrides. torch is imported only when a verb runs."""
+"""The `visiontune` command: a verb, then Hydra overrides.
+
+`visiontune --help` answers at once, so Hydra and torch are imported in the functions that need them.
+"""
 
 import os
 import sys
@@ -6,14 +9,8 @@ import traceback
 from contextlib import redirect_stderr
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from visiontune.config.compose import config_dir
-from visiontune.config.messages import explain
 from visiontune.errors import RunError, UserError
 
 VERBS = {
@@ -37,12 +34,19 @@ USAGE = (
 
 def _run(verb: str) -> None:
     """A Hydra application whose work is `visiontune.VERB.main(cfg)`, imported when the config stands."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from visiontune.config.compose import config_dir
+    from visiontune.config.imports import import_verb
+
     failed: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
-    def application(cfg: DictConfig) -> object:
+    def application(cfg: Any) -> object:
         try:
-            return import_module(f"visiontune.{verb}").main(cfg)
+            return import_verb(verb).main(cfg)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra goes on with the other jobs and raises it at the end
@@ -116,6 +120,9 @@ def main() -> None:
     except BrokenPipeError:  # whoever read what was printed (| head) has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        from visiontune.config.compose import config_dir
+        from visiontune.config.messages import explain
+
         if debug:
             traceback.print_exc()
         message = explain(error, verb, overrides, config_dir())

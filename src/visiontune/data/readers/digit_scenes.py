@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 
+from visiontune.data.readers.digits import load_digits
 from visiontune.data.readers.scenes import TEXTURES, Scene, compose
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
 from visiontune.data.targets import LabelMap, objects
@@ -39,11 +39,11 @@ def read(scenes: int = 1000, scene_size: int = 96, noise: float = 0.1, scene_see
             raise UserError(f"data.{key}={value}: write {least} or more")
     if not 0 <= noise <= 1:
         raise UserError(f"data.noise={noise}: write a number from 0 to 1, such as data.noise=0.1")
-    bunch = load_digits()
-    order = np.random.default_rng(scene_seed).permutation(len(bunch.images))
+    digits, digit_labels = load_digits()
+    order = np.random.default_rng(scene_seed).permutation(len(digits))
     samples = []
     for place, (split, part, numbers) in enumerate(zip(SPLITS, _cut(order), _cut(np.arange(scenes)), strict=True)):
-        images, labels = bunch.images[part] / 16, bunch.target[part]
+        images, labels = digits[part] / 16, digit_labels[part]
         for i in range(len(numbers)):
             rng = np.random.default_rng([scene_seed, place, i])
             scene = compose(rng, images, labels, scene_size)
