@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -107,6 +108,45 @@ def test_each_sample_is_held_out_exactly_once() -> None:
         held.update(path for path, split in splits.items() if split == "test")
         assert len(splits) == 41
     assert set(held.values()) == {1} and len(held) == 41
+
+
+def test_folds_have_val_splits_of_their_own() -> None:
+    some = samples((100, 60, 40))
+    vals = []
+    for fold in range(5):
+        splits = k_fold(some, fold, 5, RATIO, 3, classes(some))
+        assert share(splits, some)["val"] == {0: 14, 1: 8, 2: 6}  # 15 of 85 of what is not held out, stratified
+        vals.append({path for path, split in splits.items() if split == "val"})
+    shares = [len(a & b) / len(a) for a, b in combinations(vals, 2)]
+    # By chance: 0.75 of a val split may be in the other's, and 28 of 160 images of those are.
+    assert sum(shares) / len(shares) == pytest.approx(0.75 * 28 / 160, abs=0.05) and max(shares) < 0.3
+
+
+def test_folds_do_not_depend_on_the_order_and_keep_groups_and_copies_together() -> None:
+    some = [replace(sample, group=f"g{i % 23}") for i, sample in enumerate(samples())]
+    some += [replace(sample, path=f"copy/{sample.path}", group=None) for sample in some[::9]]
+    shuffled = random.Random(0).sample(some, len(some))
+    tested = Counter()
+    for fold in range(4):
+        splits = k_fold(some, fold, 4, RATIO, 5, classes(some))
+        assert k_fold(shuffled, fold, 4, RATIO, 5, classes(shuffled)) == splits
+        parts = {sample.path: splits[sample.path] for sample in some}
+        assert all(parts[sample.path] == parts[f"copy/{sample.path}"] for sample in some[:100:9])
+        assert all(
+            len({parts[s.path] for s in some if s.group == group}) == 1 for group in {s.group for s in some[:100]}
+        )
+        tested.update(path for path, split in splits.items() if split == "test")
+        assert share(splits, some)["test"].total() == pytest.approx(len(some) / 4, abs=5)
+    assert set(tested.values()) == {1} and len(tested) == len(some)
+    assert k_fold(some, 0, 4, RATIO, 6, classes(some)) != k_fold(some, 0, 4, RATIO, 5, classes(some))
+
+
+def test_classes_too_small_for_the_folds() -> None:
+    some = samples((3, 2, 3))
+    tested = [sum(s == "test" for s in k_fold(some, fold, 4, RATIO, 0, classes(some)).values()) for fold in range(4)]
+    assert tested == [2, 2, 2, 2]
+    with pytest.raises(UserError, match=r"data\.folds=9: there are 8 images or groups; write 8 or less"):
+        k_fold(some, 0, 9, RATIO, 0, classes(some))
 
 
 def test_fold_out_of_range() -> None:

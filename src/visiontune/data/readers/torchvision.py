@@ -3,18 +3,21 @@
 OxfordIIITPet has masks as well, its trimaps: a segmentation task beside the breed.
 """
 
+import gzip
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from visiontune.data.label_maps import Coding, label_maps
-from visiontune.data.readers import idx
 from visiontune.data.scan import picture_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
@@ -50,6 +53,7 @@ SETS: dict[str, dict[Any, dict[str, Any]]] = {
 # Sets with masks beside the labels: where they are, and what their values mean.
 MASKS = {"OxfordIIITPet": ("oxford-iiit-pet/annotations/trimaps", {1: "pet", 2: "background", 3: "border"})}
 IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
+PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def read(root: str | Path, name: str | None, download: bool = True, task: str = "classification") -> Source:
@@ -71,14 +75,20 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
         raise UserError(f"data.name={name}: no set of that name.{hint} There are {', '.join(SETS)}.")
     root = Path(root).expanduser().absolute()
     if name in IN_IDX_FILES:
-        files = idx.find(root, name)
+        files = _idx_files(root, name)
         if files is None:
             _open(name, root, SETS[name]["train"], download)
-            files = idx.find(root, name) or {}
+            files = _idx_files(root, name) or {}
         samples = [
             Sample(f"{name}/{split}/{i:05d}", {task: label}, split, image=image)
             for split, (images, labels) in files.items()
-            for i, (image, label) in enumerate(zip(idx.read_images(images), idx.read_labels(labels), strict=True))
+            for i, (image, label) in enumerate(
+                zip(
+                    _read_idx(images, read_image_file).unsqueeze(1),
+                    _read_idx(labels, read_label_file).tolist(),
+                    strict=True,
+                )
+            )
         ]
         classes = _class_names(getattr(datasets, name).classes, 10)
         return Source({task: TaskInfo("classification", classes)}, samples, [], root)
@@ -96,6 +106,44 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
     if name in MASKS:
         schema |= _add_masks(samples, root, *MASKS[name])
     return Source(schema, samples, [], root)
+
+
+def _idx_files(root: Path, name: str) -> dict[str, tuple[Path, Path]] | None:
+    """split -> (images, labels), from `root/NAME/raw` (torchvision's place), `root/NAME`, `root/raw` or `root`.
+
+    torchvision reads the first of these alone, and no compressed file.
+    """
+    for folder in (root / name / "raw", root / name, root / "raw", root):
+        files = {
+            split: (_idx_file(folder, f"{prefix}-images", 3), _idx_file(folder, f"{prefix}-labels", 1))
+            for split, prefix in PREFIXES.items()
+        }
+        complete = {split: (a, b) for split, (a, b) in files.items() if a is not None and b is not None}
+        if "train" in complete:
+            return complete
+    return None
+
+
+def _idx_file(folder: Path, stem: str, dimensions: int) -> Path | None:
+    # Some mirrors have a dot where the original has a hyphen.
+    for name in (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte"):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    return None
+
+
+def _read_idx(path: Path, read_file: Callable[[str], Tensor]) -> Tensor:
+    """`read_image_file` or `read_label_file` of torchvision, on a file that may be compressed."""
+    try:
+        if path.suffix != ".gz":
+            return read_file(str(path))
+        with NamedTemporaryFile() as plain:
+            plain.write(gzip.decompress(path.read_bytes()))
+            plain.flush()
+            return read_file(plain.name)
+    except Exception as error:  # torchvision asserts, views and converts: a type of error for each kind of damage
+        raise UserError(f"{path} is no complete IDX file ({error}). Fetch it again.") from error
 
 
 def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int, str]) -> dict[str, TaskInfo]:
