@@ -120,8 +120,11 @@ def test_options_train(
     idx: Path,
     formats: dict[str, tuple[Path, list[str]]],
     layouts: dict[str, Path],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small; tests/analysis has it
     overrides = [override for override in tiny if not override.startswith(f"{group}=")]
     overrides += {
@@ -133,6 +136,8 @@ def test_options_train(
         **{("data", name): [f"data.root={folder}", *keys] for name, (folder, keys) in formats.items()},
         **{("experiment", name): [f"data.root={folder}", *narrow(name)] for name, folder in layouts.items()},
         **{("heads", kind): ["data=digit_scenes", "data.scenes=24"] for kind in KINDS},
+        ("logger", "wandb"): ["logger.wandb.offline=true"],
+        ("logger", "mlflow"): [f"logger.mlflow.tracking_uri=file://{tmp_path}/mlflow"],  # made faster than a database
         ("augment", "dense"): ["data=digit_scenes", "heads=dense", "data.scenes=24"],
         ("augment", "masks"): ["data=digit_scenes", "heads=segmentation", "data.scenes=24"],
         ("augment", "objects"): ["data=digit_scenes", "heads=detection", "data.scenes=24"],

@@ -12,6 +12,7 @@ from visiontune.analysis.plan import plan, trained_parameters
 from visiontune.analysis.results import report
 from visiontune.config.devices import processes
 from visiontune.data import VisionData
+from visiontune.loggers import open_loggers
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
@@ -91,7 +92,7 @@ def train(
                 if cfg.run_dir
                 else RunDirectory.new(Path(cfg.paths.logs).expanduser(), cfg.name)
             )
-    with run.running() as outcome, logging_to(run.log):
+    with run.running() as outcome, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
         record(cfg, run, data, overrides or [])
         rewind(run, checkpoint)
         if tried is not None:
@@ -101,14 +102,14 @@ def train(
             if count > 1:
                 launch(run, count, checkpoint)
             else:
-                fit(cfg, run, data, model, checkpoint)
+                fit(cfg, run, data, model, checkpoint, loggers)
         except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the second
             log.info(f"\ninterrupted; continue with: visiontune train run={run.path}")
             raise
         if cfg.wise_ft is not None:
             interpolate(run, model, data, cfg.wise_ft, cfg.trainer.accelerator, cfg.trainer.precision)
         results = measure(cfg, run, data, model)
-        report(cfg, run, data, model, results)
+        report(cfg, run, data, model, results, loggers)
         outcome["objective"] = best_of(run, model, results)
         outcome["trained_parameters"] = trained_parameters(model, cfg.trainer.max_epochs)
         outcome["peak_memory_mb"] = round(peak_mb(), 1)
@@ -119,7 +120,7 @@ def train(
 def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list[str]) -> None:
     """Config, environment and splits: what the run is, before it has done anything."""
     if not run.splits.is_file():  # else continued: it is what it was
-        write_json(run.environment, environment(cfg.seed, overrides))
+        write_json(run.environment, environment(cfg.seed, overrides, tags=list(cfg.tags), note=cfg.note))
         with write_atomically(run.splits) as file:
             writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
             writer.writeheader()

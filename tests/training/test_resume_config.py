@@ -20,24 +20,26 @@ from visiontune.data import VisionData
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs import RunDirectory
-from visiontune.runs.events import cut, lengths
+from visiontune.runs.log_files import cut_log_files, log_file_lengths
 from visiontune.training.build import build_data
 from visiontune.training.resume import continued
 
 
-def test_event_files_are_cut_back(tmp_path: Path) -> None:
-    for name, text in (("a/events.out.tfevents.1", "12345"), ("events.out.tfevents.2", "123"), ("notes", "mine")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_log_files_are_cut_back(tmp_path: Path) -> None:
+    events, scalars = "tensorboard/a/events.out.tfevents.1", "csv/scalars.csv"
+    for name, text in ((events, "12345"), (scalars, "123"), ("tensorboard/notes", "mine")):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    kept = lengths(tmp_path)
-    assert kept == {"a/events.out.tfevents.1": 5, "events.out.tfevents.2": 3}
-    with (tmp_path / "a" / "events.out.tfevents.1").open("a") as file:
-        file.write("more")
-    (tmp_path / "events.out.tfevents.3").write_text("later")
-    cut(tmp_path, kept)
-    assert lengths(tmp_path) == kept and (tmp_path / "a" / "events.out.tfevents.1").read_text() == "12345"
-    cut(tmp_path, {})
-    assert lengths(tmp_path) == {} and (tmp_path / "notes").exists()
+    lengths = log_file_lengths(tmp_path)
+    assert lengths == {events: 5, scalars: 3}
+    for name in lengths:
+        with (tmp_path / name).open("a") as file:
+            file.write("more")
+    (tmp_path / "tensorboard" / "events.out.tfevents.3").write_text("later")
+    cut_log_files(tmp_path, lengths)
+    assert log_file_lengths(tmp_path) == lengths and (tmp_path / events).read_text() == "12345"
+    cut_log_files(tmp_path, {})
+    assert log_file_lengths(tmp_path) == {} and (tmp_path / "tensorboard" / "notes").exists()
 
 
 class Killed(BaseException):

@@ -1,18 +1,22 @@
-"""What a finished run leaves: metrics, predictions, images, TensorBoard's HPARAMS, the report page."""
+"""What a finished run leaves: metrics, predictions, images, the report page; and the same in its loggers."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 from torchvision.io import write_png
+from torchvision.transforms.functional import pil_to_tensor
 
 from visiontune.analysis.page import write_page
 from visiontune.analysis.tables import render
 from visiontune.data import VisionData
+from visiontune.loggers.hyperparameters import flatten
+from visiontune.loggers.log import log_artifacts, log_final_image, log_results
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.drawing import grid
 from visiontune.runs.directory import RunDirectory
@@ -20,29 +24,37 @@ from visiontune.runs.files import write_json
 from visiontune.runs.log import log
 from visiontune.runs.predictions import write_predictions
 from visiontune.training.evaluation import Evaluation
-
-# TensorBoard shows a column each and filters by them: what people vary, not everything that can be set.
-HPARAMS = (
-    "strategy", "optimizer", "scheduler", "backbone.name", "backbone.weights", "data.batch_size", "data.image_size",
-    "data.fold", "data.per_class", "trainer.max_epochs", "augment.mixup", "l1", "seed",
-)  # fmt: skip
+from visiontune.training.load import read_checkpoint
 
 
-def report(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, results: list[Evaluation]) -> None:
+def report(
+    cfg: DictConfig,
+    run: RunDirectory,
+    data: VisionData,
+    model: FineTuner,
+    results: list[Evaluation],
+    loggers: Sequence[Logger],
+) -> None:
     """Write everything that stands on the evaluations of the best checkpoint, and log what to look at."""
     metrics = {name: value for result in results for name, value in result.metrics.items()}
     # A metric without a value (a class that the split has nothing of) is left out: NaN is no JSON.
-    write_json(run.metrics, {name: value for name, value in metrics.items() if math.isfinite(value)})
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    write_json(run.metrics, finite)
     write_predictions(run.predictions, (row for result in results for row in result.rows))
     last = results[-1]
-    with SummaryWriter(str(run.tensorboard)) as board:
-        pictures = _pictures(run.report, data, model, last, board)
-        _hparams(cfg, board, model.monitor[0], metrics[model.monitor[0]])
-    write_page(run, last.split, metrics, pictures, cfg.get("compressed_from"))
+    step = read_checkpoint(run.checkpoint("best")).get("global_step", 0)
+    log_results(loggers, flatten(cfg), finite, model.monitor[0], step)
+    images = write_images(run.report, data, model, last)
+    for name, file in images.items():
+        image = pil_to_tensor(Image.open(run.report / file).convert("RGB"))
+        log_final_image(loggers, name, image, step)
+    write_page(run, last.split, metrics, list(images.values()), cfg.get("compressed_from"))
+    log_artifacts(loggers, run)
     log.info("\n" + results_table(results))
     log.info(f"\nbest checkpoint  {run.checkpoints / 'best.ckpt'}")
     log.info(f"report           {run.report / 'index.html'}")
-    log.info(f"tensorboard      tensorboard --logdir {run.path}")
+    if run.tensorboard.is_dir():
+        log.info(f"tensorboard      tensorboard --logdir {run.path}")
 
 
 def results_table(results: list[Evaluation]) -> str:
@@ -74,54 +86,29 @@ def _by_class(result: Evaluation) -> list[str]:
     return tables
 
 
-def _pictures(folder: Path, data: VisionData, model: FineTuner, result: Evaluation, board: SummaryWriter) -> list[str]:
-    """PNG files in `folder`, and the same in TensorBoard; returns the names."""
-    names = []
+def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evaluation) -> dict[str, str]:
+    """Write each task's figures and worst samples as PNG files to `folder`.
+
+    Returns:
+        The file name of each image, by the name that loggers show: `SPLIT/TASK/NAME`.
+    """
+    files = {}
     for task, head in model.heads.items():
         for name, figure in head.figures(result.computed[task]).items():
             file = f"{result.split}_{task}_{name}.png"
             figure.savefig(folder / file, dpi=110)
-            board.add_figure(f"{result.split}/{task}/{name}", figure)
-            names.append(file)
+            files[f"{result.split}/{task}/{name}"] = file
         if result.worst.get(task):
-            worst = worst_mistakes(data, head, task, result)
             file = f"{result.split}_{task}_worst.png"
-            write_png(worst, str(folder / file))
-            board.add_image(f"{result.split}/{task}/worst", worst)
-            names.append(file)
-    return names
+            write_png(draw_worst(data, head, task, result), str(folder / file))
+            files[f"{result.split}/{task}/worst"] = file
+    return files
 
 
-def worst_mistakes(data: VisionData, head: Any, task: str, result: Evaluation) -> Tensor:
+def draw_worst(data: VisionData, head: Any, task: str, result: Evaluation) -> Tensor:
     """The samples with the largest loss, worst first, truth and prediction drawn on them."""
     dataset = data.dataset(result.split, augmented=False)
     position = {sample.path: i for i, sample in enumerate(dataset.samples)}
     return grid(
         [head.draw(dataset.picture(position[case.path]), case.prediction, case.truth) for case in result.worst[task]]
     )
-
-
-def _hparams(cfg: DictConfig, board: SummaryWriter, monitor: str, value: float) -> None:
-    """The run as one row of TensorBoard's HPARAMS page, with the best checkpoint's monitored metric as objective."""
-    flat: dict[str, Any] = {}
-    for key in HPARAMS:
-        chosen = OmegaConf.select(cfg, key)
-        _flatten(key, OmegaConf.to_container(chosen) if OmegaConf.is_config(chosen) else chosen, flat)
-    objective = f"best/{monitor}"
-    experiment, start, end = hparams(flat, {objective: value})
-    for summary in (experiment, start, end):
-        board._get_file_writer().add_summary(summary)
-    board.add_scalar(objective, value)
-
-
-def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "_target_":
-                into[prefix] = str(inner).rpartition(".")[2]
-            elif key != "_partial_":
-                _flatten(f"{prefix}.{key}", inner, into)
-    elif isinstance(value, bool | int | float | str):
-        into[prefix] = value
-    elif value is not None:
-        into[prefix] = str(value)

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.events import lengths
 from visiontune.runs.files import save_atomically
+from visiontune.runs.log_files import log_file_lengths
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -150,7 +150,7 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()
-        checkpoint["events"] = lengths(self.run.tensorboard)
+        checkpoint["log_files"] = log_file_lengths(self.run.path)
 
     def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         if self.every_steps is not None and trainer.global_step - self.saved_step >= self.every_steps:

@@ -4,24 +4,29 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
+
+from visiontune.loggers.log import log_image
 
 
 class FirstBatch(L.Callback):
-    """Shows the first training batch, augmented and mixed, as one image in TensorBoard."""
+    """Logs the first training batch, augmented and mixed, as one image.
 
-    def __init__(self, pictures: int = 16) -> None:
-        self.pictures = pictures
+    Args:
+        images: how many of the batch.
+    """
+
+    def __init__(self, images: int = 16) -> None:
+        self.images = images
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        logger = trainer.logger
-        if trainer.global_step == 0 and batch_idx == 0 and isinstance(logger, TensorBoardLogger):
-            images = batch["image"][: self.pictures].float().cpu()[:, :3]
-            if "frozen" in batch:
-                dataset = trainer.datamodule.dataset("train", augmented=True)  # type: ignore[attr-defined]
-                shown = [dataset[(0, int(i))]["image"][:3] / 255 for i in batch["index"][: self.pictures]]
-                images = torch.stack(shown)
-            logger.experiment.add_image("first_batch", make_grid(images, nrow=8, pad_value=1.0), 0)
+        if trainer.global_step or batch_idx or not trainer.loggers or not trainer.is_global_zero:
+            return
+        images = batch["image"][: self.images].float().cpu()[:, :3]
+        if "frozen" in batch:  # the batch has the outputs of the frozen stages, and no pixels
+            dataset = trainer.datamodule.dataset("train", augmented=True)  # type: ignore[attr-defined]
+            rows = batch["index"][: self.images]
+            images = torch.stack([dataset[(0, int(i))]["image"][:3] / 255 for i in rows])
+        log_image(trainer.loggers, "first_batch", make_grid(images, nrow=8, pad_value=1.0), 0)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 from visiontune.analysis.results import report
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.errors import UserError
+from visiontune.loggers import open_loggers
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_json
@@ -79,12 +80,12 @@ def derived(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory
 def concluded(run: RunDirectory) -> None:
     """Measure a run that no training made, and write what `train` writes at its end."""
     cfg = run.read_config()
-    with run.running() as outcome, logging_to(run.log):
+    with run.running() as outcome, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
         data = build_data(cfg)
         data.assign_as(run.splits)
         model, _ = load_model(run, cfg)
         results = [evaluate_run(run, cfg, model, data, split) for split in measured(cfg, data)]
-        report(cfg, run, data, model, results)
+        report(cfg, run, data, model, results, loggers)
         outcome["objective"] = best_of(run, model, results)
 
 

@@ -12,13 +12,17 @@ import torch
 PACKAGES = ("visiontune", "torch", "torchvision", "lightning", "timm", "torchmetrics", "hydra-core", "numpy")
 
 
-def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
+def environment(
+    seed: int, overrides: list[str], tags: list[str] | None = None, note: str | None = None
+) -> dict[str, Any]:
     """Plain data for environment.json; `git` is None outside a checkout."""
     return {
         "argv": sys.argv,
         "overrides": overrides,
         "working_directory": str(Path.cwd()),
         "seed": seed,
+        "tags": tags or [],
+        "note": note,
         "git": _git(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,7 +1,7 @@
 """From a config to the objects of a run."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune import __version__
@@ -18,6 +19,7 @@ from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
 from visiontune.errors import UserError
 from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
+from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
 from visiontune.models.finetuner import FineTuner
@@ -88,7 +90,7 @@ def build_model(
     return model, report
 
 
-def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Trainer:
+def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers: Sequence[Logger] = ()) -> L.Trainer:
     """The Trainer of a run: its own callbacks, then those of the config."""
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
@@ -100,16 +102,12 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner) -> L.Tra
         FirstValidation(history),
         Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
     ]
-    loggers = [
-        _complete(make(node), save_dir=str(run.path), name="", version=run.tensorboard.name)
-        for node in cfg.logger.values()
-    ]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
     trainer = make(settings | {"_partial_": True})(
         callbacks=[*before, *_callbacks(cfg, model), *after, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
-        logger=loggers,
+        logger=list(loggers),
         default_root_dir=str(run.path),
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -149,6 +147,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         )
     if settings["precision"] not in PRECISIONS:
         raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
+    check_loggers(cfg)
     group = "optimizer"
     try:
         optimizer = model.build_optimizer()

@@ -1,19 +1,22 @@
 """The two parts of a run that every process of it takes: make its objects, and fit."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import lightning as L
 import torch
 from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from visiontune.config.devices import processes
 from visiontune.data import VisionData
 from visiontune.errors import UserError
 from visiontune.frozen_features.settings import attach
+from visiontune.loggers.hyperparameters import flatten
+from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -73,9 +76,21 @@ def _rule(cfg: DictConfig) -> Callable[[int, int], int]:
     return rule
 
 
-def fit(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner, checkpoint: Path | None) -> None:
-    """Train, in this process."""
+def fit(
+    cfg: DictConfig,
+    run: RunDirectory,
+    data: VisionData,
+    model: FineTuner,
+    checkpoint: Path | None,
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """Train, in this process.
+
+    Args:
+        loggers: of rank 0; the other ranks have none.
+    """
+    log_hyperparameters(loggers, flatten(cfg))
     if cfg.compile:
         model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
     with data.frozen.kept_in(run.path) if data.frozen else nullcontext():
-        build_trainer(cfg, run, model).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        build_trainer(cfg, run, model, loggers).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -2,10 +2,12 @@
 
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from visiontune.loggers import open_loggers
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.training.fit import fit, prepare
@@ -37,4 +39,6 @@ def _work(rank: int, count: int, port: int, path: Path, checkpoint: Path | None)
         cfg = run.read_config()
         data, model, _ = prepare(cfg, load=checkpoint is None)
         data.assign_as(run.splits)
-        fit(cfg, run, data, model, checkpoint)
+        with ExitStack() as stack:
+            loggers = stack.enter_context(open_loggers(cfg, run.path)) if rank == 0 else []
+            fit(cfg, run, data, model, checkpoint, loggers)

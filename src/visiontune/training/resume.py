@@ -17,8 +17,8 @@ from visiontune import __version__
 from visiontune.errors import UserError, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.events import cut
 from visiontune.runs.log import log
+from visiontune.runs.log_files import cut_log_files
 from visiontune.training.load import check_trusted, read_checkpoint
 
 # Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
@@ -151,11 +151,11 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
         half.unlink()
     if checkpoint is None:
         run.history.unlink(missing_ok=True)
-        cut(run.tensorboard, {})
+        cut_log_files(run.path, {})
         return
     state = _read(checkpoint)
-    if "events" in state:
-        cut(run.tensorboard, state["events"])
+    if "log_files" in state:
+        cut_log_files(run.path, state["log_files"])
     text = f"goes on after step {state['global_step']}"
     if checkpoint.name != "last.ckpt":
         text += f", from {checkpoint.name}: last.ckpt is gone or corrupt"

@@ -1,0 +1,69 @@
+"""What every logger of this package knows about its run, and what it can do beside Lightning's `Logger`."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from visiontune.runs.files import write_json
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """The run that a logger logs.
+
+    Args:
+        path: the run directory; `RUN/loggers` holds what loggers remember for a resumed run.
+        name: what dashboards show.
+        group: the name of the sweep that the run is a job of.
+    """
+
+    path: Path
+    name: str
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+
+    def read(self, logger: str) -> dict[str, Any]:
+        """What `write` saved for this logger; empty in a new run."""
+        file = self._file(logger)
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def write(self, logger: str, values: Mapping[str, Any]) -> None:
+        """Remember `values`, such as the id of the run on a server, so that a resumed run is the same run there."""
+        self._file(logger).parent.mkdir(exist_ok=True)
+        write_json(self._file(logger), dict(values))
+
+    def sent_file(self, logger: str) -> Path:
+        return self.path / "loggers" / f"{logger}_sent.csv"
+
+    def _file(self, logger: str) -> Path:
+        return self.path / "loggers" / f"{logger}.json"
+
+
+class ImageLogger(ABC):
+    """A logger that shows images."""
+
+    @abstractmethod
+    def add_image(self, name: str, image: Tensor, step: int) -> None:
+        """
+        Args:
+            image: `(3, H, W)`, uint8.
+        """
+
+
+class ArtifactLogger(ABC):
+    """A logger that can store the files of a run, where `log_artifacts` asks for it."""
+
+    log_artifacts: bool
+
+    @abstractmethod
+    def add_files(self, folder: Path, files: list[str]) -> None:
+        """
+        Args:
+            files: paths relative to `folder`.
+        """

@@ -1,0 +1,97 @@
+"""From `logger` in the config to loggers, and their end."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune.errors import UserError
+from visiontune.loggers.base import LoggedRun
+from visiontune.loggers.log import warn_on_error
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Find what is wrong with `logger` before the run begins; nothing is created.
+
+    Raises:
+        UserError: a library is not installed, or an argument is wrong.
+    """
+    tags, note = cfg.get("tags") or [], cfg.get("note")
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise UserError(f"tags={tags}: expected a list of words, such as tags=[baseline,augmented]")
+    if note is not None and not isinstance(note, str):
+        raise UserError(f"note={note}: expected text, such as note='longer warm-up'")
+    for name, node in cfg.logger.items():
+        if not OmegaConf.is_dict(node) or "_target_" not in node:
+            raise UserError(f"logger.{name}: expected a mapping with a _target_, as in configs/logger/tensorboard.yaml")
+        settings = {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore[union-attr]
+        try:
+            logger = get_class(settings.pop("_target_"))
+        except Exception as error:  # whatever the import of somebody's module raises
+            raise UserError(f"logger.{name}: {str(error).splitlines()[0]}") from error
+        package = getattr(logger, "package", None)
+        if package is not None and find_spec(package) is None:
+            raise UserError(
+                f"logger={name} needs {package}, an extra of this package: pip install 'visiontune[{package}]'"
+            )
+        takes_run = settings.pop("_partial_", False)
+        try:
+            inspect.signature(logger).bind(**({"run": None} if takes_run else {}), **settings)
+        except TypeError as error:
+            raise UserError(f"logger.{name}: {error}; its arguments: {_arguments(logger)}") from error
+        if check := getattr(logger, "check", None):
+            check(**settings)
+
+
+def _arguments(logger: type) -> str:
+    return ", ".join(name for name in inspect.signature(logger).parameters if name != "run")
+
+
+@contextmanager
+def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
+    """The loggers of the run at `path`, closed when the block ends. They create nothing until they are first used."""
+    run = _logged_run(cfg, path)
+    loggers = []
+    for node in cfg.logger.values():
+        logger = instantiate(node, _convert_="all")
+        logger = logger(run=run) if isinstance(logger, partial) else logger
+        _warn_when_finalize_fails(logger)
+        loggers.append(logger)
+    status = "success"
+    try:
+        yield loggers
+    except BaseException as error:
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        raise
+    finally:
+        for logger in loggers:
+            if close := getattr(logger, "close", None):
+                with warn_on_error(logger):
+                    close(status)
+
+
+def _warn_when_finalize_fails(logger: Logger) -> None:
+    """The Trainer calls `finalize` when the training is done: an error in it would lose the evaluation."""
+    finalize = logger.finalize
+
+    def finalize_or_warn(status: str) -> None:
+        with warn_on_error(logger):
+            finalize(status)
+
+    object.__setattr__(logger, "finalize", finalize_or_warn)
+
+
+def _logged_run(cfg: DictConfig, path: Path) -> LoggedRun:
+    """A job of a sweep is `SWEEP/000` in the group SWEEP; any other run has the name of its directory."""
+    group = None
+    if cfg.get("run_dir") and cfg.get("sweep_dir") and Path(cfg.run_dir).parent == Path(cfg.sweep_dir):
+        group = Path(cfg.sweep_dir).name
+    tags: Any = cfg.get("tags") or ()
+    return LoggedRun(path, f"{group}/{path.name}" if group else path.name, group, tuple(tags), cfg.get("note"))

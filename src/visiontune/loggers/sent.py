@@ -1,0 +1,43 @@
+"""What a tracking server has received."""
+
+import csv
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+
+class SentRecords:
+    """Remembers the last step at which each name was sent to a server that cannot delete what it has received.
+
+    A resumed run repeats the steps after its last checkpoint and logs the same values again: those are not sent twice.
+    A server therefore has one value for each name and step.
+
+    Args:
+        path: a CSV with the columns step and name; it is read when it is first needed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def last_steps(self) -> dict[str, int]:
+        steps: dict[str, int] = {}
+        if not self.path.is_file():
+            return steps
+        text = self.path.read_text()
+        whole_lines = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+        if whole_lines != text:
+            self.path.write_text(whole_lines)
+        for step, name in csv.reader(whole_lines.splitlines()):
+            steps[name] = max(int(step), steps.get(name, -1))
+        return steps
+
+    def is_new(self, name: str, step: int) -> bool:
+        return step > self.last_steps.get(name, -1)
+
+    def add(self, names: Iterable[str], step: int) -> None:
+        names = list(names)
+        self.last_steps.update(dict.fromkeys(names, step))
+        self.path.parent.mkdir(exist_ok=True)
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows((step, name) for name in names)

@@ -1,0 +1,37 @@
+"""TensorBoard, in RUN/tensorboard."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch.loggers as lightning_loggers
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from visiontune.loggers.base import ImageLogger, LoggedRun
+
+
+class TensorBoardLogger(lightning_loggers.TensorBoardLogger, ImageLogger):
+    """Lightning's, in the run directory, with images and a row of the HPARAMS page.
+
+    Args:
+        flush_secs: how often the curves are written to the disk.
+    """
+
+    def __init__(self, run: LoggedRun, flush_secs: int = 120) -> None:
+        super().__init__(
+            save_dir=str(run.path), name="", version="tensorboard", default_hp_metric=False, flush_secs=flush_secs
+        )
+
+    @rank_zero_only
+    def add_image(self, name: str, image: Tensor, step: int) -> None:
+        self.experiment.add_image(name, image, step)
+
+    @rank_zero_only
+    def add_hparams_row(self, params: Mapping[str, Any], objectives: Mapping[str, float]) -> None:
+        """The run as one row of the HPARAMS page; `objectives` are scalars that have been logged."""
+        from torch.utils.tensorboard.summary import hparams  # imported when used: it takes half a second
+
+        writer = self.experiment._get_file_writer()
+        for summary in hparams(dict(params), dict(objectives)):
+            writer.add_summary(summary)
+        self.experiment.flush()
