@@ -1,23 +1,50 @@
-"""What all tests share: the command in this process, generated images, and one run that many tests look at."""
+"""What all tests share: the command in this process, generated images, and trained runs (docs/testing.md)."""
 
+import gc
+import hashlib
 import io
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
+
+# Before torch starts: idle threads of several processes that share cores would spin, at up to ten times the CPU time.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-from running import SMALL, TINY, Command, Outcome
+from running import NARROW, SCENES, SMALL, TINY, Command, Outcome, TrainOnce
 
-from visiontune import cli
+from visiontune import cli, train
+from visiontune.compression import measuring
+from visiontune.compression import small as small_step
 from visiontune.config.compose import config_dir
+from visiontune.models.heads import Head
+from visiontune.models.heads.detection import DetectionHead
 from visiontune.runs import RunDirectory
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: leave them out of every later garbage collection, a third of a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """Hydra composes everything a second time to read `hydra.mode`, which no config sets."""
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,7 +54,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("VISIONTUNE_LOGS", str(tmp_path_factory.mktemp("logs")))
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(Hydra, "get_mode", get_mode)
         yield
 
 
@@ -83,24 +110,58 @@ def config(apart: None) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session")
-def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 noisy images of each of three colours, as `tiles/CLASS/N.png`: a set that can be learned."""
-    root = tmp_path_factory.mktemp("photos") / "tiles"
-    rng = np.random.default_rng(0)
-    for name, colour in (("brick", (170, 90, 80)), ("grass", (90, 150, 80)), ("sky", (110, 130, 180))):
-        (root / name).mkdir(parents=True)
-        for i in range(20):
-            pixels = rng.normal(colour, 60, (20, 24, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all pytest-xdist workers of this session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiles(shared: Path) -> Path:
+    """20 noisy images of each of three colours, as `tiles/CLASS/N.png`; a few epochs learn them. Not to be changed."""
+    root = shared / "tiles"
+    with FileLock(shared / "tiles.lock"):
+        if not root.is_dir():
+            draft = shared / "tiles.draft"
+            rng = np.random.default_rng(0)
+            for name, colour in (("brick", (170, 90, 80)), ("grass", (90, 150, 80)), ("sky", (110, 130, 180))):
+                (draft / name).mkdir(parents=True)
+                for i in range(20):
+                    pixels = rng.normal(colour, 60, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+                    Image.fromarray(pixels).save(draft / name / f"{i:02d}.png")
+            draft.rename(root)
     return root
 
 
 @pytest.fixture(scope="session")
-def trained(command: Command, tiles: Path, small: list[str]) -> Outcome:
+def train_once(command: Command, shared: Path) -> TrainOnce:
+    """`train_once("strategy=full")`: the outcome of `visiontune train`, trained once a session whoever asks.
+
+    Its run is for all workers, so it is not to be changed: copy it, or train a run of the test's own.
+    """
+
+    def train(*overrides: str) -> Outcome:
+        folder = shared / hashlib.sha256(repr(overrides).encode()).hexdigest()[:12]
+        outcome = folder / "outcome.json"
+        with FileLock(f"{folder}.lock"):
+            if not outcome.is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("VISIONTUNE_LOGS", str(folder))
+                    outcome.write_text(json.dumps(asdict(command("train", *overrides))))
+        return Outcome(**json.loads(outcome.read_text()))
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained(train_once: TrainOnce, tiles: Path) -> Outcome:
     """A whole run on `tiles`: gradual unfreezing over four epochs, TensorBoard and all. Not to be changed."""
-    return command(
-        "train",
-        *small,
+    return train_once(
+        *SMALL,
         "data=image_folder",
         f"data.root={tiles}",
         "data.batch_size=8",
@@ -115,9 +176,36 @@ def trained(command: Command, tiles: Path, small: list[str]) -> Outcome:
     )
 
 
+@pytest.fixture(scope="session")
+def trained_on(train_once: TrainOnce) -> Callable[[str], RunDirectory]:
+    """`trained_on("detection")`: a run of one epoch on 40 digit scenes with that head. Not to be changed."""
+
+    def run(head: str) -> RunDirectory:
+        more = [f"heads.{head}.{key}" for key in NARROW.get(head, [])]
+        return train_once(*SMALL, *SCENES, "trainer.max_epochs=1", "logger=none", f"heads={head}", *more).run
+
+    return run
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test write neither figures nor the report page, nor metrics.json: half of a run this small."""
+    monkeypatch.setattr(train, "report", lambda *_: None)
+
+
 @pytest.fixture
 def run(trained: Outcome) -> RunDirectory:
     return trained.run
+
+
+@pytest.fixture
+def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of compressions with few rounds of timing and few draws: numbers are there, and vary."""
+    monkeypatch.setattr(Head, "bootstrap_samples", 10)
+    monkeypatch.setattr(DetectionHead, "bootstrap_samples", 5)
+    for module in (measuring, small_step):
+        monkeypatch.setattr(module, "ROUNDS", 2)
+    monkeypatch.setattr(measuring, "BATCH_ROUNDS", 1)
 
 
 @pytest.fixture(scope="session")

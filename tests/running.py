@@ -16,6 +16,13 @@ SMALL = [
 ]
 # Real digits from memory, a second a run.
 TINY = [*SMALL, "trainer.max_epochs=1", "data.limit_train=64", "logger=none"]
+# Drawn scenes that have a target for every head.
+SCENES = ["data=digit_scenes", "data.scenes=40", "data.batch_size=8", "data.image_size=64"]
+# By head: without the widths for a GPU. The best box of an untrained detector would be below the usual threshold.
+NARROW = {
+    "detection": ["score_threshold=0.01", "channels=64"],
+    "instances": ["score_threshold=0.01", "channels=32", "hidden=32", "proposals=50", "samples=16"],
+}
 
 
 @dataclass(frozen=True)
@@ -42,3 +49,4 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+TrainOnce = Callable[..., Outcome]

@@ -1,8 +1,13 @@
-"""Every YAML in configs/ is composed, and all that can train on a processor does; a new file is tested as it comes."""
+"""Every YAML in configs/ is composed, and all that can train on a processor does; a new file is tested as it comes.
+
+Quick: the options of all groups in as few runs as the largest group has options, every data set and head in a run, and
+the plan of every experiment. Slow: every option in a run of its own, whose config has to hold what the file says.
+"""
 
 import csv
 import inspect
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ import yaml
 from miniatures import FORMATS
 from omegaconf import DictConfig, OmegaConf
 from real_layouts import LAYOUTS, write_pennfudan
-from running import Command
+from running import NARROW, Command
 
 from visiontune import train
 from visiontune.config.compose import config_dir
@@ -105,29 +110,23 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def narrow(experiment: str) -> list[str]:
     """Its head without the widths for a GPU."""
-    keys = {"detection": ["channels=64"], "instances": ["channels=32", "hidden=32", "proposals=50", "samples=16"]}
     head = experiment.split("_")[1]
-    return [f"heads.{head}.{key}" for key in keys.get(head, [])]
+    return [f"heads.{head}.{key}" for key in NARROW.get(head, [])]
 
 
-@pytest.mark.parametrize(("group", "name"), options(*TRAINED))
-def test_options_train(
-    group: str,
-    name: str,
-    command: Command,
-    tiny: list[str],
+@pytest.fixture
+def needs(
     tiles: Path,
     idx: Path,
     formats: dict[str, tuple[Path, list[str]]],
     layouts: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> dict[tuple[str, str], list[str]]:
+    """By group and option: the overrides without which it cannot be run."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small; tests/analysis has it
-    overrides = [override for override in tiny if not override.startswith(f"{group}=")]
-    overrides += {
+    return {
         ("data", "image_folder"): [f"data.root={tiles}"],
         ("experiment", "photos"): [f"data.root={tiles}"],
         ("data", "python"): ["data.dataset._target_=own_datasets.Rectangles", "+data.dataset.count=60"],
@@ -141,11 +140,30 @@ def test_options_train(
         ("augment", "dense"): ["data=digit_scenes", "heads=dense", "data.scenes=24"],
         ("augment", "masks"): ["data=digit_scenes", "heads=segmentation", "data.scenes=24"],
         ("augment", "objects"): ["data=digit_scenes", "heads=detection", "data.scenes=24"],
-    }.get((group, name), ["data.scenes=24"] if name.startswith("digit_scenes") else [])
-    if str(tiles) in overrides[-1]:  # all 60 images
+    }
+
+
+Needs = dict[tuple[str, str], list[str]]
+
+
+def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
+    """The overrides of a small run with an option."""
+    overrides = [override for override in tiny if not override.startswith(f"{group}=")]
+    overrides += needs.get((group, name), ["data.scenes=24"] if name.startswith("digit_scenes") else [])
+    if name in ("image_folder", "photos"):  # all 60 images
         overrides.remove("data.limit_train=64")
     if group != "hydra":  # the one group that no command line chooses from
         overrides.append(f"{group}={name}")
+    return overrides
+
+
+@pytest.mark.usefixtures("no_report")  # tests/analysis has it
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [pytest.param(*o, marks=() if o[0] == "data" else pytest.mark.slow) for o in options(*TRAINED)],
+)
+def test_options_train(group: str, name: str, command: Command, tiny: list[str], needs: Needs) -> None:
+    overrides = select(group, name, tiny, needs)
     later = {"augment.flip"} if group == "augment" else set()  # digits are not mirrored
     if name == "auto":  # the run has the strategy that was found
         later |= set(said(group, name))
@@ -153,14 +171,56 @@ def test_options_train(
     assert "augment.flip" not in later or cfg.augment.flip is False
 
 
+@pytest.mark.parametrize("name", [name for _, name in options("experiment")])
+def test_experiments_are_planned(name: str, command: Command, tiny: list[str], needs: Needs) -> None:
+    outcome = command("plan", *select("experiment", name, tiny, needs))
+    assert outcome.code == 0 and "run directory: " in outcome.out, outcome.err
+
+
+@pytest.mark.parametrize("head", [*KINDS[:4], *KINDS[5:]])
+def test_heads_train(head: str, trained_on: Callable[[str], RunDirectory]) -> None:
+    check_run(trained_on(head), "heads", head, [f"heads.{head}.{key}" for key in NARROW.get(head, [])], set())
+
+
 RUNNABLE = ("cpu", "default", "debug")
+APART = {"auto", "dense", "masks", "objects"}  # trials, and what digits have no targets for
 
 
+def together() -> list[list[str]]:
+    """One option of each group in turn, until the largest group has no more."""
+    groups = {group: [name for _, name in options(group) if name not in APART] for group in TRAINED}
+    for group in ("data", "experiment", "heads", "hydra", "logger"):
+        del groups[group]
+    groups["trainer"] = list(RUNNABLE)
+    count = max(map(len, groups.values()))
+    return [
+        [f"{group}={names[i % len(names)]}" for group, names in groups.items() if (group, i) not in replaced(groups)]
+        for i in range(count)
+    ]
+
+
+def replaced(groups: dict[str, list[str]]) -> set[tuple[str, int]]:
+    """Groups that a file decides itself (`override /scheduler: step`), by the number of its run."""
+    found = set()
+    for group, names in groups.items():
+        for i, name in enumerate(names):
+            text = (FOLDER / group / f"{name}.yaml").read_text()
+            found |= {(other, i) for other in re.findall(r"- override /(\w+):", text)}
+    return found
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("choices", together(), ids=" ".join)
+def test_options_train_together(choices: list[str], command: Command, tiny: list[str]) -> None:
+    run = command("train", *[override for override in tiny if not override.startswith("trainer=")], *choices).run
+    status = run.read_status()
+    assert status["status"] == "finished" and math.isfinite(status["objective"]["value"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("name", [name for _, name in options("trainer") if name in RUNNABLE])
-def test_trainers_of_one_process_train(
-    name: str, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "report", lambda *_: None)
+def test_trainers_of_one_process_train(name: str, command: Command, tiny: list[str]) -> None:
     overrides = [o for o in tiny if not o.startswith("trainer")] + [f"trainer={name}"]
     if name != "debug":  # its two epochs are its own
         overrides.append("trainer.max_epochs=1")
@@ -199,12 +259,14 @@ def test_backbones_are_built(name: str, config: Config) -> None:
     assert len(backbone.stages()) >= 2
 
 
-@pytest.mark.parametrize("name", [name for _, name in options("sweep")])
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "lr" else pytest.mark.slow) for _, name in options("sweep")]
+)
 def test_sweeps_run(
     name: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every job is composed; the first two train."""
-    monkeypatch.setattr(train, "report", lambda *_: None)
     jobs: list[DictConfig] = []
     real = train.train
 
@@ -242,6 +304,8 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief_measurements")
 @pytest.mark.parametrize("recipe", [name for _, name in options("recipe")])
 def test_recipes_make_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
     source = command("train", *tiny, f"run_dir={tmp_path / 'run'}").run

@@ -10,6 +10,7 @@ placeholders: DIR, PHOTOS, logs/digits/RUN.
 import re
 import shlex
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import timm
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig
@@ -117,9 +119,19 @@ def keys() -> frozenset[str]:
 
 
 @cache
-def composed(config: str, overrides: tuple[str, ...]) -> DictConfig:
+def composed(config: str, choices: tuple[str, ...] = ()) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base=None):
-        return compose(config, overrides=list(overrides))
+        return compose(config, overrides=list(choices))
+
+
+def check_overrides(config: str, overrides: list[str]) -> None:
+    """As Hydra composes them, but what has the same choices of groups is composed once."""
+    by_group: dict[bool, list[str]] = {True: [], False: []}
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        by_group[(config_dir() / key).is_dir()].append(override)
+    cfg = deepcopy(composed(config, tuple(by_group[True])))
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(by_group[False]), cfg)
 
 
 def variants(override: Override) -> list[str]:
@@ -166,7 +178,7 @@ def check_command(words: tuple[str, ...]) -> None:
     options = [variants(one) for one in parsed if not one.key_or_group.startswith(("hydra/", "hydra."))]
     assert all(len(values) == 1 for values in options) or {"-m", "--multirun"} & set(rest), "a sweep needs -m"
     for number in range(max((len(values) for values in options), default=1)):
-        composed("train" if verb == "plan" else verb, tuple(values[min(number, len(values) - 1)] for values in options))
+        check_overrides("train" if verb == "plan" else verb, [v[min(number, len(v) - 1)] for v in options])
 
 
 def check_override(text: str) -> None:
@@ -261,9 +273,9 @@ def test_defaults_in_the_table() -> None:
 
 
 def first(verb: str) -> list[str]:
-    """The first command of its kind in README.md that chooses no data, network or device; else the bare verb."""
+    """The first command of its kind in README.md that chooses no data, network or run; else the bare verb."""
     for words in lines(ROOT / "README.md"):
-        if words[:2] == ["visiontune", verb] and not any(re.match(r"(data|backbone|run|-)", w) for w in words[2:]):
+        if words[:2] == ["visiontune", verb] and not any(re.match(r"(data|backbone|run|experiment|-)", w) for w in words[2:]):
             return words[1:]
     return [verb]
 

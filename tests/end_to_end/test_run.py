@@ -39,8 +39,8 @@ def copied(run: RunDirectory, tmp_path: Path) -> RunDirectory:
     return RunDirectory.open(tmp_path / "copy")
 
 
-def test_the_run_directory(run: RunDirectory, trained: Outcome, logs: Path) -> None:
-    assert run.path.parent == (logs / "tiles").resolve()
+def test_the_run_directory(run: RunDirectory, trained: Outcome) -> None:
+    assert run.path.parent.name == "tiles"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", run.path.name)
     assert trained.out.splitlines()[-1] == str(run.path)
     names = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
