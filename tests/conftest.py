@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 # Before torch starts: idle threads of several processes that share cores would spin, at up to ten times the CPU time.
@@ -26,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 from running import NARROW, SCENES, SMALL, TINY, Command, Outcome, TrainOnce
+from torch.multiprocessing import start_processes
 
 from visiontune import cli, train
 from visiontune.compression import measuring
@@ -196,6 +198,13 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(trained: Outcome) -> RunDirectory:
     return trained.run
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are forks of this process, which take no seconds to import torch. No fork where a GPU may be in use."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="fork"))
 
 
 @pytest.fixture

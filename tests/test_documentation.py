@@ -275,7 +275,9 @@ def test_defaults_in_the_table() -> None:
 def first(verb: str) -> list[str]:
     """The first command of its kind in README.md that chooses no data, network or run; else the bare verb."""
     for words in lines(ROOT / "README.md"):
-        if words[:2] == ["visiontune", verb] and not any(re.match(r"(data|backbone|run|experiment|-)", w) for w in words[2:]):
+        if words[:2] == ["visiontune", verb] and not any(
+            re.match(r"(data|backbone|run|experiment|-)", w) for w in words[2:]
+        ):
             return words[1:]
     return [verb]
 

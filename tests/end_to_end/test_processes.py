@@ -102,6 +102,7 @@ def seen(folder: Path, ranks: int) -> list[set[str]]:
     return steps
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path: Path) -> None:
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max", "data.limit"))]
     shared += ["strategy=linear_probe", "augment=none", "optimizer.lr=0.05", "data.limit_train=100", "seed=3"]

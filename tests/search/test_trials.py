@@ -162,7 +162,8 @@ def test_the_jobs_of_a_sweep_stay_in_its_folder(
 ) -> None:
     scores |= {"linear_probe": 0.5, "norm_only": 0.7}
     overrides = ["strategy=auto", "strategy.candidates=[linear_probe,norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
-    command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
+    outcome = command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
+    assert outcome.code == 0, outcome.err
     (sweep,) = (tmp_path / "sweeps").iterdir()  # whose name is the time
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"000", "001"}
     assert (sweep / "sweep.csv").is_file()
