@@ -13,7 +13,8 @@ from torch import Tensor
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
-from visiontune.models.distillation import Teacher, pairs
+from visiontune.models.distillation import Teacher, pair_maps
+from visiontune.models.loss_terms import TrainingStep
 from visiontune.runs import RunDirectory
 from visiontune.training.fit import prepare
 from visiontune.training.load import load_model, read_checkpoint
@@ -67,15 +68,15 @@ def test_a_student_of_the_teacher_alone_comes_to_agree_with_it(student: Any, tea
 def test_it_sees_what_the_student_sees_in_its_own_size(config: Any, teacher: RunDirectory, tmp_path: Path) -> None:
     cfg = config("augment=mixup", "augment.flip=false", f"distill.teacher={teacher.path}", "distill.features=1")
     data, model, _ = prepare(cfg)
-    assert model.distillation is not None
+    distillation: Any = model.loss_terms[0]
     seen: list[Tensor] = []
-    inside: Any = model.distillation.teacher.model.backbone
+    inside = distillation.teacher.model.backbone
     inside.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     batch = data.to_network(next(iter(data.train_dataloader())), training=True, epoch=0)
     model.train()
     features, raw = model._forward_features(batch)
-    losses = {"classification": torch.zeros(())}
-    blended, _, _ = model.distillation(batch["image"], features, raw, model.heads, losses)
+    step = TrainingStep(batch, features, raw, losses={"classification": torch.zeros(())})
+    distillation(model, step)
     assert all(target.ndim == 1 for target in batch["targets"]["classification"])  # mixed
     torch.testing.assert_close(
         seen[0],
@@ -86,7 +87,7 @@ def test_it_sees_what_the_student_sees_in_its_own_size(config: Any, teacher: Run
     assert not inside.training and not any(p.requires_grad for p in inside.parameters())
     soft = (given / 4).log_softmax(1)
     expected = (soft.exp() * (soft - (raw["classification"]["logits"] / 4).log_softmax(1))).sum(1).mean() * 16
-    torch.testing.assert_close(blended["classification"], 0.5 * expected)
+    torch.testing.assert_close(step.losses["classification"], 0.5 * expected)
 
 
 def test_nothing_of_it_is_in_the_model(config: Any, teacher: RunDirectory) -> None:
@@ -107,10 +108,10 @@ def test_features_are_paired_by_resolution() -> None:
     def maps(*sides: int) -> list[Tensor]:
         return [torch.zeros(1, 2, side, side) for side in sides]
 
-    assert pairs(maps(48, 24, 12), maps(48, 24, 12, 6, 3)) == [(0, 0), (1, 1), (2, 2)]
-    assert pairs(maps(24, 12, 6, 6), maps(28, 14, 7)) == [(0, 0), (1, 1), (3, 2)]
-    assert pairs(maps(64, 32), maps(7, 7, 7)) == [(1, 2)]
-    assert pairs(maps(64, 32), []) == []
+    assert pair_maps(maps(48, 24, 12), maps(48, 24, 12, 6, 3)) == [(0, 0), (1, 1), (2, 2)]
+    assert pair_maps(maps(24, 12, 6, 6), maps(28, 14, 7)) == [(0, 0), (1, 1), (3, 2)]
+    assert pair_maps(maps(64, 32), maps(7, 7, 7)) == [(1, 2)]
+    assert pair_maps(maps(64, 32), []) == []
 
 
 def test_resumed_equals_uninterrupted(
@@ -139,7 +140,7 @@ def test_resumed_equals_uninterrupted(
     shutil.copytree(place, tmp_path / "moved")
     parts = command("train", f"run={tmp_path / 'parts'}", f"distill.teacher={tmp_path / 'moved'}").run
     check_training(whole, parts)
-    first, second = (read_checkpoint(run.checkpoint("last"))["projections"] for run in (whole, parts))
+    first, second = (read_checkpoint(run.checkpoint("last"))["exact_resume"]["loss_terms"] for run in (whole, parts))
     assert len(first) == 6 and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -184,10 +185,11 @@ def test_two_processes_are_one(student: Any, tmp_path: Path) -> None:
     one = student(*same, "data.batch_size=32").run
     first, second = (read_checkpoint(run.checkpoint("last")) for run in (one, two))
     pairs = [(first["state_dict"][key], value) for key, value in second["state_dict"].items()]
-    pairs += list(zip(first["projections"], second["projections"], strict=True))
+    terms = [checkpoint["exact_resume"]["loss_terms"] for checkpoint in (first, second)]
+    pairs += list(zip(*terms, strict=True))
     assert max(float((a.double() - b).abs().max()) for a, b in pairs) < 1e-4
-    start = read_checkpoint(one.checkpoint("best"))["projections"]
-    assert max(float((a - b).abs().max()) for a, b in zip(start, first["projections"], strict=True)) > 1e-3
+    start = read_checkpoint(one.checkpoint("best"))["exact_resume"]["loss_terms"]
+    assert max(float((a - b).abs().max()) for a, b in zip(start, terms[0], strict=True)) > 1e-3
     for name in ("train/classification/distill", "train/distill_features"):
         assert float(history(one)[-1][name]) == pytest.approx(float(history(two)[-1][name]), rel=0.01)
 
@@ -243,10 +245,10 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
     taught = [*tiny, f"distill.teacher={teacher.path}", "distill.features=0.5", "strategy=linear_probe"]
     out = command("plan", *taught, "strategy.cache=memory", "augment=none").out
     assert (
-        f"{teacher.path} (small_cnn, 20 x 20), weight 0.5, temperature 4, features 0.5 through 656 parameters that "
-        "train alone"
+        f"{teacher.path} (small_cnn, 20 x 20), weight 0.5, temperature 4, features 0.5 with 656 parameters for "
+        "training only"
     ) in out
-    assert "off: the teacher has to see the images themselves" in out
+    assert "off: the teacher needs the images themselves" in out
     assert "the teacher was trained on" not in out
     assert "the teacher knows images of 20 x 20 and sees this run's, 16 x 16, enlarged" in out
     assert "the teacher knows" not in command("plan", *taught, "data.image_size=20").out
@@ -265,7 +267,6 @@ def test_a_sweep_over_teachers(command: Command, tiny: list[str], teacher: RunDi
 
 def test_a_copy_of_the_student_has_the_same_teacher(config: Any, teacher: RunDirectory) -> None:
     model = prepare(config(f"distill.teacher={teacher.path}"))[1]
-    assert model.distillation is not None
-    copied = deepcopy(model).distillation
-    assert copied is not None and copied is not model.distillation
-    assert isinstance(copied.teacher, Teacher) and copied.teacher is model.distillation.teacher
+    term, copied = model.loss_terms[0], deepcopy(model).loss_terms[0]
+    assert copied is not term
+    assert isinstance(copied.teacher, Teacher) and copied.teacher is term.teacher  # type: ignore[union-attr]

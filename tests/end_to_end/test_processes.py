@@ -153,9 +153,9 @@ def test_two_processes_go_on_within_an_epoch(command: Command, tiny: list[str], 
     stop = [f"+callbacks.stop.{key}" for key in ("_target_=watching.Stop", "epoch=1", "batch=2", f"folder={tmp_path}")]
     assert command("train", *shared, *stop, f"run_dir={tmp_path / 'parts'}").code == 1
     parts = RunDirectory.open(tmp_path / "parts")
-    ranks = torch.load(parts.checkpoint("last"), weights_only=True)["ranks"]
+    ranks = torch.load(parts.checkpoint("last"), weights_only=True)["exact_resume"]["ranks"]
     name = "backbone.model.block1.norm1.running_mean"
-    assert not torch.equal(*(rank["state_dict"][name] for rank in ranks))
+    assert not torch.equal(*(rank["buffers"][0][name] for rank in ranks))
     check_training(whole, command("train", f"run={parts.path}", "trust=true").run)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from visiontune.callbacks import LastWindowScale
 from visiontune.data import TaskInfo
 from visiontune.data.frames import Frame
 from visiontune.data.mixing import BatchMixer
@@ -20,6 +21,7 @@ from visiontune.errors import UserError
 from visiontune.models.backbones import build
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import ClassificationHead, DenseHead
+from visiontune.models.loss_terms import L1
 from visiontune.optim import schedulers
 from visiontune.strategies import Full, GradualUnfreeze, LinearProbe
 
@@ -164,13 +166,13 @@ def test_learned_weights_train_with_the_heads_and_the_score_is_the_mean(tmp_path
     fit = trainer(tmp_path, 2)
     fit.fit(model, loader(parts), loader(parts))
     found = {name: float(value) for name, value in fit.callback_metrics.items()}
-    factors = model.weigh.factors()
+    factors = model.loss_weights.factors()
     expected = sum(factors[task] * found[f"val/{task}/loss"] - np.log(factors[task]) for task in ("colour", "size"))
     assert all(factor != 1.0 for factor in factors.values())
     assert found["val/loss"] == pytest.approx(expected, rel=1e-5)
     assert found["val/score"] == pytest.approx((found["val/colour/accuracy"] + found["val/size/accuracy"]) / 2)
     group = {id(p) for group in model.param_groups() for p in group["params"] if group["name"].startswith("heads")}
-    assert {id(p) for p in model.weigh.parameters()} <= group
+    assert {id(p) for p in model.loss_weights.parameters()} <= group
 
 
 def test_samples_may_lack_the_label_of_a_task(tmp_path: Path) -> None:
@@ -254,7 +256,8 @@ def test_the_last_shorter_window_has_the_gradient_of_the_plain_mean(tmp_path: Pa
     batches = [batch(4, seed) for seed in range(7)]
     model, seen = make(strategy=LinearProbe, lr=0.0), Gradients()
     options = {} if limit is None else {"limit_train_batches": limit}
-    trainer(tmp_path, accumulate_grad_batches=4, callbacks=[seen], **options).fit(model, loader(*batches))
+    callbacks = [seen, LastWindowScale()]
+    trainer(tmp_path, accumulate_grad_batches=4, callbacks=callbacks, **options).fit(model, loader(*batches))
     assert len(seen.steps) == 2
     model.eval()
     for window, step in ((batches[:4], seen.steps[0]), (batches[4:limit], seen.steps[1])):
@@ -270,7 +273,8 @@ def test_l1_is_on_weights_alone(tmp_path: Path) -> None:
     plain, sparse = Gradients(), Gradients()
     parts = batch(4)
     for seen, l1 in ((plain, 0.0), (sparse, 0.5)):
-        model = make(strategy=LinearProbe, lr=0.0, l1=l1)
+        model = make(strategy=LinearProbe, lr=0.0)
+        model.loss_terms.append(L1(l1))
         trainer(tmp_path, callbacks=[seen]).fit(model, loader(parts))
     difference = {name: sparse.steps[0][name] - plain.steps[0][name] for name in plain.steps[0]}
     weight = model.heads["colour"].linear.weight.detach()

@@ -146,7 +146,7 @@ def test_fewer_epochs_than_it_has_trained(stopped: RunDirectory, command: Comman
 def test_other_processes_within_an_epoch(stopped: RunDirectory, command: Command) -> None:
     path = stopped.checkpoint("last")
     state = torch.load(path, weights_only=True)
-    state["VisionData"]["done"], state["ranks"] = 1, [{}, {}]
+    state["VisionData"]["done"], state["exact_resume"]["ranks"] = 1, [{}, {}]
     torch.save(state, path)
     assert command("train", f"run={stopped.path}", "trainer.max_epochs=9").message == (
         f"trainer.devices=1: {path} lies within an epoch of 2 processes; write trainer.devices=2, or begin anew from "

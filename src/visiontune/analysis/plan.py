@@ -110,7 +110,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
         "frozen stages": describe(cfg, data, model),
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
-        **({} if model.distillation is None else {"teacher": str(model.distillation)}),
+        **{str(term.label): str(term) for term in model.loss_terms},
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
         "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
         f"{data.num_workers} data-loader workers",

@@ -1,9 +1,12 @@
-"""What watches a run; a callback knows nothing of model internals or tasks."""
+"""Callbacks of a training and of an evaluation; none of them knows any task."""
 
+from visiontune.callbacks.accumulation import LastWindowScale
 from visiontune.callbacks.auto_rgn import AutoRGN
 from visiontune.callbacks.averaging import StochasticWeightAverage, WeightAverage
+from visiontune.callbacks.batchnorm import AverageBatchNorm
 from visiontune.callbacks.checkpoints import Checkpoints
 from visiontune.callbacks.collector import Collector
+from visiontune.callbacks.exact_resume import ExactResume
 from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
 from visiontune.callbacks.keep_zeros import KeepZeros
@@ -16,12 +19,15 @@ from visiontune.callbacks.unfreezing import UnfreezeLog
 __all__ = [
     "L2SP",
     "AutoRGN",
+    "AverageBatchNorm",
     "Checkpoints",
     "Collector",
+    "ExactResume",
     "FirstBatch",
     "FirstValidation",
     "History",
     "KeepZeros",
+    "LastWindowScale",
     "ProbeStart",
     "QuantizationAware",
     "StepCurves",

@@ -1,5 +1,5 @@
 """The outputs of frozen stages, computed once."""
 
-from visiontune.models.replay import Frozen, replayed
+from visiontune.models.replay import Frozen, replay
 
-__all__ = ["Frozen", "replayed"]
+__all__ = ["Frozen", "replay"]

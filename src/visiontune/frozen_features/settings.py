@@ -57,8 +57,9 @@ def why_not(cfg: DictConfig, data: VisionData, model: FineTuner) -> str | None:
         return "scores decide how long stages stay frozen"
     if data.augment.mixup or data.augment.cutmix:
         return "mixup and cutmix mix images before the network sees them; write augment=standard"
-    if model.distillation is not None:
-        return "the teacher has to see the images themselves; write distill.teacher=null"
+    for term in model.loss_terms:
+        if term.needs_images:
+            return f"the {term.label} needs the images themselves"
     if cfg.compile:
         return "compile=true joins frozen and other stages"
     if processes(cfg) > 1:

@@ -1,6 +1,5 @@
-"""What a teacher gives, and how it counts in the losses of a training."""
+"""Distillation: a student learns from the outputs of a trained teacher."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,28 +9,28 @@ from torch.nn import functional as F
 from visiontune.errors import UserError
 from visiontune.models.features import Features
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.base import Head, Raw
+from visiontune.models.heads.base import Raw
 from visiontune.models.heads.decoders import upsampled
+from visiontune.models.loss_terms import LossTerm, TrainingStep
 from visiontune.runs.directory import RunDirectory
 
-NEAR = 2**0.5  # resolutions of two maps that are one, at most
+MAX_RATIO = 2**0.5  # of the resolutions of two maps that count as equal
 
 
 class Teacher:
-    """A trained run that gives what it makes of the images that a student trains on.
+    """A trained run that computes its outputs for the images that a student trains on.
 
-    No module: nothing of it is in the student's parameters, checkpoints and optimizer, and no DDP wraps it.
+    It is no module, so that the student's parameters, checkpoints, optimizer and DDP have nothing of it.
+
+    Args:
+        size: (H, W) of the teacher's input; images are resized to it.
     """
 
     def __init__(self, run: RunDirectory, model: FineTuner, size: tuple[int, int]) -> None:
-        """
-        Args:
-            size: (H, W) of its own input, to which images are brought.
-        """
         self.run, self.model, self.size = run, model.eval().requires_grad_(False), size
 
     def __deepcopy__(self, memo: Any) -> "Teacher":
-        return self  # the average of the student's weights needs none of its own
+        return self  # the average of the student's weights shares the teacher
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> tuple[Features, dict[str, Raw]]:
@@ -45,10 +44,13 @@ class Teacher:
 
 
 class Projection(nn.Conv2d):
-    """From a map of the student to the teacher's channels. What the student is works without: no state dict has it."""
+    """Maps a feature map of the student to the teacher's number of channels.
 
-    def __init__(self, channels: int, taught: int) -> None:
-        super().__init__(channels, taught, 1)
+    No state dict holds its weights: the trained student works without them.
+    """
+
+    def __init__(self, channels: int, teacher_channels: int) -> None:
+        super().__init__(channels, teacher_channels, kernel_size=1)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         pass
@@ -57,103 +59,117 @@ class Projection(nn.Conv2d):
         pass
 
 
-class Distillation(nn.Module):
-    """Lets what the teacher gives count in the losses of a training.
+class Distillation(LossTerm):
+    """Blends the distance to the teacher's outputs into each task's loss, and adds the distance to its features.
 
     Args:
-        weight: share of it in each task's loss (Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531).
+        student: the model that trains.
+        image: an image ``(1, C, H, W)``, to compare the shapes of student and teacher.
+        weight: share of the teacher in each task's loss (Hinton, Vinyals & Dean 2015,
+            https://arxiv.org/abs/1503.02531).
         temperature: see `Head.distill`.
-        features: weight of the loss between features (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
-            They are all pairs of maps with about the same resolution, else the coarsest two, and the embeddings where
-            the student's heads read theirs.
-        image: an image ``(1, C, H, W)``, to find out what the two give.
+        features: factor of the loss between features (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
+            It compares all pairs of maps with about the same resolution, else the two coarsest maps, and the embeddings
+            where the student's heads use theirs.
 
     Raises:
-        UserError: an argument out of range, or two heads that cannot be compared.
+        UserError: an argument is out of range, or two heads cannot be compared.
     """
+
+    label = "teacher"
+    needs_images = True
 
     def __init__(
         self, teacher: Teacher, student: FineTuner, image: Tensor, weight: float, temperature: float, features: float
     ) -> None:
         super().__init__()
-        for name, value, fine, write in (
-            ("weight", weight, _number(weight) and 0 <= weight <= 1, "a share from 0 to 1, such as distill.weight=0.5"),
-            ("temperature", temperature, _number(temperature) and temperature > 0, "a number above 0, such as 4"),
-            ("features", features, _number(features) and features >= 0, "0 for none, or a factor such as 1"),
+        for name, value, valid, advice in (
+            (
+                "weight",
+                weight,
+                _is_number(weight) and 0 <= weight <= 1,
+                "a share from 0 to 1, such as distill.weight=0.5",
+            ),
+            ("temperature", temperature, _is_number(temperature) and temperature > 0, "a number above 0, such as 4"),
+            ("features", features, _is_number(features) and features >= 0, "0 for none, or a factor such as 1"),
         ):
-            if not fine:
-                raise UserError(f"distill.{name}={value}: write {write}")
+            if not valid:
+                raise UserError(f"distill.{name}={value}: write {advice}")
         self.teacher, self.weight, self.temperature, self.features = teacher, weight, temperature, features
         modes = [(module, module.training) for module in student.modules()]
         student.eval()
         with torch.no_grad():
-            own = student.backbone(image)
-            raw = {task: head(own) for task, head in student.heads.items()}
-            given, taught = teacher(image)
+            student_features = student.backbone(image)
+            outputs = {task: head(student_features) for task, head in student.heads.items()}
+            teacher_features, teacher_outputs = teacher(image)
             for task, head in student.heads.items():
-                head.distill(raw[task], teacher.model.heads[task], taught[task], temperature)
-        for module, mode in modes:
-            module.training = mode
-        self.pairs = pairs(own.maps, given.maps) if features else []
-        self.embedding = bool(features) and "embedding" in vars(own)
-        matched = list(zip(*self._matched(own, given), strict=True))
-        self.projections = nn.ModuleList(Projection(mine.shape[1], its.shape[1]) for mine, its in matched)
+                head.distill(outputs[task], teacher.model.heads[task], teacher_outputs[task], temperature)
+        for module, training in modes:
+            module.training = training
+        self.pairs = pair_maps(student_features.maps, teacher_features.maps) if features else []
+        self.use_embedding = bool(features) and "embedding" in vars(student_features)
+        self.projections = nn.ModuleList(
+            Projection(student_map.shape[1], teacher_map.shape[1])
+            for student_map, teacher_map in self._matched_maps(student_features, teacher_features)
+        )
 
-    def forward(
-        self, image: Tensor, own: Features, raw: dict[str, Raw], heads: Mapping[str, Head], losses: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """Losses by task with the teacher's share in them, the loss between features, and what curves there are.
+    def forward(self, model: Any, step: TrainingStep) -> Tensor:
+        """Replace `step.losses` by the blended ones; returns the loss between features."""
+        image = step.batch["image"]
+        teacher_features, teacher_outputs = self.teacher(image)
+        for task, head in model.heads.items():
+            teacher_head = self.teacher.model.heads[task]
+            distance = head.distill(step.outputs[task], teacher_head, teacher_outputs[task], self.temperature)
+            step.curves[f"train/{task}/distill"] = distance, len(image)
+            step.losses[task] = (1 - self.weight) * step.losses[task] + self.weight * distance
+            step.labelled.add(task)  # by the teacher
+        if not self.projections:
+            return image.new_zeros(())
+        distance = self._feature_distance(step.features, teacher_features)
+        step.curves["train/distill_features"] = distance, len(image)
+        return self.features * distance
 
-        Args:
-            image: ``(B, C, H, W)``, what the student has seen.
-            own: what it made of that.
-            losses: of the labels.
-        """
-        given, taught = self.teacher(image)
-        apart = {
-            task: head.distill(raw[task], self.teacher.model.heads[task], taught[task], self.temperature)
-            for task, head in heads.items()
-        }
-        curves = {f"train/{task}/distill": value for task, value in apart.items()}
-        blended = {task: (1 - self.weight) * losses[task] + self.weight * apart[task] for task in losses}
-        hint = image.new_zeros(())
-        if self.projections:
-            hint = curves["train/distill_features"] = self._features_apart(own, given)
-        return blended, self.features * hint, curves
+    def _feature_distance(self, student: Features, teacher: Features) -> Tensor:
+        """The unexplained share of the variance of the teacher's maps, a mean over the pairs."""
+        distances = []
+        for projection, maps in zip(self.projections, self._matched_maps(student, teacher), strict=True):
+            student_map, teacher_map = projection(maps[0]).float(), maps[1].float()
+            error = (upsampled(student_map, teacher_map.shape[-2:]) - teacher_map).square().mean()
+            distances.append(error / teacher_map.var().clamp_min(1e-12))
+        return torch.stack(distances).mean()
 
-    def _features_apart(self, own: Features, given: Features) -> Tensor:
-        """The share of the teacher's variance that is not explained, a mean over the pairs."""
-        found = []
-        for projection, mine, its in zip(self.projections, *self._matched(own, given), strict=True):
-            its = its.float()
-            error = (upsampled(projection(mine).float(), its.shape[-2:]) - its).square().mean()
-            found.append(error / its.var().clamp_min(1e-12))
-        return torch.stack(found).mean()
-
-    def _matched(self, own: Features, given: Features) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps ``(B, C, h, w)`` of the student and of the teacher; an embedding is a map of one cell."""
-        mine, its = [own.maps[i] for i, _ in self.pairs], [given.maps[j] for _, j in self.pairs]
-        if self.embedding:
-            mine, its = [*mine, own.embedding[..., None, None]], [*its, given.embedding[..., None, None]]
-        return mine, its
+    def _matched_maps(self, student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of maps ``(B, C, h, w)``; an embedding is a map of one cell."""
+        maps = [(student.maps[i], teacher.maps[j]) for i, j in self.pairs]
+        if self.use_embedding:
+            maps.append((student.embedding[..., None, None], teacher.embedding[..., None, None]))
+        return maps
 
     def __str__(self) -> str:
-        high, wide = self.teacher.size
-        text = f"{self.teacher.run.path} ({self.teacher.model.backbone.name}, {high} x {wide}), weight {self.weight:g}"
+        height, width = self.teacher.size
+        name = self.teacher.model.backbone.name
+        text = f"{self.teacher.run.path} ({name}, {height} x {width}), weight {self.weight:g}"
         count = sum(p.numel() for p in self.parameters())
-        hints = f", features {self.features:g} through {count:,} parameters that train alone" if count else ""
-        return f"{text}, temperature {self.temperature:g}{hints}"
+        features = f", features {self.features:g} with {count:,} parameters for training only" if count else ""
+        return f"{text}, temperature {self.temperature:g}{features}"
 
 
-def pairs(own: list[Tensor], given: list[Tensor]) -> list[tuple[int, int]]:
-    """Which maps of two networks are compared: the deepest of each resolution with the other's nearest."""
-    if not own or not given:
+def pair_maps(student: list[Tensor], teacher: list[Tensor]) -> list[tuple[int, int]]:
+    """Indices of the maps that are compared: the deepest of each resolution with the nearest of the teacher's."""
+    if not student or not teacher:
         return []
-    mine, its = ({maps[i].shape[-2]: i for i in range(len(maps))} for maps in (own, given))
-    nearest = {high: min(its, key=lambda other: max(high / other, other / high)) for high in mine}
-    found = [(mine[high], its[other]) for high, other in nearest.items() if max(high / other, other / high) <= NEAR]
-    return found or [(len(own) - 1, len(given) - 1)]
+    indices, teacher_indices = ({maps[i].shape[-2]: i for i in range(len(maps))} for maps in (student, teacher))
+    pairs = []
+    for height, index in indices.items():
+        nearest = min(teacher_indices, key=lambda other: _ratio(height, other))
+        if _ratio(height, nearest) <= MAX_RATIO:
+            pairs.append((index, teacher_indices[nearest]))
+    return pairs or [(len(student) - 1, len(teacher) - 1)]
 
 
-def _number(value: Any) -> bool:
+def _ratio(height: int, other: int) -> float:
+    return max(height / other, other / height)
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,34 +1,34 @@
-"""Means over an epoch that go on where a run goes on."""
+"""Means over the samples of an epoch that survive a resume within the epoch."""
 
 from collections.abc import Iterable, Mapping
 
+import lightning as L
 import torch
 from torch import Tensor
 
+from visiontune.models.distributed import gather_ranks
+
 
 class EpochMeans:
-    """Means of named values over the samples of an epoch; Lightning's own begin anew where a run goes on within one."""
+    """Means of named values over the samples of an epoch, and over all ranks.
+
+    Lightning's own epoch means restart from nothing where a run resumes within an epoch.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}  # value times samples, and samples
+        self.sums: dict[str, Tensor] = {}  # name -> (sum of value * samples, samples)
 
-    def add(self, name: str, value: Tensor, samples: int) -> None:
-        """The mean `value` of so many samples."""
-        new = torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
-        self._count(name, new)
+    def update(self, values: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Add means by name, each with the number of samples that it is the mean of."""
+        for name, (value, samples) in values.items():
+            self._add(
+                name, torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
+            )
 
-    def _count(self, name: str, new: Tensor) -> None:
-        self.sums[name] = self.sums[name] + new if name in self.sums else new
-
-    def join(self, ranks: Iterable[Mapping[str, list[float]]], device: torch.device) -> None:
-        """Become the sums of all ranks, each of which may have other names."""
-        self.sums = {}
-        for state in ranks:
-            for name, pair in state.items():
-                self._count(name, torch.tensor(pair, device=device))
-
-    def take(self) -> dict[str, Tensor]:
-        """The means, and an end of the epoch."""
+    def compute(self, trainer: L.Trainer) -> dict[str, Tensor]:
+        """The means over all ranks, each of which may have other names; starts the next epoch."""
+        if trainer.world_size > 1:
+            self.load_state_dicts(gather_ranks(trainer, self.state_dict()), trainer.strategy.root_device)
         means = {name: total / samples for name, (total, samples) in self.sums.items()}
         self.sums = {}
         return means
@@ -36,5 +36,12 @@ class EpochMeans:
     def state_dict(self) -> dict[str, list[float]]:
         return {name: pair.tolist() for name, pair in self.sums.items()}
 
-    def load_state_dict(self, state: Mapping[str, list[float]], device: torch.device) -> None:
-        self.sums = {name: torch.tensor(pair, device=device) for name, pair in state.items()}
+    def load_state_dicts(self, states: Iterable[Mapping[str, list[float]]], device: torch.device) -> None:
+        """Replace the sums by those of `states`, added up."""
+        self.sums = {}
+        for state in states:
+            for name, pair in state.items():
+                self._add(name, torch.tensor(pair, device=device))
+
+    def _add(self, name: str, pair: Tensor) -> None:
+        self.sums[name] = self.sums[name] + pair if name in self.sums else pair

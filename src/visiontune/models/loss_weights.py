@@ -53,7 +53,9 @@ class LearnedWeights(nn.Module):
         return {task: float(torch.exp(-value.detach())) for task, value in self.log_variance.items()}
 
 
-def loss_weights(tasks: Iterable[str], weights: Mapping[str, float] | str | None) -> FixedWeights | LearnedWeights:
+def build_loss_weights(
+    tasks: Iterable[str], weights: Mapping[str, float] | str | None
+) -> FixedWeights | LearnedWeights:
     """`loss_weights` of a config: a factor by task, or the word "learned".
 
     Raises:

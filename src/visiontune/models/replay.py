@@ -110,7 +110,7 @@ def capture(
 
 
 @contextmanager
-def replayed(network: nn.Module, frozen: Frozen | None) -> Iterator[None]:
+def replay(network: nn.Module, frozen: Frozen | None) -> Iterator[None]:
     """Within, modules of `network` give the recorded outputs and do nothing; None changes nothing."""
     if frozen is None:
         yield

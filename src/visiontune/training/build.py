@@ -13,7 +13,17 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune import __version__
-from visiontune.callbacks import Checkpoints, FirstValidation, History, ProbeStart, StepCurves, UnfreezeLog
+from visiontune.callbacks import (
+    AverageBatchNorm,
+    Checkpoints,
+    ExactResume,
+    FirstValidation,
+    History,
+    LastWindowScale,
+    ProbeStart,
+    StepCurves,
+    UnfreezeLog,
+)
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
@@ -23,6 +33,7 @@ from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.loss_terms import L1
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
@@ -77,7 +88,6 @@ def build_model(
         scheduler=make(cfg.scheduler),
         strategy=strategy,
         loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
-        l1=cfg.l1,
         sam=cfg.sam,
         monitor=cfg.monitor,
         seed=cfg.seed,
@@ -87,6 +97,8 @@ def build_model(
             "tasks": {task: {"kind": info.kind, "classes": list(info.classes)} for task, info in schema.items()},
         },
     )
+    if cfg.l1:
+        model.loss_terms.append(L1(cfg.l1))
     return model, report
 
 
@@ -95,7 +107,8 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
-    before = [history, *([ProbeStart()] if cfg.probe else [])]
+    always = [ExactResume(), LastWindowScale(), AverageBatchNorm()]
+    before = [*always, history, *([ProbeStart()] if cfg.probe else [])]
     after = [
         StepCurves(),
         UnfreezeLog(model.monitor),

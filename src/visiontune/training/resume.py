@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from visiontune import __version__
+from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.errors import UserError, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -120,7 +121,7 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
         )
     if (done := state["visiontune"]["epochs"]) > epochs:
         raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
-    before = len(state.get("ranks", [None]))
+    before = saved_ranks(state)
     if before != world and state.get("VisionData", {}).get("done"):
         raise UserError(
             f"trainer.devices={world}: {checkpoint} lies within an epoch of {before} processes; write "

@@ -58,7 +58,9 @@ def attach(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
         )
     image = torch.rand(1, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
     teacher = Teacher(run, network, as_size(taught.data.image_size))
-    model.distillation = Distillation(teacher, model, image, settings.weight, settings.temperature, settings.features)
+    model.loss_terms.append(
+        Distillation(teacher, model, image, settings.weight, settings.temperature, settings.features)
+    )
     data.notes += [note for note in (enlarged(teacher.size, data.image_size), seen_before(run, data)) if note]
 
 

@@ -1,0 +1,14 @@
+"""Exchange of values between the ranks of a distributed run."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+
+def gather_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
+    """`value` of every rank, in the order of ranks; all ranks must call this together."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
