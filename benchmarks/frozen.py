@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from benchmarks.document import machine, markdown, write_block
 from visiontune.config.compose import config_dir
 from visiontune.data import VisionData
-from visiontune.frozen_features.cache import stage_paths
-from visiontune.models.replay import Frozen, capture, cut, replayed
+from visiontune.frozen_features.plans import stage_paths
+from visiontune.models.replay import FrozenOutputs, plan_replay, record_outputs, replay
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.training.fit import fit, prepare
@@ -123,8 +123,8 @@ def steps(overrides: list[str], rounds: int) -> str:
     image = torch.rand(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     targets = [i % len(data.schema["classification"].classes) for i in range(BATCH)]
 
-    def train(frozen: Frozen | None = None) -> None:
-        with replayed(network, frozen):
+    def train(frozen: FrozenOutputs | None = None) -> None:
+        with replay(network, frozen):
             loss = model.heads["classification"].loss(model(image)["classification"], targets)["loss"]
         loss.backward()
         optimizer.step()
@@ -140,11 +140,13 @@ def steps(overrides: list[str], rounds: int) -> str:
         times: dict[str, list[float]] = {"whole": [], "frozen": [], "rest": []}
         ways: dict[str, Any] = {"whole": train}
         if count:
-            at = cut(model.forward, network, stage_paths(model, count), image[:2])
-            assert at is not None
+            plan = plan_replay(model.forward, network, stage_paths(model, count), image[:2])
+            assert plan is not None
             with torch.no_grad():
-                recorded = Frozen(capture(model.forward, network, at.needed, image), at.shapes)
-                ways["frozen"] = torch.no_grad()(lambda at=at: capture(model.forward, network, at.needed, image))
+                recorded = FrozenOutputs(record_outputs(model.forward, network, plan.paths, image), plan.shapes)
+                ways["frozen"] = torch.no_grad()(
+                    lambda plan=plan: record_outputs(model.forward, network, plan.paths, image)
+                )
             ways["rest"] = lambda recorded=recorded: train(recorded)
         for turn in range(rounds + 1):
             for name, run in ways.items():

@@ -18,7 +18,7 @@ from visiontune.data import VisionData
 from visiontune.data.dataset import VisionDataset
 from visiontune.errors import UserError
 from visiontune.frozen_features import cache as cache_module
-from visiontune.frozen_features.cache import FrozenCache
+from visiontune.frozen_features.cache import FrozenFeatureCache
 from visiontune.frozen_features.store import Store
 from visiontune.runs import RunDirectory
 from visiontune.training.fit import prepare
@@ -59,7 +59,7 @@ def test_equals_the_uncached_run_of_the_same_views(
     plain = command("train", *tiny, *RUN, *strategy, "strategy.views=2")
     assert "computed in every epoch" in plain.out
     cached = command("train", *tiny, *RUN, *strategy, *CACHED)
-    assert "2 views an image, kept on memory in 32 bits" in cached.out
+    assert "2 views of each image, stored in memory with 32 bits" in cached.out
     close(cached.run, plain.run, 1e-5)
     half = command("train", *tiny, *RUN, *strategy, "strategy.cache=memory")
     close(half.run, plain.run, 1e-2)
@@ -149,9 +149,9 @@ def test_pictures_are_loaded_once_a_view(command: Command, tiny: list[str], monk
     assert cached == 2 * train + 2 * val
 
 
-def cache_of(config: Callable[..., DictConfig], *overrides: str) -> FrozenCache | None:
+def cache_of(config: Callable[..., DictConfig], *overrides: str) -> FrozenFeatureCache | None:
     data, _, _ = prepare(config("trainer.max_epochs=4", "augment=none", *overrides))
-    return data.frozen
+    return data.wrap_loader  # type: ignore[return-value]
 
 
 def test_weights_that_changed_are_recorded_anew(
@@ -159,7 +159,7 @@ def test_weights_that_changed_are_recorded_anew(
 ) -> None:
     # As those of a stage do that trained before it froze: its average, which is validated, goes on changing.
     cache = cache_of(config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "strategy.cache=memory")
-    assert cache is not None and cache.frozen == [2, 2, 1, 1]
+    assert cache is not None and cache.frozen_counts == [2, 2, 1, 1]
     recorded: list[int] = []
     monkeypatch.setattr(cache, "_record", lambda split, view, epoch: recorded.append(epoch))
 
@@ -167,21 +167,21 @@ def test_weights_that_changed_are_recorded_anew(
         for parameter in cache.model.backbone.model.get_submodule(stage).parameters():
             parameter.data += 1
 
-    with cache.kept_in(tmp_path):
-        assert cache.ready("val", 0) and cache.ready("val", 0) and recorded == [0]
+    with cache.open(tmp_path):
+        assert cache.prepare("val", 0) and cache.prepare("val", 0) and recorded == [0]
         change("block2")
-        assert cache.ready("val", 1) and recorded == [0, 1]
+        assert cache.prepare("val", 1) and recorded == [0, 1]
         change("block2")  # which trains now
-        assert cache.ready("val", 2) and recorded == [0, 1]
+        assert cache.prepare("val", 2) and recorded == [0, 1]
         change("block1")
-        assert cache.ready("val", 3) and recorded == [0, 1, 3]
+        assert cache.prepare("val", 3) and recorded == [0, 1, 3]
 
 
 def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
     assert cache is not None
     cache.data._splits["train"] = cache.data.samples("train")[:10]  # as a recorded splits.csv may have it
-    with cache.kept_in(tmp_path):
+    with cache.open(tmp_path):
         assert cache.stores["train"].samples == 10
     assert not cache.stores  # nothing is held any longer
 
@@ -194,7 +194,7 @@ def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path
         (["strategy=gradual_unfreeze", "strategy.patience=1", "trainer.max_epochs=3"], "scores decide"),
         (["strategy=linear_probe", "augment=mixup"], "mixup and cutmix mix images"),
         (["strategy=linear_probe", "compile=true"], "compile=true"),
-        (["strategy=linear_probe", "trainer=ddp_cpu", "trainer.devices=2"], "several processes"),
+        (["strategy=linear_probe", "trainer=ddp_cpu", "trainer.devices=2"], "each rank gets other images"),
     ],
 )
 def test_the_plan_says_why_it_is_off(
@@ -208,7 +208,7 @@ def test_the_plan_says_why_it_is_off(
 def test_where_nothing_can_be_kept_every_epoch_has_its_own_view(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "cut", lambda *_, **__: None)
+    monkeypatch.setattr(cache_module, "plan_stages", lambda *_, **__: None)
     cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
     assert cache is not None and not cache.epochs
     assert [cache.data.view(epoch) for epoch in range(4)] == [0, 1, 2, 3]
@@ -225,8 +225,14 @@ def test_null_is_none(command: Command, tiny: list[str]) -> None:
         (["strategy.views=0"], "strategy.views=0"),
         (["strategy.cache_bits=8"], "write 16 or 32"),
         (["strategy.cache_gb=0"], "strategy.cache_gb=0"),
-        (["strategy.cache=memory", "strategy.cache_gb=1e-6"], "GB, and strategy.cache_gb=1e-06: write more, fewer"),
-        (["strategy.cache=disk", "strategy.cache_gb=1e-6"], "GB, and strategy.cache_gb=1e-06: write more, fewer"),
+        (
+            ["strategy.cache=memory", "strategy.cache_gb=1e-6"],
+            "GB, more than strategy.cache_gb=1e-06: write a larger one, fewer",
+        ),
+        (
+            ["strategy.cache=disk", "strategy.cache_gb=1e-6"],
+            "GB, more than strategy.cache_gb=1e-06: write a larger one, fewer",
+        ),
     ],
 )
 def test_bad_input(overrides: list[str], words: str, command: Command, tiny: list[str]) -> None:
@@ -244,8 +250,8 @@ def test_the_size_is_what_it_takes(config: Callable[..., DictConfig], command: C
     cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory", "strategy.views=3")
     assert cache is not None
     samples = 3 * len(cache.data.samples("train")) + len(cache.data.samples("val"))
-    (at,) = cache.cuts.values()
-    assert cache.bytes == samples * 2 * sum(torch.Size(at.shapes[path]).numel() for path in at.needed)
+    (plan,) = cache.plans.values()
+    assert cache.bytes == samples * 2 * sum(torch.Size(plan.shapes[path]).numel() for path in plan.paths)
 
 
 SCENES = ["data=digit_scenes", "data.scenes=20", "heads=segmentation", "data.image_size=64"]
@@ -256,8 +262,8 @@ def test_targets_count(config: Callable[..., DictConfig]) -> None:
     cache = cache_of(config, *SCENES, *LINEAR)
     assert cache is not None
     train, val = (len(cache.data.samples(split)) for split in ("train", "val"))
-    (at,) = cache.cuts.values()
-    outputs = (2 * train + val) * 2 * sum(cache._size(path) for path in at.needed)
+    (plan,) = cache.plans.values()
+    outputs = (2 * train + val) * 2 * sum(torch.Size(plan.shapes[path]).numel() for path in plan.paths)
     masks = (2 * train + val) * 64 * 64 + val * 96 * 96  # a byte a pixel; of val the truth as well
     assert cache.bytes == outputs + masks
 
@@ -266,8 +272,8 @@ def test_targets_of_loader_processes_are_no_open_files(config: Callable[..., Dic
     cache = cache_of(config, *SCENES, *LINEAR, "data.num_workers=1")
     assert cache is not None
     cache.model._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))  # type: ignore[assignment]
-    with cache.kept_in(tmp_path):
-        assert cache.ready("val", 0)
+    with cache.open(tmp_path):
+        assert cache.prepare("val", 0)
         masks = [item["targets"]["segmentation"] for item in cache.stores["val"].items[0]]
         assert masks and not any(mask.is_shared() for mask in masks)
 

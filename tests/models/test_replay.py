@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from visiontune.models.backbones import Backbone, build
-from visiontune.models.replay import IMAGE, Cut, Frozen, capture, cut, replayed
+from visiontune.models.replay import IMAGE, FrozenOutputs, ReplayPlan, plan_replay, record_outputs, replay
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "small_cnn": {"widths": [4, 8, 8], "depth": 1},
@@ -38,10 +38,10 @@ def paths(backbone: Backbone, count: int) -> list[str]:
 
 
 @torch.no_grad()
-def again(backbone: Backbone, run: Any, at: Cut, image: Tensor) -> Any:
-    recorded = capture(run, backbone.model, [path for path in at.needed if path != IMAGE], image)
-    picture = image if IMAGE in at.needed else torch.full_like(image, torch.nan)
-    with replayed(backbone.model, Frozen(recorded, at.shapes)):
+def again(backbone: Backbone, run: Any, plan: ReplayPlan, image: Tensor) -> Any:
+    recorded = record_outputs(run, backbone.model, [path for path in plan.paths if path != IMAGE], image)
+    picture = image if IMAGE in plan.paths else torch.full_like(image, torch.nan)
+    with replay(backbone.model, FrozenOutputs(recorded, plan.shapes)):
         return run(picture)
 
 
@@ -57,20 +57,20 @@ def test_every_cut_gives_the_same_embedding(name: str) -> None:
     stages = len(backbone.stages())
     assert stages > 2
     for count in range(1, stages + 1):
-        at = cut(run, backbone.model, paths(backbone, count), image[:2])
-        assert at is not None and at.needed
-        assert sum(torch.Size(at.shapes[path]).numel() for path in at.needed) <= sum(
-            torch.Size(shape).numel() for shape in at.shapes.values()
+        plan = plan_replay(run, backbone.model, paths(backbone, count), image[:2])
+        assert plan is not None and plan.paths
+        assert sum(torch.Size(plan.shapes[path]).numel() for path in plan.paths) <= sum(
+            torch.Size(shape).numel() for shape in plan.shapes.values()
         )
-        assert torch.equal(again(backbone, run, at, image), whole), count
+        assert torch.equal(again(backbone, run, plan, image), whole), count
         assert all("forward" not in module.__dict__ for module in backbone.model.modules())
 
 
 def test_after_the_last_stage_only_the_embedding_is_kept() -> None:
     backbone, image = network("test_efficientnet")
-    at = cut(lambda x: backbone(x).embedding, backbone.model, paths(backbone, len(backbone.stages())), image)
-    assert at is not None and len(at.needed) == 1
-    assert torch.Size(at.shapes[at.needed[0]]).numel() == backbone.embedding_dim
+    plan = plan_replay(lambda x: backbone(x).embedding, backbone.model, paths(backbone, len(backbone.stages())), image)
+    assert plan is not None and len(plan.paths) == 1
+    assert torch.Size(plan.shapes[plan.paths[0]]).numel() == backbone.embedding_dim
 
 
 def test_maps_of_frozen_stages_and_the_picture_are_kept_where_a_head_looks_at_them() -> None:
@@ -80,12 +80,12 @@ def test_maps_of_frozen_stages_and_the_picture_are_kept_where_a_head_looks_at_th
         features = backbone(image)
         return [*features.maps, features.image * 2]
 
-    at = cut(run, backbone.model, paths(backbone, 4), image)
-    assert at is not None and IMAGE in at.needed
+    plan = plan_replay(run, backbone.model, paths(backbone, 4), image)
+    assert plan is not None and IMAGE in plan.paths
     with torch.no_grad():
-        for one, other in zip(again(backbone, run, at, image), run(image), strict=True):
+        for one, other in zip(again(backbone, run, plan, image), run(image), strict=True):
             assert torch.equal(one, other)
-    maps = [at.shapes[path][0] for path in at.needed if path != IMAGE]
+    maps = [plan.shapes[path][0] for path in plan.paths if path != IMAGE]
     assert maps == backbone.channels[: len(maps)] and len(maps) >= 3
 
 
@@ -94,12 +94,12 @@ def test_the_rest_trains_as_it_would() -> None:
     for _, stage in backbone.stages()[:3]:
         stage.requires_grad_(False)
     rest = [p for p in backbone.parameters() if p.requires_grad]
-    at = cut(lambda x: backbone(x).embedding, backbone.model, paths(backbone, 3), image)
-    assert at is not None
+    plan = plan_replay(lambda x: backbone(x).embedding, backbone.model, paths(backbone, 3), image)
+    assert plan is not None
     with torch.no_grad():
-        recorded = capture(lambda x: backbone(x).embedding, backbone.model, list(at.needed), image)
+        recorded = record_outputs(lambda x: backbone(x).embedding, backbone.model, list(plan.paths), image)
     expected = torch.autograd.grad(backbone(image).embedding.square().sum(), rest)
-    with replayed(backbone.model, Frozen(recorded, at.shapes)):
+    with replay(backbone.model, FrozenOutputs(recorded, plan.shapes)):
         found = torch.autograd.grad(backbone(torch.zeros_like(image)).embedding.square().sum(), rest)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
@@ -118,9 +118,9 @@ class Twice(nn.Module):
 
 def test_what_cannot_be_cut_is_not() -> None:
     model, image = Twice().eval(), torch.rand(2, 3, 8, 8)
-    at = cut(model, model, ["first", "scale"], image)
-    assert at is not None and at.needed == ("first",)  # the second call of scale runs
-    assert cut(model, model, ["scale"], image) is None
+    plan = plan_replay(model, model, ["first", "scale"], image)
+    assert plan is not None and plan.paths == ("first",)  # the second call of scale runs
+    assert plan_replay(model, model, ["scale"], image) is None
 
 
 class Early(nn.Module):
@@ -138,8 +138,8 @@ class Early(nn.Module):
 def test_what_depends_on_trained_parameters_is_not_recorded() -> None:
     model, image = Early().eval(), torch.rand(2, 3, 8, 8)
     behind = [*model.between.parameters(), *model.last.parameters()]
-    at = cut(model, model, ["first", "second"], image, trained=behind)
-    assert at is not None and at.needed == ("first",)
+    plan = plan_replay(model, model, ["first", "second"], image, trained=behind)
+    assert plan is not None and plan.paths == ("first",)
     assert all(parameter.requires_grad for parameter in model.parameters())  # as they were
 
 
@@ -150,14 +150,14 @@ def test_the_picture_alone_stands_for_nothing() -> None:
             return self.last(x)
 
     model = Unused().eval()
-    assert cut(model, model, ["first"], torch.rand(2, 3, 8, 8)) is None
+    assert plan_replay(model, model, ["first"], torch.rand(2, 3, 8, 8)) is None
 
 
 @torch.no_grad()
 def test_a_second_pass_gives_the_same_where_modules_work_in_place() -> None:  # SAM has two
     model, image = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardswish(inplace=True)).eval(), torch.rand(2, 3, 8, 8)
-    frozen = Frozen(capture(model, model, ["0"], image), {"0": (3, 8, 8)})
+    frozen = FrozenOutputs(record_outputs(model, model, ["0"], image), {"0": (3, 8, 8)})
     expected = model(image)
     for _ in range(2):
-        with replayed(model, frozen):
+        with replay(model, frozen):
             assert torch.equal(model(image), expected)

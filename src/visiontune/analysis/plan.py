@@ -9,7 +9,7 @@ from torch import nn
 
 from visiontune.analysis.tables import render
 from visiontune.data import VisionData
-from visiontune.frozen_features.settings import describe
+from visiontune.frozen_features.settings import describe_cache
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.strategies import Strategy
@@ -108,7 +108,7 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
         f"{data.batch_size} images x {processes} process{'es' * (processes > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
-        "frozen stages": describe(cfg, data, model),
+        "frozen stages": describe_cache(cfg, data, model),
         "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         **{str(term.label): str(term) for term in model.loss_terms},
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",

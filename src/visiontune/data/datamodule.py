@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import lightning as L
 from torch import Tensor
@@ -22,8 +22,8 @@ from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verified
 from visiontune.errors import UserError
 
-if TYPE_CHECKING:
-    from visiontune.frozen_features.cache import CachedLoader, FrozenCache
+# (loader, split) -> another loader of the same batches.
+LoaderWrapper = Callable[[DataLoader[Batch], str], Any]
 
 
 class VisionData(L.LightningDataModule):
@@ -100,7 +100,7 @@ class VisionData(L.LightningDataModule):
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING
         self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from
-        self.frozen: FrozenCache | None = None
+        self.wrap_loader: LoaderWrapper | None = None  # of the loaders that a training uses
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""
@@ -129,19 +129,19 @@ class VisionData(L.LightningDataModule):
         """Training batches of one process out of `world`, before gradients are accumulated."""
         return len(EpochBatches(len(self.samples("train")), self.batch_size, shuffle=True, world=world))
 
-    def train_dataloader(self) -> "DataLoader[Batch] | CachedLoader":
+    def train_dataloader(self) -> Any:
         dataset = self.dataset("train", augmented=True)
         weights = None
         if self.balanced:
             classes = strata(self.samples("train"), self.schema)
             weights = balanced_weights([classes.get(sample.path) for sample in dataset.samples])
-        return self._through(self._loader(dataset, shuffle=True, weights=weights), "train")
+        return self._wrap(self._loader(dataset, shuffle=True, weights=weights), "train")
 
-    def val_dataloader(self) -> "DataLoader[Batch] | CachedLoader":
-        return self._through(self.eval_loader("val", dealt=True), "val")
+    def val_dataloader(self) -> Any:
+        return self._wrap(self.eval_loader("val", dealt=True), "val")
 
-    def _through(self, loader: DataLoader[Batch], split: str) -> "DataLoader[Batch] | CachedLoader":
-        return self.frozen.through(loader, split) if self.frozen is not None else loader
+    def _wrap(self, loader: DataLoader[Batch], split: str) -> Any:
+        return loader if self.wrap_loader is None else self.wrap_loader(loader, split)
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self.eval_loader("test", dealt=True) if self.samples("test") else []

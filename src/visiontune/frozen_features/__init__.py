@@ -1,5 +1,1 @@
-"""The outputs of frozen stages, computed once."""
-
-from visiontune.models.replay import Frozen, replay
-
-__all__ = ["Frozen", "replay"]
+"""Outputs of frozen stages, computed once and not in every epoch."""

@@ -1,4 +1,4 @@
-"""Outputs of views of samples, in memory or in files."""
+"""Recorded outputs of a split's samples, in memory or in files."""
 
 import os
 from pathlib import Path
@@ -14,55 +14,53 @@ DTYPES = {16: torch.float16, 32: torch.float32}
 
 
 class Store:
-    """For each view: path -> outputs of all samples, and what else a sample has (targets, path, size).
+    """For each view of the samples: a table of outputs by module path, and the rest of each item (targets, path, size).
 
     Args:
-        samples: how many there are.
-        bits: of a number as it is kept, 16 or 32.
-        folder: where the outputs go; None keeps them in memory.
+        samples: number of samples of the split.
+        bits: of a stored number, 16 or 32.
+        folder: where the tables go as files; None keeps them in memory.
     """
 
     def __init__(self, samples: int, bits: int, folder: Path | None = None) -> None:
         self.samples, self.dtype, self.folder = samples, DTYPES[bits], folder
         self.items: dict[int, list[dict[str, Any]]] = {}
         self.tables: dict[tuple[int, str], Tensor] = {}
-        self.kinds: dict[str, torch.dtype] = {}  # as the network gave them
+        self.output_dtypes: dict[str, torch.dtype] = {}  # as the network computes them
 
     def put(self, view: int, path: str, index: Tensor, output: Tensor) -> None:
-        """Rows `index` of the table of `path`.
+        """Write outputs ``(B, ...)`` to the rows `index` of the table of `path`.
 
         Raises:
             UserError: a number is too large for 16 bits, or the disk is full.
         """
-        rows = _last(output).to("cpu", self.dtype)
+        rows = _channels_last(output).to("cpu", self.dtype)
         if rows.isinf().any() and output.isfinite().all():
-            raise UserError(
-                f"{path} gives numbers above 65504, which 16 bits cannot hold: write strategy.cache_bits=32"
-            )
+            raise UserError(f"{path} returns numbers above 65504, too large for 16 bits: write strategy.cache_bits=32")
         if (view, path) not in self.tables:
-            self.tables[view, path] = self._table((self.samples, *rows.shape[1:]))
-        self.kinds[path] = output.dtype
+            self.tables[view, path] = self._create_table((self.samples, *rows.shape[1:]))
+        self.output_dtypes[path] = output.dtype
         self.tables[view, path][index] = rows
 
     def get(self, view: int, path: str, index: Tensor) -> Tensor:
-        """Outputs ``(B, ...)`` as the network gave them, but for the rounding."""
-        return _first(self.tables[view, path][index].to(self.kinds[path]))
+        """Outputs ``(B, ...)`` as the network returned them, apart from the rounding."""
+        return _channels_first(self.tables[view, path][index].to(self.output_dtypes[path]))
 
-    def keep(self, paths: set[str]) -> None:
-        """Forget the outputs of all others; without any, all that is kept."""
+    def keep_only(self, paths: set[str]) -> None:
+        """Drop the outputs of all other modules; without any paths, drop the items as well."""
         self.tables = {key: table for key, table in self.tables.items() if key[1] in paths}
         if not paths:
             self.items = {}
 
-    def _table(self, shape: tuple[int, ...]) -> Tensor:
+    def _create_table(self, shape: tuple[int, ...]) -> Tensor:
         if self.folder is None:
             return torch.empty(shape, dtype=self.dtype)
         count = torch.Size(shape).numel()
-        # Without a name from here on, the file is gone with the table, and with the process however that ends.
+        # The file loses its name at once, so that it is gone with the table, and with the process however that ends.
         with NamedTemporaryFile(dir=self.folder, prefix=".frozen.") as file:
             table = torch.from_file(file.name, shared=True, size=count, dtype=self.dtype).view(shape)
             try:
-                if hasattr(os, "posix_fallocate"):  # a disk that is full later would end the process without a word
+                if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process without a word
                     os.posix_fallocate(file.fileno(), 0, count * self.dtype.itemsize)
             except OSError as error:
                 raise UserError(
@@ -72,10 +70,10 @@ class Store:
         return table
 
 
-def _last(output: Tensor) -> Tensor:
-    """Channels last, the order that convolutions are fast in."""
+def _channels_last(output: Tensor) -> Tensor:
+    """The memory format in which convolutions are fast."""
     return output.permute(0, 2, 3, 1) if output.ndim == 4 else output
 
 
-def _first(rows: Tensor) -> Tensor:
+def _channels_first(rows: Tensor) -> Tensor:
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows

@@ -37,7 +37,6 @@ from visiontune.models.loss_terms import L1
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
-from visiontune.training.wise_ft import check_factors
 
 # Of weights and inputs in 32 bits: the others that the Trainer has would round the truth that metrics are taken of.
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -149,7 +148,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     }
     if settings["max_epochs"] < 1:
         raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
-    check_factors(cfg.wise_ft)
+    _check_factors(cfg.wise_ft)
     for name, interval in cfg.get("checkpoints", {}).items():
         if interval is not None and not (isinstance(interval, int | float) and interval > 0):
             raise UserError(f"checkpoints.{name}={interval}: write a number above 0, or null for none")
@@ -176,6 +175,11 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
+
+
+def _check_factors(factors: Sequence[float] | None) -> None:
+    if factors is not None and not (factors and all(isinstance(f, int | float) and 0 <= f <= 1 for f in factors)):
+        raise UserError(f"wise_ft={factors}: write factors from 0 to 1, such as wise_ft=[0.25,0.5,0.75]")
 
 
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:

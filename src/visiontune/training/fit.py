@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from visiontune.config.devices import processes
 from visiontune.data import VisionData
 from visiontune.errors import UserError
-from visiontune.frozen_features.settings import attach
+from visiontune.frozen_features.cache import FrozenFeatureCache
+from visiontune.frozen_features.settings import attach_cache
 from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.backbones import WeightReport
@@ -60,7 +61,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
     teach(cfg, data, model)
     check(cfg, model)
-    attach(cfg, data, model)
+    attach_cache(cfg, data, model)
     return data, model.to(memory_format=torch.channels_last), weights
 
 
@@ -92,5 +93,6 @@ def fit(
     log_hyperparameters(loggers, flatten(cfg))
     if cfg.compile:
         model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
-    with data.frozen.kept_in(run.path) if data.frozen else nullcontext():
+    cache = data.wrap_loader
+    with cache.open(run.path) if isinstance(cache, FrozenFeatureCache) else nullcontext():
         build_trainer(cfg, run, model, loggers).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

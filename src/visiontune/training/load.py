@@ -21,6 +21,7 @@ from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import beside_adapters, plain_state
+from visiontune.training.build import build_model
 
 # What a config may name: whatever this package defines, and of the libraries it is made of classes of these kinds. Not
 # their functions: torch.utils.collect_env.run starts any command.
@@ -85,8 +86,6 @@ def load_model(
     Raises:
         UserError: no such checkpoint, or not one of this package.
     """
-    from visiontune.training.build import build_model
-
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
     schema = {task: TaskInfo(**info) for task, info in checkpoint["visiontune"]["tasks"].items()}

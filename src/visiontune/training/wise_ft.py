@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from visiontune.data import VisionData
-from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
@@ -14,12 +13,6 @@ from visiontune.runs.log import log
 from visiontune.strategies.lora import DOWN
 from visiontune.training.evaluation import evaluate
 from visiontune.training.load import read_checkpoint
-
-
-def check_factors(factors: Sequence[float] | None) -> None:
-    """Raises UserError unless they are numbers from 0 to 1."""
-    if factors is not None and not (factors and all(isinstance(f, int | float) and 0 <= f <= 1 for f in factors)):
-        raise UserError(f"wise_ft={factors}: write factors from 0 to 1, such as wise_ft=[0.25,0.5,0.75]")
 
 
 def interpolate(
