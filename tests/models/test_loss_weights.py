@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from visiontune.errors import UserError
-from visiontune.models.loss_weights import FixedWeights, LearnedWeights, loss_weights
+from visiontune.models.loss_weights import FixedWeights, LearnedWeights, build_loss_weights
 
 
 def test_fixed_weights_are_one_where_none_is_named() -> None:
-    weigh = loss_weights(["a", "b"], {"b": 0.25})
+    weigh = build_loss_weights(["a", "b"], {"b": 0.25})
     assert isinstance(weigh, FixedWeights)
     assert float(weigh({"a": torch.tensor(2.0), "b": torch.tensor(4.0)}, ["a", "b"])) == 3.0
     assert weigh.factors() == {"a": 1.0, "b": 0.25} and not list(weigh.parameters())
@@ -18,7 +18,7 @@ def test_fixed_weights_are_one_where_none_is_named() -> None:
 
 def test_learned_weights_end_at_the_inverse_of_each_loss() -> None:
     """exp(-s) L + s is smallest at s = ln L, where the factor is 1 / L and the total 1 + ln L."""
-    weigh = loss_weights(["a", "b"], "learned")
+    weigh = build_loss_weights(["a", "b"], "learned")
     assert isinstance(weigh, LearnedWeights)
     losses = {"a": torch.tensor(0.2), "b": torch.tensor(5.0)}
     assert float(weigh(losses, ["a", "b"]).detach()) == pytest.approx(5.2)
@@ -33,7 +33,7 @@ def test_learned_weights_end_at_the_inverse_of_each_loss() -> None:
 
 def test_batches_without_labels_teach_nothing_about_a_task() -> None:
     """Labelled in every tenth batch, a task ends at the weight that it would have if it were in all."""
-    weigh = loss_weights(["a", "b", "c"], "learned")
+    weigh = build_loss_weights(["a", "b", "c"], "learned")
     optimizer = torch.optim.SGD(weigh.parameters(), lr=0.3)
     for step in range(600):
         b = step % 10 == 0
@@ -47,6 +47,6 @@ def test_batches_without_labels_teach_nothing_about_a_task() -> None:
 
 def test_what_cannot_be_weighed() -> None:
     with pytest.raises(UserError, match=r"^loss_weights.c: there is no such head; the heads are a, b$"):
-        loss_weights(["a", "b"], {"c": 1.0})
+        build_loss_weights(["a", "b"], {"c": 1.0})
     with pytest.raises(UserError, match=r"^loss_weights=uncertain: write learned"):
-        loss_weights(["a", "b"], "uncertain")
+        build_loss_weights(["a", "b"], "uncertain")
