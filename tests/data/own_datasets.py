@@ -1,12 +1,16 @@
 """Datasets as a team writes them: twelve images of a coloured rectangle, in every form that `data=python` takes."""
 
+from copy import copy
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+
+from visiontune.data import TaskInfo
 
 
 class Rectangles(Dataset):
@@ -87,3 +91,45 @@ def _in_form(pixels: np.ndarray, form: str) -> Image.Image | np.ndarray | Tensor
     if form == "tensor":
         return torch.from_numpy(pixels).permute(2, 0, 1)
     return pixels if form == "numpy" else Image.fromarray(pixels)
+
+
+class Module(L.LightningDataModule):
+    """Batches as the contract asks for, shuffled and noisy in training."""
+
+    schema = {"classification": TaskInfo("classification", ["red", "green", "blue"])}  # noqa: RUF012
+
+    noisy = False
+
+    def __init__(self, size: int = 16, scale: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.scale = size, scale
+
+    def collate(self, items: list[tuple[Tensor, int]]) -> dict[str, Any]:
+        images = torch.stack([image for image, _ in items]).float() / 255
+        images = torch.nn.functional.interpolate(images, (self.size, self.size)) * self.scale
+        if self.noisy:
+            images = (images + 0.05 * torch.rand_like(images)).clamp(max=1)
+        return {"image": images, "targets": {"classification": [label for _, label in items]}}
+
+    def loader(self, count: int, shuffle: bool = False) -> DataLoader:
+        noisy = copy(self)
+        noisy.noisy = shuffle
+        return DataLoader(Rectangles(count, "tensor"), 8, shuffle=shuffle, collate_fn=noisy.collate)
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader(30, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.loader(12)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader(9)
+
+
+class NoSchema(Module):
+    schema = None
+
+
+class Pairs(Module):
+    def collate(self, items: list[tuple[Tensor, int]]) -> Any:
+        return torch.stack([image for image, _ in items]), [label for _, label in items]

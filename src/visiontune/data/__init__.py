@@ -10,12 +10,24 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune.data.augmentation import Augment
+from visiontune.data.batch import Batch
 from visiontune.data.datamodule import VisionData
 from visiontune.data.loaders import picture_loader, to_network
+from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
-__all__ = ["Augment", "Sample", "Source", "TaskInfo", "VisionData", "build_data", "picture_loader", "to_network"]
+__all__ = [
+    "Augment",
+    "Batch",
+    "Sample",
+    "Source",
+    "TaskInfo",
+    "VisionData",
+    "build_data",
+    "picture_loader",
+    "to_network",
+]
 
 
 def build_data(
@@ -35,6 +47,10 @@ def build_data(
         UserError: whatever is wrong with the config or the data.
     """
     settings = _plain(data)
+    module = settings.pop("datamodule", None)
+    if module and module.get("_target_"):
+        given = {key: settings[key] for key in ("image_size", "channels")}
+        return build_own_module({k: v for k, v in module.items() if v is not None}, **given, seed=seed, tasks=tasks)
     reader = dict(settings.pop("reader"))
     known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed"}
     for key in settings:

@@ -101,6 +101,7 @@ class VisionData(L.LightningDataModule):
         self._next = BEGINNING
         self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from
         self.wrap_loader: LoaderWrapper | None = None  # of the loaders that a training uses
+        self.has_views = True  # what augmentation draws is known, so that its outputs can be cached
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""

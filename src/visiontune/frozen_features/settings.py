@@ -57,6 +57,8 @@ def explain_no_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str
         return "the first stage trains from the first epoch"
     if any(model.strategy.when(stage) for stage in model.strategy.stages):
         return "scores decide how long stages stay frozen"
+    if not data.has_views:
+        return "data.datamodule makes its own batches"
     if data.augment.mixup or data.augment.cutmix:
         return "mixup and cutmix mix images before the network sees them; write augment=standard"
     for term in model.loss_terms:

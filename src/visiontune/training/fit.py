@@ -39,6 +39,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
+    data.steps_per_epoch(processes(cfg))  # raises where it cannot be shared among so many ranks
     if cfg.epochs is None:
         steps = math.ceil(data.steps_per_epoch(processes(cfg)) / cfg.trainer.accumulate_grad_batches)
         cfg.epochs = _rule(cfg)(len(data.samples("train")), steps)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydra.errors import HydraException
-from hydra.utils import get_object, instantiate
 from rich.console import Console
 from rich.progress import track
 
@@ -21,6 +19,7 @@ from visiontune.data.readers.folders import SPLIT_NAMES
 from visiontune.data.readers.python_items import Items
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.target_kinds import KINDS
+from visiontune.data.user_code import build_object
 from visiontune.errors import UserError
 
 EXAMPLE = (
@@ -108,21 +107,12 @@ def _parts(dataset: Mapping[str, Any] | None) -> dict[str | None, Mapping[str, A
 
 
 def _build(node: Mapping[str, Any], name: str) -> Any:
-    target = node["_target_"]
-    try:
-        cls = get_object(target)
-    except Exception as error:  # the import runs the user's code
-        raise UserError(
-            f"{name}._target_={target}: cannot be imported ({error}). Modules are found in the current directory and "
-            "in the Python environment"
-        ) from error
-    if not isinstance(cls, type) or not (hasattr(cls, "__getitem__") and hasattr(cls, "__len__")):
-        raise UserError(f"{name}._target_={target}: expected a class with __len__ and __getitem__; {EXAMPLE}")
-    try:
-        return instantiate(dict(node), _convert_="all")
-    except HydraException as error:
-        cause = error.__cause__ or error
-        raise UserError(f"{name}: {target} raises {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+    return build_object(
+        node,
+        name,
+        lambda cls: hasattr(cls, "__getitem__") and hasattr(cls, "__len__"),
+        f"a class with __len__ and __getitem__; {EXAMPLE}",
+    )
 
 
 def _names(classes: Any, task: str) -> list[str] | None:

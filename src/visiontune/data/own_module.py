@@ -1,0 +1,147 @@
+"""A LightningDataModule of a team's own in place of `VisionData`: `data=python data.datamodule._target_=mine.Module`.
+
+It has `schema` (task -> TaskInfo) and gives the batches of `visiontune.data.batch`. Of these `image` and `targets` are
+required; the rest has defaults. All batches are read once before training: they are checked, and their labels counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from visiontune.data.datamodule import VisionData
+from visiontune.data.own_loader import OwnLoader
+from visiontune.data.readers.python import StoredTarget
+from visiontune.data.sampling import BEGINNING
+from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
+from visiontune.data.user_code import build_object
+from visiontune.errors import UserError
+
+KEY = "data.datamodule"
+NOTE = (
+    f"{KEY} makes splits, batches and augmentation itself: augment, data.split_ratio and the other keys of sampling do "
+    "not apply, splits.csv has no hashes of images, and frozen features are not cached"
+)
+
+
+class OwnModuleData(VisionData):
+    """Gives the batches of a user's module, and what the rest of the package asks of `VisionData`.
+
+    Training runs on one device: a user's loader does not know how to share its samples among ranks.
+
+    Raises:
+        UserError: the module has no schema or gives other batches than the contract says.
+    """
+
+    def __init__(
+        self, module: Any, *, image_size: int | Sequence[int], channels: int, seed: int, tasks: Sequence[str] | None
+    ) -> None:
+        self.schema = _schema(module, tasks)
+        self.seed, self.channels = seed, channels
+        if missing := [name for name in ("train_dataloader", "val_dataloader") if not is_overridden(name, module)]:
+            raise UserError(f"{KEY}: {type(module).__name__} needs a method {missing[0]}(self)")
+        module.prepare_data()
+        module.setup("fit")
+        if is_overridden("test_dataloader", module):
+            module.setup("test")
+        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        shape = (channels, *size)
+        self._loaders = {
+            split: OwnLoader(getattr(module, f"{split}_dataloader")(), split, self.schema, shape, seed)
+            for split in SPLITS
+            if split != "test" or is_overridden("test_dataloader", module)
+        }
+        samples = [sample for split in self._loaders for sample in self._read(split)]
+        super().__init__(
+            Source(self.schema, samples, [NOTE]), image_size=image_size, channels=channels, seed=seed, num_workers=0
+        )
+        self.module, self.has_views = module, False
+        self.batch_size = self._loaders["train"].batch_size
+        self.num_workers = getattr(self._loaders["train"].loader, "num_workers", 0)
+
+    def _read(self, split: str) -> list[Sample]:
+        """The samples of a split without their images; `image` reads the batches up to its own again."""
+        samples = []
+        for number, batch in enumerate(self._loaders[split]):
+            for place, path in enumerate(batch["path"]):
+                targets = {task: _stored(batch["targets"][task][place], info) for task, info in self.schema.items()}
+                image = partial(self._original_image, split, number, place)
+                samples.append(Sample(path, targets, split, image=image, content=f"{split}/{path}"))
+        return samples
+
+    def _original_image(self, split: str, number: int, place: int) -> Tensor:
+        batch = next(batch for i, batch in enumerate(self._loaders[split]) if i == number)
+        if "original_image" in batch:
+            return batch["original_image"][place]
+        image = batch["image"][place]
+        return (image * 255).round().byte() if image.is_floating_point() else image
+
+    def steps_per_epoch(self, world: int = 1) -> int:
+        if world > 1:
+            raise UserError(f"{KEY} trains on one device, not on {world}: write trainer.devices=1")
+        return len(self._loaders["train"])
+
+    def train_dataloader(self) -> Any:
+        loader = self._loaders["train"]
+        loader.resume_at(**self._next)
+        self._next = BEGINNING
+        return loader
+
+    def val_dataloader(self) -> Any:
+        return self._loaders["val"]
+
+    def test_dataloader(self) -> Any:
+        return self._loaders.get("test", [])
+
+    def eval_loader(self, split: str, *args: Any, at_most: int | None = None, **kwargs: Any) -> Any:
+        """The batches of a split as the module gives them, training ones augmented; the first `at_most` samples."""
+        if not self.samples(split):
+            raise UserError(f"the data has no {split} split: {KEY} has no {split}_dataloader")
+        loader = self._loaders[split]
+        loader.set_epoch(0)
+        batches = None if at_most is None else max(1, at_most // self.batch_size)
+        return loader if batches is None else loader.first(batches)
+
+    def assign_as(self, path: Path, grown: bool = True) -> None:
+        """The module decides the splits, in every run anew."""
+
+
+def build_own_module(
+    node: Mapping[str, Any],
+    *,
+    image_size: int | Sequence[int],
+    channels: int,
+    seed: int,
+    tasks: Sequence[str] | None,
+) -> OwnModuleData:
+    module = build_object(
+        node, KEY, lambda cls: issubclass(cls, L.LightningDataModule), "a subclass of lightning.LightningDataModule"
+    )
+    return OwnModuleData(module, image_size=image_size, channels=channels, seed=seed, tasks=tasks)
+
+
+def _schema(module: Any, tasks: Sequence[str] | None) -> dict[str, TaskInfo]:
+    schema = getattr(module, "schema", None)
+    if not isinstance(schema, Mapping) or not schema or not all(isinstance(i, TaskInfo) for i in schema.values()):
+        raise UserError(
+            f"{KEY}: {type(module).__name__} needs `schema`, such as "
+            "schema = {'classification': TaskInfo('classification', ['cat', 'dog'])} (from visiontune.data)"
+        )
+    if missing := [task for task in tasks or () if task not in schema]:
+        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(schema)}")
+    return {task: schema[task] for task in tasks or schema}
+
+
+def _stored(target: Any, info: TaskInfo) -> Any:
+    """A target with geometry without its pixels: counts and splits need its labels alone."""
+    if target is None or not info.target_kind.has_geometry:
+        return target
+    return StoredTarget(info.labels(target), "", _not_stored)
+
+
+def _not_stored(size: tuple[int, int]) -> Any:
+    raise UserError(f"{KEY} keeps no targets: read them from its batches")

@@ -1,0 +1,37 @@
+"""Objects of classes that a user's config names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+
+from visiontune.errors import UserError
+
+
+def build_object(node: Mapping[str, Any], name: str, fits: Callable[[type], bool], expected: str) -> Any:
+    """Import `_target_` and call it with the other keys of `node`.
+
+    Args:
+        name: the key of `node` in the config.
+        fits: whether a class belongs there; nothing else is called.
+        expected: the class that belongs there, in words, for the message.
+
+    Raises:
+        UserError: it cannot be imported or built, or does not belong there.
+    """
+    target = node["_target_"]
+    try:
+        cls = get_object(target)
+    except Exception as error:  # the import runs the user's code
+        raise UserError(
+            f"{name}._target_={target}: cannot be imported ({error}). Modules are found in the current directory and "
+            "in the Python environment"
+        ) from error
+    if not isinstance(cls, type) or not fits(cls):
+        raise UserError(f"{name}._target_={target}: expected {expected}")
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except HydraException as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{name}: {target} raises {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
