@@ -1,7 +1,10 @@
 """A command's outcome, and settings that keep a run short."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import pytest
 
 from visiontune.runs import RunDirectory
 
@@ -23,6 +26,15 @@ NARROW = {
     "detection": ["score_threshold=0.01", "channels=64"],
     "instances": ["score_threshold=0.01", "channels=32", "hidden=32", "proposals=50", "samples=16"],
 }
+
+
+def mostly_slow(values: Iterable[Any], *quick: object) -> list[Any]:
+    """Parameters of a test, of which only `quick` belong to `make test`."""
+
+    def slow(value: Any) -> Any:
+        return pytest.param(*(value if isinstance(value, tuple) else [value]), marks=pytest.mark.slow)
+
+    return [value if value in quick else slow(value) for value in values]
 
 
 @dataclass(frozen=True)

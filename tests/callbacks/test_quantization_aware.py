@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import TINY, Command
+from running import TINY, Command, mostly_slow
 from torch import nn
 
 from visiontune.callbacks import QuantizationAware, quantization_aware
@@ -57,7 +57,15 @@ def test_what_a_layer_is_rounded_to(bits: int, most: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size", "apart"),
-    [("small_cnn", 32, 0.03), ("resnet18", 64, 0.03), ("convnext_atto", 64, 0.05), ("vit_tiny_patch16_224", 32, 0.05)],
+    mostly_slow(
+        [
+            ("small_cnn", 32, 0.03),
+            ("resnet18", 64, 0.03),
+            ("convnext_atto", 64, 0.05),
+            ("vit_tiny_patch16_224", 32, 0.05),
+        ],
+        ("small_cnn", 32, 0.03),
+    ),
 )
 def test_families_stay_near_themselves(name: str, size: int, apart: float) -> None:
     """Residual branches, BatchNorm with its statistics, layer norms and attention, for any number of images."""
@@ -114,6 +122,7 @@ def run(command: Command) -> Any:
     return command("train", *LEARNS, *more).run
 
 
+@pytest.mark.slow
 def test_a_training(run: Any, command: Command, tmp_path: Path) -> None:
     """It is measured as rounded while it trains; what it leaves is an ordinary run in floats."""
     keys = [*LEARNS, f"weights_from={run.path}", "optimizer.lr=1e-3"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import SMALL
+from running import SMALL, mostly_slow
 from torch import Tensor
 
 from visiontune.compression.bootstrap import PictureStates, Resampled
@@ -22,7 +22,12 @@ BASE = [override for override in SMALL if not override.startswith("data.image_si
 
 
 @pytest.mark.parametrize(
-    "task", ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"]
+    "task",
+    mostly_slow(
+        ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"],
+        "classification",
+        "segmentation",
+    ),
 )
 def test_all_pictures_once_are_the_split(
     task: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
@@ -87,6 +92,7 @@ def _told(model: FineTuner, found: Tensor, labels: Tensor) -> Resampled:
     return states.resampled(model)
 
 
+@pytest.mark.slow
 def test_several_tasks_have_a_score(config: Callable[..., DictConfig]) -> None:
     cfg = config(*SCENES, "heads=multitask", "heads.detection.channels=64", base=BASE)
     data = build_data(cfg)

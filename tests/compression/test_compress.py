@@ -60,6 +60,7 @@ def test_another_network_begins_anew(run: RunDirectory) -> None:
     assert made.optimizer.lr == pytest.approx(0.1) and made.data.image_size == 16
 
 
+@pytest.mark.slow
 def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     arguments = [
         "compress",

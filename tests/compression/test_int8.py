@@ -44,6 +44,7 @@ def quantized(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Ru
     return Int8(pictures=64).apply(run, tmp_path_factory.mktemp("int8") / "run")
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_run(run: RunDirectory, quantized: RunDirectory) -> None:
     before, after = metrics(run), metrics(quantized)
     assert before["test/classification/accuracy"] > 0.6
@@ -68,6 +69,7 @@ def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_pat
         Int8().check(quantized.read_config())
 
 
+@pytest.mark.slow
 def test_layers_that_hurt_stay_in_float(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +88,7 @@ def test_layers_that_hurt_stay_in_float(
     assert metrics(made)["val/classification/accuracy"] > metrics(run)["val/classification/accuracy"] - 0.0101
 
 
+@pytest.mark.slow
 def test_small_layers_stay_in_float_first(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all hurt alike: one, two and four of them, and never more than half of the weights."""
     sizes: dict[str, int] = {}

@@ -103,6 +103,7 @@ def test_a_target_is_met_as_closely_as_channels_allow(cost: str, config: Config)
         to_target(model, model, cost, 0.001, Ranking(multiple=1), SIZE)
 
 
+@pytest.mark.slow
 def test_latency_is_measured(config: Config) -> None:
     model = network(config, "backbone.widths=[64,128]", "backbone.depth=2")
     smaller = to_target(model, model, "latency", 0.6, Ranking(), (32, 32))
@@ -119,6 +120,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_families_and_their_heads_follow(name: str, config: Config) -> None:
     """`check` builds the pruned network anew from its config and compares every map, embedding and raw output."""
     cfg = config("data=digit_scenes", "heads=multitask", "data.scenes=24", f"backbone.name={name}", base=[])
@@ -202,6 +204,7 @@ def test_a_pruned_run_is_a_run(smaller: RunDirectory, run: RunDirectory, command
     assert "was made by a step of compress" in command("train", f"run={smaller.path}", "epochs=99").message
 
 
+@pytest.mark.slow
 def test_a_pruned_run_is_trained_on(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
     data = [f"data.root={run.read_config().data.root}", "data=image_folder", "data.image_size=16", "data.num_workers=0"]
     arguments = [f"weights_from={smaller.path}", *data, "trainer=cpu", "epochs=2", "logger=none", "data.batch_size=8"]
@@ -214,6 +217,7 @@ def test_a_pruned_run_is_trained_on(smaller: RunDirectory, run: RunDirectory, co
     assert command("train", f"run={again.path}", "epochs=3").run.read_status()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_rounds_are_runs_and_a_killed_step_goes_on(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_fastest_within_the_limits(run: RunDirectory, pretended: list[str], 
     assert (folder / "front.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(
     run: RunDirectory, pretended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_killed_search_goes_on(
     assert found.path == again.path and again.read_config().compressed_from.endswith("tiny+prune_0.5")
 
 
+@pytest.mark.slow
 def test_limits_that_nothing_keeps(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
         search(max_latency_ms=1.5).apply(run, tmp_path / "0_small")
@@ -123,6 +125,7 @@ def test_limits_that_nothing_keeps(run: RunDirectory, pretended: list[str], tmp_
 
 
 @pytest.mark.parametrize("how", ["RunError", "UserError"])
+@pytest.mark.slow
 def test_what_fails_is_a_line_and_not_the_end(
     how: str, run: RunDirectory, pretended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +144,7 @@ def test_what_fails_is_a_line_and_not_the_end(
     assert pretended.count("int8") == 1
 
 
+@pytest.mark.slow
 def test_the_run_itself_where_nothing_is_better(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:
     (run.path / "compressed").mkdir(exist_ok=True)
     found = search(max_drop=0.05).apply(run, tmp_path / "0_small")
@@ -149,6 +153,7 @@ def test_the_run_itself_where_nothing_is_better(run: RunDirectory, pretended: li
     (run.path / "compressed").rmdir()
 
 
+@pytest.mark.slow
 def test_steps_that_refuse_are_no_candidates(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:
     cfg = config_of(run)
     one = Small(students={"windows": [], "tiny": []}, prune=[])

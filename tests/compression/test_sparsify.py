@@ -50,6 +50,7 @@ def test_a_sparse_run_has_the_share(scope: str, share: float | None, run: RunDir
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.slow
 def test_zeros_stay_through_training(optimizer: str, run: RunDirectory, command: Any, tmp_path: Path) -> None:
     """With the weight average, its decay, momentum and a run that goes on."""
     sparse = Sparsify(0.6).apply(run, tmp_path / "sparse")

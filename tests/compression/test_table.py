@@ -76,6 +76,7 @@ def test_classes_that_lost_more_than_twice_the_mean() -> None:
     assert larger_drops(before, before) == ({}, pytest.approx(0))
 
 
+@pytest.mark.slow
 def test_a_run_is_measured(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its numbers are those of its own evaluation; its exported file has the same, and fewer megabytes to run in."""
     monkeypatch.setattr(measuring, "ROUNDS", 3)

@@ -80,6 +80,7 @@ def test_workers_make_no_difference(photos: Path, make: Make) -> None:
         assert equal(epoch(alone, number), epoch(helped, number))
 
 
+@pytest.mark.slow
 def test_many_objects_come_through_the_usual_limit_of_open_files() -> None:
     """A tensor of a data-loader worker is an open file: 8 an image with masks, of 1,024 that most systems give."""
     code = (

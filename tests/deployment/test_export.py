@@ -3,8 +3,11 @@
 import csv
 import json
 import runpy
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import SMALL, Command
+from running import Command, mostly_slow
 
 from visiontune import export
 from visiontune.data.images import load_image
@@ -20,17 +23,19 @@ from visiontune.deployment import files
 from visiontune.runs import RunDirectory
 
 TASKS = ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"]
-# The best box of an untrained detector would be below the threshold.
-BOXES = ("detection", "instances")
-MORE = {task: [f"heads.{task}.score_threshold=0.01", f"heads.{task}.channels=64"] for task in BOXES}
-SCENES = ["data=digit_scenes", "data.scenes=40", "data.batch_size=8", "trainer.max_epochs=1", "logger=none"]
+QUICK = [("classification", "onnx"), ("classification", "torch_export"), ("detection", "onnx")]
 
 
-@pytest.fixture(scope="module", params=TASKS)
-def run(request: pytest.FixtureRequest, command: Command) -> RunDirectory:
-    return command(
-        "train", *SMALL, *SCENES, "data.image_size=64", f"heads={request.param}", *MORE.get(request.param, [])
-    ).run
+@pytest.fixture(scope="module", params=mostly_slow(TASKS, "classification", "detection"))
+def run(
+    request: pytest.FixtureRequest,
+    trained_on: Callable[[str], RunDirectory],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunDirectory:
+    """A copy, since files are exported into it."""
+    copy = tmp_path_factory.mktemp("runs") / request.param
+    shutil.copytree(trained_on(request.param).path, copy)
+    return RunDirectory.open(copy)
 
 
 @pytest.fixture
@@ -50,7 +55,9 @@ def evaluated(command: Command, output: Path, *arguments: str) -> tuple[dict[str
         return json.loads((output / "metrics.json").read_text()), list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch_export"])
+@pytest.mark.parametrize(
+    ("run", "backend"), mostly_slow(product(TASKS, ["onnx", "torch_export"]), *QUICK), indirect=["run"]
+)
 def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, tmp_path: Path, backend: str) -> None:
     if backend == "torch_export":
         assert command("export", f"run={run.path}", "format=torch_export").code == 0
@@ -91,6 +98,7 @@ def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: 
             assert own.size == theirs.size
 
 
+@pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)
 def test_without_torch_and_this_package(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
     """run_onnx.py says of an image what `predict` says."""
     picture = tmp_path / "picture.png"
@@ -141,6 +149,7 @@ def test_the_script_reads_pictures_as_training_does(
         np.testing.assert_array_equal(value, found[name])
 
 
+@pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)
 def test_a_file_that_disagrees_is_not_left(
     run: RunDirectory, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

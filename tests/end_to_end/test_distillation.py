@@ -56,6 +56,7 @@ def test_a_teacher_without_weight_changes_nothing(student: Any) -> None:
     assert same.keys() == state.keys() and all(torch.equal(same[key], state[key]) for key in state)
 
 
+@pytest.mark.slow
 def test_a_student_of_the_teacher_alone_comes_to_agree_with_it(student: Any, teacher: RunDirectory) -> None:
     """One image in twenty has a label, and no label has a weight: what it learns comes from the teacher."""
     more = ["distill.weight=1", "trainer.max_epochs=6", "data.limit_train=null", "data.labelled=0.05"]
@@ -156,12 +157,14 @@ def test_another_teacher_is_refused_when_a_run_goes_on(student: Any, command: Co
     assert command("train", *more).run.read_status()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_with_sam_and_half_the_bits(student: Any) -> None:
     """SAM's two passes see one batch; the teacher is under the same precision."""
     row = history(student("strategy=sam", "trainer.precision=bf16-mixed", "distill.features=1").run)[-1]
     assert float(row["train/classification/distill"]) > 0 and 0 < float(row["train/distill_features"]) < 10
 
 
+@pytest.mark.slow
 def test_several_tasks_at_once(command: Command, tiny: list[str]) -> None:
     """Each learns from the teacher's head of its own; the blend is what is minimised."""
     scenes = [*tiny, "data=digit_scenes", "data.scenes=24", "heads=multitask", "data.image_size=32"]
@@ -256,6 +259,7 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
     assert "note: the teacher was trained on " in other and "test images: what the student scores on them" in other
 
 
+@pytest.mark.slow
 def test_a_sweep_over_teachers(command: Command, tiny: list[str], teacher: RunDirectory, tmp_path: Path) -> None:
     shutil.copytree(teacher.path, tmp_path / "other")
     both = f"distill.teacher={teacher.path},{tmp_path / 'other'}"

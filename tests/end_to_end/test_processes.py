@@ -40,6 +40,7 @@ def test_help_is_fast_and_imports_no_torch() -> None:
         assert any(line.split()[:1] == [verb] for line in lines)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(shell: Shell, command: Command, tiny: list[str], tmp_path: Path) -> None:
     place = tmp_path / "run"
     process = shell("train", *tiny, "trainer.max_epochs=100000", "strategy=full", f"run_dir={place}")
@@ -159,6 +160,7 @@ def test_two_processes_go_on_within_an_epoch(command: Command, tiny: list[str], 
     check_training(whole, command("train", f"run={parts.path}", "trust=true").run)
 
 
+@pytest.mark.slow
 def test_another_name(tmp_path: Path) -> None:
     """`make rename` in a copy: package, command, configs, docs and tests follow."""
     root, copy = config_dir().parent, tmp_path / "copy"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from alike import check_results, check_training
-from running import Command
+from running import Command, mostly_slow
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
@@ -79,7 +79,7 @@ def stops_at(step: int, how: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(owner, "on_train_batch_start", hook)
 
 
-@pytest.mark.parametrize("number", range(len(CASES)), ids=list(CASES))
+@pytest.mark.parametrize("number", mostly_slow(range(len(CASES)), 0, 1, 2, 16), ids=list(CASES))
 def test_resumed_equals_uninterrupted(
     number: int, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

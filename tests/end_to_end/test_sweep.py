@@ -15,13 +15,12 @@ Shell = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def sweep(shell: Shell, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep(command: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sweeps") / "first"
     mine = ["strategy=linear_probe,full", "optimizer.lr=0.1,0.001", "data.batch_size=8"]
-    process = shell("train", "-m", *mine, *tiny, f"sweep_dir={place}")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert str(place / "003") in out.splitlines()
+    outcome = command("train", "-m", *mine, *tiny, f"sweep_dir={place}")
+    assert outcome.code == 0, outcome.err
+    assert str(place / "003") in outcome.out.splitlines()
     return place
 
 

@@ -44,7 +44,7 @@ def close(one: RunDirectory, other: RunDirectory, tolerance: float) -> None:
     [
         pytest.param(["strategy=linear_probe"], id="linear_probe", marks=pytest.mark.slow),
         pytest.param(["strategy=gradual_unfreeze", "strategy.unfrozen_by=0.8"], id="gradual_unfreeze"),
-        pytest.param(["strategy=[lp_ft,sam]"], id="lp_ft+sam"),
+        pytest.param(["strategy=[lp_ft,sam]"], id="lp_ft+sam", marks=pytest.mark.slow),
         pytest.param(
             ["strategy=last_k", "strategy.k=1", "trainer.accumulate_grad_batches=3"],
             id="last_k",
@@ -84,9 +84,8 @@ def loader_of(data: VisionData, epoch: int) -> Any:
 @pytest.mark.parametrize(
     "task",
     [
-        "detection",
         "segmentation",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "multitask", "instances")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "detection", "multitask", "instances")),
     ],
 )
 def test_targets_follow_the_views(
@@ -110,6 +109,7 @@ def test_targets_follow_the_views(
     close(command("train", *settings, *CACHED).run, plain, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_disk_gives_the_same_bits_and_keeps_nothing(command: Command, tiny: list[str]) -> None:
     strategy = ["strategy=gradual_unfreeze", "strategy.unfrozen_by=0.8"]
     memory = command("train", *tiny, *RUN, *strategy, "strategy.cache=memory").run

@@ -27,6 +27,7 @@ def test_the_lowest_mean_decides() -> None:
         chosen(rates, [1.0 + i for i in range(STEPS)])
 
 
+@pytest.mark.slow
 def test_the_loss_fell_up_to_it(config: Callable[..., DictConfig]) -> None:
     cfg = config("optimizer=adamw", "strategy=full", "augment=none", "data.limit_train=300", "probe=false")
     tested = range_test(cfg)
@@ -38,6 +39,7 @@ def test_the_loss_fell_up_to_it(config: Callable[..., DictConfig]) -> None:
 
 
 @pytest.mark.parametrize("thaws", [[], ["strategy.patience=2"]], ids=["by epochs", "by scores"])
+@pytest.mark.slow
 def test_it_trains_what_will_have_thawed(
     thaws: list[str], config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

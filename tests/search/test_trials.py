@@ -35,6 +35,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return given
 
 
+@pytest.mark.slow
 def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "norm_only": 0.7}
     arguments = [*tiny, *SETTINGS, "strategy=[auto,l2_sp]", "strategy.candidates=[linear_probe,norm_only]"]
@@ -55,6 +56,7 @@ def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: d
     assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # nothing of the trials' own output
 
 
+@pytest.mark.slow
 def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5}
     arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[linear_probe]", "optimizer.lr=1e-3"]
@@ -65,6 +67,7 @@ def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict
     assert (row["epochs"], row["pictures"]) == ("3", "100")  # as many as there are
 
 
+@pytest.mark.slow
 def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.5}
     arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=1e-3"]
@@ -76,6 +79,7 @@ def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], sco
     assert "taken: strategy=full optimizer.lr=1.00e-03" in outcome.out
 
 
+@pytest.mark.slow
 def test_both_auto_try_nothing_twice(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.7}
     arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=auto"]
@@ -99,6 +103,7 @@ def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monk
     assert all(0 <= score <= 1 for score in found.values())
 
 
+@pytest.mark.slow
 def test_trials_go_on_where_the_range_test_finds_no_rate(
     command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +146,7 @@ def test_a_taken_run_directory_is_refused_before_anything_trains(
     assert "is not empty" in command("train", *tiny, auto, f"run_dir={tmp_path}").message
 
 
+@pytest.mark.slow
 def test_a_strategy_that_counts_its_epochs_can_be_tried(
     command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +163,7 @@ def test_the_plan_says_that_trials_decide(command: Command, tiny: list[str]) -> 
     assert "strategy=auto: trials decide among gradual_unfreeze, lp_ft, full, linear_probe" in out
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_stay_in_its_folder(
     command: Command, tiny: list[str], scores: dict[str, float], tmp_path: Path
 ) -> None:

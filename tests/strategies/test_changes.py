@@ -272,6 +272,7 @@ def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: 
     assert "not used" not in loaded and "base_layer" not in loaded, loaded  # adapters alone begin anew
 
 
+@pytest.mark.slow
 def test_wise_ft_takes_the_best_between_start_and_best_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
     arguments = ["optimizer.lr=0.01", "data.batch_size=8", "wise_ft=[0.3,0.6]"]
     outcome = command("train", *tiny, "strategy=[full,wise_ft]", *arguments, f"run_dir={tmp_path / 'wise'}")
@@ -323,6 +324,7 @@ class Late(Strategy):
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "full", "gradual_unfreeze", "lp_ft", "lora", "norm_only", "last_k"])
+@pytest.mark.slow
 def test_every_strategy_goes_with_changes_of_the_steps(name: str, command: Command, tiny: list[str]) -> None:
     outcome = command("plan", *tiny, f"strategy=[{name},ema,l2_sp,sam]", "trainer.max_epochs=6")
     assert outcome.code == 0 and "trains in epochs" in outcome.out, outcome.err

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import Command
+from running import Command, mostly_slow
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -174,10 +174,10 @@ def test_compiled_it_is_frozen_too_and_has_the_same_keys(name: str) -> None:
     assert list(model.state_dict()) == keys
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("instances", "multitask")]
+HEADS = ["detection", "segmentation", "dense", "regression", "multilabel", "instances", "multitask"]
 
 
-@pytest.mark.parametrize("head", ["detection", "segmentation", "dense", "regression", "multilabel", *SLOW])
+@pytest.mark.parametrize("head", mostly_slow(HEADS, "detection", "multilabel"))
 def test_under_every_head(head: str, command: Command, config: Callable[..., DictConfig], small: list[str]) -> None:
     settings = [
         *small, "data=digit_scenes", f"heads={head}", "data.scenes=20", "data.image_size=64", "data.batch_size=4",

@@ -254,6 +254,7 @@ def add_class(root: Path) -> None:
     ],
     ids=["gone", "other content", "more", "a class more", "a class gone"],
 )
+@pytest.mark.slow
 def test_a_folder_that_has_changed(
     change: Callable[[Path], Any],
     message: str,
@@ -311,6 +312,7 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     build_data(cfg).assign_as(splits)  # who only measures leaves it out
 
 
+@pytest.mark.slow
 def test_more_epochs_freeze_nothing_again(command: Command, tiny: list[str], tmp_path: Path) -> None:
     """Half of 2 epochs is 1; half of 4, or of 8, would freeze what has trained."""
     arguments = [*tiny, "strategy=lp_ft", "strategy.probe_epochs=0.5", "trainer.max_epochs=2"]

@@ -158,6 +158,7 @@ def first_conv(backbone: Backbone) -> Tensor:
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.slow
 def test_position_embeddings_follow_the_image_size(library: str, tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224" if library == "timm" else "vit_b_32"
     side = 32 if library == "timm" else 64

@@ -210,6 +210,7 @@ def _rank(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_with_unequal_numbers_of_pictures_give_what_one_gives(tmp_path: Path) -> None:
     expected = measured(*scenes(), BOTH, (12,))
     multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)

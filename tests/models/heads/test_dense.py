@@ -154,6 +154,7 @@ def test_learns_eight_pictures_by_heart() -> None:
     assert found["ssim"] >= 0.93  # 0.946 and 0.951 on two kinds of CPU
 
 
+@pytest.mark.slow
 def test_removes_noise_from_pictures_it_has_not_seen() -> None:
     model, backbone = restorer()
     images, targets = scenes(8, seed=5, side=32)

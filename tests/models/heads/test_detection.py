@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from drawn_objects import DETECTION, Levels, drawn, overfitted, total
+from running import mostly_slow
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -193,7 +194,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
     assert torch.equal(found["labels"], inside["labels"][seen])
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", mostly_slow(DETECTORS, "fcos"))
 def test_eight_pictures_are_learned(detector: str) -> None:
     torch.manual_seed(0)
     backbone, _ = build("small_cnn", weights=None, widths=[16, 32, 64])

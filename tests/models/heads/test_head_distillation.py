@@ -8,6 +8,7 @@ import pytest
 import torch
 from drawn_objects import DETECTION, INSTANCES, drawn, total
 from drawn_scenes import CLASSES, scenes, tiny
+from running import mostly_slow
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -135,7 +136,7 @@ def test_a_head_learns_from_the_teacher_alone(kind: str) -> None:
     assert last < (0.6 if kind == "dense" else 0.3) * first
 
 
-@pytest.mark.parametrize("kind", [*SMALL, "instances"])
+@pytest.mark.parametrize("kind", mostly_slow([*SMALL, "instances"], "fcos"))
 def test_a_detector_learns_from_the_teacher_alone(kind: str) -> None:
     """The student never sees a label; its boxes become the teacher's own."""
     images, targets = drawn(4)

@@ -145,6 +145,7 @@ def test_masks_are_in_pixels_of_the_picture(
     assert float((mask & expected).sum() / (mask | expected).sum()) > 0.85
 
 
+@pytest.mark.slow
 def test_eight_pictures_are_learned() -> None:
     torch.manual_seed(0)
     backbone, _ = build("small_cnn", weights=None, widths=[16, 32, 64])

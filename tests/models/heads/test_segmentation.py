@@ -180,6 +180,7 @@ def test_logits_are_as_large_as_the_input() -> None:
 
 
 @pytest.mark.parametrize(("decoder", "steps", "channels"), [("fpn", 50, 48), ("unet", 50, 64)])
+@pytest.mark.slow
 def test_learns_eight_pictures_by_heart(decoder: str, steps: int, channels: int) -> None:
     backbone = tiny()
     model = SegmentationHead(
