@@ -23,7 +23,7 @@ BASH = shutil.which("bash")
         ("  train -m   sweep=f", {"sweep=folds"}),
         ("plan scheduler=step scheduler.mi", {"scheduler.milestones."}),
         ("evaluate run=x sp", {"split="}),
-        ("predict run=x pic", {"pictures="}),
+        ("predict run=x im", {"images="}),
         ("compare lo", set()),  # the shell takes file names
         ("trian st", set()),
         ("train --conf", set()),

@@ -1,4 +1,4 @@
-"""Measure a run on a split."""
+"""Evaluate a run on a split."""
 
 import math
 from pathlib import Path

@@ -28,13 +28,17 @@ from visiontune.training.load import load_model, open_run
 
 @dataclass(frozen=True)
 class Input:
-    """Names with images, as often as they are asked for; `rate` is a video's, in frames a second."""
+    """
+    Args:
+        images: returns a new iterator of names and images `(C, H, W)`.
+        frame_rate: frames per second; None unless the input is a video.
+    """
 
-    pictures: Callable[[], Iterator[tuple[str, Tensor]]]
-    rate: Fraction | None = None
+    images: Callable[[], Iterator[tuple[str, Tensor]]]
+    frame_rate: Fraction | None = None
 
 
-class _Loose(L.LightningDataModule):
+class _PredictData(L.LightningDataModule):
     def __init__(self, loader: Any) -> None:
         super().__init__()
         self.loader = loader
@@ -43,41 +47,41 @@ class _Loose(L.LightningDataModule):
         return self.loader
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        pictures = batch.pop("picture")  # to be drawn on, not computed with
-        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"picture": pictures}
+        original_images = batch.pop("picture")  # results are drawn on them, on the CPU
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"picture": original_images}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return to_network(batch)
 
 
 class _Writer(L.Callback):
-    """Keeps a row a prediction, and writes what is drawn batch by batch: neither images nor masks pile up."""
+    """Collects the rows of predictions.csv; writes images and masks after each batch, so that they need no memory."""
 
     def __init__(self, output: Path, draw: bool, video: VideoWriter | None) -> None:
         self.output, self.draw, self.video = output, draw, video
         self.rows: list[Row] = []
-        self.pictures = 0
+        self.image_count = 0
 
     def on_predict_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for (name, found), picture in zip(move_data_to_device(outputs, "cpu"), batch["picture"], strict=True):
-            self.pictures += 1
-            drawn = []
-            for task, prediction in found.items():
+        for (name, predictions), image in zip(move_data_to_device(outputs, "cpu"), batch["picture"], strict=True):
+            self.image_count += 1
+            drawings = []
+            for task, prediction in predictions.items():
                 head = module.heads[task]
                 text, score = head.describe(prediction)
                 self.rows.append(Row(name, "", task, "", text, score, float("nan")))
                 for kind, result in head.images(prediction).items():
                     self._write(f"{task}_{kind}", name, result)
                 if self.draw:
-                    drawn.append(head.draw(picture, prediction))
-            if drawn:
-                sheet = drawn[0] if len(drawn) == 1 else beside(drawn, list(found))
+                    drawings.append(head.draw(image, prediction))
+            if drawings:
+                sheet = drawings[0] if len(drawings) == 1 else beside(drawings, list(predictions))
                 if self.video:
                     self.video.write(sheet)
                 else:
-                    self._write("pictures", name, sheet)
+                    self._write("images", name, sheet)
 
     def _write(self, folder: str, name: str, image: Tensor) -> None:
         target = self.output / folder / (name if name.endswith(".png") else f"{name}.png")
@@ -87,8 +91,8 @@ class _Writer(L.Callback):
 
 def main(cfg: DictConfig) -> Path:
     run, run_cfg = open_run(cfg.run, cfg.trust)
-    source = Path(cfg.input).expanduser()
-    found = _input(source, run_cfg.data.channels)
+    input_path = Path(cfg.input).expanduser()
+    source = open_input(input_path, run_cfg.data.channels)
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     precision = run_cfg.trainer.precision
@@ -100,32 +104,36 @@ def main(cfg: DictConfig) -> Path:
     )
     output.mkdir(parents=True, exist_ok=True)
     size, resize, fill = run_cfg.data.image_size, run_cfg.data.resize, run_cfg.augment.fill
-    loader = picture_loader(found.pictures, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
+    loader = picture_loader(source.images, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
     with ExitStack() as stack:
         video = None
-        if found.rate and cfg.pictures:
-            video = stack.enter_context(VideoWriter(output / "pictures" / f"{source.stem}.mp4", found.rate))
-        writer = _Writer(output, cfg.pictures, video)
+        if source.frame_rate and cfg.images:
+            video = stack.enter_context(VideoWriter(output / "images" / f"{input_path.stem}.mp4", source.frame_rate))
+        writer = _Writer(output, cfg.images, video)
         trainer = quiet_trainer(accelerator, precision, [writer])
         with logging_to(None):
-            trainer.predict(model, datamodule=_Loose(loader), return_predictions=False)
+            trainer.predict(model, datamodule=_PredictData(loader), return_predictions=False)
     write_predictions(output / "predictions.csv", writer.rows)
-    print(f"{writer.pictures} {'frames' if found.rate else 'pictures'}: {output / 'predictions.csv'}")
+    print(f"{writer.image_count} {'frames' if source.frame_rate else 'images'}: {output / 'predictions.csv'}")
     print(output)
     return output
 
 
-def _input(source: Path, channels: int) -> Input:
-    """The one image, the frames of a video (`NAME/000000`, ...), or the images of a folder and of its folders."""
-    if source.is_file() and is_video(source):
-        rate = frame_rate(source)
-        return Input(lambda: ((f"{source.name}/{i:06d}", f) for i, f in enumerate(frames(source, channels))), rate)
-    if source.is_file():
-        return Input(lambda: zip([source.name], load_images([source], channels), strict=True))
-    if not source.is_dir():
-        raise UserError(f"input={source} is not there: give an image, a video or a folder")
-    paths = sorted(path for path in source.rglob("*") if path.is_file() and is_image(path))
+def open_input(path: Path, channels: int) -> Input:
+    """One image, the frames of a video (`NAME/000000`, ...), or all images under a folder.
+
+    Raises:
+        UserError: there are no images at `path`.
+    """
+    if path.is_file() and is_video(path):
+        rate = frame_rate(path)
+        return Input(lambda: ((f"{path.name}/{i:06d}", f) for i, f in enumerate(frames(path, channels))), rate)
+    if path.is_file():
+        return Input(lambda: zip([path.name], load_images([path], channels), strict=True))
+    if not path.is_dir():
+        raise UserError(f"input={path} does not exist: write the path of an image, a video or a folder")
+    paths = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
     if not paths:
-        raise UserError(f"input={source} has no images in it")
-    names = [path.relative_to(source).as_posix() for path in paths]
+        raise UserError(f"input={path} has no images: write a folder with files such as bird.jpg")
+    names = [file.relative_to(path).as_posix() for file in paths]
     return Input(lambda: zip(names, load_images(paths, channels), strict=True))

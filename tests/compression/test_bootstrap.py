@@ -39,7 +39,7 @@ def test_all_pictures_once_are_the_split(
     head = model.heads[task]
     monkeypatch.setattr(type(head), "bootstrap_samples", 10)
     states = PictureStates()
-    result = evaluate(model, data, "train", "cpu", watching=[states])  # of which a fifth has no label
+    result = evaluate(model, data, "train", "cpu", callbacks=[states])  # of which a fifth has no label
     found = states.resampled(model)
     for name, value in found.values.items():
         assert value == pytest.approx(result.metrics[f"train/{name}"], rel=1e-5, abs=1e-7, nan_ok=True), name
@@ -98,5 +98,5 @@ def test_several_tasks_have_a_score(config: Callable[..., DictConfig]) -> None:
     data = build_data(cfg)
     model, _ = build_model(cfg, data.schema, 1)
     states = PictureStates()
-    result = evaluate(model, data, "val", "cpu", watching=[states])
+    result = evaluate(model, data, "val", "cpu", callbacks=[states])
     assert states.resampled(model).values["score"] == pytest.approx(result.metrics["val/score"], abs=1e-6)

@@ -74,8 +74,8 @@ def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     made = outcome.run
     assert made.path == tmp_path / "int8" / "0_int8" and made.read_config().backend == "onnx"
     assert made.read_config().compressed_from == str(run.path)
-    assert f"made of the run <code>{run.path}</code>" in (made.report / "index.html").read_text()
-    assert "made of the run" not in (run.report / "index.html").read_text()
+    assert f"compressed from the run <code>{run.path}</code>" in (made.report / "index.html").read_text()
+    assert "compressed from the run" not in (run.report / "index.html").read_text()
     with (tmp_path / "int8" / "table.csv").open(newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert float(rows["original, exported"]["megabytes"]) > float(rows["0_int8"]["megabytes"]) > 0
@@ -120,7 +120,7 @@ def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, t
         assert other.stdout is not None
         other.stdout.readline()
         message = command("compress", f"run={run.path}", "recipe=int8", f"output={tmp_path}").message
-    assert message.startswith(f"another process works on {tmp_path}") and not (tmp_path / "recipe.yaml").exists()
+    assert message.startswith(f"another process is using {tmp_path}") and not (tmp_path / "recipe.yaml").exists()
 
 
 def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp_path: Path) -> None:

@@ -163,8 +163,11 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),
         ("seed=-1", "seed=-1: write a whole number from 0 to 4294967295"),
-        ("weights_from=nowhere", "nowhere is no run directory (it has no config.yaml): give one that train printed"),
-        ("run=nowhere", "nowhere is no run directory (it has no config.yaml): give one that train printed"),
+        (
+            "weights_from=nowhere",
+            "nowhere is not a run directory (it has no config.yaml): write one that train printed",
+        ),
+        ("run=nowhere", "nowhere is not a run directory (it has no config.yaml): write one that train printed"),
     ],
 )
 def test_keys_and_values(override: str, message: str, refused: Callable[..., str]) -> None:
@@ -193,7 +196,7 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear")
     message = command("train", *small, f"run_dir={tmp_path / 'full'}").message
-    assert message.startswith(f"{tmp_path / 'full'} is not empty: name another run_dir")
+    assert message.startswith(f"{tmp_path / 'full'} is not empty: write another run_dir=DIR")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
 
 
@@ -205,18 +208,21 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
     [
         (["trian"], "there is no command 'trian': write one of train, plan, evaluate, predict, export"),
         (["evaluate"], "evaluate needs a value for run: write run=VALUE"),
-        (["evaluate", "run=nowhere"], "nowhere is no run directory (it has no config.yaml): give one that train"),
+        (["evaluate", "run=nowhere"], "nowhere is not a run directory (it has no config.yaml): write one that train"),
         (["evaluate", "rum=x"], "there is no config key 'rum'; near it: run, "),
         (["predict", "run=RUN"], "predict needs a value for input: write input=VALUE"),
         (
             ["predict", "run=RUN", "input=nowhere"],
-            "input=nowhere is not there: give an image, a video or a folder",
+            "input=nowhere does not exist: write the path of an image, a video or a folder",
         ),
         (["evaluate", "run=RUN", "split=best"], "split=best: write train, val or test"),
-        (["evaluate", "run=RUN", "checkpoint=first"], "first is not there: checkpoint=best, checkpoint=last or the"),
+        (
+            ["evaluate", "run=RUN", "checkpoint=first"],
+            "first does not exist: write checkpoint=best, checkpoint=last or the",
+        ),
         (["evaluate", "run=RUN", "checkpoint=RUN/config.yaml"], "RUN/config.yaml cannot be read as a checkpoint: "),
         (["evaluate", "run=RUN", "data_root=nowhere"], "data.root: the folder "),
-        (["compare", "nowhere"], "no run directory in nowhere: give what `train -m` printed"),
+        (["compare", "nowhere"], "nowhere: expected a run directory or a sweep directory"),
     ],
 )
 def test_other_commands(arguments: list[str], message: str, command: Command, run: Any) -> None:
@@ -226,4 +232,4 @@ def test_other_commands(arguments: list[str], message: str, command: Command, ru
 
 def test_a_folder_without_pictures_to_predict(command: Command, run: Any, tmp_path: Path) -> None:
     message = command("predict", f"run={run.path}", f"input={tmp_path}").message
-    assert message == f"input={tmp_path} has no images in it"
+    assert message == f"input={tmp_path} has no images: write a folder with files such as bird.jpg"

@@ -227,7 +227,7 @@ def test_bad_teachers(command: Command, tiny: list[str], teacher: RunDirectory, 
     def refused(place: Path, *overrides: str) -> str:
         return command("train", *tiny, f"distill.teacher={place}", f"run_dir={tmp_path / 'run'}", *overrides).message
 
-    assert refused(tmp_path / "none").startswith(f"{tmp_path / 'none'} is no run directory")
+    assert refused(tmp_path / "none").startswith(f"{tmp_path / 'none'} is not a run directory")
     photos = refused(teacher.path, "data=image_folder", f"data.root={tiles}", "data.limit_train=null")
     assert photos == (
         f"distill.teacher={teacher.path} was trained for 0, 1, 2, ... (classification), and this data has brick, "

@@ -207,7 +207,7 @@ def test_evaluate_repeats_the_numbers_from_anywhere(
     assert sorted(run.path.rglob("*")) == before  # nothing of the run is written to
 
 
-def test_evaluate_after_pictures_were_added_and_moved(
+def test_evaluate_after_images_were_added_and_moved(
     copied: RunDirectory, command: Command, tiles: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiles, tmp_path / "moved")
@@ -238,20 +238,20 @@ def test_predict_a_folder(run: RunDirectory, command: Command, tiles: Path, tmp_
     assert sum(row["prediction"] == "sky" for row in rows[1:]) >= 15
     assert all(1 / 3 < float(row["score"]) <= 1 for row in rows)
     assert {(row["truth"], row["split"], row["loss"]) for row in rows} == {("", "", "")}
-    pictures = sorted(path.relative_to(tmp_path / "out" / "pictures") for path in tmp_path.rglob("pictures/**/*.png"))
-    assert len(pictures) == 21 and Path("deep/00.png") in pictures
-    with Image.open(tmp_path / "out" / "pictures" / "deep" / "00.png") as picture:
+    images = sorted(path.relative_to(tmp_path / "out" / "images") for path in tmp_path.rglob("images/**/*.png"))
+    assert len(images) == 21 and Path("deep/00.png") in images
+    with Image.open(tmp_path / "out" / "images" / "deep" / "00.png") as picture:
         assert picture.size[0] == 24 * 8 and picture.size[1] > 20 * 8  # enlarged, a line of text below
 
 
 def test_predict_one_file_agrees_with_the_run(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
     row = next(row for row in read_predictions(run.predictions) if row["split"] == "test")
-    arguments = [f"run={run.path}", f"input={tiles / row['path']}", f"output={tmp_path / 'out'}", "pictures=false"]
+    arguments = [f"run={run.path}", f"input={tiles / row['path']}", f"output={tmp_path / 'out'}", "images=false"]
     assert command("predict", *arguments).code == 0
     (found,) = read_predictions(tmp_path / "out" / "predictions.csv")
     assert found["path"] == Path(row["path"]).name and found["prediction"] == row["prediction"]
     assert float(found["score"]) == pytest.approx(float(row["score"]), abs=2e-6)
-    assert not (tmp_path / "out" / "pictures").exists()
+    assert not (tmp_path / "out" / "images").exists()
 
 
 def test_predict_a_video(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_predict_a_video(run: RunDirectory, command: Command, tiles: Path, tmp_p
     rows = read_predictions(tmp_path / "out" / "predictions.csv")
     assert [row["path"] for row in rows] == [f"walk.mp4/{i:06d}" for i in range(12)]
     assert sum(row["prediction"] == path.parent.name for row, path in zip(rows, shown, strict=True)) >= 8
-    drawn = tmp_path / "out" / "pictures" / "walk.mp4"
+    drawn = tmp_path / "out" / "images" / "walk.mp4"
     assert frame_rate(drawn) == 8 and len(list(frames(drawn))) == 12
 
 

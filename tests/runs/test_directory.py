@@ -27,9 +27,9 @@ def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(attempt, range(16)))
     assert answers.count("mine") == 1
-    assert sum("is taken by a run that has not begun yet" in answer for answer in answers) == 15
+    assert sum("belongs to a run that has not begun training" in answer for answer in answers) == 15
     (tmp_path / "deep" / "run" / "config.yaml").touch()
-    assert "already holds a run: name another run_dir, or continue it with run=" in attempt(0)
+    assert "already holds a run: write another run_dir=DIR, or resume the run with run=" in attempt(0)
 
 
 def test_new_ones_never_meet(tmp_path: Path) -> None:
@@ -52,7 +52,9 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path / "empty")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"full is not empty: name another run_dir, or continue a run in it with run="):
+    with pytest.raises(
+        UserError, match=r"full is not empty: write another run_dir=DIR, or resume the run in it with run="
+    ):
         RunDirectory.create(tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
@@ -61,11 +63,12 @@ def test_a_run_that_was_killed_before_it_had_a_config(tmp_path: Path) -> None:
     """`run=` cannot know what it was, and does not send to `run_dir=`, which would send back."""
     run = RunDirectory.create(tmp_path / "run")
     with pytest.raises(
-        UserError, match=r"^the run in .*run was stopped before it had begun .*: delete .*run and start"
+        UserError,
+        match=r"run cannot be resumed: the run was stopped before it had written .*\. Delete .*run and start",
     ):
         RunDirectory.open(run.path)
     with pytest.raises(
-        UserError, match=r"run is taken by a run that has not begun yet: if that one was killed, delete"
+        UserError, match=r"run belongs to a run that has not begun training: if that run was killed, delete"
     ):
         RunDirectory.create(run.path)
     shutil.rmtree(run.path)
@@ -73,7 +76,7 @@ def test_a_run_that_was_killed_before_it_had_a_config(tmp_path: Path) -> None:
 
 
 def test_opening_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run directory \(it has no config.yaml\)"):
+    with pytest.raises(UserError, match=r"is not a run directory \(it has no config.yaml\)"):
         RunDirectory.open(tmp_path)
 
 
@@ -121,7 +124,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
     with (
-        pytest.raises(UserError, match=r"^another process works on .*run \(a run's status.json has its number\)"),
+        pytest.raises(UserError, match=r"^another process is using .*run \(its process id is in status.json\)"),
         run.running(),
     ):
         pass
@@ -136,7 +139,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_checkpoints_by_name_and_path(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    with pytest.raises(UserError, match=r"best.ckpt is not there: checkpoint=best, checkpoint=last or the path"):
+    with pytest.raises(
+        UserError, match=r"best.ckpt does not exist: write checkpoint=best, checkpoint=last or the path"
+    ):
         run.checkpoint("best")
     (run.checkpoints / "last.ckpt").touch()
     assert run.checkpoint("last") == run.checkpoints / "last.ckpt" == run.checkpoint(str(run.checkpoint("last")))

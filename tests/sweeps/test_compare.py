@@ -11,7 +11,7 @@ from scipy import stats
 
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.sweeps.comparison import find_runs, repetitions, table
+from visiontune.sweeps.comparison import average_repeats, find_runs, table
 
 
 def make(
@@ -58,7 +58,7 @@ def test_repetitions_have_students_interval(tmp_path: Path) -> None:
     for strategy, scores in values.items():
         for seed, score in enumerate(scores):
             make(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
-    found = {row["strategy"]: row for row in repetitions(table(find_runs([tmp_path])))}
+    found = {row["strategy"]: row for row in average_repeats(table(find_runs([tmp_path])))}
     assert set(found) == set(values)
     for strategy, scores in values.items():
         row = found[strategy]
@@ -68,10 +68,10 @@ def test_repetitions_have_students_interval(tmp_path: Path) -> None:
         assert row["test/x/score"] == pytest.approx(sum(scores) / 6)
 
 
-def test_runs_that_differ_in_more_are_no_repetitions(tmp_path: Path) -> None:
+def test_runs_that_differ_in_more_are_no_repeats(tmp_path: Path) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
         make(tmp_path, name, [f"optimizer.lr={lr}"], lr)
-    assert repetitions(table(find_runs([tmp_path]))) == []
+    assert average_repeats(table(find_runs([tmp_path]))) == []
 
 
 def test_a_run_is_found_once(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_somebody_else(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"is no checkpoint of this project \(a plain weights file goes to backbone"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of this project: write a file of weights as backbone"):
         read_checkpoint(tmp_path / "a.ckpt")
 
 

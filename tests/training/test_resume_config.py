@@ -132,7 +132,7 @@ def test_a_run_that_is_being_trained(stopped: RunDirectory, command: Command) ->
         assert other.stdout is not None
         other.stdout.readline()
         message = command("train", f"run={stopped.path}").message
-    assert message.startswith(f"another process works on {stopped.path}")
+    assert message.startswith(f"another process is using {stopped.path}")
     assert stopped.read_status()["error"] == "Killed: "
 
 

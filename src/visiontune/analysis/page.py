@@ -1,4 +1,4 @@
-"""report/index.html: one page that needs nothing but itself and the images beside it."""
+"""report/index.html: one page that needs only the images in its folder."""
 
 import csv
 from html import escape
@@ -19,40 +19,45 @@ code { background: #f2f2f2; padding: .1rem .3rem }
 
 
 def write_page(
-    run: RunDirectory, split: str, metrics: dict[str, float], pictures: list[str], made_of: str | None = None
+    run: RunDirectory, split: str, metrics: dict[str, float], images: list[str], source: str | None = None
 ) -> None:
-    """The metrics of a run, its curves, and `images` (file names in the report folder).
+    """The metrics of a run, its curves, and `images`.
 
     Args:
-        made_of: the run that this one was compressed from.
+        images: file names in the report folder.
+        source: the run that this one was compressed from.
     """
-    origin = f" It was made of the run <code>{escape(made_of)}</code>." if made_of else ""
-    if _curves(run):
-        pictures = ["curves.png", *pictures]
-    pictures = [*pictures, *(path.name for path in run.report.glob("lr_range.png"))]  # where there was a range test
+    origin = f" It was compressed from the run <code>{escape(source)}</code>." if source else ""
+    if _draw_curves(run):
+        images = ["curves.png", *images]
+    images = [*images, *(path.name for path in run.report.glob("lr_range.png"))]  # of the learning rate range test
     rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
-    shown = "\n".join(
+    figures = "\n".join(
         f'<h2>{escape(name.removesuffix(".png").replace("_", " "))}</h2><img src="{escape(name)}" alt="{escape(name)}">'
-        for name in pictures
+        for name in images
     )
     with write_atomically(run.report / "index.html") as file:
         file.write(
             f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(run.path.name)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(run.path.parent.name)} / {escape(run.path.name)}</h1>
-<p>The best checkpoint, measured on {escape(split)}. The whole configuration is in <code>config.yaml</code>, every
+<p>The best checkpoint, evaluated on {escape(split)}. The configuration is in <code>config.yaml</code>, every
 sample in <code>predictions.csv</code>.{origin}</p>
 <table><tr><th>metric</th><th>value</th></tr>
 {rows}
 </table>
-{shown}
+{figures}
 </body></html>
 """
         )
 
 
-def _curves(run: RunDirectory) -> bool:
-    """curves.png from metrics.csv: the losses, and every other metric of the validation split."""
+def _draw_curves(run: RunDirectory) -> bool:
+    """Write curves.png from metrics.csv: the losses, and every other metric of the validation split.
+
+    Returns:
+        Whether there is a metrics.csv.
+    """
     if not run.history.is_file():
         return False
     with run.history.open(newline="") as file:
@@ -61,10 +66,11 @@ def _curves(run: RunDirectory) -> bool:
     names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/")) and name.count("/") < 3]
     names = [name for name in names if not name.endswith("/weight")]
     losses = [name for name in names if name.startswith("train/") or name.endswith("loss")]
+    curve_names = (losses, [name for name in names if name not in losses])
     figure = Figure(figsize=(14, 4.2), layout="constrained")
-    for axes, wanted in zip(figure.subplots(1, 2), (losses, [n for n in names if n not in losses]), strict=True):
+    for axes, plotted in zip(figure.subplots(1, 2), curve_names, strict=True):
         axes.set_prop_cycle(color=[colormaps["tab20"](i) for i in range(20)])
-        for name in wanted:
+        for name in plotted:
             points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name, "nan") not in ("", "nan")]
             if points:
                 axes.plot(*zip(*points, strict=True), marker=".", label=name)

@@ -36,10 +36,11 @@ def _data(data: VisionData) -> str:
         if len(rows) > 20:
             rows[18:] = [[f"... {len(rows) - 18} more classes", *[""] * len(splits)]]
         labelled = [sum(s.targets.get(task) is not None for s in data.samples(split)) for split in splits]
-        pictures = [len(data.samples(split)) for split in splits]
-        shown = [*rows, ["pictures", *pictures], *([["labelled", *labelled]] if labelled != pictures else [])]
-        what = f"{len(info.classes)} classes" if rows else ", ".join(info.classes)
-        parts.append(render(f"data: {task}, {what}", ["class" if rows else "", *splits], shown))
+        images = [len(data.samples(split)) for split in splits]
+        counted = f"{len(info.classes)} classes" if rows else ", ".join(info.classes)
+        header = ["class" if rows else "", *splits]
+        rows += [["images", *images], *([["labelled", *labelled]] if labelled != images else [])]
+        parts.append(render(f"data: {task}, {counted}", header, rows))
     return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
 
 
@@ -50,16 +51,16 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
     trains = [model.strategy.trainable(epoch) for epoch in range(epochs)]
     rows = []
     for name, module in stages:
-        mine = [group for group in groups if group["stage"] == name]
-        rates = sorted({group["lr"] for group in mine})
-        decays = sorted({group["weight_decay"] for group in mine if any(p.ndim > 1 for p in group["params"])})
+        stage_groups = [group for group in groups if group["stage"] == name]
+        lrs = sorted({group["lr"] for group in stage_groups})
+        decays = sorted({group["weight_decay"] for group in stage_groups if any(p.ndim > 1 for p in group["params"])})
         rows.append(
             [
                 name,
                 _parameters(model.strategy, name, module),
                 model.strategy.when(name) or _epochs([epoch for epoch in range(epochs) if name in trains[epoch]]),
-                " to ".join(f"{rate:.2e}" for rate in dict.fromkeys([*rates[:1], *rates[-1:]])),
-                " / ".join(f"{decay:g}" for decay in [*decays, 0]) if mine else "",
+                " to ".join(f"{lr:.2e}" for lr in dict.fromkeys([*lrs[:1], *lrs[-1:]])),
+                " / ".join(f"{decay:g}" for decay in [*decays, 0]) if stage_groups else "",
             ]
         )
     total = sum(p.numel() for p in model.parameters())
@@ -71,20 +72,21 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
 
 
 def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
-    """How many there are, and how many of them can train where that is another number."""
-    total, picked = sum(p.numel() for p in module.parameters()), _picked(strategy, stage, module)
-    return f"{total:,}" if picked == total else f"{picked:,} of {total:,}"
+    """`TOTAL`, or `TRAINABLE of TOTAL` where the strategy trains a part of the stage."""
+    total, trainable = sum(p.numel() for p in module.parameters()), _count_trainable(strategy, stage, module)
+    return f"{total:,}" if trainable == total else f"{trainable:,} of {total:,}"
 
 
-def _picked(strategy: Strategy, stage: str, module: nn.Module) -> int:
-    owned = [(part, own, p) for part in module.modules() for own, p in part.named_parameters(recurse=False)]
-    return sum(p.numel() for part, own, p in owned if stage == HEADS or strategy.picks(part, own))
+def _count_trainable(strategy: Strategy, stage: str, module: nn.Module) -> int:
+    """How many parameters of the stage the strategy can train."""
+    parameters = [(part, name, p) for part in module.modules() for name, p in part.named_parameters(recurse=False)]
+    return sum(p.numel() for part, name, p in parameters if stage == HEADS or strategy.picks(part, name))
 
 
 def trained_parameters(model: FineTuner, epochs: int) -> int:
-    """How many train in at least one epoch."""
+    """How many parameters train in at least one epoch."""
     trains = {name for epoch in range(epochs) for name in model.strategy.trainable(epoch)}
-    return sum(_picked(model.strategy, name, module) for name, module in model.stages() if name in trains)
+    return sum(_count_trainable(model.strategy, name, module) for name, module in model.stages() if name in trains)
 
 
 def _epochs(epochs: list[int]) -> str:
@@ -109,14 +111,14 @@ def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: in
         f"{data.batch_size} images x {processes} process{'es' * (processes > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
         "frozen stages": describe_cache(cfg, data, model),
-        "picture": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
+        "image": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",
         **{str(term.label): str(term) for term in model.loss_terms},
         "monitor": f"{name} ({mode}); the linear probe is the first candidate" if cfg.probe else f"{name} ({mode})",
         "device": f"{_device(cfg.trainer.accelerator)}, precision {cfg.trainer.precision}, "
         f"{data.num_workers} data-loader workers",
-        "test split": "measured once, with the best checkpoint"
+        "test split": "evaluated once, with the best checkpoint"
         if cfg.test and data.samples("test")
-        else "not looked at",
+        else "not evaluated",
         "seed": str(cfg.seed),
         "run directory": str(where),
     }

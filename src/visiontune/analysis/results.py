@@ -35,9 +35,9 @@ def report(
     results: list[Evaluation],
     loggers: Sequence[Logger],
 ) -> None:
-    """Write everything that stands on the evaluations of the best checkpoint, and log what to look at."""
+    """Write and log the results of the best checkpoint: one `Evaluation` for each split."""
     metrics = {name: value for result in results for name, value in result.metrics.items()}
-    # A metric without a value (a class that the split has nothing of) is left out: NaN is no JSON.
+    # JSON has no NaN: a metric without a value, such as that of a class without samples, is left out.
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     write_json(run.metrics, finite)
     write_predictions(run.predictions, (row for result in results for row in result.rows))
@@ -58,7 +58,7 @@ def report(
 
 
 def results_table(results: list[Evaluation]) -> str:
-    """One row a metric, one column a split; then, for each task that has them, one row a class of the last split."""
+    """A row for each metric and a column for each split; then, for each task, the classes of the last split."""
     names = list(dict.fromkeys(name.partition("/")[2] for result in results for name in result.metrics))
     rows = []
     for name in names:
@@ -70,7 +70,7 @@ def results_table(results: list[Evaluation]) -> str:
 
 
 def _by_class(result: Evaluation) -> list[str]:
-    """A table a task of its metrics `TASK/METRIC/CLASS`."""
+    """A table for each task with metrics `TASK/METRIC/CLASS`."""
     tasks: dict[str, dict[str, dict[str, float]]] = {}
     for name, value in result.metrics.items():
         if name.count("/") > 2:

@@ -1,4 +1,4 @@
-"""rich tables as text, so that the terminal and the log show the same."""
+"""Tables as text, the same in the terminal and in train.log."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -8,12 +8,12 @@ from rich.table import Table
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with numbers on the right, as wide as it has to be."""
+    """A table with aligned columns; columns of numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
-        numbers = all(row[i].lstrip("-")[:1].isdigit() or not row[i] for row in cells)
-        table.add_column(name, justify="right" if numbers else "left", no_wrap=True)
+        is_numeric = all(row[i].lstrip("-")[:1].isdigit() or not row[i] for row in cells)
+        table.add_column(name, justify="right" if is_numeric else "left", no_wrap=True)
     for row in cells:
         table.add_row(*row)
     out = io.StringIO()

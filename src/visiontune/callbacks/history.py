@@ -1,4 +1,4 @@
-"""metrics.csv, and one line an epoch."""
+"""metrics.csv, and a line in the terminal for each epoch."""
 
 import csv
 import time
@@ -11,10 +11,10 @@ from visiontune.runs.log import log
 
 
 class History(L.Callback):
-    """One row of `metrics.csv` for each validation; the row before the first step has `epoch` 0 and `step` 0.
+    """Writes a row of `metrics.csv` after each validation; the row before the first step has `epoch` 0 and `step` 0.
 
-    A row counts completed epochs. Continuing a run drops the rows after the checkpoint that it continues from, so
-    the curve has neither a gap nor a double.
+    `epoch` counts completed epochs. A resumed run drops the rows after its checkpoint, so the curve has no gap and no
+    row twice.
     """
 
     def __init__(self, path: Path, monitor: tuple[str, str]) -> None:
@@ -30,7 +30,7 @@ class History(L.Callback):
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
             self.started -= float(self.rows[-1]["seconds"]) if self.rows else 0.0
 
-    # Training metrics of an epoch are complete only after its validation: the row is written then.
+    # The training metrics of an epoch are complete after its validation.
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._row(trainer, trainer.current_epoch + 1)
 
@@ -38,10 +38,10 @@ class History(L.Callback):
         self._row(trainer, 0)
 
     def _row(self, trainer: L.Trainer, epoch: int) -> None:
-        # Reading them is what averages train/loss over the ranks, so every rank has to.
+        # Reading callback_metrics averages train/loss over the ranks, so every rank has to read it.
         metrics = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if not trainer.is_global_zero or any(row["epoch"] == str(epoch) for row in self.rows):
-            return  # Lightning ends the epoch again that a run continues after
+            return  # a resumed run ends the epoch of its checkpoint a second time
         values = {name: float(v) for name, v in metrics.items() if not name.endswith("_step")}
         seconds = time.monotonic() - self.started
         row = {"epoch": str(epoch), "step": str(trainer.global_step), "seconds": f"{seconds:.1f}"}
@@ -51,6 +51,6 @@ class History(L.Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        shown = ["train/loss", "val/loss", self.monitor]
-        text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(shown) if name in values)
+        names = ["train/loss", "val/loss", self.monitor]
+        text = "  ".join(f"{name} {values[name]:.4f}" for name in dict.fromkeys(names) if name in values)
         log.info(f"epoch {epoch}/{trainer.max_epochs}  step {trainer.global_step}  {seconds:.0f} s  {text}")

@@ -113,9 +113,9 @@ def resampled(contender: Contender, split: str | None = None) -> tuple[Resampled
     states = PictureStates()
     if isinstance(contender.call, Exported):
         run_through(contender.model, contender.call)
-        evaluate(contender.model, data, split, "cpu", stored=True, watching=[states])
+        evaluate(contender.model, data, split, "cpu", stored=True, callbacks=[states])
     else:
-        evaluate(contender.model, data, split, cfg.trainer.accelerator, cfg.trainer.precision, watching=[states])
+        evaluate(contender.model, data, split, cfg.trainer.accelerator, cfg.trainer.precision, callbacks=[states])
     return states.resampled(contender.model), split
 
 

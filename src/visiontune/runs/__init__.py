@@ -1,4 +1,4 @@
-"""The run directory: what is in it, and how a run is read again."""
+"""The run directory: its files, and how they are written and read."""
 
 from visiontune.runs.directory import RunDirectory
 

@@ -1,4 +1,4 @@
-"""Where everything of one run lies."""
+"""The directory of one run."""
 
 import fcntl
 import hashlib
@@ -20,7 +20,7 @@ from visiontune.runs.log import log
 
 
 class RunDirectory:
-    """One run: its config, status, checkpoints, metrics and images (the names are a contract)."""
+    """The paths of one run's files. Their names are a contract: other tools read them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,22 +39,22 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path) -> "RunDirectory":
-        """Make `path`, which must not be there yet or be empty: two runs never share a directory.
+        """Create `path`, which must not exist or must be empty: two runs never share a directory.
 
         Raises:
-            UserError: it is taken, or cannot be written.
+            UserError: the directory belongs to another run, or cannot be written.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / ".claim").touch(exist_ok=False)  # the one step that only one of two processes can take
+            (path / ".claim").touch(exist_ok=False)  # only one of two processes can create it
         except FileExistsError:
             if not (path / "config.yaml").is_file():
                 raise UserError(
-                    f"{path} is taken by a run that has not begun yet: if that one was killed, delete {path} and write "
-                    "the same again, or name another run_dir"
+                    f"{path} belongs to a run that has not begun training: if that run was killed, delete {path} and "
+                    "start it again, or write another run_dir=DIR"
                 ) from None
             raise UserError(
-                f"{path} already holds a run: name another run_dir, or continue it with run={path}"
+                f"{path} already holds a run: write another run_dir=DIR, or resume the run with run={path}"
             ) from None
         except OSError as error:
             raise UserError(
@@ -63,7 +63,7 @@ class RunDirectory:
             ) from None
         if os.listdir(path) != [".claim"]:
             (path / ".claim").unlink()
-            raise UserError(f"{path} is not empty: name another run_dir, or continue a run in it with run={path}")
+            raise UserError(f"{path} is not empty: write another run_dir=DIR, or resume the run in it with run={path}")
         run = cls(path.resolve())
         for folder in (run.checkpoints, run.report):
             folder.mkdir()
@@ -71,10 +71,10 @@ class RunDirectory:
 
     @classmethod
     def new(cls, logs: Path, name: str) -> "RunDirectory":
-        """A fresh directory `logs/name/TIME-ID`."""
+        """Create a new directory `logs/name/TIME-ID`."""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         path = logs / name / f"{stamp}-{secrets.token_hex(2)}"
-        # Of 40 that begin in one second two have the same name in 1% of cases.
+        # If 40 runs begin in one second, two of them draw the same name with a probability of 1%.
         return cls.new(logs, name) if path.exists() else cls.create(path)
 
     @classmethod
@@ -87,12 +87,12 @@ class RunDirectory:
         run = cls(Path(path).expanduser().resolve())
         if not run.config.is_file() and (run.path / ".claim").is_file():
             raise UserError(
-                f"the run in {path} was stopped before it had begun (it has no config.yaml), so that nothing says how "
-                f"to go on: delete {path} and start it again with the command that it was started with"
+                f"{path} cannot be resumed: the run was stopped before it had written its config.yaml. Delete {path} "
+                "and start the run again with its command"
             )
         if not run.config.is_file():
             raise UserError(
-                f"{path} is no run directory (it has no config.yaml): give one that train printed, such as "
+                f"{path} is not a run directory (it has no config.yaml): write one that train printed, such as "
                 "logs/digits/2026-11-22_09-15-02-k3f9"
             )
         return run
@@ -111,72 +111,80 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether all that it was begun for is done; False where there is no run."""
+        """Whether the run has trained all its epochs and written its results."""
         return self.read_status()["status"] == "finished"
 
     def checkpoint(self, which: str) -> Path:
-        """Path of the checkpoint `best`, `last`, or a file by its path.
+        """The path of a checkpoint.
+
+        Args:
+            which: "best", "last", "start" or a path.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such file.
         """
         path = self.checkpoints / f"{which}.ckpt" if which in ("best", "last", "start") else Path(which).expanduser()
         if not path.is_file():
-            raise UserError(f"{path} is not there: checkpoint=best, checkpoint=last or the path of a checkpoint file")
+            raise UserError(
+                f"{path} does not exist: write checkpoint=best, checkpoint=last or the path of a checkpoint file"
+            )
         return path
 
     def digest(self, which: str = "best") -> str:
-        """SHA-256 of a checkpoint: who was made of it can tell it from a later one."""
+        """The SHA-256 of a checkpoint, which tells it from a later one of the same name."""
         return hashlib.sha256(self.checkpoint(which).read_bytes()).hexdigest()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Within, no other process works on this directory; this one may say so again.
+        """Let no other process train or compress this run within the block.
 
-        The process itself holds the lock (data-loader workers do not inherit it). It ends with the process, also when
-        that is killed.
+        The lock belongs to the process: it can take it twice, its data-loader workers do not inherit it, and it ends
+        when the process ends or is killed.
 
         Raises:
-            UserError: another process does.
+            UserError: another process holds the lock.
         """
         with (self.path / ".claim").open("a") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise UserError(
-                    f"another process works on {self.path} (a run's status.json has its number): wait until it has "
-                    "ended, or stop it"
+                    f"another process is using {self.path} (its process id is in status.json): wait until it has "
+                    "finished, or stop it"
                 ) from None
             except OSError as error:
-                log.info(f"note: {self.path} cannot be locked ({error.strerror}): continue it once at a time")
+                log.info(
+                    f"note: {self.path} cannot be locked ({error.strerror}): do not resume it twice at the same time"
+                )
             yield
 
     @contextmanager
     def running(self) -> Iterator[dict[str, Any]]:
-        """Keeps status.json: running, then finished, failed or interrupted with the error.
+        """Write status.json: "running" within the block, then "finished", "failed" or "interrupted" with the error.
 
-        What is put into the yielded dictionary stands in it at the end.
+        Yields:
+            A dictionary whose values are written to status.json when the run has finished.
 
         Raises:
-            UserError: another process trains this run.
+            UserError: another process is using this run.
         """
         started = time.time()
-        more: dict[str, Any] = {}
+        outcome: dict[str, Any] = {}
         with self.lock():
             self._write_status("running", started)
             try:
-                yield more
+                yield outcome
             except BaseException as error:
                 interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
                 self._write_status("interrupted" if interrupted else "failed", started, error)
                 raise
-            self._write_status("finished", started, more=more)
+            self._write_status("finished", started, outcome=outcome)
 
     def _write_status(
-        self, status: str, started: float, error: BaseException | None = None, more: dict[str, Any] | None = None
+        self, status: str, started: float, error: BaseException | None = None, outcome: dict[str, Any] | None = None
     ) -> None:
         value: dict[str, Any] = {"status": status, "started": started, "updated": time.time(), "pid": os.getpid()}
-        value |= more or {}
+        value |= outcome or {}
         if error is not None:
             value["error"] = f"{type(error).__name__}: {error}"
             value["traceback"] = "".join(traceback.format_exception(error))

@@ -1,4 +1,4 @@
-"""What a run needs to be understood later: the command, the code, the versions, the machine."""
+"""What explains a run later: the command, the code, the versions, the machine."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ PACKAGES = ("visiontune", "torch", "torchvision", "lightning", "timm", "torchmet
 def environment(
     seed: int, overrides: list[str], tags: list[str] | None = None, note: str | None = None
 ) -> dict[str, Any]:
-    """Plain data for environment.json; `git` is None outside a checkout."""
+    """The content of environment.json; `git` is None outside a git checkout."""
     return {
         "argv": sys.argv,
         "overrides": overrides,
@@ -41,9 +41,9 @@ def _version(package: str) -> str | None:
 
 def _git() -> dict[str, str] | None:
     def ask(*arguments: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, timeout=20, check=True)
-        return done.stdout.decode(errors="replace")  # a changed file may be in any encoding
+        package = Path(__file__).parent
+        process = subprocess.run(["git", *arguments], cwd=package, capture_output=True, timeout=20, check=True)
+        return process.stdout.decode(errors="replace")  # a changed file can have any encoding
 
     try:
         return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}

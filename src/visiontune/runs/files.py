@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writes: a file is either complete or absent, also after a crash."""
 
 import json
 import os
@@ -12,32 +12,32 @@ import torch
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
-    """A text file that replaces `path` when the block ends, and never half of it."""
-    with _beside(path) as place, place.open("w", newline="") as file:
+    """A text file that replaces `path` when the block ends without an error."""
+    with _temporary(path) as temporary, temporary.open("w", newline="") as file:
         yield file
-        _to_disk(file)
+        _sync(file)
 
 
 def save_atomically(path: Path, value: Any) -> None:
-    """`torch.save` to a file that replaces `path` when it is whole."""
-    with _beside(path) as place, place.open("wb") as file:
+    """`torch.save` to a file that replaces `path` when it is complete."""
+    with _temporary(path) as temporary, temporary.open("wb") as file:
         torch.save(value, file)
-        _to_disk(file)
+        _sync(file)
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A place beside `path` whose file is renamed to it when the block ends without an error."""
-    place = path.with_name(f".{path.name}.{os.getpid()}")
+def _temporary(path: Path) -> Iterator[Path]:
+    """A path in the same folder; its file is renamed to `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield place
-        place.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        place.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _to_disk(file: IO[Any]) -> None:
-    """Before the renaming: a machine that loses power may else have the new name and none of the content."""
+def _sync(file: IO[Any]) -> None:
+    """Write to the disk before the rename: after a power failure the new name could otherwise have no content."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -45,7 +45,7 @@ def _to_disk(file: IO[Any]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """
     Raises:
-        ValueError: NaN or an infinity in it, which are no JSON.
+        ValueError: `value` has a NaN or an infinity, which JSON does not have.
     """
     with write_atomically(path) as file:
         json.dump(value, file, indent=2, allow_nan=False)

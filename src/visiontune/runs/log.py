@@ -1,4 +1,4 @@
-"""What a run says: to the terminal, and to train.log with the time."""
+"""The messages of a run: in the terminal, and with the time in train.log."""
 
 import logging
 import sys
@@ -12,11 +12,11 @@ log = logging.getLogger("visiontune")
 
 @contextmanager
 def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
-    """Lines of `log` go to the terminal as they are, and to `path` together with Lightning's own and all warnings.
+    """Send the messages of `log` to the terminal, and to `path` together with Lightning's messages and all warnings.
 
     Args:
-        path: a file that is appended to; None = the terminal alone, and nothing of the libraries.
-        quiet: nothing to the terminal (the other processes of a distributed run).
+        path: a file to append to; None sends the messages of `log` to the terminal only.
+        quiet: write nothing to the terminal, as the ranks above 0 do.
     """
     handlers: list[tuple[logging.Logger, logging.Handler]] = []
     log.setLevel(logging.INFO)
@@ -33,7 +33,7 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     before = [(library, library.handlers, library.propagate) for library in libraries]
     for library in libraries:
         library.handlers, library.propagate = [logging.NullHandler()], False
-    logging.getLogger("py.warnings").addHandler(logging.NullHandler())  # else they would go to stderr all the same
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())  # without a handler they would go to stderr
     logging.captureWarnings(True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -44,6 +44,6 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
         finally:
             for source, handler in handlers:
                 source.removeHandler(handler)
-            for library, own, propagate in before:
-                library.handlers, library.propagate = own, propagate
+            for library, its_handlers, propagate in before:
+                library.handlers, library.propagate = its_handlers, propagate
             logging.captureWarnings(False)

@@ -1,4 +1,4 @@
-"""predictions.csv: a row a sample (and task)."""
+"""predictions.csv: a row for each sample and task."""
 
 import csv
 import math

@@ -17,12 +17,16 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 
 Rows = list[dict[str, Any]]
-PLACES = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run goes says nothing of what it is
-REPEATS = ("seed", "data.fold")  # runs that differ in these alone are repetitions of one experiment
+PLACES = ("run_dir", "sweep_dir", "name", "paths.logs")  # keys that say where a run is written
+REPEATS = ("seed", "data.fold")  # runs that differ only in these keys repeat one experiment
 
 
 def compare(directories: list[Path], target: Path | None = None) -> None:
-    """Print the table and save it, as sweep.csv in the first directory where no target is named."""
+    """Print the table of the runs and save it.
+
+    Args:
+        target: the CSV file; by default sweep.csv in the first directory.
+    """
     rows = table(find_runs(directories))
     target = target or directories[0] / "sweep.csv"
     with write_atomically(target) as file:
@@ -30,27 +34,30 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
         writer.writeheader()
         writer.writerows(rows)
     print(_text("", rows))
-    if repeated := repetitions(rows):
-        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", repeated))
+    if means := average_repeats(rows):
+        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
     print(f"\n{target}")
 
 
 def find_runs(directories: list[Path]) -> list[RunDirectory]:
-    """The run directories among `directories` and directly inside them.
+    """The run directories among `directories`, and those directly inside them.
 
     Raises:
         UserError: there are none.
     """
-    places = [place for folder in directories for place in (folder, *sorted(folder.glob("*")))]
-    runs = [RunDirectory.open(place) for place in dict.fromkeys(places) if (place / "config.yaml").is_file()]
+    paths = [path for folder in directories for path in (folder, *sorted(folder.glob("*")))]
+    runs = [RunDirectory.open(path) for path in dict.fromkeys(paths) if (path / "config.yaml").is_file()]
     if not runs:
-        raise UserError(f"no run directory in {', '.join(map(str, directories))}: give what `train -m` printed")
+        raise UserError(
+            f"{', '.join(map(str, directories))}: expected a run directory or a sweep directory, such as "
+            "logs/sweeps/2026-11-22_09-15-02"
+        )
     return runs
 
 
 def table(runs: list[RunDirectory]) -> Rows:
-    """A row a run, the best first: its directory, the keys that vary, objective, other splits, epochs, time, status."""
-    settings = _varying(runs)
+    """A row for each run, the best first: directory, varying keys, objective, test metric, epochs, time, status."""
+    settings = _varying_keys(runs)
     rows, modes = [], set()
     for run, values in zip(runs, settings, strict=True):
         status = run.read_status()
@@ -73,10 +80,10 @@ def table(runs: list[RunDirectory]) -> Rows:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def repetitions(rows: Rows) -> Rows:
-    """For runs that differ in seed or fold alone: their number, mean and half the 95% interval (Student's t)."""
+def average_repeats(rows: Rows) -> Rows:
+    """For runs that differ only in seed or fold: their number, mean and half the 95% interval (Student's t)."""
     fixed = {"objective"} | set(list(rows[0])[1 : list(rows[0]).index("objective")]) - set(REPEATS)
-    measured = [name for name in rows[0] if name == "value" or name.startswith("test/")]
+    metrics = [name for name in rows[0] if name == "value" or name.startswith("test/")]
     groups: dict[tuple, Rows] = defaultdict(list)
     for row in rows:
         groups[tuple((name, row[name]) for name in row if name in fixed)].append(row)
@@ -85,7 +92,7 @@ def repetitions(rows: Rows) -> Rows:
         if len(members) < 2 or not any(name in members[0] for name in REPEATS):
             continue
         line: dict[str, Any] = dict(key) | {"runs": len(members)}
-        for name in measured:
+        for name in metrics:
             values = [float(member[name]) for member in members if member[name] != ""]
             if len(values) > 1:
                 half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -94,16 +101,16 @@ def repetitions(rows: Rows) -> Rows:
     return result
 
 
-def _varying(runs: list[RunDirectory]) -> list[dict[str, Any]]:
-    """What the command lines say differently; a run that does not say it has the value of its config."""
-    said = [dict(o.lstrip("+").split("=", 1) for o in _overrides(run) if "=" in o) for run in runs]
-    keys = [key for key in dict.fromkeys(key for one in said for key in one) if key not in PLACES]
+def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
+    """For each run the overridden keys whose values differ; a run without the override has its config's value."""
+    overrides = [dict(o.lstrip("+").split("=", 1) for o in _overrides(run) if "=" in o) for run in runs]
+    keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PLACES]
     rows = []
-    for run, one in zip(runs, said, strict=True):
+    for run, run_overrides in zip(runs, overrides, strict=True):
         cfg = run.read_config()
         values = {}
         for key in keys:
-            value = one.get(key, OmegaConf.select(cfg, key))
+            value = run_overrides.get(key, OmegaConf.select(cfg, key))
             values[key] = "" if OmegaConf.is_config(value) or value is None else str(value)
         rows.append(values)
     varying = [key for key in keys if len({row[key] for row in rows}) > 1]

@@ -1,4 +1,4 @@
-"""The table of a sweep, when its last job is done."""
+"""The table of a sweep, written when its last job has finished."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 
 class SweepTable(Callback):
-    """Hydra calls this in the process that launched the sweep, whatever ran the jobs."""
+    """Hydra calls it in the process that launched the sweep, with any launcher."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from visiontune.sweeps.comparison import (

@@ -1,4 +1,4 @@
-"""Measure a model on one split: one device, the whole split, a row a sample."""
+"""Evaluate a model on one whole split, on one device."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,13 @@ from visiontune.runs.predictions import Row
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass: `rows` of every sample; by task the `worst` samples, and all `computed` tensors."""
+    """The results of one split.
+
+    Args:
+        rows: of predictions.csv, one for each sample and task.
+        worst: for each task the samples with the largest loss, the largest first.
+        computed: for each task the metrics as tensors, such as the confusion matrix.
+    """
 
     split: str
     metrics: dict[str, float]
@@ -25,7 +31,7 @@ class Evaluation:
     computed: dict[str, dict[str, Tensor]]
 
 
-class _Split(L.LightningDataModule):
+class _SplitData(L.LightningDataModule):
     def __init__(self, data: VisionData, split: str, stored: bool) -> None:
         super().__init__()
         self.data, self.split, self.stored = data, split, stored
@@ -44,22 +50,22 @@ def evaluate(
     accelerator: str = "auto",
     precision: str = "32-true",
     stored: bool = False,
-    watching: Sequence[L.Callback] = (),
+    callbacks: Sequence[L.Callback] = (),
 ) -> Evaluation:
     """All metrics of `model` on the train, val or test split.
 
     Args:
-        stored: its batches have the images as they are stored, for what is run through an exported file.
-        watching: callbacks that see the pass.
+        stored: load the images as they are stored, for an exported file that resizes them itself.
+        callbacks: for the evaluation loop.
 
     Raises:
         UserError: the data has no such split.
     """
     collector = Collector()
     model.split = split
-    data.trainer = None  # a loader for one process, whatever the training had
-    trainer = quiet_trainer(accelerator, precision, [collector, *watching])
-    trainer.test(model, datamodule=_Split(data, split, stored), verbose=False)
+    data.trainer = None  # one loader for the whole split, also after a distributed training
+    trainer = quiet_trainer(accelerator, precision, [collector, *callbacks])
+    trainer.test(model, datamodule=_SplitData(data, split, stored), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
 

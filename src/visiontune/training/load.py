@@ -1,4 +1,4 @@
-"""A run's model, read from its directory alone and without running anything that lies in it."""
+"""Load a run's model from its directory, without running any code that the directory names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,34 +23,34 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import beside_adapters, plain_state
 from visiontune.training.build import build_model
 
-# What a config may name: whatever this package defines, and of the libraries it is made of classes of these kinds. Not
-# their functions: torch.utils.collect_env.run starts any command.
+# A config may name everything that this package defines, and these kinds of classes of its libraries. It may not name
+# functions of the libraries: torch.utils.collect_env.run starts any command.
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
 KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
 def check_trusted(cfg: DictConfig, trust: bool = False) -> None:
-    """Refuse a run whose config names code from elsewhere.
+    """Refuse a run whose config names other code.
 
     Raises:
-        UserError: a `_target_` outside this package and its libraries' classes, and not `trust`.
+        UserError: a `_target_` is outside this package and its libraries' classes, and `trust` is false.
     """
     for key, target in _targets(cfg):
-        if not trust and not _harmless(target):
+        if not trust and not _is_allowed(target):
             raise UserError(
                 f"the run's config names {key}={target}, which is outside this package and its libraries' classes; "
                 "write trust=true if you know where the run comes from"
             )
 
 
-def _harmless(target: str) -> bool:
+def _is_allowed(target: str) -> bool:
     package = target.split(".")[0]
     if package not in ("visiontune", *LIBRARIES):
         return False
-    found = get_object(target)
-    if package == "visiontune":  # and not what a module of it imports: visiontune.runs.environment.subprocess.run
-        return str(getattr(found, "__module__", "")).split(".")[0] == package
-    return isinstance(found, type) and issubclass(found, KINDS)
+    value = get_object(target)
+    if package == "visiontune":  # defined here, not only imported here: visiontune.runs.environment.subprocess.run
+        return str(getattr(value, "__module__", "")).split(".")[0] == package
+    return isinstance(value, type) and issubclass(value, KINDS)
 
 
 def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -67,7 +67,7 @@ def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
-    """A run and its checked config."""
+    """A run and its config, after `check_trusted`."""
     run = RunDirectory.open(path)
     cfg = run.read_config()
     check_trusted(cfg, trust)
@@ -77,14 +77,14 @@ def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
 def load_model(
     run: RunDirectory, cfg: DictConfig, which: str = "best", plain: bool = False
 ) -> tuple[FineTuner, dict[str, TaskInfo]]:
-    """The FineTuner of a run with the weights of a checkpoint, and its tasks with their class names.
+    """The FineTuner of a run with the weights of a checkpoint, and the tasks with their class names.
 
     Args:
         which: "best", "last" or the path of a checkpoint.
-        plain: adapters merged into the weights that they stand beside.
+        plain: merge LoRA adapters into the weights that they adapt.
 
     Raises:
-        UserError: no such checkpoint, or not one of this package.
+        UserError: there is no such checkpoint, or another program wrote it.
     """
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
@@ -99,15 +99,15 @@ def load_model(
 def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken zip, a pickle with code in it, no file at all: torch has a type for each
+    except Exception as error:  # torch has a type for a corrupt zip, a pickle with code, a missing file
         raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or "visiontune" not in checkpoint:
-        raise UserError(f"{path} is no checkpoint of this project (a plain weights file goes to backbone.weights=FILE)")
+        raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
     return checkpoint
 
 
 def adopt_weights(cfg: DictConfig, overrides: list[str]) -> None:
-    """`weights_from=RUN` takes that run's backbone too, unless the command line names another."""
+    """`weights_from=RUN` uses that run's backbone as well, unless the command line names another one."""
     _, old = open_run(cfg.weights_from, cfg.trust)
     if not any(o.lstrip("+").startswith(("backbone=", "backbone.name=")) for o in overrides):
         with open_dict(cfg):
@@ -116,26 +116,26 @@ def adopt_weights(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> WeightReport:
-    """Start `model` from another run's best checkpoint.
+    """Load the weights of another run's best checkpoint into `model`.
 
-    A head whose classes are others keeps its initialisation and is reported as reshaped, even where the shapes agree:
-    its rows would mean something else.
+    A head for other classes keeps its initialisation and is reported as reshaped, even where the shapes agree: its rows
+    would stand for other classes.
     """
     path = run.checkpoint("best")
     checkpoint = read_checkpoint(path)
     state = plain_state(checkpoint)
     old, new = checkpoint["visiontune"]["tasks"], model.description["tasks"]
-    changed = []
+    reshaped = []
     for task in set(old) & set(new):
         if old[task]["classes"] != new[task]["classes"]:
             words = f"{len(old[task]['classes'])} classes -> {len(new[task]['classes'])} others, initialised"
             rows = [key for key in state if key.startswith(f"heads.{task}.")]
-            changed += [f"{key} {tuple(state.pop(key).shape)}: {words}" for key in rows]
+            reshaped += [f"{key} {tuple(state.pop(key).shape)}: {words}" for key in rows]
     mean_std = {key: state.pop(key) for key in ("backbone.mean", "backbone.std")}
-    own = model.state_dict()
-    state |= {key: value for key, value in mean_std.items() if own[key].shape == value.shape}
-    state |= {key: own[key] for key in mean_std if key not in state}
-    report = load_state(model, beside_adapters(state, own), f"run {run.path.name}", min_matched)
-    report.reshaped += changed
-    report.missing = [key for key in report.missing if not any(line.startswith(f"{key} ") for line in changed)]
+    initial = model.state_dict()
+    state |= {key: value for key, value in mean_std.items() if initial[key].shape == value.shape}
+    state |= {key: initial[key] for key in mean_std if key not in state}
+    report = load_state(model, beside_adapters(state, initial), f"run {run.path.name}", min_matched)
+    report.reshaped += reshaped
+    report.missing = [key for key in report.missing if not any(line.startswith(f"{key} ") for line in reshaped)]
     return report
