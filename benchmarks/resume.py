@@ -124,7 +124,7 @@ def steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
     run = RunDirectory.create(folder)
     with logging_to(run.log, quiet=True):
         trainer = build_trainer(cfg, run, model)
-        unused = ("FirstValidation", "EarlyStopping")
+        unused = ("InitialValidation", "EarlyStopping")
         trainer.callbacks = [alternate, *(c for c in trainer.callbacks if type(c).__name__ not in unused)]
         trainer.fit(model, datamodule=data)
     return alternate

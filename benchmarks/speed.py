@@ -102,7 +102,7 @@ def measure(folder: Path, pictures: int, rounds: int) -> list[dict[str, float]]:
     with logging_to(run.log, quiet=True):
         trainer = build_trainer(cfg, run, model)
         trainer.callbacks = [
-            c for c in trainer.callbacks if type(c).__name__ not in ("FirstValidation", "EarlyStopping")
+            c for c in trainer.callbacks if type(c).__name__ not in ("InitialValidation", "EarlyStopping")
         ]
         trainer.callbacks.insert(0, alternate)
         trainer.fit(model, datamodule=data)

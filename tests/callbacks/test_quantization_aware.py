@@ -12,7 +12,7 @@ from running import TINY, Command, mostly_slow
 from torch import nn
 
 from visiontune.callbacks import QuantizationAware, quantization_aware
-from visiontune.callbacks.quantization_aware import Rounded
+from visiontune.callbacks.quantization_aware import FakeQuantized
 from visiontune.errors import UserError
 from visiontune.models.backbones import Backbone, build
 
@@ -30,11 +30,11 @@ def network(name: str = "small_cnn", size: int = 32, **options: Any) -> Backbone
     return backbone.eval()
 
 
-def seen(backbone: Backbone, image: torch.Tensor, bits: int = 8) -> Rounded:
+def seen(backbone: Backbone, image: torch.Tensor, bits: int = 8) -> FakeQuantized:
     """Its ranges are of one batch."""
-    rounded = Rounded(backbone, (image.shape[2], image.shape[3]), bits)
+    rounded = FakeQuantized(backbone, (image.shape[2], image.shape[3]), bits)
     rounded(image)
-    rounded.watch(False)
+    rounded.observe(False)
     return rounded
 
 
@@ -128,7 +128,7 @@ def test_a_training(run: Any, command: Command, tmp_path: Path) -> None:
     keys = [*LEARNS, f"weights_from={run.path}", "optimizer.lr=1e-3"]
     plain = command("train", *keys, f"run_dir={tmp_path / 'plain'}").run
     made = command("train", *keys, QAT, f"run_dir={tmp_path / 'rounded'}").run
-    assert "rounds to 8 bits in 4 places of small_cnn" in made.log.read_text()
+    assert "fake-quantizes 4 tensors of small_cnn" in made.log.read_text()
     weights = [torch.load(one.checkpoint("best"), weights_only=True)["state_dict"] for one in (plain, made)]
     assert weights[0].keys() == weights[1].keys()
     rows = []
@@ -152,12 +152,12 @@ def test_a_training(run: Any, command: Command, tmp_path: Path) -> None:
 def test_what_it_does_not_go_with(keys: str, write: str, command: Command, tmp_path: Path) -> None:
     outcome = command("train", *TINY, "strategy=full", QAT, *keys.split(), f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 2
-    assert outcome.err.endswith(f"error: training that rounds to 8 bits works with {write} alone\n")
+    assert outcome.err.endswith(f"error: QuantizationAware needs {write}\n")
 
 
 def test_one_process_alone() -> None:
     """Ranges are of what a process has seen: several would validate networks of their own."""
-    with pytest.raises(UserError, match=r"works with trainer.devices=1 alone"):
+    with pytest.raises(UserError, match=r"QuantizationAware needs trainer.devices=1"):
         QuantizationAware().setup(
             SimpleNamespace(world_size=2, precision="32-true", datamodule=SimpleNamespace(frozen=None)),
             _plain_module(),
@@ -179,8 +179,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = network(widths=[4], depth=1)
     backbone.model.block1 = Asks()
     with pytest.raises(UserError, match=r"torch.export cannot follow small_cnn .*: recipe=int8 quantizes it"):
-        Rounded(backbone, (32, 32))
-    with pytest.raises(UserError, match="pictures=0 of QuantizationAware"):
+        FakeQuantized(backbone, (32, 32))
+    with pytest.raises(UserError, match=r"callbacks.quantization_aware.images=0"):
         QuantizationAware(0)
     missing: Callable[[str], Any] = lambda _: None  # noqa: E731
     monkeypatch.setattr(quantization_aware, "find_spec", missing)

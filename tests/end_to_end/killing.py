@@ -15,7 +15,7 @@ import torch
 
 from visiontune import cli, compress
 from visiontune.analysis import results
-from visiontune.callbacks import History, ProbeStart
+from visiontune.callbacks import History, ProbeInitialization
 from visiontune.compression.quantization import Network
 from visiontune.models.finetuner import FineTuner
 
@@ -66,7 +66,7 @@ def half_saved(number: int) -> None:
 
 
 MOMENTS: dict[str, Callable[[int], None]] = {
-    "probe": lambda number: before(ProbeStart, "_fit", number),
+    "probe": lambda number: before(ProbeInitialization, "_fit", number),
     "epoch": lambda number: after(FineTuner, "on_train_epoch_start", number),  # a stage has unfrozen
     "batch": lambda number: before(FineTuner, "on_train_batch_start", number),
     "backward": lambda number: before(FineTuner, "on_after_backward", number),  # gradients, and no step yet

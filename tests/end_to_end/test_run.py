@@ -158,7 +158,7 @@ def test_tensorboard(run: RunDirectory) -> None:
     assert [(point.step, point.value) for point in trained] == [(0, 1), (6, 2), (12, 3), (18, 3)]
     texts = [
         (event.step, event.tensor_proto.string_val[0].decode())
-        for event in board.Tensors("strategy/thaws/text_summary")
+        for event in board.Tensors("strategy/unfreezing/text_summary")
     ]
     assert texts == [(0, "epoch 1: heads"), (6, "epoch 2: block2"), (12, "epoch 3: block1")]
     (objective,) = board.Scalars("best/val/classification/accuracy")

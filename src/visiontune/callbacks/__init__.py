@@ -5,33 +5,34 @@ from visiontune.callbacks.auto_rgn import AutoRGN
 from visiontune.callbacks.averaging import StochasticWeightAverage, WeightAverage
 from visiontune.callbacks.batchnorm import AverageBatchNorm
 from visiontune.callbacks.checkpoints import Checkpoints
-from visiontune.callbacks.collector import Collector
 from visiontune.callbacks.exact_resume import ExactResume
 from visiontune.callbacks.first_batch import FirstBatch
 from visiontune.callbacks.history import History
+from visiontune.callbacks.initial_validation import InitialValidation
 from visiontune.callbacks.keep_zeros import KeepZeros
 from visiontune.callbacks.l2_sp import L2SP
-from visiontune.callbacks.probe_start import FirstValidation, ProbeStart
+from visiontune.callbacks.prediction_collector import PredictionCollector
+from visiontune.callbacks.probe_initialization import ProbeInitialization
 from visiontune.callbacks.quantization_aware import QuantizationAware
-from visiontune.callbacks.step_curves import StepCurves
-from visiontune.callbacks.unfreezing import UnfreezeLog
+from visiontune.callbacks.stage_monitor import StageMonitor
+from visiontune.callbacks.unfreeze_monitor import UnfreezeMonitor
 
 __all__ = [
     "L2SP",
     "AutoRGN",
     "AverageBatchNorm",
     "Checkpoints",
-    "Collector",
     "ExactResume",
     "FirstBatch",
-    "FirstValidation",
     "History",
+    "InitialValidation",
     "KeepZeros",
     "LastWindowScale",
-    "ProbeStart",
+    "PredictionCollector",
+    "ProbeInitialization",
     "QuantizationAware",
-    "StepCurves",
+    "StageMonitor",
     "StochasticWeightAverage",
-    "UnfreezeLog",
+    "UnfreezeMonitor",
     "WeightAverage",
 ]

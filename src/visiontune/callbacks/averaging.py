@@ -1,4 +1,4 @@
-"""An exponential average of the weights, which is what is validated, kept and used."""
+"""Averages of the weights, which are validated, saved and used instead of the last ones."""
 
 from typing import Any
 
@@ -14,15 +14,14 @@ from visiontune.strategies.freezing import average_batchnorm
 class WeightAverage(WeightAveraging):
     """Averages weights over the last part of the training (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
 
-    Validation scores of single epochs jump by several points on a small split, and the best of them is then often a
-    lucky one; those of the average do not, so that the best epoch is a good one. The window follows the length of the
-    training, and is short at its start.
+    On a small validation split the scores of single epochs are noisy, and the best one is often luck; the scores of the
+    average are not. The horizon grows with the length of the training, and is short at its start.
 
     Args:
-        horizon: fraction of all steps, 0..1, over which the average forgets (the decay is 1 - 1 / (horizon * steps)).
+        horizon: fraction of all steps, 0..1, that the average remembers (its decay is 1 - 1 / (horizon * steps)).
 
     Raises:
-        UserError: another fraction.
+        UserError: a fraction out of range.
     """
 
     def __init__(self, horizon: float = 0.1) -> None:
@@ -37,7 +36,7 @@ class WeightAverage(WeightAveraging):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.steps = float(trainer.estimated_stepping_batches)
-        if trainer.ckpt_path is None:  # the copy made at set-up is older than the probe's solution
+        if trainer.ckpt_path is None:  # the copy was made in setup, before the heads were initialized
             assert self._average_model is not None
             self._average_model.module.load_state_dict(pl_module.state_dict())
 
@@ -48,7 +47,7 @@ class WeightAverage(WeightAveraging):
 
     @torch.no_grad()
     def _average(self, averages: Any, current: Any, count: Any) -> None:
-        """One step for tensors of one type; `count` steps were averaged before."""
+        """Update averages of one dtype after `count` earlier steps."""
         tensors: tuple[list[Tensor], list[Tensor]] = (list(averages), list(current))
         if not tensors[0][0].is_floating_point():  # counters
             for average, value in zip(*tensors, strict=True):
@@ -57,17 +56,17 @@ class WeightAverage(WeightAveraging):
         torch._foreach_lerp_(*tensors, weight=self.share(int(count)))
 
     def share(self, count: int) -> float:
-        """Of the newest weights in the average, where `count` steps were averaged before."""
+        """Share of the newest weights in the average after `count` earlier steps."""
         return 1 - min(1 - 1 / max(1.0, self.horizon * self.steps), (1 + count) / (10 + count))
 
 
 class StochasticWeightAverage(WeightAverage):
     """The plain mean over the last part of the training (SWA, Izmailov et al. 2018, https://arxiv.org/abs/1803.05407).
 
-    It wants a learning rate that stays high: `scheduler=constant`. BatchNorm's statistics are averaged as well.
+    It needs a learning rate that stays high: `scheduler=constant`. BatchNorm statistics are averaged as well.
 
     Args:
-        horizon: fraction of all steps, 0..1, that are averaged; before, the weights are as they are.
+        horizon: fraction of all steps, 0..1, that are averaged; before them, the average is the current weights.
     """
 
     def share(self, count: int) -> float:

@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt."""
+"""best.ckpt and last.ckpt of a run directory."""
 
 import math
 import re
@@ -21,10 +21,10 @@ from visiontune.runs.log_files import log_file_lengths
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, to the disk, and renames it.
+    """Writes a checkpoint to a temporary file in the same folder and renames it, so that no file is ever half written.
 
-    Lightning's own goes through the system's temporary folder: from another disk it is copied, and a run that is killed
-    meanwhile leaves half a file.
+    Lightning writes to the system's temporary folder. If that is on another disk the file is copied, and a run that is
+    killed meanwhile leaves a part of it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.checked = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises RuntimeError where the first checkpoint, before the first step, could not be read again."""
+        """Raises RuntimeError if the first checkpoint of a run cannot be loaded with `weights_only=True`."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_atomically(Path(path), checkpoint)
         if not self.checked:
@@ -50,20 +50,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt` after every epoch and interval, and `best.ckpt` when the monitored metric is better than ever.
 
-    Both are written between two batches, where a run can go on exactly: after a validation and all that is logged of
-    it, before anything of the next batch. It is therefore to be the first callback. The `last.ckpt` before stays as
-    `previous.ckpt` until the training ends, in case a disk spoils the newest.
+    Both are written between two batches, where a resume is exact: after a validation and all that is logged of it, and
+    before anything of the next batch. Place it first among the callbacks. The previous `last.ckpt` stays as
+    `previous.ckpt` until the training ends, in case the newest file is corrupt.
 
-    Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (where the probe stands),
-    needs no file name patterns, and leaves a loadable `last.ckpt` when the run is interrupted. Of equal scores, which a
-    small validation split has many of, the later epoch counts: its learning rate was lower.
+    Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (of the linear probe), needs
+    no file name patterns, and writes `last.ckpt` when the run is interrupted. Of equal scores, which are common on a
+    small validation split, the later epoch is the best: its learning rate was lower.
 
     Args:
         run: where the files go.
         monitor: name of the metric, and "max" or "min".
-        every_steps: write `last.ckpt` after so many steps as well.
-        every_minutes: and after so many minutes.
-        keep_start: whether the weights before the first step are kept as `start.ckpt` as well.
+        every_steps: write `last.ckpt` after this number of steps as well.
+        every_minutes: write it after this number of minutes as well.
+        keep_start: also save the weights before the first step, as `start.ckpt`.
     """
 
     def __init__(
@@ -80,43 +80,43 @@ class Checkpoints(Checkpoint):
         self.monitor, self.mode = monitor
         self.best_score: float | None = None
         self.best_epoch: int | None = None
-        self.stopped_before: int | None = None  # the number of epochs that a training did not reach
+        self.stopped_before: int | None = None  # max_epochs of a training that stopped early
         self.validated = self.improved = False  # since the last checkpoint
         self.saved_step, self.saved_at = 0, time.monotonic()
         self.handler: Any = None
-        self.asked = False
+        self.interrupted = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Several processes would stop at different batches and wait for each other.
+        # Ranks would stop at different batches and wait for each other.
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self.handler = signal.signal(signal.SIGINT, self._asked)
+            self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._let_go()
+        self._restore_handler()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._let_go()  # nothing is torn down after one
+        self._restore_handler()  # Lightning calls no teardown after an exception
 
-    def _let_go(self) -> None:
+    def _restore_handler(self) -> None:
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
             self.handler = None
 
-    def _asked(self, *_: Any) -> None:
+    def _interrupt(self, *_: Any) -> None:
         """Ctrl-C stops between two batches, where a checkpoint is exact; the second one stops at once."""
-        if self.asked:
+        if self.interrupted:
             raise KeyboardInterrupt
-        self.asked = True
+        self.interrupted = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
-        if self.stopped_before == trainer.max_epochs:  # early stopping had ended it; more epochs may be asked for
+        if self.stopped_before == trainer.max_epochs:  # it stopped early; a resume with more epochs trains them
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        # One rank's number for all: they save together or wait for each other.
+        # All ranks use rank 0's score, so that they save together.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]), src=0)
         self.validated = True
         if self._better(score):
@@ -126,11 +126,11 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Where a run goes on Lightning counts one too many or too few: it is the step of what is logged.
+        # After a resume Lightning's count, which is the step of logged values, is off by one.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        if self.validated or self.asked or self._due(trainer, batch_idx):
+        if self.validated or self.interrupted or self._due(trainer, batch_idx):
             self._save(trainer)
-        if self.asked:
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -160,14 +160,14 @@ class Checkpoints(Checkpoint):
         late = time.monotonic() - self.saved_at >= 60 * self.every_minutes
         if trainer.world_size == 1:
             return late
-        # Within an accumulation window each process has gradients of its own.
+        # Within an accumulation window the gradients differ between ranks.
         return trainer.strategy.broadcast(late, src=0) and batch_idx % trainer.accumulate_grad_batches == 0
 
     def _save(self, trainer: L.Trainer) -> None:
         folder = self.run.checkpoints
         if self.keep_start and trainer.global_step == 0:
             trainer.save_checkpoint(folder / "start.ckpt", weights_only=True)
-        # The best comes first: who goes on from the last one believes that it has been written.
+        # best.ckpt first: a resume from last.ckpt assumes that it was written.
         if self.improved:
             trainer.save_checkpoint(folder / "best.ckpt")
         trainer.save_checkpoint(folder / "next.ckpt")

@@ -1,4 +1,4 @@
-"""Zeros of a sparsified backbone stay zeros."""
+"""Training of a sparsified backbone."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from torch import Tensor
 
 
 class KeepZeros(L.Callback):
-    """Lets no gradient into backbone weights that are zero as the training begins; checkpoints hold which those are.
+    """Keeps backbone weights at zero that are zero when the training starts.
 
-    With no gradient from the first step on, an optimizer's moments, weight decay and the weight average leave a zero
-    exactly as it is. Tensors that are zero as a whole (an adapter's or a residual branch's beginning) train.
+    It sets their gradients to zero from the first step on, so that the optimizer's moments, weight decay and the weight
+    average leave them exactly zero. Tensors that are all zero (a new adapter, the last norm of a residual branch)
+    train. Checkpoints hold which weights are zero.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,7 @@ class KeepZeros(L.Callback):
         if trainer.ckpt_path is None:
             zeros = {name: weight.detach() == 0 for name, weight in weights.items()}
             self.zeros = {name: where for name, where in zeros.items() if where.any() and not where.all()}
-        else:  # a checkpoint's lie in main memory
+        else:  # loaded from a checkpoint, on the CPU
             self.zeros = {name: where.to(weights[name].device) for name, where in self.zeros.items()}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:

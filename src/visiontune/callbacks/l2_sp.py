@@ -1,4 +1,4 @@
-"""Decay towards the pretrained weights instead of towards zero."""
+"""Weight decay towards the pretrained weights instead of towards zero."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from visiontune.errors import UserError
 class L2SP(L.Callback):
     """Adds the gradient of ``alpha / 2 |w - w0|^2`` for the backbone and ``beta / 2 |w|^2`` for the heads.
 
-    ``w0`` are the weights that the training began with (Li et al. 2018, https://arxiv.org/abs/1802.01483); checkpoints
-    hold them. The optimizer's own decay pulls to zero: `strategy=l2_sp` switches it off.
+    ``w0`` are the weights at the start of the training (Li et al. 2018, https://arxiv.org/abs/1802.01483); checkpoints
+    hold them. The optimizer's own decay pulls towards zero: set `optimizer.weight_decay=0` with this callback.
 
     Args:
         alpha: of the backbone, 0 or more.
         beta: of the heads, 0 or more.
 
     Raises:
-        UserError: a negative one.
+        UserError: a negative value.
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 0.01) -> None:
@@ -33,7 +33,7 @@ class L2SP(L.Callback):
         backbone: Any = pl_module.backbone
         if trainer.ckpt_path is None:
             self.start = {name: p.detach().clone() for name, p in backbone.named_parameters()}
-        else:  # a checkpoint's lie in main memory
+        else:  # loaded from a checkpoint, on the CPU
             self.start = {name: self.start[name].to(p.device) for name, p in backbone.named_parameters()}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Training that feels the rounding of 8 bits."""
+"""Training with simulated 8-bit rounding."""
 
 from importlib.util import find_spec
 from itertools import chain
@@ -19,88 +19,88 @@ WEIGHTED = (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.inpu
 
 
 class QuantizationAware(L.Callback):
-    """Rounds a backbone's weights and activations in training as `int8` will round them, so that it learns to be exact.
+    """Fake-quantizes a backbone's weights and activations in training, as the step `int8` will quantize them.
 
-    Gradients pass through the rounding as if it were not there (Jacob et al. 2018, https://arxiv.org/abs/1712.05877).
-    What rounds is torchao's PT2E flow. It stands beside the network and shares its parameters: what is trained, kept in
-    checkpoints and averaged is the ordinary network in floats, of which the step `int8` makes integers. The
-    validation while training is that of the rounded backbone; heads stay in floats.
+    Gradients pass through the rounding unchanged (Jacob et al. 2018, https://arxiv.org/abs/1712.05877). torchao's PT2E
+    flow inserts the rounding into a copy of the graph that shares the network's parameters. The network that is
+    trained, averaged and saved is the ordinary one in floats, which `int8` quantizes later. Validations during the
+    training evaluate the fake-quantized backbone; heads stay in floats.
 
-    BatchNorm's statistics are fixed, and the backbone has no dropout, as in evaluation.
+    As in evaluation, BatchNorm statistics are fixed and the backbone has no dropout.
 
     Args:
-        images: of the training split, without augmentation, that activations' ranges begin with; every step goes on.
-        reduce_range: weights of 7 bits, as `int8` takes for processors without VNNI.
+        images: number of training images, without augmentation, that initialize the ranges of the activations; every
+            step updates them.
+        reduce_range: quantize weights to 7 bits, as `int8` does for processors without VNNI.
 
     Raises:
-        UserError: torchao is missing; the backbone cannot be exported; several processes, half precision, `compile`,
-            `strategy.cache` or `strategy.batchnorm=train`.
+        UserError: torchao is missing, the backbone cannot be exported, or the run has several ranks, half precision,
+            `compile`, a cache of frozen features or `strategy.batchnorm=train`.
     """
 
-    def __init__(self, pictures: int = 128, reduce_range: bool = False) -> None:
+    def __init__(self, images: int = 128, reduce_range: bool = False) -> None:
         if find_spec("torchao") is None:
             raise UserError(
-                "training that rounds to 8 bits needs torchao, an extra of this package: "
-                "pip install 'visiontune[compress]'"
+                "QuantizationAware needs torchao, an extra of this package: pip install 'visiontune[compress]'"
             )
-        if pictures < 1:
-            raise UserError(f"pictures={pictures} of QuantizationAware: write 1 or more")
-        self.pictures, self.reduce_range = pictures, reduce_range
-        self.rounded: Rounded | None = None
-        self.kept: dict[str, dict[str, Tensor]] = {}  # ranges, of a checkpoint
+        if images < 1:
+            raise UserError(f"callbacks.quantization_aware.images={images}: write 1 or more")
+        self.images, self.reduce_range = images, reduce_range
+        self.quantized: FakeQuantized | None = None
+        self.saved_ranges: dict[str, dict[str, Tensor]] = {}  # from a checkpoint
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
         for wrong, write in (
-            (trainer.world_size > 1, "trainer.devices=1"),  # each process would see ranges of its own
+            (trainer.world_size > 1, "trainer.devices=1"),  # the ranges would differ between ranks
             (trainer.precision != "32-true", "trainer.precision=32-true"),
             (pl_module.backbone._compiled_call_impl is not None, "compile=false"),
             (trainer.datamodule.wrap_loader is not None, "strategy.cache=none"),
             (pl_module.strategy.batchnorm != "frozen", "strategy.batchnorm=frozen"),
         ):
             if wrong:
-                raise UserError(f"training that rounds to 8 bits works with {write} alone")
+                raise UserError(f"QuantizationAware needs {write}")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self.rounded = Rounded(pl_module.backbone, trainer.datamodule.image_size, 7 if self.reduce_range else 8)
-        pl_module.backbone.features = self.rounded
-        log.info(f"rounds to 8 bits in {len(self.rounded.places)} places of {pl_module.backbone.name}")
+        self.quantized = FakeQuantized(pl_module.backbone, trainer.datamodule.image_size, 7 if self.reduce_range else 8)
+        pl_module.backbone.features = self.quantized
+        log.info(f"fake-quantizes {len(self.quantized.places)} tensors of {pl_module.backbone.name}")
         if trainer.ckpt_path is not None:
-            self.rounded.load(self.kept)
+            self.quantized.load(self.saved_ranges)
             return
-        self.rounded.watch(True)
+        self.quantized.observe(True)
         with torch.no_grad():
-            for batch in trainer.datamodule.eval_loader("train", at_most=self.pictures):
+            for batch in trainer.datamodule.eval_loader("train", at_most=self.images):
                 image = trainer.datamodule.to_network(move_data_to_device(batch, pl_module.device))["image"]
                 pl_module.backbone(image)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        assert self.rounded is not None
-        self.rounded.watch(True)
+        assert self.quantized is not None
+        self.quantized.observe(True)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.rounded is not None:
-            self.rounded.watch(False)
+        if self.quantized is not None:
+            self.quantized.observe(False)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        del pl_module.backbone.features  # its own again
-        self.rounded = None
+        del pl_module.backbone.features  # the class's own method again
+        self.quantized = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ranges": self.rounded.ranges() if self.rounded else self.kept}
+        return {"ranges": self.quantized.ranges() if self.quantized else self.saved_ranges}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = state_dict["ranges"]
+        self.saved_ranges = state_dict["ranges"]
 
 
-class Rounded:
-    """The features of a backbone whose convolutions and linear layers see rounded inputs and weights.
+class FakeQuantized:
+    """The features of a backbone with rounded inputs and weights of its convolutions and linear layers.
 
-    No module: a network has it beside its own, on the same parameters and buffers. torchao's `prepare_qat_pt2e` would
-    also join convolutions with BatchNorm, in training mode, with another epsilon, and divide by its weight: NaN where
-    that is 0. Its quantizer for x86 refuses residual blocks of torchvision. So the rules are its own here, and the
-    places of rounding are put in by the part of PT2E after the joining.
+    It is no module, and shares the parameters and buffers of the backbone. torchao's `prepare_qat_pt2e` would also fuse
+    convolutions with BatchNorm, in training mode, with another epsilon, and divide by BatchNorm's weight: NaN where
+    that is 0. torchao's quantizer for x86 refuses residual blocks of torchvision. Therefore the annotations are made
+    here, and only the part of PT2E after the fusion runs.
 
     Args:
         size: (H, W) of the images.
@@ -118,57 +118,57 @@ class Rounded:
             if node.target in WEIGHTED:
                 node.meta["quantization_annotation"] = _rounding(node.args[0], node.args[1], bits)
         prepared = prepare(graph, {}, is_qat=True).to(backbone.mean.device)
-        own = dict(chain(backbone.named_parameters("backbone"), backbone.named_buffers("backbone")))
+        shared = dict(chain(backbone.named_parameters("backbone"), backbone.named_buffers("backbone")))
         for path, _ in [*prepared.named_parameters(), *prepared.named_buffers()]:
-            if path in own:
+            if path in shared:
                 owner, _, name = path.rpartition(".")
-                setattr(prepared.get_submodule(owner), name, own[path])
+                setattr(prepared.get_submodule(owner), name, shared[path])
         self.graph = prepared
         self.places = {name: part for name, part in prepared.named_modules() if hasattr(part, "fake_quant_enabled")}
 
-    def __deepcopy__(self, memo: Any) -> "Rounded":
-        return self  # the average of the weights is put into this network to be validated
+    def __deepcopy__(self, memo: Any) -> "FakeQuantized":
+        return self  # for a validation, the weight average is copied into this network
 
     def __call__(self, x: Tensor) -> Features:
         maps, embedding = self.graph(x)
         return Features(maps, lambda: embedding)
 
-    def watch(self, on: bool) -> None:
-        """Whether activations' ranges follow what is seen; those of weights always are the weights'."""
+    def observe(self, on: bool) -> None:
+        """Switch on or off that the activations' ranges are updated; those of weights always are."""
         for place in self.places.values():
             if not place.is_per_channel:
                 place.enable_observer(on)
 
     def ranges(self) -> dict[str, dict[str, Tensor]]:
-        """By place."""
+        """The state of each fake-quantization module, by name."""
         return {name: place.state_dict() for name, place in self.places.items()}
 
     def load(self, ranges: dict[str, dict[str, Tensor]]) -> None:
-        """Take back what `ranges` gave."""
+        """Restore what `ranges` returned."""
         for name, place in self.places.items():
             place.load_state_dict(ranges[name])
 
 
 def _exported(backbone: Backbone, size: tuple[int, int]) -> Any:
-    """The graph of a backbone's features, as in evaluation, for batches of any size."""
+    """The graph of a backbone's features in evaluation mode, for batches of any size."""
     image = torch.rand(2, backbone.in_channels, *size).to(backbone.mean)
-    modes = {module: module.training for module in backbone.modules()}
-    plain = _Plain(backbone).eval()
+    modes = {part: part.training for part in backbone.modules()}
+    module = _TensorFeatures(backbone).eval()
     try:
-        program = torch.export.export(plain, (image,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
-    except Exception as error:  # whatever the network's code comes upon
+        program = torch.export.export(module, (image,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+    except Exception as error:  # any error that tracing the network's code may raise
         raise UserError(
             f"torch.export cannot follow {backbone.name} ({str(error).splitlines()[0]}): recipe=int8 quantizes it "
             "without training"
         ) from error
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for part, training in modes.items():
+            part.training = training
     return program.module(check_guards=False)
 
 
-class _Plain(nn.Module):
-    """A backbone's features as tensors."""
+class _TensorFeatures(nn.Module):
+    """A backbone's maps and embedding as plain tensors, which torch.export needs."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -180,11 +180,11 @@ class _Plain(nn.Module):
 
 
 def _rounding(activation: Any, weight: Any, bits: int) -> Any:
-    """What PT2E is to do before a layer: integers from 0 for its input, symmetric ones a channel for its weight."""
+    """The annotation of a layer: unsigned integers for its input, symmetric ones per channel for its weight."""
     from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, observer
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec
 
-    most = 2 ** (bits - 1) - 1
+    max_value = 2 ** (bits - 1) - 1
     input_spec = QuantizationSpec(
         torch.uint8,
         FusedMovingAvgObsFakeQuantize.with_args(observer=observer.MovingAverageMinMaxObserver),
@@ -196,10 +196,10 @@ def _rounding(activation: Any, weight: Any, bits: int) -> Any:
         torch.int8,
         FusedMovingAvgObsFakeQuantize.with_args(
             observer=observer.MovingAveragePerChannelMinMaxObserver,
-            averaging_constant=1.0,  # the extremes that it has now
+            averaging_constant=1.0,  # the current extremes
         ),
-        quant_min=-most - 1,
-        quant_max=most,
+        quant_min=-max_value - 1,
+        quant_max=max_value,
         qscheme=torch.per_channel_symmetric,
         ch_axis=0,
     )

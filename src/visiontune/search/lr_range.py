@@ -11,7 +11,7 @@ import lightning as L
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from visiontune.callbacks import ProbeStart
+from visiontune.callbacks import ProbeInitialization
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
@@ -73,7 +73,7 @@ def range_test(cfg: DictConfig) -> RangeTest:
         rising = _Rising()
         settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
         trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
-            callbacks=[*([ProbeStart()] if cfg.probe else []), rising],
+            callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising],
             max_steps=STEPS,
             limit_val_batches=0,
             logger=False,

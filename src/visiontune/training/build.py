@@ -17,12 +17,12 @@ from visiontune.callbacks import (
     AverageBatchNorm,
     Checkpoints,
     ExactResume,
-    FirstValidation,
     History,
+    InitialValidation,
     LastWindowScale,
-    ProbeStart,
-    StepCurves,
-    UnfreezeLog,
+    ProbeInitialization,
+    StageMonitor,
+    UnfreezeMonitor,
 )
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
@@ -107,11 +107,11 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
     always = [ExactResume(), LastWindowScale(), AverageBatchNorm()]
-    before = [*always, history, *([ProbeStart()] if cfg.probe else [])]
+    before = [*always, history, *([ProbeInitialization()] if cfg.probe else [])]
     after = [
-        StepCurves(),
-        UnfreezeLog(model.monitor),
-        FirstValidation(history),
+        StageMonitor(),
+        UnfreezeMonitor(model.monitor),
+        InitialValidation(history),
         Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
     ]
     settings["strategy"] = distributed(settings["strategy"])

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from visiontune.callbacks.collector import Case, Collector
+from visiontune.callbacks.prediction_collector import EvaluatedSample, PredictionCollector
 from visiontune.data import VisionData
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.predictions import Row
@@ -27,7 +27,7 @@ class Evaluation:
     split: str
     metrics: dict[str, float]
     rows: list[Row]
-    worst: dict[str, list[Case]]
+    worst: dict[str, list[EvaluatedSample]]
     computed: dict[str, dict[str, Tensor]]
 
 
@@ -61,7 +61,7 @@ def evaluate(
     Raises:
         UserError: the data has no such split.
     """
-    collector = Collector()
+    collector = PredictionCollector()
     model.split = split
     data.trainer = None  # one loader for the whole split, also after a distributed training
     trainer = quiet_trainer(accelerator, precision, [collector, *callbacks])

@@ -58,7 +58,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
     if cfg.probe == "auto":
-        pretrained = weights.matched_fraction > 0 or weights.note == "would be downloaded"
+        pretrained = weights.matched_fraction > 0 or weights.missing_download
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
     teach(cfg, data, model)
     check(cfg, model)

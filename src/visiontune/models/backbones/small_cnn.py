@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,24 +28,40 @@ class SmallCNN(Backbone):
     Block i gives a map with ``widths[i]`` channels and stride ``2 ** (i + 1)``; the embedding is the mean of the last.
     """
 
+    library = "small_cnn"
+    auto_weights = None  # random: it has no pretrained weights
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return ["small_cnn"]
+
     def __init__(
         self,
+        name: str = "small_cnn",
         in_channels: int = 3,
+        image_size: tuple[int, int] | None = None,
         widths: Sequence[int] = (32, 64, 128),
         depth: int = 2,
         norm: str = "batch",
         pool: str = "max",
         activation: str = "relu",
         init: str = "kaiming_normal",
+        **unknown: Any,
     ) -> None:
         """
         Args:
+            image_size: not used; images of any size fit.
             norm: ``batch``, ``group`` (8 groups, fewer where the width asks for it) or ``none`` (the convolutions then
                 have a bias).
 
         Raises:
-            UserError: an option that is not in the lists above.
+            UserError: an unknown option, or a value that is not in the lists above.
         """
+        if unknown:
+            raise UserError(
+                f"backbone.{next(iter(unknown))}: unknown key for small_cnn; it takes widths, depth, norm, pool, "
+                "activation, init"
+            )
         for option, value, valid in (
             ("norm", norm, NORMS),
             ("pool", pool, POOLS),
@@ -83,8 +100,7 @@ class SmallCNN(Backbone):
         super().__init__(
             network,
             {name: [name] for name, _ in network.named_children()},
-            name="small_cnn",
-            library="small_cnn",
+            name=name,
             channels=list(widths),
             strides=[2**i for i in range(1, len(widths) + 1)],
             embedding_dim=widths[-1],

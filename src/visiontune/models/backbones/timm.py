@@ -21,19 +21,21 @@ from visiontune.models.features import Features
 MAX_STAGES = 12  # a transformer's blocks are joined into at most so many
 
 
-def knows(name: str) -> bool:
-    return timm.is_model(name)
-
-
-def names() -> list[str]:
-    return timm.list_models()
-
-
 class TimmBackbone(Backbone):
     """One map a stride (the last that timm lists for it); the embedding is timm's own ``pre_logits``.
 
     A network whose maps all have one stride (a ViT) gives one map: its last token grid, normalised, ``(B, C, h, w)``.
     """
+
+    library = "timm"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return timm.list_models()
+
+    @classmethod
+    def knows(cls, name: str) -> bool:
+        return timm.is_model(name)  # also names with a tag, and deprecated ones
 
     def __init__(
         self, name: str, in_channels: int = 3, image_size: tuple[int, int] | None = None, **options: Any
@@ -65,7 +67,6 @@ class TimmBackbone(Backbone):
             model,
             _parts(model),
             name=name,
-            library="timm",
             channels=[info[i]["num_chs"] for i in indices],
             strides=[info[i]["reduction"] for i in indices],
             embedding_dim=model.head_hidden_size,

@@ -20,6 +20,12 @@ PROBE_SIZE = 96  # pixels; a round size that every family takes
 class TorchvisionBackbone(Backbone):
     """A convolutional (or Swin) network of torchvision; the size of the images is free."""
 
+    library = "torchvision"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [name for name in models.list_models(module=models) if family(name)]
+
     def __init__(
         self, name: str, in_channels: int = 3, image_size: tuple[int, int] | None = None, **options: Any
     ) -> None:
@@ -41,7 +47,6 @@ class TorchvisionBackbone(Backbone):
             network,
             {**anatomy.trunk, **anatomy.neck},
             name=name,
-            library="torchvision",
             channels=[0] * len(anatomy.strides),
             strides=anatomy.strides,
             embedding_dim=anatomy.embedding_dim,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from visiontune.errors import UserError
 from visiontune.models.backbones.backbone import Backbone
@@ -19,6 +20,12 @@ class VisionTransformerBackbone(Backbone):
 
     The size of the images is fixed at construction, because the position embeddings are.
     """
+
+    library = "torchvision"
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [name for name in models.list_models(module=models) if name.startswith("vit_")]
 
     def __init__(
         self, name: str, in_channels: int = 3, image_size: tuple[int, int] | None = None, **options: Any
@@ -52,7 +59,6 @@ class VisionTransformerBackbone(Backbone):
             network,
             _parts(network),
             name=name,
-            library="torchvision",
             channels=[dim],
             strides=[patch],
             embedding_dim=dim,

@@ -27,7 +27,8 @@ class WeightReport:
         unexpected: names of the weights that the model lacks; they are dropped.
         reshaped: ``name (old shape) -> (new shape), adapted|initialised``.
         matched_fraction: parameter elements that were loaded (adapted ones count), over all parameter elements.
-        note: anything else to say: loaded in order, not downloaded.
+        note: how the weights were loaded, where that is unusual.
+        missing_download: nothing was loaded, because the weights would have to be downloaded first.
     """
 
     source: str
@@ -37,9 +38,11 @@ class WeightReport:
     reshaped: list[str] = field(default_factory=list)
     matched_fraction: float = 0.0
     note: str = ""
+    missing_download: bool = False
 
     def __str__(self) -> str:
-        title = self.source + (f" ({self.note})" if self.note else "")
+        note = "would be downloaded" if self.missing_download else self.note
+        title = self.source + (f" ({note})" if note else "")
         if not (self.matched or self.missing or self.unexpected or self.reshaped):
             return title
         lines = [f"{title}: {len(self.matched)} tensors matched, {self.matched_fraction:.1%} of the parameters loaded"]

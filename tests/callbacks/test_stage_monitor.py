@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_finetuner import Gradients, batch, loader, make
 
-from visiontune.callbacks import AutoRGN, StepCurves
+from visiontune.callbacks import AutoRGN, StageMonitor
 from visiontune.strategies import GradualUnfreeze
 
 Steps = dict[int, dict[str, float]]
@@ -43,7 +43,7 @@ def fit(folder: Path, epochs: int = 2, batches: int = 5, sam: float | None = Non
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[seen, AutoRGN(), StepCurves()],
+        callbacks=[seen, AutoRGN(), StageMonitor()],
         **options,
     ).fit(model, loader(*(batch(6, seed) for seed in range(batches))))
     return seen

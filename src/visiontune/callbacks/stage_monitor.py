@@ -10,7 +10,7 @@ import torch
 from visiontune.strategies.base import NO_DECAY
 
 
-class StepCurves(L.Callback):
+class StageMonitor(L.Callback):
     """Logs `lr/STAGE` and `gradient_norm/STAGE` of the stages that train, every `trainer.log_every_n_steps` steps.
 
     The learning rate is the one that the optimizer uses in this step: the schedule's, times the warm-up of an unfrozen

@@ -1,4 +1,4 @@
-"""A row a sample, and the worst of them whole."""
+"""Predictions of an evaluation pass."""
 
 import heapq
 import itertools
@@ -16,8 +16,8 @@ WORST = 16
 
 
 @dataclass(frozen=True)
-class Case:
-    """A sample of one task with its prediction, both in pixels of the image."""
+class EvaluatedSample:
+    """A sample's prediction and target for one task, in pixels of the original image."""
 
     path: str
     loss: float
@@ -25,16 +25,16 @@ class Case:
     truth: Any
 
 
-class Collector(L.Callback):
-    """Keeps a row of every sample of an evaluation pass, and the `WORST` samples of each task with the largest loss.
+class PredictionCollector(L.Callback):
+    """Collects a row per sample of an evaluation pass, and the `WORST` samples of each task with the largest losses.
 
-    Predictions of a whole split (masks, restored images) need not fit into memory.
+    The predictions of all other samples are dropped: those of a whole split may not fit into memory.
     """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self._worst: dict[str, list[tuple[float, int, Case]]] = {}
-        self._count = itertools.count()  # decides between equal losses, which cases could not
+        self._worst: dict[str, list[tuple[float, int, EvaluatedSample]]] = {}
+        self._count = itertools.count()  # breaks ties between equal losses
 
     def on_test_batch_end(
         self,
@@ -58,12 +58,12 @@ class Collector(L.Callback):
         heap = self._worst.setdefault(task, [])
         if math.isnan(loss) or (len(heap) == WORST and loss <= heap[0][0]):
             return
-        case = Case(path, loss, *move_data_to_device((prediction, truth), "cpu"))
-        (heapq.heappush if len(heap) < WORST else heapq.heappushpop)(heap, (loss, next(self._count), case))
+        sample = EvaluatedSample(path, loss, *move_data_to_device((prediction, truth), "cpu"))
+        (heapq.heappush if len(heap) < WORST else heapq.heappushpop)(heap, (loss, next(self._count), sample))
 
-    def worst(self) -> dict[str, list[Case]]:
-        """By task, the largest loss first; samples without a label are not among them."""
+    def worst(self) -> dict[str, list[EvaluatedSample]]:
+        """The samples with the largest losses by task, largest first; none without a label."""
         return {
-            task: [case for _, _, case in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+            task: [sample for _, _, sample in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
             for task, heap in self._worst.items()
         }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from running import Command
 
-from visiontune.callbacks import UnfreezeLog, unfreezing
+from visiontune.callbacks import UnfreezeMonitor, unfreeze_monitor
 from visiontune.strategies import GradualUnfreeze
 
 
@@ -17,8 +17,8 @@ def test_a_stall_is_no_improvement_in_the_heads_direction(
     mode: str, scores: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(unfreezing, "log", SimpleNamespace(info=said.append))
-    callback = UnfreezeLog(("val/a/b", mode))
+    monkeypatch.setattr(unfreeze_monitor, "log", SimpleNamespace(info=said.append))
+    callback = UnfreezeMonitor(("val/a/b", mode))
     module: Any = SimpleNamespace(strategy=GradualUnfreeze(["one", "two", "heads"], 3, patience=1))
     for epochs, score in enumerate(scores):
         trainer: Any = SimpleNamespace(
