@@ -153,7 +153,7 @@ def test_another_teacher_is_refused_when_a_run_goes_on(student: Any, command: Co
     torch.save(checkpoint | {"more": 1}, tmp_path / "other/checkpoints/best.ckpt")
     more = [f"run={run.path}", "epochs=2"]
     message = command("train", *more, f"distill.teacher={tmp_path / 'other'}").message
-    assert "its best checkpoint is not the one that this run began with" in message
+    assert "its best checkpoint is not the one that this run started with" in message
     assert command("train", *more).run.read_status()["status"] == "finished"
 
 
@@ -209,7 +209,7 @@ def test_two_processes_are_one(student: Any, tmp_path: Path) -> None:
         (["data.channels=1"], "write data.channels=3, or name another teacher"),
         (
             ["data=digit_scenes", "data.scenes=24", "heads=regression"],
-            "answers classification, and this run regression",
+            "has the tasks classification, and this run has regression",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_bad_teachers(command: Command, tiny: list[str], teacher: RunDirectory, 
     photos = refused(teacher.path, "data=image_folder", f"data.root={tiles}", "data.limit_train=null")
     assert photos == (
         f"distill.teacher={teacher.path} was trained for 0, 1, 2, ... (classification), and this data has brick, "
-        "grass, sky: they have to be the same in the same order"
+        "grass, sky: write a teacher with the same classes in the same order"
     )
     shutil.copytree(teacher.path, tmp_path / "spoiled")
     (tmp_path / "spoiled/checkpoints/best.ckpt").unlink()
@@ -252,11 +252,11 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
         "training only"
     ) in out
     assert "off: the teacher needs the images themselves" in out
-    assert "the teacher was trained on" not in out
-    assert "the teacher knows images of 20 x 20 and sees this run's, 16 x 16, enlarged" in out
-    assert "the teacher knows" not in command("plan", *taught, "data.image_size=20").out
+    assert "too optimistic" not in out
+    assert "the teacher was trained on images of 20 x 20 and gets this run's, 16 x 16, enlarged" in out
+    assert "the teacher was trained on images of" not in command("plan", *taught, "data.image_size=20").out
     other = command("plan", *taught, "seed=1").out
-    assert "note: the teacher was trained on " in other and "test images: what the student scores on them" in other
+    assert "note: the teacher was trained on " in other and "test images: the student's scores on them" in other
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""The FineTuner and what it is made of: backbones, heads, loss weights, distillation."""
+"""The FineTuner and its parts: backbones, heads, loss weights, loss terms."""

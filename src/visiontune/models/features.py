@@ -1,4 +1,4 @@
-"""What a backbone gives and a head takes."""
+"""The output of a backbone, which is the input of a head."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FeatureShape:
-    """What a head has to know of a backbone before it sees any features.
+    """What a head needs to know about a backbone to be built.
 
     Attributes:
         channels: of each feature map, coarsest last.
-        strides: of each feature map, as pixels of the image a cell.
+        strides: of each feature map, in pixels of the image per cell.
         embedding_dim: D of the ``(B, D)`` embedding.
         in_channels: channels of the images.
     """
@@ -30,9 +30,9 @@ class Features:
     Attributes:
         maps: feature maps ``(B, C_i, about H/s_i, about W/s_i)``, coarsest last.
         size: (H, W) of the images, in pixels.
-        image: ``(B, C, H, W)`` in 0..1, what the backbone was given: for heads that change an image.
+        image: ``(B, C, H, W)`` in 0..1, the input of the backbone, for heads that change an image.
         embedding: ``(B, D)``, the pooled embedding that the network's own pretrained classifier saw. Computed when
-            first asked for, so that a head which reads maps alone does not pay for it.
+            first read, so that heads which only read maps do not pay for it.
     """
 
     image: Tensor  # the backbone fills it in

@@ -19,7 +19,7 @@ class TrainingStep:
 
     Attributes:
         batch: the batch of the data module.
-        features: what the backbone made of it.
+        features: the output of the backbone.
         outputs: raw outputs by task.
         losses: the scalar loss of each task. A term may replace them before they are weighted and added up.
         labelled: the tasks whose loss counts in this batch. A term that needs no labels may add to them.

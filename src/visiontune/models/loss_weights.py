@@ -1,4 +1,4 @@
-"""How the losses of several tasks become one."""
+"""The weighted sum of the losses of several tasks."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -9,10 +9,10 @@ from visiontune.errors import UserError
 
 
 class FixedWeights(nn.Module):
-    """The weighted sum; 1 where a task is not named.
+    """The sum with fixed factors, 1 by default.
 
     Raises:
-        UserError: a weight for a task that no head answers.
+        UserError: a factor for a task without a head.
     """
 
     def __init__(self, tasks: Iterable[str], weights: Mapping[str, float]) -> None:
@@ -25,7 +25,7 @@ class FixedWeights(nn.Module):
         self.weights |= {task: float(weight) for task, weight in weights.items()}
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
-        """The total of losses by task, each a scalar; 0 is that of a task that is not `labelled` in the batch."""
+        """The weighted sum of scalar losses by task; the loss of a task without labels in the batch is 0."""
         return torch.stack([self.weights[task] * loss for task, loss in losses.items()]).sum()
 
     def factors(self) -> dict[str, float]:
@@ -33,10 +33,10 @@ class FixedWeights(nn.Module):
 
 
 class LearnedWeights(nn.Module):
-    """Each task weighed by the inverse of a learned variance (Kendall et al. 2018, arXiv:1705.07115).
+    """The sum with factors 1 / learned variance (Kendall et al. 2018, https://arxiv.org/abs/1705.07115).
 
-    The total is the sum of ``exp(-s) * loss + s`` with one ``s`` a task, learned from 0 with everything else: a task
-    whose loss stays large counts for less.
+    It is the sum of ``exp(-s) * loss + s`` with one ``s`` per task, learned from 0 with all other parameters: a task
+    whose loss stays large gets a smaller factor.
     """
 
     def __init__(self, tasks: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ class LearnedWeights(nn.Module):
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
-        """As `FixedWeights.forward`; without a label nothing is learned of a task's variance either."""
+        """As `FixedWeights.forward`; the variance of a task without labels in the batch gets no gradient."""
         s = self.log_variance
         terms = [torch.exp(-s[task]) * loss + s[task] * (task in labelled) for task, loss in losses.items()]
         return torch.stack(terms).sum()
@@ -56,10 +56,10 @@ class LearnedWeights(nn.Module):
 def build_loss_weights(
     tasks: Iterable[str], weights: Mapping[str, float] | str | None
 ) -> FixedWeights | LearnedWeights:
-    """`loss_weights` of a config: a factor by task, or the word "learned".
+    """From `loss_weights` of the config: a factor by task, or "learned".
 
     Raises:
-        UserError: neither, or a factor for no head.
+        UserError: another word, or a factor for a task without a head.
     """
     if isinstance(weights, str):
         if weights != "learned":

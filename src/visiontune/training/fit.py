@@ -24,7 +24,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data, build_model, build_trainer, check
 from visiontune.training.load import load_weights
 from visiontune.training.memory import keep_allocated
-from visiontune.training.teacher import attach as teach
+from visiontune.training.teacher import attach_teacher
 
 
 def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
@@ -60,7 +60,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
     if cfg.probe == "auto":
         pretrained = weights.matched_fraction > 0 or weights.missing_download
         cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
-    teach(cfg, data, model)
+    attach_teacher(cfg, data, model)
     check(cfg, model)
     attach_cache(cfg, data, model)
     return data, model.to(memory_format=torch.channels_last), weights

@@ -1,4 +1,4 @@
-"""The memory of the process: what it keeps, and what it took at most."""
+"""Memory of the process: its allocator, and its peak."""
 
 import ctypes
 import gc
@@ -26,9 +26,9 @@ def keep_allocated() -> None:
 
 
 def forget_peak() -> None:
-    """Let `peak_mb` count from here on, as far as the system can: Linux, and GPUs.
+    """Reset the peak that `peak_mb` reports, on Linux and on GPUs.
 
-    What an earlier job of a sweep left to be used again goes back to the system.
+    Memory that an earlier job of a sweep has freed goes back to the system.
     """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
@@ -40,18 +40,18 @@ def forget_peak() -> None:
 
 
 def peak_mb() -> float:
-    """The most memory in use at once in MB: of the GPU where there is one, else of this process."""
+    """Peak memory in MB: of the GPU if there is one, else of this process."""
     if gpu := _gpu():
         return gpu.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if status.is_file():
-        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(found.split()[1]) * 1024 / 1e6
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def _gpu() -> Any:
-    """`torch.cuda` where it is in use: a process that runs an exported file has no torch, and is not to load it."""
+    """`torch.cuda` if it is loaded: a process that runs an exported file must not load torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""After training: weights between those that a run began with and its best."""
+"""After the training: weights between the first and the best ones of a run."""
 
 from collections.abc import Sequence
 
@@ -18,15 +18,15 @@ from visiontune.training.load import read_checkpoint
 def interpolate(
     run: RunDirectory, model: FineTuner, data: VisionData, factors: Sequence[float], accelerator: str, precision: str
 ) -> None:
-    """Make of ``(1 - f) * start + f * best`` the best on the validation split the new `best.ckpt` (WiSE-FT, Wortsman et
-    al. 2022, https://arxiv.org/abs/2109.01903); of equal ones the one that moved furthest.
+    """Replace `best.ckpt` by the ``(1 - f) * start + f * best`` with the best validation score (WiSE-FT, Wortsman et
+    al. 2022, https://arxiv.org/abs/2109.01903). Of equal scores the largest f counts.
 
     Args:
-        factors: the f that are tried; 1, the best epoch itself, always is.
+        factors: the candidates for f; 1, the best epoch itself, is always one.
     """
     start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
     if "wise_ft" in best["visiontune"]:
-        return  # a run that was stopped after this, and found nothing better since
+        return  # the run was resumed after this, and no epoch was better
     name, mode = model.monitor
     scores = {}
     for factor in sorted({*factors, 1.0}):
@@ -34,17 +34,17 @@ def interpolate(
         scores[factor] = evaluate(model, data, "val", accelerator, precision).metrics[name]
     sign = 1 if mode == "max" else -1
     chosen = max(scores, key=lambda factor: (sign * scores[factor], factor))
-    tried = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
-    log.info(f"between start (0) and best epoch (1), {name} of {tried}; taken: {chosen:g}")
+    candidates = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
+    log.info(f"between start (0) and best epoch (1), {name} of {candidates}; chosen: {chosen:g}")
     best["state_dict"] = between(start["state_dict"], best["state_dict"], chosen)
     best["visiontune"]["wise_ft"] = chosen
     save_atomically(run.checkpoint("best"), best)
 
 
 def between(start: dict[str, Tensor], best: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """Of each weight ``(1 - factor) * start + factor * best``; counters are the best's.
+    """``(1 - factor) * start + factor * best`` of all weights; counters are the best's.
 
-    Of an adapter, whose change is a product that began at zero, one of the two factors is.
+    The change by an adapter is a product of two matrices that starts at zero: only one of them is interpolated.
     """
     return {
         key: torch.lerp(start[key], value, factor) if value.is_floating_point() and not key.endswith(DOWN) else value

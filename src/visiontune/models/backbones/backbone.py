@@ -1,4 +1,4 @@
-"""What every backbone is: normalisation, the library's own network, ordered stages, maps and an embedding."""
+"""The base class of all backbones: normalisation, a library's network, ordered stages, maps and an embedding."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

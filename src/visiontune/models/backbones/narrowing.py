@@ -1,4 +1,4 @@
-"""A library's network with fewer channels than the library builds: what a pruned run's config says of its backbone."""
+"""A pruned network: fewer channels than the library builds, by `backbone.shapes` of the run's config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,22 +14,22 @@ from visiontune.models.backbones.backbone import Backbone
 def shapes_of(model: nn.Module) -> dict[str, str]:
     """``{path: "24x3x3x3"}`` of every module's weight, and of every parameter of a module that has none.
 
-    Biases and running statistics are as long as the weight that they stand beside, and not listed.
+    Biases and running statistics are not listed: they are as long as the weight of their module.
     """
-    found = {}
+    shapes = {}
     for path, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if "weight" in own:
-            found[path] = _text(own["weight"])
+        parameters = dict(module.named_parameters(recurse=False))
+        if "weight" in parameters:
+            shapes[path] = _text(parameters["weight"])
         else:
-            found |= {f"{path}.{name}".lstrip("."): _text(parameter) for name, parameter in own.items()}
-    return found
+            shapes |= {f"{path}.{name}".lstrip("."): _text(parameter) for name, parameter in parameters.items()}
+    return shapes
 
 
 def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int, ...] | None) -> None:
-    """Cut weights in place to `shapes`, which has the entries of `shapes_of` that differ from what the library builds.
+    """Cut weights in place to `shapes`: the entries of `shapes_of` that differ from what the library builds.
 
-    What is left of a random initialisation are the first channels. The backbone's widths are measured anew.
+    The first channels remain. The backbone's `channels` and `embedding_dim` are measured again.
 
     Raises:
         UserError: shapes of another network.
@@ -76,8 +76,8 @@ def _narrow_module(module: Any, shape: tuple[int, ...]) -> None:
 
 
 def _cut(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    kept = tensor.detach()[tuple(slice(side) for side in shape)].clone()
-    return nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept
+    part = tensor.detach()[tuple(slice(side) for side in shape)].clone()
+    return nn.Parameter(part, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
 
 
 @torch.no_grad()

@@ -104,9 +104,9 @@ def _in_package(name: str) -> Path:
         return root / inside
     files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
     if len(files) != 1:
-        found = ", ".join(path.relative_to(root).as_posix() for path in files[:5]) or "none"
+        names = ", ".join(path.relative_to(root).as_posix() for path in files[:5]) or "none"
         raise UserError(
-            f"backbone.weights=package:{name}: expected one weights file in the package, found {found}; "
+            f"backbone.weights=package:{name}: expected one weights file in the package, got {names}; "
             f"name one, e.g. backbone.weights=package:{package}/weights.pth"
         )
     return files[0]

@@ -22,9 +22,9 @@ MAX_STAGES = 12  # a transformer's blocks are joined into at most so many
 
 
 class TimmBackbone(Backbone):
-    """One map a stride (the last that timm lists for it); the embedding is timm's own ``pre_logits``.
+    """One map per stride (the last that timm lists for it); the embedding is timm's own ``pre_logits``.
 
-    A network whose maps all have one stride (a ViT) gives one map: its last token grid, normalised, ``(B, C, h, w)``.
+    A network whose maps all have one stride (a ViT) has one map: its last token grid, normalised, ``(B, C, h, w)``.
     """
 
     library = "timm"
@@ -46,7 +46,7 @@ class TimmBackbone(Backbone):
             options: passed on to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
 
         Raises:
-            UserError: an option or image size that the network refuses, or a network that gives no maps or stages.
+            UserError: an option or image size that the network refuses, or a network that has no maps or stages.
         """
         self._create_options = _create_options(name, image_size, options)
         try:
@@ -58,7 +58,7 @@ class TimmBackbone(Backbone):
                 f"backbone.name={name} cannot be built for images of {image_size} with {options}: {error}"
             ) from error
         if not hasattr(model, "forward_intermediates"):
-            raise UserError(f"backbone.name={name}: timm gives no maps for it; write e.g. backbone.name=convnext_nano")
+            raise UserError(f"backbone.name={name}: timm has no maps for it; write e.g. backbone.name=convnext_nano")
         info = list(model.feature_info)
         last_at_stride = {entry["reduction"]: i for i, entry in enumerate(info)}  # later entries overwrite
         indices = sorted(last_at_stride.values())
@@ -156,7 +156,7 @@ def _matcher(model: Any) -> dict[str, Any] | Callable[[str], int]:
         return model.group_matcher(coarse=True)
     except (AttributeError, AssertionError):
         child = re.compile(r"\w+(\.\d+)?\.")  # `stem.` or `stages.0.`
-        owners = {name: found.group() for name, _ in model.named_parameters() if (found := child.match(name))}
+        owners = {name: match.group() for name, _ in model.named_parameters() if (match := child.match(name))}
         order = {owner: i for i, owner in enumerate(dict.fromkeys(owners.values()))}
         # Loose parameters (class token, position embedding) go with the stem.
         return lambda name: order[owners[name]] if name in owners else 0

@@ -1,4 +1,4 @@
-"""How torchvision's networks are put together: each family is taken apart by one short function."""
+"""The parts of torchvision's networks: one short function for each family."""
 
 import re
 from collections.abc import Callable, Sequence

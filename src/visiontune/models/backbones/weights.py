@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from visiontune.errors import UserError
 
-# What wrappers put before a network's own names: DataParallel, Lightning modules, this package, MoCo and its kin.
+# Prefixes that wrappers add to a network's names: DataParallel, Lightning modules, this package, MoCo and others.
 PREFIXES = ("module", "model", "backbone", "net", "network", "encoder")
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "head_dist", "last_linear", "AuxLogits")
 
 
 @dataclass
 class WeightReport:
-    """What one load did; plain data.
+    """The result of loading weights; plain data.
 
     Attributes:
         source: where the weights came from, in words.
@@ -75,29 +75,29 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_
     Raises:
         UserError: less than `min_matched` fits; nothing was loaded then.
     """
-    own = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
-    given = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    expected = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
 
-    chosen, report = _match(module, own, _strip(given, own), sizes, source)
+    chosen, report = _match(module, expected, _strip(weights, expected), sizes, source)
     if report.matched_fraction < min_matched:
-        if (ordered := _in_order(given, own)) is not None:
-            chosen, report = _match(module, own, ordered, sizes, source)
+        if (ordered := _in_order(weights, expected)) is not None:
+            chosen, report = _match(module, expected, ordered, sizes, source)
             report.note = "loaded in order: names differ, all shapes agree"
         else:
-            raise UserError(_refusal(report, own, min_matched))
+            raise UserError(_refusal(report, expected, min_matched))
     module.load_state_dict(chosen, strict=False)
     return report
 
 
 def _match(
-    module: nn.Module, own: dict[str, Tensor], given: dict[str, Tensor], sizes: dict[str, int], source: str
+    module: nn.Module, expected: dict[str, Tensor], weights: dict[str, Tensor], sizes: dict[str, int], source: str
 ) -> tuple[dict[str, Tensor], WeightReport]:
     report = WeightReport(source)
     chosen: dict[str, Tensor] = {}
-    first_conv = next((key for key, value in own.items() if value.ndim == 4 and key in sizes), None)
-    for key, target in own.items():
-        value = given.get(key)
+    first_conv = next((key for key, value in expected.items() if value.ndim == 4 and key in sizes), None)
+    for key, target in expected.items():
+        value = weights.get(key)
         if value is None:
             if not key.endswith("num_batches_tracked"):  # files older than that counter lack it, and nothing reads it
                 report.missing.append(key)
@@ -110,14 +110,14 @@ def _match(
             report.reshaped.append(f"{key} {tuple(value.shape)} -> {tuple(target.shape)}, {outcome}")
             if adapted is not None:
                 chosen[key] = adapted
-    report.unexpected = [key for key in given if key not in own]
+    report.unexpected = [key for key in weights if key not in expected]
     loaded = sum(size for name, size in sizes.items() if name in chosen)
     report.matched_fraction = loaded / max(1, sum(sizes.values()))
     return chosen, report
 
 
 def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input: bool) -> Tensor | None:
-    """`value` made to fit `target`, or None where no meaning would survive."""
+    """`value` in the shape of `target`; None where the numbers would lose their meaning."""
     old, new = value.shape, target.shape
     if is_input and value.ndim == 4 and (old[0], *old[2:]) == (new[0], *new[2:]):
         return adapt_input_conv(new[1], value, base_chans=old[1])
@@ -134,9 +134,9 @@ def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input:
 def _grid(module: nn.Module, key: str) -> tuple[int, int] | None:
     """The token grid of the network that owns the position embedding `key`."""
     for owner in _owners(module, key):
-        found = getattr(owner, "position_grid", None) or getattr(getattr(owner, "patch_embed", None), "grid_size", None)
-        if found:
-            return int(found[0]), int(found[1])
+        grid = getattr(owner, "position_grid", None) or getattr(getattr(owner, "patch_embed", None), "grid_size", None)
+        if grid:
+            return int(grid[0]), int(grid[1])
     return None
 
 
@@ -147,28 +147,28 @@ def _owners(module: nn.Module, key: str) -> Iterator[nn.Module]:
         yield module
 
 
-def _strip(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`given` without the wrapper prefix that hides most of the module's names."""
-    given = {key.replace("_orig_mod.", ""): value for key, value in given.items()}  # torch.compile's, at any depth
+def _strip(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` without the wrapper prefix that hides most of the module's names."""
+    weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}  # torch.compile's, at any depth
     pattern = re.compile(rf"(?:(?:{'|'.join(PREFIXES)})\.)+")
     prefixes = {""}
-    for key in given:
-        if found := pattern.match(key):
-            words = found.group().split(".")[:-1]
+    for key in weights:
+        if match := pattern.match(key):
+            words = match.group().split(".")[:-1]
             prefixes.update(".".join(words[:n]) + "." for n in range(1, len(words) + 1))
 
     def matches(prefix: str) -> tuple[int, int]:
-        hits = sum(key.startswith(prefix) and key[len(prefix) :] in own for key in given)
+        hits = sum(key.startswith(prefix) and key[len(prefix) :] in expected for key in weights)
         return hits, -len(prefix)  # the shorter prefix wins a draw
 
     best = max(prefixes, key=matches)
-    return {key.removeprefix(best): value for key, value in given.items()}
+    return {key.removeprefix(best): value for key, value in weights.items()}
 
 
-def _in_order(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """`given` under the module's names, where all shapes agree in order but for a classifier that follows them."""
-    targets = [(key, value) for key, value in own.items() if not key.endswith("num_batches_tracked")]
-    values = [(key, value) for key, value in given.items() if not key.endswith("num_batches_tracked")]
+def _in_order(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """`weights` under the module's names, if all shapes agree in order; a classifier may follow them."""
+    targets = [(key, value) for key, value in expected.items() if not key.endswith("num_batches_tracked")]
+    values = [(key, value) for key, value in weights.items() if not key.endswith("num_batches_tracked")]
     if not 0 <= len(values) - len(targets) <= 2:  # a weight and a bias
         return None
     renamed = {}
@@ -181,13 +181,13 @@ def _in_order(given: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Ten
     return renamed | dict(values[len(targets) :])
 
 
-def _refusal(report: WeightReport, own: Mapping[str, Tensor], min_matched: float) -> str:
+def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float) -> str:
     return (
         f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters found, "
         f"at least {min_matched:.0%} needed (backbone.min_matched).\n"
         f"  matched {len(report.matched)}, missing {len(report.missing)}, reshaped {len(report.reshaped)}, "
         f"not used {len(report.unexpected)}\n"
-        f"  the model has: {_some(list(own))}\n"
+        f"  the model has: {_some(list(expected))}\n"
         f"  the file has:  {_some(report.unexpected or report.reshaped)}\n"
         f"Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
     )
