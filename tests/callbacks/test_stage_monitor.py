@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_finetuner import Gradients, batch, loader, make
+from test_finetuner import GradientRecorder, batch, loader, make
 
 from visiontune.callbacks import AutoRGN, StageMonitor
 from visiontune.strategies import GradualUnfreeze
@@ -32,10 +32,10 @@ class Noted(torch.optim.SGD):
         return loss
 
 
-def fit(folder: Path, epochs: int = 2, batches: int = 5, sam: float | None = None, **options: Any) -> Gradients:
+def fit(folder: Path, epochs: int = 2, batches: int = 5, sam: float | None = None, **options: Any) -> GradientRecorder:
     Noted.taken = []
     strategy = partial(GradualUnfreeze, schedule={"block2": 1}, lr_decay=0.5)
-    model, seen = make(strategy=strategy, epochs=epochs, optimizer=Noted, sam=sam), Gradients()
+    model, seen = make(strategy=strategy, epochs=epochs, optimizer=Noted, sam=sam), GradientRecorder()
     L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",

@@ -69,9 +69,9 @@ def test_views_come_round_while_stages_are_frozen(config: Callable[..., DictConf
     phases = ["strategy=lp_ft", "strategy.probe_epochs=0.67", "strategy.views=3"]
     data, _, _ = prepare(config("trainer.max_epochs=6", "augment=standard", *phases))
     assert [data.view(epoch) for epoch in range(6)] == [0, 1, 2, 0, 4, 5]
-    pictures = [next(iter(loader_of(data, epoch)))["image"] for epoch in range(6)]
-    assert torch.equal(pictures[0], pictures[3])
-    assert len({tuple(picture.flatten().tolist()) for picture in pictures}) == 5
+    images = [next(iter(loader_of(data, epoch)))["image"] for epoch in range(6)]
+    assert torch.equal(images[0], images[3])
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 5
 
 
 def loader_of(data: VisionData, epoch: int) -> Any:
@@ -137,7 +137,7 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
         Store(samples=4, bits=32, folder=tmp_path).put(0, "stem", torch.tensor([1]), torch.tensor([[1.0]]))
 
 
-def test_pictures_are_loaded_once_a_view(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_loaded_once_per_view(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
     whole = VisionDataset.__getitem__
     monkeypatch.setattr(VisionDataset, "__getitem__", lambda self, key: (loaded.append(key), whole(self, key))[1])
@@ -149,16 +149,16 @@ def test_pictures_are_loaded_once_a_view(command: Command, tiny: list[str], monk
     assert cached == 2 * train + 2 * val
 
 
-def cache_of(config: Callable[..., DictConfig], *overrides: str) -> FrozenFeatureCache | None:
+def build_cache(config: Callable[..., DictConfig], *overrides: str) -> FrozenFeatureCache | None:
     data, _, _ = prepare(config("trainer.max_epochs=4", "augment=none", *overrides))
     return data.wrap_loader  # type: ignore[return-value]
 
 
-def test_weights_that_changed_are_recorded_anew(
+def test_changed_weights_are_recorded_again(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # As those of a stage do that trained before it froze: its average, which is validated, goes on changing.
-    cache = cache_of(config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "strategy.cache=memory")
+    cache = build_cache(config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "strategy.cache=memory")
     assert cache is not None and cache.frozen_counts == [2, 2, 1, 1]
     recorded: list[int] = []
     monkeypatch.setattr(cache, "_record", lambda split, view, epoch: recorded.append(epoch))
@@ -178,7 +178,7 @@ def test_weights_that_changed_are_recorded_anew(
 
 
 def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
+    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory")
     assert cache is not None
     cache.data._splits["train"] = cache.data.samples("train")[:10]  # as a recorded splits.csv may have it
     with cache.open(tmp_path):
@@ -205,11 +205,11 @@ def test_the_plan_says_why_it_is_off(
     assert "frozen stages: off: " in plan and reason in plan
 
 
-def test_where_nothing_can_be_kept_every_epoch_has_its_own_view(
+def test_without_a_plan_every_epoch_has_its_own_view(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "plan_stages", lambda *_, **__: None)
-    cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory")
+    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory")
     assert cache is not None and not cache.epochs
     assert [cache.data.view(epoch) for epoch in range(4)] == [0, 1, 2, 3]
 
@@ -243,11 +243,11 @@ def test_bad_input(overrides: list[str], words: str, command: Command, tiny: lis
 def test_a_disk_without_the_room_is_refused(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="the disk has 1e-08"):
-        cache_of(config, "strategy=linear_probe", "strategy.cache=disk")
+        build_cache(config, "strategy=linear_probe", "strategy.cache=disk")
 
 
 def test_the_size_is_what_it_takes(config: Callable[..., DictConfig], command: Command, tiny: list[str]) -> None:
-    cache = cache_of(config, "strategy=linear_probe", "strategy.cache=memory", "strategy.views=3")
+    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory", "strategy.views=3")
     assert cache is not None
     samples = 3 * len(cache.data.samples("train")) + len(cache.data.samples("val"))
     (plan,) = cache.plans.values()
@@ -259,7 +259,7 @@ LINEAR = ["strategy=linear_probe", "strategy.cache=memory"]
 
 
 def test_targets_count(config: Callable[..., DictConfig]) -> None:
-    cache = cache_of(config, *SCENES, *LINEAR)
+    cache = build_cache(config, *SCENES, *LINEAR)
     assert cache is not None
     train, val = (len(cache.data.samples(split)) for split in ("train", "val"))
     (plan,) = cache.plans.values()
@@ -268,8 +268,8 @@ def test_targets_count(config: Callable[..., DictConfig]) -> None:
     assert cache.bytes == outputs + masks
 
 
-def test_targets_of_loader_processes_are_no_open_files(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    cache = cache_of(config, *SCENES, *LINEAR, "data.num_workers=1")
+def test_targets_from_workers_are_no_open_files(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    cache = build_cache(config, *SCENES, *LINEAR, "data.num_workers=1")
     assert cache is not None
     cache.model._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))  # type: ignore[assignment]
     with cache.open(tmp_path):
@@ -278,7 +278,7 @@ def test_targets_of_loader_processes_are_no_open_files(config: Callable[..., Dic
         assert masks and not any(mask.is_shared() for mask in masks)
 
 
-def test_16_bits_refuse_what_they_cannot_hold() -> None:
+def test_numbers_too_large_for_16_bits_are_refused() -> None:
     store = Store(samples=4, bits=16)
     store.put(0, "stem", torch.tensor([1, 2]), torch.tensor([[1.0], [2.5]]))
     assert store.get(0, "stem", torch.tensor([2, 1])).tolist() == [[2.5], [1.0]]

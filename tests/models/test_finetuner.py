@@ -99,7 +99,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-class Gradients(L.Callback):
+class GradientRecorder(L.Callback):
     """Keeps the gradients of every optimizer step, and which groups there are."""
 
     def __init__(self) -> None:
@@ -148,16 +148,16 @@ def test_many_heads_share_one_pass_and_their_losses_are_weighted(tmp_path: Path)
     model.backbone.register_forward_hook(lambda *_: passes.append(1))
     fit = trainer(tmp_path)
     fit.validate(model, loader(parts), verbose=False)
-    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
     assert len(passes) == 1
-    assert found["val/loss"] == pytest.approx(found["val/colour/loss"] + 0.25 * found["val/size/loss"], rel=1e-6)
+    assert metrics["val/loss"] == pytest.approx(metrics["val/colour/loss"] + 0.25 * metrics["val/size/loss"], rel=1e-6)
     assert set(model.scores.computed) == {"colour", "size"}
     model.eval()
     with torch.no_grad():
         raw = model(parts["image"])
     for task in ("colour", "size"):
         expected = F.cross_entropy(raw[task]["logits"], torch.tensor(parts["targets"][task]))
-        assert found[f"val/{task}/loss"] == pytest.approx(float(expected), rel=1e-5)
+        assert metrics[f"val/{task}/loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_learned_weights_train_with_the_heads_and_the_score_is_the_mean(tmp_path: Path) -> None:
@@ -165,12 +165,12 @@ def test_learned_weights_train_with_the_heads_and_the_score_is_the_mean(tmp_path
     parts = batch(12, tasks=("colour", "size"))
     fit = trainer(tmp_path, 2)
     fit.fit(model, loader(parts), loader(parts))
-    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
     factors = model.loss_weights.factors()
-    expected = sum(factors[task] * found[f"val/{task}/loss"] - np.log(factors[task]) for task in ("colour", "size"))
+    expected = sum(factors[task] * metrics[f"val/{task}/loss"] - np.log(factors[task]) for task in ("colour", "size"))
     assert all(factor != 1.0 for factor in factors.values())
-    assert found["val/loss"] == pytest.approx(expected, rel=1e-5)
-    assert found["val/score"] == pytest.approx((found["val/colour/accuracy"] + found["val/size/accuracy"]) / 2)
+    assert metrics["val/loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["val/score"] == pytest.approx((metrics["val/colour/accuracy"] + metrics["val/size/accuracy"]) / 2)
     group = {id(p) for group in model.param_groups() for p in group["params"] if group["name"].startswith("heads")}
     assert {id(p) for p in model.loss_weights.parameters()} <= group
 
@@ -184,13 +184,13 @@ def test_samples_may_lack_the_label_of_a_task(tmp_path: Path) -> None:
     model.eval()
     with torch.no_grad():
         logits = model(parts["image"])["size"]["logits"][[0, 2, 5]]
-    found = float(fit.callback_metrics["val/size/loss"])
-    assert found == pytest.approx(float(F.cross_entropy(logits, torch.tensor([0, 1, 1]))), rel=1e-5)
+    loss = float(fit.callback_metrics["val/size/loss"])
+    assert loss == pytest.approx(float(F.cross_entropy(logits, torch.tensor([0, 1, 1]))), rel=1e-5)
     assert int(model.scores.computed["size"]["confusion_matrix"].sum()) == 3
     assert int(model.scores.computed["colour"]["confusion_matrix"].sum()) == 6
 
 
-def test_what_is_logged_of_an_epoch_is_its_mean_over_labelled_samples(tmp_path: Path) -> None:
+def test_an_epochs_losses_are_means_over_labelled_samples(tmp_path: Path) -> None:
     model = make("colour", "size", strategy=LinearProbe)
     fit = trainer(tmp_path, limit_train_batches=2)
     each: list[dict[str, Tensor]] = []
@@ -202,22 +202,22 @@ def test_what_is_logged_of_an_epoch_is_its_mean_over_labelled_samples(tmp_path: 
 
 
 def test_a_batch_without_any_label_trains(tmp_path: Path) -> None:
-    model, seen = make("colour", "size"), Gradients()
+    model, recorder = make("colour", "size"), GradientRecorder()
     before = state(model)
     without = batch(4, tasks=("colour", "size"), size=[None] * 4)
     bare = batch(4, colour=[None] * 4, size=[None] * 4)
-    trainer(tmp_path, callbacks=[seen]).fit(model, loader(without, bare))
+    trainer(tmp_path, callbacks=[recorder]).fit(model, loader(without, bare))
     names = {name for name, _ in model.named_parameters()}
-    assert [set(step) for step in seen.steps] == [names, names]
-    assert float(seen.steps[0]["heads.size.linear.weight"].abs().sum()) == 0.0
-    assert float(seen.steps[0]["heads.colour.linear.weight"].abs().sum()) > 0.0
-    assert all(float(gradient.abs().sum()) == 0.0 for gradient in seen.steps[1].values())
+    assert [set(step) for step in recorder.steps] == [names, names]
+    assert float(recorder.steps[0]["heads.size.linear.weight"].abs().sum()) == 0.0
+    assert float(recorder.steps[0]["heads.colour.linear.weight"].abs().sum()) > 0.0
+    assert all(float(gradient.abs().sum()) == 0.0 for gradient in recorder.steps[1].values())
     after = state(model)
     assert torch.equal(before["heads.size.linear.weight"], after["heads.size.linear.weight"])
     assert not torch.equal(before["heads.colour.linear.weight"], after["heads.colour.linear.weight"])
 
 
-def test_names_that_no_head_has() -> None:
+def test_unknown_heads_and_metrics_are_refused() -> None:
     with pytest.raises(UserError, match=r"^loss_weights.depth: there is no such head; the heads are colour, size$"):
         make("colour", "size", loss_weights={"depth": 1.0})
     with pytest.raises(UserError) as monitor:
@@ -237,7 +237,7 @@ def test_names_that_no_head_has() -> None:
         ("val/colour/calibration_error", ("val/colour/calibration_error", "min")),
     ],
 )
-def test_the_head_says_what_is_better(monitor: str | None, expected: tuple[str, str]) -> None:
+def test_the_head_decides_the_direction(monitor: str | None, expected: tuple[str, str]) -> None:
     assert make("colour", "size", monitor=monitor).monitor == expected
 
 
@@ -254,13 +254,13 @@ def test_one_head_is_judged_by_its_own_metric() -> None:
 def test_the_last_shorter_window_has_the_gradient_of_the_plain_mean(tmp_path: Path, limit: int | None) -> None:
     # Seven batches (or six) in windows of four: the second window has three (or two).
     batches = [batch(4, seed) for seed in range(7)]
-    model, seen = make(strategy=LinearProbe, lr=0.0), Gradients()
+    model, recorder = make(strategy=LinearProbe, lr=0.0), GradientRecorder()
     options = {} if limit is None else {"limit_train_batches": limit}
-    callbacks = [seen, LastWindowScale()]
+    callbacks = [recorder, LastWindowScale()]
     trainer(tmp_path, accumulate_grad_batches=4, callbacks=callbacks, **options).fit(model, loader(*batches))
-    assert len(seen.steps) == 2
+    assert len(recorder.steps) == 2
     model.eval()
-    for window, step in ((batches[:4], seen.steps[0]), (batches[4:limit], seen.steps[1])):
+    for window, step in ((batches[:4], recorder.steps[0]), (batches[4:limit], recorder.steps[1])):
         image = torch.cat([part["image"] for part in window])
         labels = torch.tensor([label for part in window for label in part["targets"]["colour"]])
         loss = F.cross_entropy(model(image)["colour"]["logits"], labels)
@@ -270,12 +270,12 @@ def test_the_last_shorter_window_has_the_gradient_of_the_plain_mean(tmp_path: Pa
 
 
 def test_l1_is_on_weights_alone(tmp_path: Path) -> None:
-    plain, sparse = Gradients(), Gradients()
+    plain, sparse = GradientRecorder(), GradientRecorder()
     parts = batch(4)
-    for seen, l1 in ((plain, 0.0), (sparse, 0.5)):
+    for recorder, l1 in ((plain, 0.0), (sparse, 0.5)):
         model = make(strategy=LinearProbe, lr=0.0)
         model.loss_terms.append(L1(l1))
-        trainer(tmp_path, callbacks=[seen]).fit(model, loader(parts))
+        trainer(tmp_path, callbacks=[recorder]).fit(model, loader(parts))
     difference = {name: sparse.steps[0][name] - plain.steps[0][name] for name in plain.steps[0]}
     weight = model.heads["colour"].linear.weight.detach()
     torch.testing.assert_close(difference["heads.colour.linear.weight"], 0.5 * weight.sign())
@@ -285,15 +285,15 @@ def test_l1_is_on_weights_alone(tmp_path: Path) -> None:
 
 def test_groups_are_the_same_from_the_first_step_to_the_last(tmp_path: Path) -> None:
     model = make(strategy=partial(GradualUnfreeze, schedule={"block2": 1, "block1": 2}), epochs=3)
-    seen = Gradients()
-    trainer(tmp_path, 3, callbacks=[seen]).fit(model, loader(batch(4)))
-    assert len(seen.groups) == 3 and seen.groups[0] == seen.groups[1] == seen.groups[2]
-    assert len(seen.groups[0]) == 6
-    owners = [{".".join(name.split(".")[1:3]) for name in step if "backbone" in name} for step in seen.steps]
+    recorder = GradientRecorder()
+    trainer(tmp_path, 3, callbacks=[recorder]).fit(model, loader(batch(4)))
+    assert len(recorder.groups) == 3 and recorder.groups[0] == recorder.groups[1] == recorder.groups[2]
+    assert len(recorder.groups[0]) == 6
+    owners = [{".".join(name.split(".")[1:3]) for name in step if "backbone" in name} for step in recorder.steps]
     assert owners == [set(), {"model.block2"}, {"model.block1", "model.block2"}]
 
 
-def test_a_thawed_stage_begins_with_small_steps(tmp_path: Path) -> None:
+def test_an_unfrozen_stage_starts_with_small_steps(tmp_path: Path) -> None:
     """Four steps an epoch: in the first after unfreezing, each weight moves by a quarter of Adam's step at most."""
     lr = 0.01
     model = make(
@@ -320,10 +320,10 @@ def test_a_thawed_stage_begins_with_small_steps(tmp_path: Path) -> None:
 
 def test_dropout_depends_on_seed_epoch_and_step_alone(tmp_path: Path) -> None:
     def gradients(noise: int, seed: int) -> list[Tensor]:
-        model, seen = make(strategy=LinearProbe, lr=0.0, head={"dropout": 0.5}, seed=seed), Gradients()
+        model, recorder = make(strategy=LinearProbe, lr=0.0, head={"dropout": 0.5}, seed=seed), GradientRecorder()
         torch.manual_seed(noise)
-        trainer(tmp_path, 2, callbacks=[seen]).fit(model, loader(batch(8), batch(8)))
-        return [step["heads.colour.linear.weight"] for step in seen.steps]
+        trainer(tmp_path, 2, callbacks=[recorder]).fit(model, loader(batch(8), batch(8)))
+        return [step["heads.colour.linear.weight"] for step in recorder.steps]
 
     first = gradients(1, seed=5)
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(2, seed=5), strict=True))
@@ -331,7 +331,7 @@ def test_dropout_depends_on_seed_epoch_and_step_alone(tmp_path: Path) -> None:
     assert not torch.equal(first[0], gradients(1, seed=0)[0])
 
 
-def test_the_rate_has_its_length_from_the_trainer(tmp_path: Path) -> None:
+def test_the_schedule_has_the_length_of_the_training(tmp_path: Path) -> None:
     model = make(lr=1.0)
     model.make_scheduler = partial(schedulers.linear, warmup=0.0)
     fit = trainer(tmp_path, 3, accumulate_grad_batches=2)
@@ -350,16 +350,16 @@ def test_metrics_are_of_the_whole_split(tmp_path: Path) -> None:
     fit = trainer(tmp_path)
     for _ in range(2):  # nothing is left over from the pass before
         fit.validate(model, loader(*batches), verbose=False)
-        found = {name: float(value) for name, value in fit.callback_metrics.items()}
+        metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
         model.eval()
         with torch.no_grad():
             logits = torch.cat([model(part["image"])["colour"]["logits"] for part in batches])
         truth = [label for part in batches for label in part["targets"]["colour"]]
         guess = logits.argmax(1).numpy()
-        assert found["val/colour/accuracy"] == pytest.approx(np.mean(guess == truth), abs=1e-6)
-        assert found["val/colour/f1"] == pytest.approx(f1_score(truth, guess, average="macro"), abs=1e-6)
+        assert metrics["val/colour/accuracy"] == pytest.approx(np.mean(guess == truth), abs=1e-6)
+        assert metrics["val/colour/f1"] == pytest.approx(f1_score(truth, guess, average="macro"), abs=1e-6)
         expected = float(F.cross_entropy(logits, torch.tensor(truth)))
-        assert found["val/colour/loss"] == pytest.approx(expected, rel=1e-5) == found["val/loss"]
+        assert metrics["val/colour/loss"] == pytest.approx(expected, rel=1e-5) == metrics["val/loss"]
 
 
 def test_metrics_are_of_full_precision_under_mixed_precision(tmp_path: Path) -> None:
@@ -387,9 +387,10 @@ def test_any_split_is_measured_under_its_own_name(tmp_path: Path) -> None:
 
 def test_predictions_come_with_their_paths(tmp_path: Path) -> None:
     model = make("colour", "size")
-    (found,) = trainer(tmp_path).predict(model, loader(batch(3, seed=4)))
-    assert [path for path, _ in found] == ["4/0", "4/1", "4/2"]
-    assert [{task: len(p["scores"]) for task, p in one.items()} for _, one in found] == [{"colour": 3, "size": 2}] * 3
+    (rows,) = trainer(tmp_path).predict(model, loader(batch(3, seed=4)))
+    assert [path for path, _ in rows] == ["4/0", "4/1", "4/2"]
+    counts = [{task: len(p["scores"]) for task, p in predictions.items()} for _, predictions in rows]
+    assert counts == [{"colour": 3, "size": 2}] * 3
 
 
 # ---- checkpoints

@@ -1,4 +1,4 @@
-"""Without its first stages a network gives what it gives with them."""
+"""A network whose first stages are replayed returns the same bits."""
 
 from typing import Any
 
@@ -38,22 +38,22 @@ def paths(backbone: Backbone, count: int) -> list[str]:
 
 
 @torch.no_grad()
-def again(backbone: Backbone, run: Any, plan: ReplayPlan, image: Tensor) -> Any:
+def run_replayed(backbone: Backbone, run: Any, plan: ReplayPlan, image: Tensor) -> Any:
     recorded = record_outputs(run, backbone.model, [path for path in plan.paths if path != IMAGE], image)
-    picture = image if IMAGE in plan.paths else torch.full_like(image, torch.nan)
+    first_input = image if IMAGE in plan.paths else torch.full_like(image, torch.nan)
     with replay(backbone.model, FrozenOutputs(recorded, plan.shapes)):
-        return run(picture)
+        return run(first_input)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_every_cut_gives_the_same_embedding(name: str) -> None:
+def test_every_plan_returns_the_same_embedding(name: str) -> None:
     backbone, image = network(name)
 
     def run(image: Tensor) -> Tensor:
         return backbone(image).embedding
 
     with torch.no_grad():
-        whole = run(image)
+        full = run(image)
     stages = len(backbone.stages())
     assert stages > 2
     for count in range(1, stages + 1):
@@ -62,18 +62,18 @@ def test_every_cut_gives_the_same_embedding(name: str) -> None:
         assert sum(torch.Size(plan.shapes[path]).numel() for path in plan.paths) <= sum(
             torch.Size(shape).numel() for shape in plan.shapes.values()
         )
-        assert torch.equal(again(backbone, run, plan, image), whole), count
+        assert torch.equal(run_replayed(backbone, run, plan, image), full), count
         assert all("forward" not in module.__dict__ for module in backbone.model.modules())
 
 
-def test_after_the_last_stage_only_the_embedding_is_kept() -> None:
+def test_after_the_last_stage_only_the_embedding_is_recorded() -> None:
     backbone, image = network("test_efficientnet")
     plan = plan_replay(lambda x: backbone(x).embedding, backbone.model, paths(backbone, len(backbone.stages())), image)
     assert plan is not None and len(plan.paths) == 1
     assert torch.Size(plan.shapes[plan.paths[0]]).numel() == backbone.embedding_dim
 
 
-def test_maps_of_frozen_stages_and_the_picture_are_kept_where_a_head_looks_at_them() -> None:
+def test_maps_of_frozen_stages_and_the_image_are_recorded_where_a_head_reads_them() -> None:
     backbone, image = network("resnet18")
 
     def run(image: Tensor) -> list[Tensor]:
@@ -83,13 +83,13 @@ def test_maps_of_frozen_stages_and_the_picture_are_kept_where_a_head_looks_at_th
     plan = plan_replay(run, backbone.model, paths(backbone, 4), image)
     assert plan is not None and IMAGE in plan.paths
     with torch.no_grad():
-        for one, other in zip(again(backbone, run, plan, image), run(image), strict=True):
-            assert torch.equal(one, other)
+        for first, second in zip(run_replayed(backbone, run, plan, image), run(image), strict=True):
+            assert torch.equal(first, second)
     maps = [plan.shapes[path][0] for path in plan.paths if path != IMAGE]
     assert maps == backbone.channels[: len(maps)] and len(maps) >= 3
 
 
-def test_the_rest_trains_as_it_would() -> None:
+def test_later_stages_get_the_same_gradients() -> None:
     backbone, image = network("resnet18")
     for _, stage in backbone.stages()[:3]:
         stage.requires_grad_(False)
@@ -100,13 +100,13 @@ def test_the_rest_trains_as_it_would() -> None:
         recorded = record_outputs(lambda x: backbone(x).embedding, backbone.model, list(plan.paths), image)
     expected = torch.autograd.grad(backbone(image).embedding.square().sum(), rest)
     with replay(backbone.model, FrozenOutputs(recorded, plan.shapes)):
-        found = torch.autograd.grad(backbone(torch.zeros_like(image)).embedding.square().sum(), rest)
-    for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one, other)
+        gradients = torch.autograd.grad(backbone(torch.zeros_like(image)).embedding.square().sum(), rest)
+    for first, second in zip(gradients, expected, strict=True):
+        assert torch.equal(first, second)
 
 
 class Twice(nn.Module):
-    """Calls one module in two places, so that no output of it stands for the other."""
+    """Calls one module in two places, so that no single output replaces it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Twice(nn.Module):
         return self.scale(self.first(self.scale(x)))
 
 
-def test_what_cannot_be_cut_is_not() -> None:
+def test_modules_called_twice_are_not_replaced() -> None:
     model, image = Twice().eval(), torch.rand(2, 3, 8, 8)
     plan = plan_replay(model, model, ["first", "scale"], image)
     assert plan is not None and plan.paths == ("first",)  # the second call of scale runs
@@ -143,7 +143,7 @@ def test_what_depends_on_trained_parameters_is_not_recorded() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())  # as they were
 
 
-def test_the_picture_alone_stands_for_nothing() -> None:
+def test_the_image_alone_replaces_nothing() -> None:
     class Unused(Early):
         def forward(self, x: Tensor) -> Tensor:
             self.first(x)

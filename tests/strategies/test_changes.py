@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from running import Command
-from test_finetuner import Gradients, trainer
+from test_finetuner import GradientRecorder, trainer
 from test_frozen import batches, fit, make
 from torch import nn
 
@@ -176,8 +176,8 @@ def test_sam_steps_with_the_gradient_uphill() -> None:
 
 
 def test_sams_second_pass_draws_what_the_first_did_and_leaves_the_statistics_alone(tmp_path: Path) -> None:
-    def step(rho: float | None) -> tuple[Gradients, list[torch.Tensor]]:
-        model, seen = make("small_cnn", partial(Full, batchnorm="train"), sam=rho), Gradients()
+    def step(rho: float | None) -> tuple[GradientRecorder, list[torch.Tensor]]:
+        model, seen = make("small_cnn", partial(Full, batchnorm="train"), sam=rho), GradientRecorder()
         trainer(tmp_path, max_steps=1, callbacks=[seen]).fit(model, batches("small_cnn"))
         return seen, batchnorm_buffers(model)
 

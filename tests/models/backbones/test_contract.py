@@ -31,7 +31,7 @@ def size_of(name: str) -> int:
     return SIZE.get(name, 64)
 
 
-def picture(backbone: Backbone, count: int = 2) -> Tensor:
+def random_image(backbone: Backbone, count: int = 2) -> Tensor:
     size = size_of(backbone.name)
     return torch.rand(count, backbone.in_channels, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -80,7 +80,7 @@ def test_stages_hold_the_mode_of_every_layer_that_has_one(backbone: Backbone) ->
 
 
 def test_maps_have_the_channels_and_strides_promised(backbone: Backbone) -> None:
-    image = picture(backbone)
+    image = random_image(backbone)
     with torch.no_grad():
         maps = backbone(image).maps
     assert [m.shape[1] for m in maps] == backbone.channels
@@ -93,7 +93,7 @@ def test_maps_have_the_channels_and_strides_promised(backbone: Backbone) -> None
 
 
 def test_embedding_is_what_the_librarys_classifier_sees(backbone: Backbone) -> None:
-    image = picture(backbone)
+    image = random_image(backbone)
     with torch.no_grad():
         features = backbone(image)
         assert features.embedding.shape == (2, backbone.embedding_dim)
@@ -110,7 +110,7 @@ def test_embedding_is_what_the_librarys_classifier_sees(backbone: Backbone) -> N
 def test_one_training_step_reaches_every_parameter(backbone: Backbone) -> None:
     """Last of this module: it changes the network."""
     backbone.train()
-    features = backbone(picture(backbone))
+    features = backbone(random_image(backbone))
     loss = features.embedding.square().mean() + sum(m.square().mean() for m in features.maps)
     loss.backward()
     assert torch.isfinite(loss)
