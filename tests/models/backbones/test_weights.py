@@ -91,7 +91,7 @@ def test_package_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     torch.save(state, package / "a.pth")
     torch.save(state, package / "b.pth")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"expected one weights file in the package, found a.pth, b.pth"):
+    with pytest.raises(UserError, match=r"expected one weights file in the package, got a.pth, b.pth"):
         build(NAME, weights="package:two_files")
     loads("package:two_files/b.pth", state)
 
