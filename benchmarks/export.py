@@ -56,7 +56,7 @@ def compared(run: RunDirectory, backend: str) -> Agreement:
         for task, (raw, predictions) in own.items():
             raws, others = theirs[task]
             for name, value in raw.items():
-                if isinstance(value, Tensor) and name not in model.heads[task].picked:
+                if isinstance(value, Tensor) and name not in model.heads[task].discrete_outputs:
                     found.raw = max(found.raw, float((raws[name] - value).abs().max()))
             for mine, other in zip(predictions, others, strict=True):
                 found.pictures += 1

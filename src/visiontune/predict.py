@@ -1,7 +1,7 @@
 """Use a run on new images, or on the frames of a video."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +19,9 @@ from visiontune.data.images import is_image, load_images
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.deployment.files import open_exported, run_through
 from visiontune.errors import UserError
-from visiontune.models.heads.overlays import beside
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.interfaces import require
+from visiontune.models.heads.overlays import side_by_side
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
 from visiontune.training.evaluation import quiet_trainer
@@ -57,8 +59,8 @@ class _PredictData(L.LightningDataModule):
 class _Writer(L.Callback):
     """Collects the rows of predictions.csv; writes images and masks after each batch, so that they need no memory."""
 
-    def __init__(self, output: Path, draw: bool, video: VideoWriter | None) -> None:
-        self.output, self.draw, self.video = output, draw, video
+    def __init__(self, heads: Mapping[str, Describable], output: Path, draw: bool, video: VideoWriter | None) -> None:
+        self.heads, self.output, self.draw, self.video = heads, output, draw, video
         self.rows: list[Row] = []
         self.image_count = 0
 
@@ -69,7 +71,7 @@ class _Writer(L.Callback):
             self.image_count += 1
             drawings = []
             for task, prediction in predictions.items():
-                head = module.heads[task]
+                head = self.heads[task]
                 text, score = head.describe(prediction)
                 self.rows.append(Row(name, "", task, "", text, score, float("nan")))
                 for kind, result in head.images(prediction).items():
@@ -77,7 +79,7 @@ class _Writer(L.Callback):
                 if self.draw:
                     drawings.append(head.draw(image, prediction))
             if drawings:
-                sheet = drawings[0] if len(drawings) == 1 else beside(drawings, list(predictions))
+                sheet = drawings[0] if len(drawings) == 1 else side_by_side(drawings, list(predictions))
                 if self.video:
                     self.video.write(sheet)
                 else:
@@ -94,6 +96,7 @@ def main(cfg: DictConfig) -> Path:
     input_path = Path(cfg.input).expanduser()
     source = open_input(input_path, run_cfg.data.channels)
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
+    heads = require(model.heads, Describable, "predict")
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     precision = run_cfg.trainer.precision
     if backend := cfg.backend or run_cfg.get("backend"):
@@ -109,7 +112,7 @@ def main(cfg: DictConfig) -> Path:
         video = None
         if source.frame_rate and cfg.images:
             video = stack.enter_context(VideoWriter(output / "images" / f"{input_path.stem}.mp4", source.frame_rate))
-        writer = _Writer(output, cfg.images, video)
+        writer = _Writer(heads, output, cfg.images, video)
         trainer = quiet_trainer(accelerator, precision, [writer])
         with logging_to(None):
             trainer.predict(model, datamodule=_PredictData(loader), return_predictions=False)

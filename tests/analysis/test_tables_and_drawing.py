@@ -3,7 +3,7 @@
 import torch
 
 from visiontune.analysis.tables import render
-from visiontune.models.heads.drawing import BAD, GOOD, caption, grid
+from visiontune.models.heads.drawing import BAD, GOOD, caption, image_grid
 
 
 def test_numbers_stand_on_the_right() -> None:
@@ -30,7 +30,7 @@ def test_caption() -> None:
 
 def test_grid() -> None:
     pictures = [torch.full((3, 20, 20), 10 * i, dtype=torch.uint8) for i in range(5)]
-    sheet = grid(pictures, width=170, gap=2)  # columns of 40
+    sheet = image_grid(pictures, width=170, gap=2)  # columns of 40
     assert sheet.shape == (3, 2 * 42 + 2, 4 * 42 + 2) and sheet.dtype == torch.uint8
     assert [int(sheet[0, 2 + 5, 2 + 42 * i + 5]) for i in range(4)] == [0, 10, 20, 30]
     assert int(sheet[0, 44 + 5, 2 + 5]) == 40 and int(sheet[0, -1, -1]) == 255
@@ -38,7 +38,7 @@ def test_grid() -> None:
 
 def test_wide_pictures_stand_in_two_columns_and_leave_no_gaps() -> None:
     pictures = [torch.full((3, 10, 20), 10 * i, dtype=torch.uint8) for i in range(3)]
-    sheet = grid(pictures, width=170, gap=2)  # columns of 82, rows of 41
+    sheet = image_grid(pictures, width=170, gap=2)  # columns of 82, rows of 41
     assert sheet.shape == (3, 2 * 43 + 2, 2 * 84 + 2)
     assert [int(sheet[0, 5, 5]), int(sheet[0, 5, 90]), int(sheet[0, 50, 5])] == [0, 10, 20]
     assert int(sheet[0, 50, 90]) == 255

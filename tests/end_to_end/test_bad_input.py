@@ -143,7 +143,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ),
         (
             "monitor=val/classification/map",
-            "monitor=val/classification/map cannot say which epoch is best; write one of val/classification/accuracy, ",
+            "monitor=val/classification/map cannot decide which epoch is best; write one of val/classification/",
         ),
         (
             "strategy.schedule={blocks.6: 1}",
@@ -152,7 +152,10 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("+loss_weights.depth=2", "loss_weights.depth: there is no such head; the heads are classification"),
         ("backbone.name=resnet5", "backbone.name=resnet5: torchvision or timm has no such network; nearest: resnet50"),
         ("backbone.norm=instance", "backbone.norm=instance is not one of batch, group, none"),
-        ("heads.classification.loss=hinge", "loss='hinge' of a classification head: write cross_entropy or focal"),
+        (
+            "heads.classification.loss=hinge",
+            "heads.classification.loss=hinge: write one of cross_entropy, focal, or a module",
+        ),
         ("heads.classification.class_weights=[1,2]", "class_weights has 2 numbers for 10 classes"),
         ("data.batch_size=0", "data.batch_size=0: write 1 or more"),
         ("data.fold=1", "k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)"),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 
-from visiontune.models.heads import Head
+from visiontune.models.heads import Describable, Head
 from visiontune.models.heads.drawing import caption
 
 
@@ -38,7 +38,7 @@ class Metrics(nn.Module):
         self.near.reset()
 
 
-class OrdinalHead(Head):
+class OrdinalHead(Head, Describable):
     directions = {"distance": "min", "near": "max", "loss": "min"}
     monitor = "near"
 
@@ -61,6 +61,9 @@ class OrdinalHead(Head):
     def metrics(self):
         return Metrics()
 
+    def metric_inputs(self, predictions, targets):
+        yield torch.stack([prediction["value"] for prediction in predictions]), torch.tensor(targets).float()
+
     def describe(self, prediction):
         return f"{float(prediction['value']):.2f}", float("nan")
 
@@ -70,37 +73,46 @@ class OrdinalHead(Head):
     def draw(self, image, prediction, target=None):
         return caption(image, [self.describe(prediction)[0]])
 '''
-YAML = "classification:\n  _target_: ordinal.OrdinalHead\n  scale: 2.0\n"
+YAML = """
+classification:
+  _target_: ordinal.OrdinalHead
+  scale: 2.0
+  metrics:
+    rank: {metric: {_target_: torchmetrics.SpearmanCorrCoef}, direction: max}
+"""
 
 
 def test_one_file_and_one_yaml_train_evaluate_and_predict(
     command: Command, tiny: list[str], tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ordinal.py").write_text(HEAD)
-    (tmp_path / "mine" / "heads").mkdir(parents=True)
-    (tmp_path / "mine" / "heads" / "ordinal.yaml").write_text(YAML)
+    (tmp_path / "configs" / "heads").mkdir(parents=True)
+    (tmp_path / "configs" / "heads" / "ordinal.yaml").write_text(YAML)
     monkeypatch.syspath_prepend(tmp_path)
     run = command(
         "train",
         "--config-dir",
-        str(tmp_path / "mine"),
+        str(tmp_path / "configs"),
         "heads=ordinal",
         "augment=none",
         "epochs=3",
         "probe=false",
+        "monitor=val/classification/rank",
         *tiny,
     ).run
     metrics = json.loads(run.metrics.read_text())
-    assert {"val/classification/distance", "val/classification/near", "val/classification/loss"} <= set(metrics)
+    assert {f"val/classification/{name}" for name in ("distance", "near", "rank", "loss")} <= set(metrics)
     with run.history.open(newline="") as file:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < losses[0]
-    assert run.read_status()["objective"]["name"] == "val/classification/near"
+    assert run.read_status()["objective"]["name"] == "val/classification/rank"
     assert command("evaluate", f"run={run.path}").code == 2  # a class from elsewhere, not trusted unasked
     again = command("evaluate", f"run={run.path}", "split=val", "trust=true", f"output={tmp_path / 'again'}")
     assert again.code == 0
     measured = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert measured["val/classification/distance"] == pytest.approx(metrics["val/classification/distance"], abs=1e-6)
-    command("predict", f"run={run.path}", f"input={tiles}", "trust=true", f"output={tmp_path / 'found'}")
-    with (tmp_path / "found" / "predictions.csv").open(newline="") as file:
+    refused = command("export", f"run={run.path}", "format=torch_export", "trust=true")
+    assert refused.code == 2 and "OrdinalHead, is not Exportable; derive it from" in refused.err
+    command("predict", f"run={run.path}", f"input={tiles}", "trust=true", f"output={tmp_path / 'predicted'}")
+    with (tmp_path / "predicted" / "predictions.csv").open(newline="") as file:
         assert len([float(row["prediction"]) for row in csv.DictReader(file)]) == 60

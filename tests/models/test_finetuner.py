@@ -223,7 +223,7 @@ def test_unknown_heads_and_metrics_are_refused() -> None:
     with pytest.raises(UserError) as monitor:
         make(monitor="val/colour/map")
     assert str(monitor.value) == (
-        "monitor=val/colour/map cannot say which epoch is best; write one of val/colour/accuracy, val/colour/f1, "
+        "monitor=val/colour/map cannot decide which epoch is best; write one of val/colour/accuracy, val/colour/f1, "
         "val/colour/precision, val/colour/recall, val/colour/auroc, val/colour/calibration_error, val/colour/loss"
     )
 
@@ -243,7 +243,7 @@ def test_the_head_decides_the_direction(monitor: str | None, expected: tuple[str
 
 def test_one_head_is_judged_by_its_own_metric() -> None:
     assert make("size").monitor == ("val/size/accuracy", "max")
-    with pytest.raises(UserError, match="monitor=val/score cannot say which epoch is best"):
+    with pytest.raises(UserError, match="monitor=val/score cannot decide which epoch is best"):
         make("size", monitor="val/score")
 
 

@@ -1,6 +1,7 @@
 """report/index.html: one page that needs only the images in its folder."""
 
 import csv
+from collections.abc import Collection
 from html import escape
 
 from matplotlib import colormaps
@@ -19,16 +20,22 @@ code { background: #f2f2f2; padding: .1rem .3rem }
 
 
 def write_page(
-    run: RunDirectory, split: str, metrics: dict[str, float], images: list[str], source: str | None = None
+    run: RunDirectory,
+    split: str,
+    metrics: dict[str, float],
+    images: list[str],
+    source: str | None = None,
+    per_class: Collection[str] = (),
 ) -> None:
     """The metrics of a run, its curves, and `images`.
 
     Args:
         images: file names in the report folder.
         source: the run that this one was compressed from.
+        per_class: `TASK/METRIC/CLASS` of the metrics without a curve.
     """
     origin = f" It was compressed from the run <code>{escape(source)}</code>." if source else ""
-    if _draw_curves(run):
+    if _draw_curves(run, per_class):
         images = ["curves.png", *images]
     images = [*images, *(path.name for path in run.report.glob("lr_range.png"))]  # of the learning rate range test
     rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
@@ -52,7 +59,7 @@ sample in <code>predictions.csv</code>.{origin}</p>
         )
 
 
-def _draw_curves(run: RunDirectory) -> bool:
+def _draw_curves(run: RunDirectory, per_class: Collection[str]) -> bool:
     """Write curves.png from metrics.csv: the losses, and every other metric of the validation split.
 
     Returns:
@@ -62,8 +69,8 @@ def _draw_curves(run: RunDirectory) -> bool:
         return False
     with run.history.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    # A name with a third part is of one class.
-    names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/")) and name.count("/") < 3]
+    names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/"))]
+    names = [name for name in names if name.partition("/")[2] not in per_class]
     names = [name for name in names if not name.endswith("/weight")]
     losses = [name for name in names if name.startswith("train/") or name.endswith("loss")]
     curve_names = (losses, [name for name in names if name not in losses])

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -18,7 +17,8 @@ from visiontune.data import VisionData
 from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_artifacts, log_final_image, log_results
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.drawing import grid
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.drawing import image_grid
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.runs.log import log
@@ -48,7 +48,8 @@ def report(
     for name, file in images.items():
         image = pil_to_tensor(Image.open(run.report / file).convert("RGB"))
         log_final_image(loggers, name, image, step)
-    write_page(run, last.split, metrics, list(images.values()), cfg.get("compressed_from"))
+    names = list(images.values())
+    write_page(run, last.split, metrics, names, cfg.get("compressed_from"), per_class_names(results))
     log_artifacts(loggers, run)
     log.info("\n" + results_table(results))
     log.info(f"\nbest checkpoint  {run.checkpoints / 'best.ckpt'}")
@@ -60,29 +61,38 @@ def report(
 def results_table(results: list[Evaluation]) -> str:
     """A row for each metric and a column for each split; then, for each task, the classes of the last split."""
     names = list(dict.fromkeys(name.partition("/")[2] for result in results for name in result.metrics))
+    classes = per_class_names(results)
     rows = []
     for name in names:
-        if name.count("/") < 2:
+        if name not in classes:
             values = [result.metrics.get(f"{result.split}/{name}", math.nan) for result in results]
             rows.append([name, *(f"{value:.4f}" for value in values)])
     table = render("best checkpoint", ["metric", *(result.split for result in results)], rows)
     return "\n\n".join([table, *_by_class(results[-1])])
 
 
+def per_class_names(results: list[Evaluation]) -> set[str]:
+    """`TASK/METRIC/CLASS` of all metrics of a class."""
+    return {
+        f"{task}/{values.metric}/{name}"
+        for result in results
+        for task, metrics in result.per_class.items()
+        for values in metrics
+        for name in values.classes
+    }
+
+
 def _by_class(result: Evaluation) -> list[str]:
-    """A table for each task with metrics `TASK/METRIC/CLASS`."""
-    tasks: dict[str, dict[str, dict[str, float]]] = {}
-    for name, value in result.metrics.items():
-        if name.count("/") > 2:
-            _, task, metric, label = name.split("/", 3)
-            tasks.setdefault(task, {}).setdefault(label, {})[metric] = value
+    """A table for each task that has metrics of each class."""
     tables = []
-    for task, classes in tasks.items():
-        metrics = list(dict.fromkeys(metric for values in classes.values() for metric in values))
-        rows = [
-            [name, *(f"{values.get(metric, math.nan):.4f}" for metric in metrics)] for name, values in classes.items()
-        ]
-        tables.append(render(f"{task} by class, {result.split}", ["class", *metrics], rows))
+    for task, metrics in result.per_class.items():
+        if metrics:
+            rows = [
+                [name, *(f"{float(values.values[i]):.4f}" for values in metrics)]
+                for i, name in enumerate(metrics[0].classes)
+            ]
+            columns = ["class", *(values.metric for values in metrics)]
+            tables.append(render(f"{task} by class, {result.split}", columns, rows))
     return tables
 
 
@@ -94,6 +104,8 @@ def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evalu
     """
     files = {}
     for task, head in model.heads.items():
+        if not isinstance(head, Describable):
+            continue
         for name, figure in head.figures(result.computed[task]).items():
             file = f"{result.split}_{task}_{name}.png"
             figure.savefig(folder / file, dpi=110)
@@ -105,10 +117,10 @@ def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evalu
     return files
 
 
-def draw_worst(data: VisionData, head: Any, task: str, result: Evaluation) -> Tensor:
+def draw_worst(data: VisionData, head: Describable, task: str, result: Evaluation) -> Tensor:
     """The samples with the largest loss, worst first, truth and prediction drawn on them."""
     dataset = data.dataset(result.split, augmented=False)
     position = {sample.path: i for i, sample in enumerate(dataset.samples)}
-    return grid(
+    return image_grid(
         [head.draw(dataset.picture(position[case.path]), case.prediction, case.truth) for case in result.worst[task]]
     )

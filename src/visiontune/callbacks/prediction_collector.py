@@ -10,6 +10,7 @@ import lightning as L
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from visiontune.models.heads.describable import Describable
 from visiontune.runs.predictions import Row
 
 WORST = 16
@@ -50,8 +51,12 @@ class PredictionCollector(L.Callback):
             for path, truth, prediction, loss in zip(
                 batch["path"], batch["truth"][task], predictions, losses, strict=True
             ):
-                text, score = head.describe(prediction)
-                self.rows.append(Row(path, pl_module.split, task, head.describe_target(truth), text, score, loss))
+                if isinstance(head, Describable):
+                    text, score = head.describe(prediction)
+                    row = Row(path, pl_module.split, task, head.describe_target(truth), text, score, loss)
+                else:
+                    row = Row(path, pl_module.split, task, "", "", math.nan, loss)
+                self.rows.append(row)
                 self._keep(task, path, loss, prediction, truth)
 
     def _keep(self, task: str, path: str, loss: float, prediction: dict[str, Tensor], truth: Any) -> None:

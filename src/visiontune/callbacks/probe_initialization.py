@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from visiontune.models.heads.probeable import Probeable
 from visiontune.runs.log import log
 
 
@@ -30,7 +31,7 @@ class ProbeInitialization(L.Callback):
         embeddings, targets = zip(*(self._embed(trainer, module, split) for split in ("train", "val")), strict=True)
         for task, head in module.heads.items():
             train, val = ((embedding, labels[task]) for embedding, labels in zip(embeddings, targets, strict=True))
-            line = head.fit_probe(train, val)
+            line = head.fit_probe(train, val) if isinstance(head, Probeable) else None
             if line and trainer.is_global_zero:
                 log.info(f"probe of {task}: {line}")
         for parameter in module.heads.parameters():  # all ranks solved the same problem: make the solutions equal

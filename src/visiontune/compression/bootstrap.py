@@ -7,12 +7,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
 
 from visiontune.models.finetuner import FineTuner
-
-State = list[dict[str, Any]]  # what one image added to each of a task's torchmetrics, by the name of the state
+from visiontune.models.heads.extra_metrics import build_metrics
+from visiontune.models.heads.metric_states import States, merge_states, read_states
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class PictureStates(L.Callback):
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, list[State | None]] = {}  # None where the image has no label of the task
+        self.states: dict[str, list[States | None]] = {}  # None where the image has no label of the task
         self.losses: dict[str, list[float]] = {}
 
     def on_test_batch_end(
@@ -68,9 +66,9 @@ class PictureStates(L.Callback):
                 if target is None:
                     states.append(None)
                     continue
-                metrics = pl_module.heads[task].metrics().to(pl_module.device)
+                metrics: Any = build_metrics(pl_module.heads[task]).to(pl_module.device)
                 metrics.update([prediction], [truth])
-                states.append([{name: getattr(part, name) for name in part._reductions} for part in _parts(metrics)])
+                states.append(read_states(metrics))
 
     def resampled(self, model: FineTuner, seed: int = 0) -> Resampled:
         """Metrics of all images, and of `Head.bootstrap_samples` draws of as many images with replacement."""
@@ -87,7 +85,7 @@ class PictureStates(L.Callback):
         scores = []
         for task, head in model.heads.items():
             drawn = [state for i in picked if (state := self.states[task][i]) is not None]
-            computed = _joined(head.metrics(), drawn).compute()
+            computed = _joined(build_metrics(head), drawn).compute()
             computed["loss"] = torch.tensor(self.losses[task])[picked].nanmean()
             # Of no labelled image there is no number, whatever a metric begins with.
             scores.append(float(head.score(computed)) if drawn else math.nan)
@@ -97,26 +95,13 @@ class PictureStates(L.Callback):
         return (numbers if len(scores) == 1 else numbers | {"score": float(np.mean(scores))}), classes
 
 
-def _parts(metrics: nn.Module) -> list[Metric]:
-    return [module for module in metrics.modules() if isinstance(module, Metric)]
-
-
-def _joined(metrics: Any, drawn: list[State]) -> Any:
+def _joined(metrics: Any, drawn: list[States]) -> Any:
     """Fresh metrics as if they had been updated with these images, joined as torchmetrics joins ranks."""
-    if not drawn:
+    if drawn:
+        merge_states(metrics, drawn)
+    else:
         metrics.update([], [])
-        return metrics.cpu()
-    for part, *states in zip(_parts(metrics), *drawn, strict=True):
-        for name, reduction in part._reductions.items():
-            found = [state[name] for state in states]
-            lists = isinstance(found[0], list)
-            setattr(part, name, [v for one in found for v in one] if lists else _reduced(reduction, found))
-        part._update_count = len(drawn)
     return metrics.cpu()
-
-
-def _reduced(reduction: Any, found: list[Tensor]) -> Tensor:
-    return reduction(torch.stack(found))
 
 
 def _estimate(value: float, draws: np.ndarray) -> Estimate:

@@ -11,6 +11,8 @@ from torch import Tensor
 from visiontune.deployment.files import Exported, OnnxFile, write
 from visiontune.deployment.graph import build_graph
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.interfaces import require
 from visiontune.runs.directory import RunDirectory
 
 CLOSE = 1e-3  # of compiled and eager numbers, over the largest one
@@ -83,4 +85,4 @@ def _of_file(name: str, run: RunDirectory, cfg: DictConfig, model: FineTuner, pa
 
 
 def _several(model: FineTuner) -> bool:
-    return all(head.graph_batch for head in model.heads.values())
+    return all(head.graph_batch for head in require(model.heads, Exportable, "export").values())

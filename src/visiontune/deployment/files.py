@@ -13,6 +13,8 @@ from visiontune.deployment.graph import Graph, dimensions, sample_of
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Head, Prediction, Raw
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.interfaces import require
 from visiontune.runs.directory import RunDirectory
 
 NAMES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
@@ -36,7 +38,7 @@ class Exported(ABC):
         """By task, the raw outputs of a batch and a prediction an image. The images may differ in size."""
         each = [self(picture[None]) for picture in pictures]
         found: dict[str, tuple[Raw, list[Prediction]]] = {}
-        for task, head in heads.items():
+        for task, head in require(heads, Exportable, "export").items():
             raw: Raw = dict(self.metadata["plain"][task])
             for name in [name for name in each[0] if name.startswith(f"raw.{task}.")]:
                 key, parts = name.removeprefix(f"raw.{task}."), [one[name] for one in each]

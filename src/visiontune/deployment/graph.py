@@ -1,7 +1,7 @@
 """What is exported: from an image as it is stored to predictions in its own pixels."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
@@ -13,7 +13,8 @@ from visiontune.data import TaskInfo
 from visiontune.data.geometry import eval_frame, fitted
 from visiontune.data.loaders import as_size
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.base import Head
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.interfaces import require
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.load import load_model
 
@@ -41,6 +42,7 @@ class Graph(nn.Module):
         super().__init__()
         self.schema, self.checkpoint = dict(schema), checkpoint
         self.backbone, self.heads = model.backbone, model.heads
+        require(model.heads, Exportable, "export")
         self.size, self.resize, self.fill = size, resize, fill / 255
 
     def forward(self, picture: Tensor) -> dict[str, Tensor]:
@@ -49,7 +51,7 @@ class Graph(nn.Module):
         outputs: dict[str, Tensor] = {}
         for task, head in self.heads.items():
             raw = head(features)
-            found = head.graph(raw, eval_frame(self.resize, stored, self.size))
+            found = cast(Exportable, head).graph(raw, eval_frame(self.resize, stored, self.size))
             outputs |= {f"{task}.{name}": value for name, value in found.items()}
             outputs |= {f"raw.{task}.{name}": value for name, value in raw.items() if isinstance(value, Tensor)}
         return outputs
@@ -112,5 +114,5 @@ def dimensions(graph: Graph) -> dict[str, Any]:
     return {"picture": {0: torch.export.Dim("batch", max=2**15), **sides} if several else sides}
 
 
-def heads_of(graph: Graph) -> list[Head]:
-    return list(graph.heads.values())
+def heads_of(graph: Graph) -> list[Exportable]:
+    return list(require(graph.heads, Exportable, "export").values())

@@ -11,6 +11,8 @@ from visiontune.deployment.files import Exported
 from visiontune.errors import RunError
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Prediction
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.interfaces import require
 
 RAW, DECODED, SHARE = 1e-4, 1e-4, 1e-3
 PIXELS, BOXES = 0.1, 0.01  # how far a box may be off, and the share of boxes that may have no partner
@@ -41,9 +43,10 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
         found = exported.outputs(batch["picture"], model.heads)
         for task, raw in model(batch["image"]).items():
             head = model.heads[task]
+            discrete = require({task: head}, Exportable, "export")[task].discrete_outputs
             theirs, predictions = found[task]
             for name, value in raw.items():
-                if isinstance(value, Tensor) and name not in head.picked:
+                if isinstance(value, Tensor) and name not in discrete:
                     difference = _difference(theirs[name], value)
                     _check(f"{task}.{name}", difference, RAW)
                     worst = max(worst, difference)

@@ -1,6 +1,6 @@
 """Distillation: a student learns from the outputs of a trained teacher."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Raw
-from visiontune.models.heads.decoders import upsampled
+from visiontune.models.heads.decoders import upsample
+from visiontune.models.heads.distillable import Distillable
+from visiontune.models.heads.interfaces import require
 from visiontune.models.loss_terms import LossTerm, TrainingStep
 from visiontune.runs.directory import RunDirectory
 
@@ -67,7 +69,7 @@ class Distillation(LossTerm):
         image: an image ``(1, C, H, W)``, to compare the shapes of student and teacher.
         weight: share of the teacher in each task's loss (Hinton, Vinyals & Dean 2015,
             https://arxiv.org/abs/1503.02531).
-        temperature: see `Head.distill`.
+        temperature: see `Distillable.distill`.
         features: factor of the loss between features (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
             It compares all pairs of maps with about the same resolution, else the two coarsest maps, and the embeddings
             where the student's heads use theirs.
@@ -102,8 +104,8 @@ class Distillation(LossTerm):
             student_features = student.backbone(image)
             outputs = {task: head(student_features) for task, head in student.heads.items()}
             teacher_features, teacher_outputs = teacher(image)
-            for task, head in student.heads.items():
-                head.distill(outputs[task], teacher.model.heads[task], teacher_outputs[task], temperature)
+            for task, head in require(student.heads, Distillable, "distill.teacher").items():
+                head.distill(outputs[task], cast(Any, teacher.model.heads[task]), teacher_outputs[task], temperature)
         for module, training in modes:
             module.training = training
         self.pairs = pair_maps(student_features.maps, teacher_features.maps) if features else []
@@ -117,8 +119,8 @@ class Distillation(LossTerm):
         """Replace `step.losses` by the blended ones; returns the loss between features."""
         image = step.batch["image"]
         teacher_features, teacher_outputs = self.teacher(image)
-        for task, head in model.heads.items():
-            teacher_head = self.teacher.model.heads[task]
+        for task, head in require(model.heads, Distillable, "distill.teacher").items():
+            teacher_head = cast(Any, self.teacher.model.heads[task])
             distance = head.distill(step.outputs[task], teacher_head, teacher_outputs[task], self.temperature)
             step.curves[f"train/{task}/distill"] = distance, len(image)
             step.losses[task] = (1 - self.weight) * step.losses[task] + self.weight * distance
@@ -134,7 +136,7 @@ class Distillation(LossTerm):
         distances = []
         for projection, maps in zip(self.projections, self._matched_maps(student, teacher), strict=True):
             student_map, teacher_map = projection(maps[0]).float(), maps[1].float()
-            error = (upsampled(student_map, teacher_map.shape[-2:]) - teacher_map).square().mean()
+            error = (upsample(student_map, teacher_map.shape[-2:]) - teacher_map).square().mean()
             distances.append(error / teacher_map.var().clamp_min(1e-12))
         return torch.stack(distances).mean()
 

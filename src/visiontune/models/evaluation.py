@@ -7,13 +7,14 @@ import torch
 
 from visiontune.models.heads import Head
 from visiontune.models.heads.base import Prediction, Raw
-from visiontune.models.split_metrics import Scores
+from visiontune.models.heads.metrics import name_scalars
+from visiontune.models.split_metrics import SplitMetrics
 
 Outputs = dict[str, tuple[Raw, list[Prediction]]]
 
 
 def evaluate_batch(
-    outputs: Outputs, heads: Mapping[str, Head], batch: dict[str, Any], scores: Scores
+    outputs: Outputs, heads: Mapping[str, Head], batch: dict[str, Any], scores: SplitMetrics
 ) -> dict[str, Any]:
     """Update `scores` with a batch.
 
@@ -34,7 +35,7 @@ def log_metrics(model: Any, split: str) -> None:
     """
     computed = model.scores.compute()
     for task, metrics in computed.items():
-        model.log_dict({f"{split}/{task}/{name}": v.float() for name, v in metrics.items() if v.numel() == 1})
+        model.log_dict({f"{split}/{task}/{name}": v.float() for name, v in name_scalars(metrics).items()})
     losses = {task: metrics["loss"] for task, metrics in computed.items()}
     model.log(f"{split}/loss", model.loss_weights(losses, list(losses)), prog_bar=split == "val")
     if len(model.heads) > 1:

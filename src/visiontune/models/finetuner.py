@@ -18,7 +18,7 @@ from visiontune.models.loss_terms import TrainingStep
 from visiontune.models.loss_weights import build_loss_weights
 from visiontune.models.progress import completed_epochs
 from visiontune.models.replay import replay
-from visiontune.models.split_metrics import Scores, monitored
+from visiontune.models.split_metrics import SplitMetrics, find_monitor
 from visiontune.models.step_seed import seed_step
 from visiontune.models.warmup import stage_warmup
 from visiontune.optim.sam import Sam
@@ -37,7 +37,7 @@ class FineTuner(L.LightningModule):
         strategy: which stages train in which epoch, and the parameter groups.
         loss_weights: factor of each task's loss, 1 by default; or "learned".
         sam: radius of sharpness-aware minimisation, see `Sam`; None switches it off.
-        monitor: the metric "val/TASK/METRIC" that decides which epoch is best; for the default see `monitored`.
+        monitor: the metric "val/TASK/METRIC" that decides which epoch is best; for the default see `find_monitor`.
         seed: dropout depends on it, the epoch, the step and the rank.
         description: plain data that every checkpoint holds (class names, version).
 
@@ -65,10 +65,10 @@ class FineTuner(L.LightningModule):
         self.strategy, self.sam, self.seed = strategy, sam, seed
         self.loss_weights = build_loss_weights(heads, loss_weights)
         self.loss_terms = nn.ModuleList()  # see `LossTerm`; `append` adds one
-        self.monitor = monitored(heads, monitor)
+        self.monitor = find_monitor(heads, monitor)
         self.description = description or {}
         self.split = "test"  # which split a `test` pass evaluates
-        self.train_means, self.scores = EpochMeans(), Scores(heads)
+        self.train_means, self.scores = EpochMeans(), SplitMetrics(heads)
 
     def stages(self) -> Stages:
         """``(name, module)`` from input to output, the heads last; disjoint, together every parameter."""

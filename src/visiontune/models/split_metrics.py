@@ -1,4 +1,4 @@
-"""What an evaluation pass adds up, and which of it says what is best."""
+"""The metrics and losses of an evaluation pass, and which of them is the monitor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,39 +8,40 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from visiontune.errors import UserError
-from visiontune.models.heads import Head, HeadMetrics
-from visiontune.models.heads.base import Prediction
+from visiontune.models.heads.base import Head, Prediction
+from visiontune.models.heads.extra_metrics import build_metrics
+from visiontune.models.heads.metrics import HeadMetrics, Value
 
 
-class Scores(nn.Module):
-    """Metrics and mean loss of each task, over the images that are labelled for it.
+class SplitMetrics(nn.Module):
+    """Metrics and mean loss of each task, over the images with a label for it.
 
     Attributes:
-        computed: of the last pass, by task.
+        computed: the values of the last pass, by task.
     """
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
         super().__init__()
         self.metrics: Mapping[str, HeadMetrics] = nn.ModuleDict(  # type: ignore[assignment]
-            {task: head.metrics() for task, head in heads.items()}
+            {task: build_metrics(head) for task, head in heads.items()}
         )
         self.losses: Mapping[str, MeanMetric] = nn.ModuleDict({task: MeanMetric() for task in heads})  # type: ignore[assignment]
-        self.computed: dict[str, dict[str, Tensor]] = {}
+        self.computed: dict[str, dict[str, Value]] = {}
 
     def update(self, task: str, predictions: list[Prediction], losses: Tensor, truth: list[Any]) -> None:
         """
         Args:
             losses: ``(B,)``, of each image.
-            truth: as the metrics take it; None for an image without a label.
+            truth: targets for the metrics; None for an image without a label.
         """
         labelled = [i for i, target in enumerate(truth) if target is not None]
-        with torch.autocast(losses.device.type, enabled=False):  # a metric is no place for 8 bits
+        with torch.autocast(losses.device.type, enabled=False):  # bfloat16 has 8 bits
             self.metrics[task].update([predictions[i] for i in labelled], [truth[i] for i in labelled])
         if labelled:
             self.losses[task].update(losses[labelled])
 
-    def compute(self) -> dict[str, dict[str, Tensor]]:
-        """By task its metrics, `loss` among them, of all ranks; the next pass begins anew."""
+    def compute(self) -> dict[str, dict[str, Value]]:
+        """The metrics of each task over all ranks, with `loss`; then reset them."""
         for task, metrics in self.metrics.items():
             self.computed[task] = metrics.compute() | {"loss": self.losses[task].compute()}
             metrics.reset()
@@ -48,11 +49,11 @@ class Scores(nn.Module):
         return self.computed
 
 
-def monitored(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
+def find_monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
     """The monitored metric's full name, and "max" or "min"; see `FineTuner`.
 
     Raises:
-        UserError: no head gives it.
+        UserError: no head computes it, or it has no direction.
     """
     directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
     if len(heads) > 1:
@@ -61,5 +62,5 @@ def monitored(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]
         first, head = next(iter(heads.items()))
         monitor = "val/score" if len(heads) > 1 else f"val/{first}/{head.monitor}"
     if monitor not in directions:
-        raise UserError(f"monitor={monitor} cannot say which epoch is best; write one of {', '.join(directions)}")
+        raise UserError(f"monitor={monitor} cannot decide which epoch is best; write one of {', '.join(directions)}")
     return monitor, directions[monitor]

@@ -32,7 +32,10 @@ from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
+from visiontune.models.features import FeatureShape
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads import Head
+from visiontune.models.heads.extra_metrics import build_extra_metrics
 from visiontune.models.loss_terms import L1
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
@@ -70,9 +73,7 @@ def build_model(
         allow_download=download,
     )
     heads = {
-        # Partial, since Hydra would turn the arguments into config nodes.
-        str(task): make({**node, "_partial_": True})(features=backbone.shape, info=schema[str(task)])
-        for task, node in cfg.heads.items()
+        str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
     settings = {key: value for key, value in cfg.strategy.items() if key not in CACHE_KEYS}
@@ -99,6 +100,17 @@ def build_model(
     if cfg.l1:
         model.loss_terms.append(L1(cfg.l1))
     return model, report
+
+
+def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskInfo) -> Head:
+    """The head of a task, with the extra metrics of its config."""
+    options: Any = OmegaConf.to_container(node, resolve=True)
+    metrics = options.pop("metrics", None) or {}
+    # Partial, since Hydra would turn the arguments into config nodes.
+    head: Head = make({**options, "_partial_": True})(features=features, info=info)
+    key = f"heads.{task}.metrics"
+    head.add_metrics(build_extra_metrics(metrics, info.classes, head.metric_arguments, key), key)
+    return head
 
 
 def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers: Sequence[Logger] = ()) -> L.Trainer:

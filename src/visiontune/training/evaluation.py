@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
 from visiontune.callbacks.prediction_collector import EvaluatedSample, PredictionCollector
 from visiontune.data import VisionData
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.runs.predictions import Row
 
 
@@ -28,7 +28,15 @@ class Evaluation:
     metrics: dict[str, float]
     rows: list[Row]
     worst: dict[str, list[EvaluatedSample]]
-    computed: dict[str, dict[str, Tensor]]
+    computed: dict[str, dict[str, Value]]
+
+    @property
+    def per_class(self) -> dict[str, list[PerClass]]:
+        """By task, the metrics of each class; in `metrics` they are `SPLIT/TASK/METRIC/CLASS`."""
+        return {
+            task: [value for value in values.values() if isinstance(value, PerClass)]
+            for task, values in self.computed.items()
+        }
 
 
 class _SplitData(L.LightningDataModule):

@@ -20,6 +20,7 @@ from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads.probeable import Probeable
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data, build_model, build_trainer, check
 from visiontune.training.load import load_weights
@@ -59,7 +60,7 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
     if cfg.probe == "auto":
         pretrained = weights.matched_fraction > 0 or weights.missing_download
-        cfg.probe = pretrained and any(head.has_probe for head in model.heads.values())
+        cfg.probe = pretrained and any(isinstance(head, Probeable) for head in model.heads.values())
     attach_teacher(cfg, data, model)
     check(cfg, model)
     attach_cache(cfg, data, model)

@@ -11,6 +11,7 @@ from visiontune.data.frames import Frame
 from visiontune.data.targets import objects
 from visiontune.models.backbones import Backbone
 from visiontune.models.heads import DetectionHead
+from visiontune.models.heads.metrics import name_scalars
 
 CLASSES = ["rectangle", "disc"]
 DETECTION = TaskInfo("detection", CLASSES)
@@ -82,4 +83,4 @@ def overfitted(backbone: Backbone, head: DetectionHead, steps: int, lr: float = 
     metrics = head.metrics()
     metrics.update(predictions[:5], targets[:5])
     metrics.update(predictions[5:], targets[5:])
-    return metrics.compute(), predictions
+    return name_scalars(metrics.compute()), predictions

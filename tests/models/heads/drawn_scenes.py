@@ -11,6 +11,7 @@ from visiontune.data.frames import Frame
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.models.backbones import Backbone, build
 from visiontune.models.heads import Head
+from visiontune.models.heads.metrics import name_scalars
 
 COLOURS = torch.eye(3)
 CLASSES = ["background", "red", "green", "blue"]
@@ -74,4 +75,4 @@ def evaluated(head: Head, backbone: Backbone, images: Tensor, targets: list[Any]
     metrics = head.metrics()
     predictions = head.decode(head(backbone(images)), [Frame.whole(*images.shape[-2:])] * len(images))
     metrics.update(predictions, targets)
-    return {name: float(value) for name, value in metrics.compute().items() if value.ndim == 0}
+    return {name: float(value) for name, value in name_scalars(metrics.compute()).items()}

@@ -212,7 +212,9 @@ def test_figure_of_the_confusion_matrix() -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(UserError, match="loss='hinge' of a classification head: write cross_entropy or focal"):
+    with pytest.raises(
+        UserError, match=r"heads.classification.loss=hinge: write one of cross_entropy, focal, or a module"
+    ):
         head(loss="hinge")
     with pytest.raises(UserError, match="class_weights has 2 numbers for 5 classes"):
         head(class_weights=[1.0, 2.0])

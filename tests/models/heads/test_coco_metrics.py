@@ -17,6 +17,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from visiontune.data.targets import objects
 from visiontune.models.heads.coco_metrics import NUMBERS, CocoMetrics
+from visiontune.models.heads.metrics import name_scalars
 
 CLASSES = ["ant", "bee", "cat", "dog"]  # no dog is in the truth
 SIZE = (240, 320)
@@ -115,7 +116,7 @@ def measured(
         metrics.update(predictions[start : start + size], targets[start : start + size])
         start += size
     assert start == len(targets)
-    return {name: float(value) for name, value in metrics.compute().items()}
+    return {name: float(value) for name, value in name_scalars(metrics.compute()).items()}
 
 
 def without_masks(parts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -204,7 +205,7 @@ def _rank(rank: int, folder: str) -> None:
         part = mine[rank]
         metrics = CocoMetrics(CLASSES, BOTH)
         metrics.update(predictions[part], targets[part])
-        computed.append({name: float(value) for name, value in metrics.compute().items()})
+        computed.append({name: float(value) for name, value in name_scalars(metrics.compute()).items()})
         assert len(metrics.detection_scores) == len(targets[part])  # a rank has its own images again
     (Path(folder) / f"{rank}.json").write_text(json.dumps(computed))
     distributed.destroy_process_group()

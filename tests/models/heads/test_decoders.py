@@ -9,7 +9,7 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.decoders import Levels, decoder, group_norm, upsampled
+from visiontune.models.heads.decoders import Levels, build_decoder, group_norm, upsample
 
 SHAPES = {
     "resnet": FeatureShape([16, 24, 32, 48], [4, 8, 16, 32], 48),
@@ -33,7 +33,7 @@ def features(shape: FeatureShape, height: int, width: int, count: int = 2) -> Fe
 
 def build(name: str, shape: FeatureShape, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    return decoder(name, shape, 16, 5, dropout)
+    return build_decoder(name, shape, 16, 5, dropout)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,8 +47,8 @@ def test_gives_a_map_of_its_stride(name: str, family: str) -> None:
     assert out.shape == (2, 5, 64 // stride, 96 // stride)
     out.square().sum().backward()
     read = [m.grad is not None and bool(m.grad.any()) for m in given.maps]
-    finest = [s for s in shape.strides if s >= STRIDES.get(name, 64)] or shape.strides[-1:]
-    wanted = [finest[0], shape.strides[-1]] if name == "lraspp" else finest
+    levels = [s for s in shape.strides if s >= STRIDES.get(name, 64)] or shape.strides[-1:]
+    wanted = [levels[0], shape.strides[-1]] if name == "lraspp" else levels
     assert read == [stride in wanted for stride in shape.strides]
     assert [path for path, p in model.named_parameters() if p.grad is None] == []
 
@@ -104,7 +104,7 @@ def test_every_level_has_a_say_from_the_start(name: str) -> None:
     out = model(given)
     assert [tuple(part.shape[2:]) for part in seen] == [(4, 4), (8, 8), (16, 16)]
     coarse, middle, fine = seen
-    torch.testing.assert_close(out, upsampled(upsampled(coarse, (8, 8)) + middle, (16, 16)) + fine)
+    torch.testing.assert_close(out, upsample(upsample(coarse, (8, 8)) + middle, (16, 16)) + fine)
     convolutions = [m for m in model.blocks.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == (2 if name == "fpn" else 4)
     assert [m.out_channels for m in convolutions][-1] == 4  # from 16 at the coarsest
@@ -139,8 +139,8 @@ def test_groups_of_at_least_four_channels(channels: int, groups: int) -> None:
 
 def test_upsampling_is_bilinear_between_squares() -> None:
     x = torch.tensor([[[[0.0, 1.0]]]])
-    assert upsampled(x, (1, 4)).flatten().tolist() == pytest.approx([0, 0.25, 0.75, 1])
-    assert upsampled(x, (1, 2)) is x
+    assert upsample(x, (1, 4)).flatten().tolist() == pytest.approx([0, 0.25, 0.75, 1])
+    assert upsample(x, (1, 2)) is x
 
 
 def test_unknown_decoder() -> None:

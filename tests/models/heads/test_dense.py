@@ -210,7 +210,7 @@ def test_values_are_not_rounded_in_mixed_precision() -> None:
 
 def test_options_that_make_no_sense() -> None:
     for channels, options, message in (
-        (RGB, {"loss": "hinge"}, "loss=hinge of a dense head: write one of l1, mse, huber"),
+        (RGB, {"loss": "hinge"}, "heads.dense.loss=hinge: write one of l1, mse, huber, or a module"),
         (DEPTH, {"residual": True}, "which has 3 channels, and the target has 1; write residual=false"),
         (RGB, {"range": [1, 0]}, r"range=\[1, 0\] of a dense head: write two rising numbers"),
         (RGB, {"decoder": "psp"}, "decoder=psp: write one of"),

@@ -276,14 +276,14 @@ def test_pictures_show_truth_beside_what_is_sure_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"detector": "retinanet", "convs": 6}, "convs=6: a retinanet has 4 at most"),
+        ({"detector": "retinanet", "convs": 6}, "convs=6: write 4 or less with detector=retinanet"),
         ({"detector": "yolo"}, "detector=yolo: write fcos, retinanet or faster_rcnn"),
-        ({"channels": 32}, "channels=32 of a fcos: write 64, 96, 128 or another multiple of 32"),
-        ({"anchor_sizes": [8, 16]}, "an fcos has no anchors"),
-        ({"samples": 64}, "samples is no option of detector=fcos; write detector=faster_rcnn"),
+        ({"channels": 32}, "channels=32 with detector=fcos: write 64, 96, 128 or another multiple of 32"),
+        ({"anchor_sizes": [8, 16]}, "fcos has no anchors"),
+        ({"samples": 64}, "samples is an option of detector=faster_rcnn, not of detector=fcos; write samples=null"),
         (
             {"detector": "retinanet", "anchor_sizes": [16, 32]},
-            r"there are 4 levels, of strides \[8, 16, 32, 64\].*anchor_sizes=\[32, 64, 128, 256\]",
+            r"write an entry for each of the 4 levels, of strides \[8, 16, 32, 64\].*anchor_sizes=\[32, 64, 128, 256\]",
         ),
     ],
 )

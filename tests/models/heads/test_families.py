@@ -25,22 +25,32 @@ from visiontune.models.heads import (
     RegressionHead,
     SegmentationHead,
 )
+from visiontune.models.heads.extra_metrics import build_extra_metrics, build_metrics
+from visiontune.models.heads.metrics import name_scalars
 
 FAMILIES = ["resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224", "swin_t"]
 KINDS = ["segmentation", "dense", "regression", "multilabel"]
+CLASS_NAMES = {
+    "segmentation": CLASSES,
+    "dense": ["red", "green", "blue"],
+    "regression": ["red", "green"],
+    "multilabel": CLASSES[1:],
+    "classification": CLASSES,
+}
 
 
 def head_of(kind: str, shape: FeatureShape) -> Head:
     torch.manual_seed(0)
+    info = TaskInfo(kind, CLASS_NAMES[kind])
     if kind == "segmentation":
-        return SegmentationHead(shape, TaskInfo(kind, CLASSES), channels=16)
+        return SegmentationHead(shape, info, channels=16)
     if kind == "dense":
-        return DenseHead(shape, TaskInfo(kind, ["red", "green", "blue"]), channels=16, detail=8, residual=True)
+        return DenseHead(shape, info, channels=16, detail=8, residual=True)
     if kind == "regression":
-        return RegressionHead(shape, TaskInfo(kind, ["red", "green"]))
+        return RegressionHead(shape, info)
     if kind == "multilabel":
-        return MultilabelHead(shape, TaskInfo(kind, CLASSES[1:]))
-    return ClassificationHead(shape, TaskInfo(kind, CLASSES))
+        return MultilabelHead(shape, info)
+    return ClassificationHead(shape, info)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,9 +87,7 @@ def test_takes_a_training_step_on_every_family(backbone: Backbone, kind: str) ->
     metrics.update([], [])
     metrics.update(predictions[:1], targets[kind][:1])
     computed = metrics.compute()
-    assert {name for name, value in computed.items() if value.ndim == 0 and "/" not in name} == set(head.directions) - {
-        "loss"
-    }
+    assert {name for name in name_scalars(computed) if "/" not in name} == set(head.directions) - {"loss"}
     assert 0 <= float(head.score(computed).nan_to_num(0.0)) <= 1
     shapes = {tuple(value.shape[-2:]) for value in predictions[1].values() if value.ndim > 1}
     assert shapes in (set(), {(30, 50)})
@@ -119,28 +127,41 @@ def samples() -> dict[str, tuple[list[dict[str, Tensor]], list[Any]]]:
     }
 
 
+# One extra metric of each head: with counts, with lists of samples as its state, and with a value a class.
+EXTRA: dict[str, dict[str, Any]] = {
+    "classification": {
+        "ap": {"metric": {"_target_": "torchmetrics.AveragePrecision", "task": "multiclass", "average": "none"}}
+    },
+    "multilabel": {"hamming": {"metric": {"_target_": "torchmetrics.HammingDistance", "task": "multilabel"}}},
+    "regression": {"rank": {"metric": {"_target_": "torchmetrics.SpearmanCorrCoef"}}},
+    "segmentation": {"kappa": {"metric": {"_target_": "torchmetrics.CohenKappa", "task": "multiclass"}}},
+    "dense": {"error": {"metric": {"_target_": "torchmetrics.MeanSquaredError"}, "direction": "min"}},
+}
+
+
 def measured(kind: str, batches: list[slice]) -> dict[str, Tensor]:
     predictions, truth = samples()[kind]
-    metrics = head_of(kind, FeatureShape([8, 8], [4, 8], 8)).metrics()
+    head = head_of(kind, FeatureShape([8, 8], [4, 8], 8))
+    head.add_metrics(build_extra_metrics(EXTRA[kind], CLASS_NAMES[kind], head.metric_arguments, "metrics"))
+    metrics: Any = build_metrics(head)
     for part in batches:
         metrics.update(predictions[part], truth[part])
-    return metrics.compute()
+    return name_scalars(metrics.compute())
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "classification"])
 def test_a_split_without_labels_has_no_numbers(kind: str) -> None:
     found = measured(kind, [slice(0, 0), slice(0, 0)])
-    assert {name for name in found if "/" not in name} >= set(head_of(kind, FeatureShape([8], [4], 8)).directions) - {
-        "loss"
-    }
-    assert all(bool(value.isnan()) for value in found.values() if value.ndim == 0)
+    names = set(head_of(kind, FeatureShape([8], [4], 8)).directions) | {*EXTRA[kind]}
+    assert {name for name in found if "/" not in name} >= names - {"loss"}
+    assert all(bool(value.isnan()) for value in found.values())
 
 
 # Which samples each of two processes sees; in the second case one of them has no labelled sample at all.
 SHARES = {"unequal": [[slice(0, 3), slice(3, 5)], [slice(5, 7)]], "empty": [[slice(0, 4), slice(4, 7)], [slice(0, 0)]]}
 
 
-def one_of_two(rank: int, port: int, folder: Path) -> None:
+def run_rank(rank: int, port: int, folder: Path) -> None:
     wait = timedelta(minutes=5)  # two processes import torch on a busy machine
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=wait)
     try:
@@ -155,9 +176,9 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    other = mp.get_context("spawn").Process(target=one_of_two, args=(1, port, tmp_path), daemon=True)
+    other = mp.get_context("spawn").Process(target=run_rank, args=(1, port, tmp_path), daemon=True)
     other.start()
-    one_of_two(0, port, tmp_path)
+    run_rank(0, port, tmp_path)
     other.join()
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for kind in samples():

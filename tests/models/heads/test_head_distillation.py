@@ -20,6 +20,7 @@ from visiontune.models.heads import (
     ClassificationHead,
     DenseHead,
     DetectionHead,
+    Distillable,
     Head,
     InstancesHead,
     MultilabelHead,
@@ -27,6 +28,8 @@ from visiontune.models.heads import (
     SegmentationHead,
 )
 from visiontune.models.heads.base import Raw
+from visiontune.models.heads.embedding import EmbeddingHead
+from visiontune.models.heads.interfaces import require
 
 SMALL = {
     "fcos": {"channels": 64, "convs": 1},
@@ -132,7 +135,7 @@ def test_a_head_learns_from_the_teacher_alone(kind: str) -> None:
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    first, last = taught(backbone, student, backbone, teacher, scenes(4, side=32)[0], 60)
+    first, last = distill_steps(backbone, student, backbone, teacher, scenes(4, side=32)[0], 60)
     assert last < (0.6 if kind == "dense" else 0.3) * first
 
 
@@ -147,7 +150,7 @@ def test_a_detector_learns_from_the_teacher_alone(kind: str) -> None:
         own.load_state_dict(backbone.state_dict())
         student.detector.pyramid.load_state_dict(teacher.detector.pyramid.state_dict())
         student.detector.rpn.load_state_dict(teacher.detector.rpn.state_dict())
-    taught(own, student, backbone, teacher, images, 70)
+    distill_steps(own, student, backbone, teacher, images, 70)
     frames = [Frame.whole(64, 64)] * 4
     with torch.no_grad():
         wanted = teacher.decode(teacher(backbone(images)), frames)
@@ -163,7 +166,7 @@ def test_detectors_that_cannot_be_compared() -> None:
     images = drawn(1)[0]
     backbone, fcos = detection("fcos")
     raw = fcos(backbone(images))
-    for kind, said in (("retinanet", "stand for other cells"), ("faster_rcnn", "one is a faster_rcnn")):
+    for kind, said in (("retinanet", "its anchors differ"), ("faster_rcnn", "is a faster_rcnn")):
         _, other = detection(kind)
         with pytest.raises(UserError, match=said):
             fcos.distill(raw, other, other(backbone(images)), 1.0)
@@ -180,13 +183,18 @@ def test_a_two_stage_teacher_may_see_larger_pictures(kind: str) -> None:
     assert math.isfinite(float(head.distill(head(backbone(images)), head, larger, 2.0).detach()))
 
 
-def test_a_head_without_a_way_says_so() -> None:
-    class Mine(ClassificationHead):
-        distill = Head.distill
+def test_a_head_that_is_not_distillable_is_refused() -> None:
+    head = ClassificationHead(tiny().shape, TaskInfo("classification", CLASSES))
+    assert require({"classification": head}, Distillable, "distill.teacher")["classification"] is head
 
-    head = Mine(tiny().shape, TaskInfo("classification", CLASSES))
-    with pytest.raises(UserError, match=r"^Mine cannot learn from a teacher: write distill\.teacher=null"):
-        head.distill({}, head, {}, 1.0)
+    class Plain(EmbeddingHead):
+        forward = loss = sample_loss = graph = metrics = EmbeddingHead.decode
+
+    plain = Plain(tiny().shape, 2, 0.0, None)
+    with pytest.raises(
+        UserError, match=r"^distill.teacher: the head of a, Plain, is not Distillable; derive it .* distill$"
+    ):
+        require({"a": plain}, Distillable, "distill.teacher")
 
 
 def _detached(value: Any) -> Any:
@@ -214,7 +222,7 @@ def learn(backbone: Backbone, head: Any, loss: Callable[[Any, Raw], Tensor], ima
     return values
 
 
-def taught(
+def distill_steps(
     own: Backbone, student: Any, other: Backbone, teacher: Any, images: Tensor, steps: int
 ) -> tuple[float, float]:
     """The loss at the first and the last step of learning from `teacher` on `other` alone."""

@@ -133,7 +133,7 @@ def test_masks_are_in_pixels_of_the_picture(
     masks = torch.ones(1, 1, 28, 28)
     masks[..., 14:, 14:] = 0  # the lower right quarter of the box is no part of the object
     found = {"boxes": torch.tensor([[8.0, 16, 40, 48]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
-    monkeypatch.setattr(head.detector, "detections", lambda raw: [found | {"masks": masks}])
+    monkeypatch.setattr(head.detector, "detect", lambda raw: [found | {"masks": masks}])
     (prediction,) = head.decode({}, [frame])
     expected = torch.zeros(frame.size, dtype=torch.bool)
     expected[slice(*rows), slice(*columns)] = True

@@ -19,6 +19,7 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import MultilabelHead
 from visiontune.models.heads.drawing import BAD, GOOD
+from visiontune.models.heads.metrics import name_scalars
 from visiontune.models.heads.probe import PENALTIES, probe_labels
 
 LABELS = ["ant", "bee", "cat", "dog", "eel"]
@@ -43,7 +44,7 @@ def measured(scores: Tensor, truth: Tensor, sizes: list[int], **options: Any) ->
     metrics = head(scores.shape[1], **options).metrics()
     for part in torch.arange(len(scores)).split(sizes):
         metrics.update([{"scores": row} for row in scores[part]], list(truth[part]))
-    return metrics.compute()
+    return name_scalars(metrics.compute())
 
 
 # ---- metrics
@@ -262,8 +263,8 @@ def test_pictures_say_what_is_wrong() -> None:
 
 def test_options_that_make_no_sense() -> None:
     for options, message in (
-        ({"loss": "hinge"}, "loss=hinge of a multilabel head: write one of bce, focal, asymmetric"),
-        ({"loss": "focal", "pos_weight": [1.0] * 5}, "pos_weight is for loss=bce, not for loss=focal"),
+        ({"loss": "hinge"}, "heads.multilabel.loss=hinge: write one of bce, focal, asymmetric, or a module"),
+        ({"loss": "focal", "pos_weight": [1.0] * 5}, "pos_weight is for loss=bce alone"),
         ({"pos_weight": [1.0]}, "pos_weight has 1 numbers for 5 labels"),
         ({"threshold": 1.0}, "threshold=1.0 of a multilabel head: between 0 and 1"),
     ):

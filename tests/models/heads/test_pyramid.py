@@ -22,7 +22,7 @@ def maps(shape: FeatureShape, height: int, width: int, count: int = 2) -> list[T
 
 
 @pytest.mark.parametrize(
-    ("shape", "finest", "size", "strides"),
+    ("shape", "min_stride", "size", "strides"),
     [
         (RESNET, 8, (90, 130), [8, 16, 32, 64, 128]),
         (RESNET, 4, (90, 130), [4, 8, 16, 32, 64, 128]),
@@ -37,9 +37,9 @@ def maps(shape: FeatureShape, height: int, width: int, count: int = 2) -> list[T
     ],
 )
 def test_levels_are_of_the_strides_that_are_said(
-    shape: FeatureShape, finest: int, size: tuple[int, int], strides: list[float]
+    shape: FeatureShape, min_stride: int, size: tuple[int, int], strides: list[float]
 ) -> None:
-    pyramid = Pyramid(shape, channels=16, finest=finest)
+    pyramid = Pyramid(shape, channels=16, min_stride=min_stride)
     assert pyramid.strides == strides
     assert pyramid.pooled == len(strides) - 2
     levels = pyramid(maps(shape, *size))
@@ -48,7 +48,7 @@ def test_levels_are_of_the_strides_that_are_said(
 
 
 def test_pooling_adds_one_level_that_is_every_second_cell() -> None:
-    pyramid = Pyramid(RESNET, channels=16, finest=8, extra="pool")
+    pyramid = Pyramid(RESNET, channels=16, min_stride=8, extra="pool")
     levels = pyramid(maps(RESNET, 96, 128))
     assert pyramid.strides == [8, 16, 32, 64]
     assert pyramid.pooled == 3

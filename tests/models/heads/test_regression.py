@@ -18,6 +18,7 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import RegressionHead
 from visiontune.models.heads.drawing import BAD, GOOD
+from visiontune.models.heads.metrics import name_scalars
 from visiontune.models.heads.ridge import PENALTIES, ridge
 
 NAMES = ["width", "height", "age"]
@@ -41,7 +42,7 @@ def measured(predicted: Tensor, truth: Tensor, sizes: list[int]) -> dict[str, Te
     metrics = head(truth.shape[1]).metrics()
     for part in torch.arange(len(truth)).split(sizes):
         metrics.update([{"values": row} for row in predicted[part]], list(truth[part]))
-    return metrics.compute()
+    return name_scalars(metrics.compute())
 
 
 # ---- metrics
@@ -226,5 +227,5 @@ def test_pictures_say_what_is_far_off() -> None:
 
 
 def test_unknown_loss() -> None:
-    with pytest.raises(UserError, match="loss=poisson of a regression head: write one of mse, l1, huber"):
+    with pytest.raises(UserError, match=r"heads.regression.loss=poisson: write one of mse, l1, huber, or a module"):
         head(loss="poisson")

@@ -16,7 +16,8 @@ from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError
 from visiontune.models.features import FeatureShape
 from visiontune.models.heads import SegmentationHead
-from visiontune.models.heads.segmentation import most_probable
+from visiontune.models.heads.metrics import name_scalars
+from visiontune.models.heads.segmentation import argmax_map
 
 SHAPE = FeatureShape([8, 16], [4, 8], 16)
 
@@ -53,7 +54,8 @@ def test_metrics_are_of_the_whole_split_and_equal_scikit_learns() -> None:
     metrics = head(5).metrics()
     for part in (slice(0, 1), slice(1, 1), slice(1, 4)):
         metrics.update([{"map": m.to(torch.uint8)} for m in maps[part]], truth[part])
-    found = metrics.compute()
+    values = metrics.compute()
+    found = {**values, **name_scalars(values)}
     flat = torch.cat([t.flatten() for t in truth]).numpy()
     guess = torch.cat([m.flatten() for m in maps]).numpy()[flat != IGNORE]
     flat = flat[flat != IGNORE]
@@ -65,7 +67,7 @@ def test_metrics_are_of_the_whole_split_and_equal_scikit_learns() -> None:
     np.testing.assert_allclose([float(found[f"iou/{name}"]) for name in names], each, atol=1e-6)
     assert found["iou/blue"].isnan()
     assert found["confusion_matrix"].tolist() == confusion_matrix(flat, guess, labels=range(5)).tolist()
-    scalars = {name for name, value in found.items() if value.ndim == 0 and "/" not in name}
+    scalars = {name for name in name_scalars(values) if "/" not in name}
     assert scalars | {"loss"} == set(SegmentationHead.directions) and SegmentationHead.monitor in scalars
 
 
@@ -74,7 +76,8 @@ def test_perfect_predictions_are_perfect_and_a_reset_forgets() -> None:
     metrics.update([{"map": (labels + 1) % 4} for labels in truth], truth)
     metrics.reset()
     metrics.update([{"map": labels.clone()} for labels in truth], truth)
-    found = metrics.compute()
+    values = metrics.compute()
+    found = {**values, **name_scalars(values)}
     assert [float(found[name]) for name in ("miou", "dice", "pixel_accuracy", "iou/red")] == [1.0] * 4
 
 
@@ -162,7 +165,7 @@ def test_some_classes_at_a_time_give_the_same_map(chunk: int) -> None:
     values = logits(1, 11, (15, 9))[0]
     values[4] = values[2]  # of equals the first one wins
     frame = Frame((20, 15), (0, 0, 15, 9))
-    assert torch.equal(most_probable(values, frame, chunk).long(), frame.pixels(values).argmax(0))
+    assert torch.equal(argmax_map(values, frame, chunk).long(), frame.pixels(values).argmax(0))
 
 
 def test_training_and_evaluation_decode_alike() -> None:
@@ -228,7 +231,7 @@ def test_figure_of_the_confusion_matrix() -> None:
 
 def test_options_that_make_no_sense() -> None:
     with pytest.raises(
-        UserError, match="loss=ce\\+hinge of a segmentation head: 'hinge' is not one of ce, dice, focal"
+        UserError, match=r"heads.segmentation.loss=hinge: write one of ce, dice, focal, or a module such as"
     ):
         head(loss="ce+hinge")
     with pytest.raises(UserError, match="class_weights has 2 numbers for 4 classes"):

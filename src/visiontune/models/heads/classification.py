@@ -1,10 +1,11 @@
 """One label an image."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -21,10 +22,14 @@ from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.base import Prediction, Probe, Raw
+from visiontune.models.heads.base import Prediction, Raw
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption, confusion_figure
 from visiontune.models.heads.embedding import EmbeddingHead
+from visiontune.models.heads.losses import ModuleLoss, check_loss
 from visiontune.models.heads.probe import probe
+from visiontune.models.heads.probeable import Probe, Probeable
 from visiontune.models.heads.soft_targets import kl_distillation_loss
 
 
@@ -52,36 +57,40 @@ class ClassificationMetrics(MetricCollection):
         if predictions:
             scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
             super().update(scores, torch.as_tensor(targets, device=scores.device))
-        else:  # a process without samples takes part in the exchange with tensors of the same form
+        else:  # a rank without samples takes part in the exchange with tensors of the same form
             auroc = self["auroc"]  # the only one that keeps a matrix
-            none = torch.empty(0, self.classes, device=auroc.device)
-            auroc.update(none, none.new_empty(0, dtype=torch.int64))
+            empty = torch.empty(0, self.classes, device=auroc.device)
+            auroc.update(empty, empty.new_empty(0, dtype=torch.int64))
 
     def compute(self) -> dict[str, Tensor]:
         matrix = self["confusion_matrix"].compute()
         if not matrix.any():  # no labels in the whole split
-            nothing = torch.full((), torch.nan, device=matrix.device)
-            return {str(name): nothing for name in self} | {"confusion_matrix": matrix}
-        found = super().compute()
+            nan = torch.full((), torch.nan, device=matrix.device)
+            return {str(name): nan for name in self} | {"confusion_matrix": matrix}
+        computed = super().compute()
         support = matrix.sum(1)
-        # Without samples of a class, or of any other, torchmetrics gives 0, which is no area of anything.
-        found["auroc"] = found["auroc"][(support > 0) & (support < support.sum())].mean()
-        return found
+        # Without samples of a class, or of any other, torchmetrics returns 0, which is not the area of any curve.
+        computed["auroc"] = computed["auroc"][(support > 0) & (support < support.sum())].mean()
+        return computed
 
 
-class ClassificationHead(EmbeddingHead):
+class ClassificationHead(EmbeddingHead, Describable, Distillable, Probeable):
     """Linear classifier on the backbone's embedding, with optional dropout and one hidden layer.
+
+    Extra metrics are updated with probabilities ``(N, C)`` and classes ``(N,)``.
 
     Args:
         features: the backbone's; only the width of its embedding matters here.
         info: the class names.
         dropout: 0..1, before the last layer.
         hidden: width of a hidden GELU layer, or None.
-        loss: "cross_entropy" or "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002).
+        loss: "cross_entropy", "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002) or a module, see
+            `visiontune.models.heads.losses`.
         gamma: exponent of the focal loss.
-        label_smoothing: 0..1 (Szegedy et al. 2016).
-        class_weights: one a class; the loss is then the weighted mean, as in `F.cross_entropy`. A sample's loss has its
-            weight as a factor, and evaluation gives the plain mean of those.
+        label_smoothing: 0..1 (Szegedy et al. 2016). A loss module is trained on the smoothed targets; evaluation calls
+            it with the true ones.
+        class_weights: one a class, not for a loss module; the loss is the weighted mean, as in `F.cross_entropy`. A
+            sample's loss has its weight as a factor, and evaluation takes the plain mean of those.
     """
 
     directions = dict.fromkeys(("accuracy", "f1", "precision", "recall", "auroc"), "max") | dict.fromkeys(
@@ -95,14 +104,13 @@ class ClassificationHead(EmbeddingHead):
         info: TaskInfo,
         dropout: float = 0.0,
         hidden: int | None = None,
-        loss: str = "cross_entropy",
+        loss: str | nn.Module = "cross_entropy",
         gamma: float = 2.0,
         label_smoothing: float = 0.0,
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
-        if loss not in ("cross_entropy", "focal"):
-            raise UserError(f"loss={loss!r} of a classification head: write cross_entropy or focal")
+        check_loss(loss, ("cross_entropy", "focal"), "heads.classification.loss")
         if class_weights is not None and len(class_weights) != len(info.classes):
             raise UserError(f"class_weights has {len(class_weights)} numbers for {len(info.classes)} classes")
         self.classes = list(info.classes)
@@ -111,39 +119,58 @@ class ClassificationHead(EmbeddingHead):
         weights = torch.ones(len(self.classes)) if class_weights is None else torch.tensor(class_weights).float()
         self.class_weights: Tensor
         self.register_buffer("class_weights", weights, persistent=False)
+        self.loss_module: ModuleLoss | None = None
+        if isinstance(loss, nn.Module):
+            if class_weights is not None:
+                raise UserError("heads.classification.class_weights is not for a loss module: give the module weights")
+            example = torch.eye(len(self.classes)).repeat(2, 1)
+            self.loss_module = ModuleLoss(loss, "heads.classification.loss", torch.zeros_like(example), example)
 
     def forward(self, features: Features) -> Raw:
         return {"logits": self.layers(features)}
 
-    def _losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Loss and weight of each sample, both ``(B,)``; weight 0 without a label."""
-        logits = raw["logits"].float()
-        target = logits.new_zeros(logits.shape)
-        rows = [i for i, t in enumerate(targets) if t is not None]
+    def _probabilities(self, logits: Tensor, targets: list[Any]) -> Tensor:
+        """Targets as ``(B, C)``; zeros without a label."""
+        probabilities = logits.new_zeros(logits.shape)
+        rows = [i for i, target in enumerate(targets) if target is not None]
         if rows:
-            given = [targets[i] for i in rows]
-            if isinstance(given[0], Tensor) and given[0].ndim == 1:  # soft, from mixup or cutmix
-                target[rows] = torch.stack(given).to(target)
+            labels = [targets[i] for i in rows]
+            if isinstance(labels[0], Tensor) and labels[0].ndim == 1:  # mixed, from mixup or cutmix
+                probabilities[rows] = torch.stack(labels).to(probabilities)
             else:
-                target[rows] = F.one_hot(torch.as_tensor(given, device=logits.device), len(self.classes)).to(target)
-        weight = (target * self.class_weights).sum(1)
+                one_hot = F.one_hot(torch.as_tensor(labels, device=logits.device), len(self.classes))
+                probabilities[rows] = one_hot.to(probabilities)
+        return probabilities
+
+    def _smooth(self, target: Tensor) -> Tensor:
         smooth = self.label_smoothing / len(self.classes)
-        target = target * (1 - self.label_smoothing) + smooth * (target.sum(1, keepdim=True) > 0)
+        return target * (1 - self.label_smoothing) + smooth * (target.sum(1, keepdim=True) > 0)
+
+    def _losses(self, logits: Tensor, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        """Loss and weight of each sample, both ``(B,)``; weight 0 without a label."""
+        target = self._probabilities(logits, targets)
+        weight = (target * self.class_weights).sum(1)
+        target = self._smooth(target)
         log_p = F.log_softmax(logits, 1)
         focus = (1 - log_p.exp()) ** self.gamma if self.gamma else 1.0
         return -(target * self.class_weights * focus * log_p).sum(1), weight
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        losses, weight = self._losses(raw, targets)
+        logits = raw["logits"].float()
+        if self.loss_module is not None:
+            smoothed = self._smooth(self._probabilities(logits, targets))
+            return {"loss": self.loss_module.batch_loss(logits, smoothed, _labelled(logits, targets))}
+        losses, weight = self._losses(logits, targets)
         return {"loss": losses.sum() / weight.sum().clamp_min(1e-12)}
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        losses, _ = self._losses(raw, targets)
-        labelled = torch.tensor([t is not None for t in targets], device=losses.device)
-        return losses.masked_fill(~labelled, torch.nan)
+        logits, labelled = raw["logits"].float(), _labelled(raw["logits"], targets)
+        if self.loss_module is not None:
+            return self.loss_module.sample_losses(logits, self._probabilities(logits, targets), labelled)
+        return self._losses(logits, targets)[0].masked_fill(~labelled, torch.nan)
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
-        return kl_distillation_loss(raw["logits"], taught["logits"], temperature)
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
+        return kl_distillation_loss(raw["logits"], teacher_outputs["logits"], temperature)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`scores` ``(B, C)``, softmax probabilities."""
@@ -152,7 +179,11 @@ class ClassificationHead(EmbeddingHead):
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.classes))
 
-    def per_class_scores(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+        scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
+        yield scores, torch.as_tensor(targets, device=scores.device)
+
+    def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
         """Recall: the accuracy on the images of the class."""
         matrix = computed["confusion_matrix"].float()
         return dict(zip(self.classes, matrix.diag() / matrix.sum(1), strict=True))  # 0 / 0 is NaN
@@ -174,15 +205,15 @@ class ClassificationHead(EmbeddingHead):
         wrong = prediction is not None and target is not None and int(prediction["scores"].argmax()) != int(target)
         return caption(image, lines, bad=wrong)
 
-    def figures(self, computed: dict[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, computed: Mapping[str, Any]) -> dict[str, Figure]:
         return {"confusion_matrix": confusion_figure(computed["confusion_matrix"], self.classes)}
 
     @torch.no_grad()
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
-        """Logistic regression with its penalty chosen on val; None with a hidden layer, which has no closed probe."""
+        """Logistic regression, its penalty chosen on val; None with a hidden layer, which has no closed solution."""
         if self.hidden is not None:
             return None
-        (x, y), (x_val, y_val) = (self._labelled(*part) for part in (train, val))
+        (x, y), (x_val, y_val) = (_labelled_embeddings(*split) for split in (train, val))
         if not len(y) or not len(y_val):
             return None
         fit = probe(x, y, x_val, y_val, len(self.classes), self.label_smoothing)
@@ -193,7 +224,11 @@ class ClassificationHead(EmbeddingHead):
             f"accuracy on val {fit.val_accuracy:.3f}"
         )
 
-    @staticmethod
-    def _labelled(embeddings: Tensor, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        rows = [i for i, t in enumerate(targets) if t is not None]
-        return embeddings[rows].float(), torch.tensor([int(targets[i]) for i in rows], device=embeddings.device)
+
+def _labelled(logits: Tensor, targets: list[Any]) -> Tensor:
+    return torch.tensor([target is not None for target in targets], device=logits.device)
+
+
+def _labelled_embeddings(embeddings: Tensor, targets: list[Any]) -> tuple[Tensor, Tensor]:
+    rows = [i for i, target in enumerate(targets) if target is not None]
+    return embeddings[rows].float(), torch.tensor([int(targets[i]) for i in rows], device=embeddings.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.detection import MeanAveragePrecision
 
-from visiontune.models.heads.base import Prediction
+from visiontune.models.heads.metrics import PerClass, Value
 
 AREAS = ("small", "medium", "large")  # less than 32^2, less than 96^2, or more pixels of the image
 NUMBERS = (
@@ -20,9 +20,9 @@ NUMBERS = (
 class CocoMetrics(MeanAveragePrecision):
     """The 12 numbers of pycocotools' `COCOeval`, and `ap/CLASS` for each class.
 
-    They are of the boxes, or of the masks where `iou_types` has "segm"; the numbers of the boxes are then called
-    `box_map` and so on. An object's area is the one that its file gives, else that of its mask, else that of its
-    box. A number that has no truth to be measured on (no object of this size or class) is NaN.
+    They measure boxes, or masks if `iou_types` has "segm"; the numbers of the boxes are then called `box_map` and so
+    on. An object's area is that of the annotation file, else of its mask, else of its box. A number without any truth
+    (no object of this size or class) is NaN.
     """
 
     def __init__(self, classes: Sequence[str], iou_types: Sequence[str] = ("bbox",)) -> None:
@@ -41,39 +41,46 @@ class CocoMetrics(MeanAveragePrecision):
         self.warn_on_many_detections = False  # more than 100 in an image is what `max_detections` may ask for
         self.class_names = list(classes)
 
-    def update(self, predictions: list[Prediction], targets: list[Any]) -> None:
+    def update(self, predictions: list[dict[str, Tensor]], targets: list[Any]) -> None:
         """Predictions and targets of some images, in pixels of the image."""
         if predictions:
-            found = [{name: _plain(value) for name, value in prediction.items()} for prediction in predictions]
+            outputs = [{name: _plain(value) for name, value in prediction.items()} for prediction in predictions]
             truth = [{name: _plain(value) for name, value in target.items()} for target in targets]
-            super().update(found, [{**target, "iscrowd": target.pop("crowd").long()} for target in truth])
+            super().update(outputs, [{**target, "iscrowd": target.pop("crowd").long()} for target in truth])
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Value]:
         computed = super().compute()
         classes = np.atleast_1d(computed["classes"].numpy()).tolist()  # those that occur, in truth or predictions
-        result: dict[str, Tensor] = {}
-        for kind in self.iou_type:
-            theirs = f"{kind}_" if len(self.iou_type) > 1 else ""
-            ours = "box_" if theirs == "bbox_" else ""
-            numbers = {name: computed[theirs + name] for name in NUMBERS}
-            each = dict(zip(classes, computed.get(f"{theirs}map_per_class", torch.empty(0)).reshape(-1), strict=False))
-            numbers |= {f"ap/{name}": each.get(i, torch.tensor(-1.0)) for i, name in enumerate(self.class_names)}
-            result |= {ours + name: torch.where(v < 0, torch.nan, v).reshape(()) for name, v in numbers.items()}
+        result: dict[str, Value] = {}
+        for iou_type in self.iou_type:
+            prefix = f"{iou_type}_" if len(self.iou_type) > 1 else ""  # torchmetrics'
+            name_prefix = "box_" if prefix == "bbox_" else ""
+            result |= {name_prefix + name: _nan_if_negative(computed[prefix + name]).reshape(()) for name in NUMBERS}
+            values = computed.get(f"{prefix}map_per_class", torch.empty(0)).reshape(-1)
+            by_label = dict(zip(classes, values, strict=False))
+            ap = torch.stack([by_label.get(i, torch.tensor(-1.0)) for i in range(len(self.class_names))])
+            result[f"{name_prefix}ap_per_class"] = PerClass(
+                f"{name_prefix}ap", tuple(self.class_names), _nan_if_negative(ap)
+            )
         return result
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         """Everything of every rank, in the order of the ranks.
 
-        torchmetrics exchanges one image after another, and waits for ever where ranks have unequal numbers of them.
+        torchmetrics exchanges one image after another, and never ends if ranks have unequal numbers of them.
         """
         group = process_group or self.process_group
-        mine = {name: getattr(self, name) for name in self._reductions}
+        states = {name: getattr(self, name) for name in self._reductions}
         ranks: list[Any] = [None] * distributed.get_world_size(group)
-        distributed.all_gather_object(ranks, mine, group)
-        for name in mine:
+        distributed.all_gather_object(ranks, states, group)
+        for name in states:
             setattr(self, name, [part for rank in ranks for part in rank[name]])
 
 
+def _nan_if_negative(value: Tensor) -> Tensor:
+    return torch.where(value < 0, torch.nan, value)
+
+
 def _plain(value: Tensor) -> Tensor:
-    """On the CPU, where everything is counted, and without the geometry of tv_tensors."""
+    """On the CPU, where the metrics are computed, and without the geometry of tv_tensors."""
     return value.detach().as_subclass(Tensor).cpu()

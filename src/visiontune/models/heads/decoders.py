@@ -1,6 +1,6 @@
-"""From a backbone's maps to one map of fine resolution: what `segmentation` and `dense` have in common.
+"""From a backbone's maps to one map of fine resolution, for `segmentation` and `dense`.
 
-| decoder | reads | gives a map of stride |
+| decoder | reads | stride of its output |
 | --- | --- | --- |
 | fpn | all maps from stride 2 on, top-down, one convolution a level; light and quick to learn | 2 |
 | unet | the same with two convolutions a level (Ronneberger et al. 2015, arXiv:1505.04597) | 2 |
@@ -9,7 +9,7 @@
 | lraspp | the last map, and one of stride 8 (Howard et al. 2019, arXiv:1905.02244), torchvision's; the lightest | 8 |
 
 All normalise by GroupNorm, torchvision's parts too: BatchNorm fails on a batch of one image, and the statistics of a
-head would differ between processes.
+head would differ between ranks.
 """
 
 from collections.abc import Callable
@@ -28,27 +28,27 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 
 
-def decoder(name: str, shape: FeatureShape, channels: int, out: int, dropout: float = 0.0) -> nn.Module:
+def build_decoder(name: str, shape: FeatureShape, channels: int, out: int, dropout: float = 0.0) -> nn.Module:
     """A module from `Features` to a map ``(B, out, h, w)``.
 
     Args:
-        channels: width at the coarsest map; fpn and unet halve it with every finer one, down to a quarter.
-        out: channels of the result, which no activation follows.
+        channels: width at the coarsest map; fpn and unet halve it at each finer one, down to a quarter.
+        out: channels of the output, which has no activation.
         dropout: 0..1, of whole channels before the last layer.
 
     Raises:
         UserError: an unknown decoder.
     """
-    known: dict[str, Callable[..., nn.Module]] = {
+    decoders: dict[str, Callable[..., nn.Module]] = {
         "fpn": TopDown,
         "unet": partial(TopDown, convs=2),
         "deeplabv3": DeepLab,
         "fcn": FCN,
         "lraspp": LRASPP,
     }
-    if name not in known:
-        raise UserError(f"decoder={name}: write one of {', '.join(known)}")
-    return known[name](shape, channels, out, dropout)
+    if name not in decoders:
+        raise UserError(f"decoder={name}: write one of {', '.join(decoders)}")
+    return decoders[name](shape, channels, out, dropout)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -61,27 +61,27 @@ M = TypeVar("M", bound=nn.Module)
 conv = partial(Conv2dNormActivation, norm_layer=group_norm)
 
 
-def upsampled(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bilinear, pixels being squares, not points (``align_corners=False``)."""
+def upsample(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear, ``align_corners=False``."""
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 class Levels(nn.Module):
-    """A backbone's maps from stride `finest` on; where it has none so fine, transposed convolutions make them.
+    """A backbone's maps from stride `min_stride` on; transposed convolutions make those that are missing.
 
-    A plain ViT, with its one map, becomes a pyramid this way (as in ViTDet, Li et al. 2022, arXiv:2203.16527).
+    They turn the one map of a plain ViT into a pyramid (as in ViTDet, Li et al. 2022, arXiv:2203.16527).
 
     Attributes:
-        channels: of the maps that it gives, coarsest last.
+        channels: of the output maps, coarsest last.
     """
 
-    def __init__(self, shape: FeatureShape, finest: int) -> None:
+    def __init__(self, shape: FeatureShape, min_stride: int) -> None:
         super().__init__()
-        self.first = next((i for i, stride in enumerate(shape.strides) if stride >= finest), len(shape.strides) - 1)
+        self.first = next((i for i, stride in enumerate(shape.strides) if stride >= min_stride), len(shape.strides) - 1)
         self.channels = shape.channels[self.first :]
         self.finer = nn.ModuleList()
         stride = shape.strides[self.first]
-        while stride >= 2 * finest:
+        while stride >= 2 * min_stride:
             stride //= 2
             width = max(32, self.channels[0] // 2)
             up = nn.ConvTranspose2d(self.channels[0], width, 2, stride=2)
@@ -96,10 +96,10 @@ class Levels(nn.Module):
 
 
 class TopDown(nn.Module):
-    """From the coarsest map to the finest, narrower with each; every level gives a result, and these are summed.
+    """From the coarsest map to the finest, narrower at each level. The output is the sum of one output a level.
 
-    The sum is FCN's (Long et al. 2015). With it all levels learn from the first step: on 92 images of CamVid it
-    reached a mIoU of 0.56 where the same U-Net without it had 0.41, and a sum of features at stride 4 0.50.
+    The sum is FCN's (Long et al. 2015): with it, all levels learn from the first step. On 92 images of CamVid it
+    reached a mIoU of 0.56. The same U-Net without it reached 0.41, and a sum of features at stride 4 0.50.
     """
 
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, convs: int = 1) -> None:
@@ -122,8 +122,8 @@ class TopDown(nn.Module):
         total = self.lasts[0](x)
         for block, last, skip in zip(self.blocks, self.lasts[1:], reversed(skips), strict=True):
             size = skip.shape[-2:]
-            x = block(torch.cat([upsampled(x, size), skip], 1))
-            total = upsampled(total, size) + last(x)
+            x = block(torch.cat([upsample(x, size), skip], 1))
+            total = upsample(total, size) + last(x)
         return total
 
 
@@ -133,7 +133,7 @@ class DeepLab(nn.Module):
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
         super().__init__()
         rates = [max(1, round(times * 96 / shape.strides[-1])) for times in (1, 2, 3)]
-        head = _without_batchnorm(DeepLabHead(shape.channels[-1], out, rates))
+        head = _replace_batchnorm(DeepLabHead(shape.channels[-1], out, rates))
         self.layers = nn.Sequential(*list(head)[:-1], _last(256, out, dropout))
 
     def forward(self, features: Features) -> Tensor:
@@ -143,7 +143,7 @@ class DeepLab(nn.Module):
 class FCN(nn.Module):
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
         super().__init__()
-        head = _without_batchnorm(FCNHead(shape.channels[-1], out))
+        head = _replace_batchnorm(FCNHead(shape.channels[-1], out))
         self.layers = nn.Sequential(*list(head)[:-1], _last(shape.channels[-1] // 4, out, dropout))
 
     def forward(self, features: Features) -> Tensor:
@@ -155,7 +155,7 @@ class LRASPP(nn.Module):
         super().__init__()
         self.levels = Levels(shape, 8)
         low, *_, high = [*self.levels.channels, shape.channels[-1]]
-        self.layers = _without_batchnorm(LRASPPHead(low, high, out, channels))
+        self.layers = _replace_batchnorm(LRASPPHead(low, high, out, channels))
         self.layers.high_classifier = _last(channels, out, dropout)
 
     def forward(self, features: Features) -> Tensor:
@@ -167,11 +167,11 @@ def _last(channels: int, out: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, out, 1))
 
 
-def _without_batchnorm(module: M) -> M:
-    """The module with a GroupNorm in the place of every BatchNorm."""
+def _replace_batchnorm(module: M) -> M:
+    """Replace every BatchNorm of the module by a GroupNorm."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, group_norm(child.num_features))
         else:
-            _without_batchnorm(child)
+            _replace_batchnorm(child)
     return module

@@ -1,7 +1,7 @@
 """An image out of an image: restored, or a measurement a pixel such as depth."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -14,11 +14,15 @@ from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.base import LossBySample, Prediction, Raw
-from visiontune.models.heads.decoders import conv, upsampled
-from visiontune.models.heads.decoders import decoder as build_decoder
-from visiontune.models.heads.drawing import enlarged
-from visiontune.models.heads.overlays import beside
+from visiontune.models.heads.base import Prediction, Raw
+from visiontune.models.heads.decoders import build_decoder, conv, upsample
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.distillable import Distillable
+from visiontune.models.heads.drawing import enlarge
+from visiontune.models.heads.element_loss import ElementLossHead
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.overlays import side_by_side
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 SSIM_SIDE = 11  # pixels of its window; a smaller image has none
@@ -45,40 +49,45 @@ class DenseMetrics(nn.Module):
         if width is not None:
             values["psnr"] = PeakSignalNoiseRatio(data_range=width)
         self.values = MetricCollection(values, compute_groups=False)
-        self.pictures = MetricCollection(
+        ssim: dict[str, Metric | MetricCollection] = (
             {} if width is None else {"ssim": StructuralSimilarityIndexMeasure(data_range=width)}
         )
+        self.images = MetricCollection(ssim)
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
         for prediction, target in zip(predictions, targets, strict=True):  # images differ in size
-            found, truth = prediction["image"], _floats(target).to(prediction["image"])
+            image, truth = prediction["image"], _to_float(target).to(prediction["image"])
             known = ~truth.isnan()
-            self.values.update(found[known], truth[known])
-            if min(found.shape[-2:]) >= SSIM_SIDE:
-                self.pictures.update(found[None], torch.where(known, truth, found)[None])
+            self.values.update(image[known], truth[known])
+            if min(image.shape[-2:]) >= SSIM_SIDE:
+                self.images.update(image[None], torch.where(known, truth, image)[None])
 
     def compute(self) -> dict[str, Tensor]:
-        return self.values.compute() | self.pictures.compute()
+        return self.values.compute() | self.images.compute()
 
     def reset(self) -> None:
         self.values.reset()
-        self.pictures.reset()
+        self.images.reset()
 
 
-class DenseHead(LossBySample):
+class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
     """A decoder over the backbone's maps, and a few convolutions over its output and the input at full resolution.
 
-    The finest map of a network has stride 2 or 4: what is finer than that has to come from the input itself.
+    The finest map of a network has stride 2 or 4; finer detail has to come from the input itself.
+
+    Extra metrics are updated with one prediction and its target at a time, ``(1, C, H, W)`` in the user's units; the
+    target is the prediction where there is no truth.
 
     Args:
         decoder: see `visiontune.models.heads.decoders`.
         channels: width of the decoder at its coarsest.
         detail: width of the convolutions at full resolution.
-        loss: "l1", "mse" or "huber", of values in units of the range; NaN in a target is not counted.
-        residual: predict the change to the input (denoising, inpainting), beginning at none; the target has as many
-            channels as the input then.
-        range: [lowest, highest] value, which predictions are clipped to; None where there is none (PSNR and SSIM need
-            one, and are left out then).
+        loss: "l1", "mse", "huber" or a module, see `visiontune.models.heads.losses`; of values in units of the range.
+            NaN in a target is left out.
+        residual: predict the change to the input (denoising, inpainting), starting at zero. The target then has as many
+            channels as the input.
+        range: [lowest, highest] value, which predictions are clipped to; None for values without a range, which have
+            no PSNR and no SSIM.
 
     Raises:
         UserError: an option without meaning.
@@ -91,14 +100,13 @@ class DenseHead(LossBySample):
         decoder: str = "unet",
         channels: int = 128,
         detail: int = 32,
-        loss: str = "l1",
+        loss: str | nn.Module = "l1",
         residual: bool = False,
         range: Sequence[float] | None = (0.0, 1.0),
     ) -> None:
         super().__init__()
         self.channels = list(info.classes)
-        if loss not in LOSSES:
-            raise UserError(f"loss={loss} of a dense head: write one of {', '.join(LOSSES)}")
+        check_loss(loss, LOSSES, "heads.dense.loss")
         if residual and len(self.channels) != features.in_channels:
             raise UserError(
                 f"residual=true adds to the input, which has {features.in_channels} channels, and the target has "
@@ -112,7 +120,10 @@ class DenseHead(LossBySample):
         self.monitor = "rmse" if range is None else "psnr"
         self.range, self.residual = range, residual
         self.low, self.width = (0.0, 1.0) if range is None else (range[0], range[1] - range[0])
-        self.criterion = LOSSES[loss]
+        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.l1_loss  # with a module, of distillation alone
+        if isinstance(loss, nn.Module):
+            example = torch.zeros(2, len(self.channels), 16, 16)
+            self.loss_module = ModuleLoss(loss, "heads.dense.loss", example, example, ignores_unknown=False)
         self.decoder = build_decoder(decoder, features, channels, detail)
         self.detail = nn.Sequential(conv(detail + features.in_channels, detail), conv(detail, detail))
         self.last = nn.Conv2d(detail, len(self.channels), 1)
@@ -123,27 +134,28 @@ class DenseHead(LossBySample):
     def forward(self, features: Features) -> Raw:
         """`image` ``(B, C, H, W)``, as large as the input, in units of the range and not clipped."""
         image = features.image
-        x = torch.cat([upsampled(self.decoder(features), features.size), image], 1)
+        x = torch.cat([upsample(self.decoder(features), features.size), image], 1)
         x = self.detail(x)
         with torch.autocast(x.device.type, enabled=False):  # 8 bits would be steps of half a metre at 80 metres
             change = self.last(x.float())
         return {"image": (image - self.low) / self.width + change if self.residual else change}
 
-    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        found = raw["image"].float()
-        truth = torch.full_like(found, torch.nan)
+    def loss_inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        image = raw["image"].float()
+        truth = torch.full_like(image, torch.nan)
         for i, target in enumerate(targets):
             if target is not None:
-                truth[i] = (_floats(target) - self.low) / self.width
-        known = ~truth.isnan()
-        elements = self.criterion(found, truth.nan_to_num(0.0), reduction="none") * known
-        return elements.sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp_min(1), known.flatten(1).any(1)
+                truth[i] = (_to_float(target) - self.low) / self.width
+        return image, truth
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(predictions, targets, reduction="none")
+
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
         """In units of this head's range."""
-        found = raw["image"].float()
-        values = (taught["image"].float() * teacher.width + teacher.low - self.low) / self.width
-        return self.criterion(found, upsampled(values, found.shape[-2:]))
+        image = raw["image"].float()
+        values = (teacher_outputs["image"].float() * teacher.width + teacher.low - self.low) / self.width
+        return self.criterion(image, upsample(values, image.shape[-2:]))
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`image` ``(C, H, W)``, in the user's units, inside the range."""
@@ -157,7 +169,12 @@ class DenseHead(LossBySample):
     def metrics(self) -> DenseMetrics:
         return DenseMetrics(None if self.range is None else self.width)
 
-    def score(self, computed: dict[str, Tensor]) -> Tensor:
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+        for prediction, target in zip(predictions, targets, strict=True):
+            image, truth = prediction["image"], _to_float(target).to(prediction["image"])
+            yield image[None], torch.where(truth.isnan(), image, truth)[None]
+
+    def score(self, computed: Mapping[str, Any]) -> Tensor:
         """SSIM; without a range, 1 / (1 + RMSE)."""
         return computed["ssim"].clamp_min(0.0) if "ssim" in computed else 1 / (1 + computed["rmse"])
 
@@ -168,24 +185,24 @@ class DenseHead(LossBySample):
     def describe_target(self, target: Any) -> str:
         if target is None:
             return ""
-        means = _floats(target).nanmean((1, 2)).tolist()
+        means = _to_float(target).nanmean((1, 2)).tolist()
         return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(self.channels, means, strict=True))
 
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
-        """Input, truth and prediction side by side, of the channels that can be seen."""
-        shown = {"input": enlarged(image)}
+        """Input, truth and prediction side by side; of several channels that are no colours, the first."""
+        shown = {"input": enlarge(image)}
         for title, values in (("truth", target), ("prediction", None if prediction is None else prediction["image"])):
             if values is not None:
-                shown[title] = enlarged(next(iter(self._pictures(_floats(values)).values())))
-        return beside(list(shown.values()), list(shown))
+                shown[title] = enlarge(next(iter(self._to_images(_to_float(values)).values())))
+        return side_by_side(list(shown.values()), list(shown))
 
     def images(self, prediction: Prediction) -> dict[str, Tensor]:
-        return self._pictures(prediction["image"])
+        return self._to_images(prediction["image"])
 
-    def _pictures(self, values: Tensor) -> dict[str, Tensor]:
-        """uint8 images by name: one of one or three channels, else one a channel.
+    def _to_images(self, values: Tensor) -> dict[str, Tensor]:
+        """uint8 images by name: one image for one or three channels, else one for each channel.
 
-        Black to white is the range; without one, the lowest to the highest value there is.
+        Black to white is the range; without one, the lowest to the highest value of the image.
         """
         values = values.as_subclass(Tensor).float()
         if self.range is None:
@@ -199,7 +216,7 @@ class DenseHead(LossBySample):
         return {name: channel[None] for name, channel in zip(self.channels, grey, strict=True)}
 
 
-def _floats(image: Tensor) -> Tensor:
+def _to_float(image: Tensor) -> Tensor:
     """uint8 in 0..1; floats as they are."""
     plain = image.as_subclass(Tensor)
     return plain / 255 if plain.dtype == torch.uint8 else plain.float()

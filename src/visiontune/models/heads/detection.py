@@ -1,11 +1,11 @@
 """Boxes around objects."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
@@ -13,35 +13,43 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.coco_metrics import NUMBERS, CocoMetrics
-from visiontune.models.heads.detection_distillation import one_stage_apart, two_stage_apart
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.detection_distillation import distill_one_stage, distill_two_stage
+from visiontune.models.heads.distillable import Distillable
+from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.one_stage import OneStage
-from visiontune.models.heads.overlays import beside, objects_picture
+from visiontune.models.heads.overlays import draw_objects, side_by_side
 from visiontune.models.heads.pyramid import Pyramid
 from visiontune.models.heads.two_stage import TwoStage
 
 
-class DetectionHead(Head):
+class DetectionHead(Head, Describable, Exportable, Distillable):
     """torchvision's FCOS, RetinaNet or Faster R-CNN on a pyramid of the backbone's maps.
 
     Crowds are left out of the training targets, as in torchvision's own training.
+
+    Extra metrics are updated with a list of predictions (`boxes` xyxy in pixels of the image, `labels`, `scores`) and a
+    list of targets (`boxes`, `labels`), as torchmetrics.detection takes them; with masks, also `masks`.
 
     Args:
         info: the class names.
         detector: "fcos", "retinanet" or "faster_rcnn".
         channels: width of the pyramid and of everything on it.
-        finest: stride of the finest level, in pixels; None = 8, in a faster_rcnn 4.
-        convs: convolutions before the outputs; None = 4, before a faster_rcnn's proposals 1.
-        anchor_sizes: sides of the square anchors in pixels of the input, one number or list a level; None = 4 strides
-            (and 8 in a faster_rcnn; in a retinanet three between 4 and 8).
-        proposals, samples, hidden: of a faster_rcnn, see `TwoStage`; None = its own.
-        score_threshold: boxes below it are no predictions. Low, since average precision counts them all.
-        nms_threshold: of two boxes of one class that overlap by more, the better one stays; None = torchvision's own
-            (0.6 of an fcos, 0.5 of the others).
-        max_detections: in an image.
-        draw_threshold: boxes below it are in no image.
+        min_stride: stride of the finest level, in pixels; None = 8, with faster_rcnn 4.
+        convs: convolutions before the outputs; None = 4, with faster_rcnn 1 (before the proposals).
+        anchor_sizes: sides of the square anchors in pixels of the input, one number or list for each level; None = 4
+            strides (with faster_rcnn 4 and 8; with retinanet three between 4 and 8).
+        proposals, samples, hidden: options of faster_rcnn, see `TwoStage`; None = its defaults.
+        classification_loss, box_loss: modules instead of torchvision's losses, see
+            `visiontune.models.heads.detection_losses`.
+        score_threshold: boxes with a lower score are dropped. Low, since average precision counts all boxes.
+        nms_threshold: of two boxes of one class that overlap by more, the one with the lower score is dropped; None =
+            torchvision's default (fcos 0.6, the others 0.5).
+        max_detections: boxes in an image at most.
+        draw_threshold: boxes with a lower score are not drawn.
 
     Raises:
-        UserError: an unknown detector, an option that this one does not have, or a backbone without fitting maps.
+        UserError: an unknown detector, an option that this detector does not have, or a backbone without fitting maps.
     """
 
     directions = dict.fromkeys(NUMBERS, "max") | {"loss": "min"}
@@ -49,8 +57,8 @@ class DetectionHead(Head):
     masks = False
     graph_batch = False
     shared = ("anchors", "counts", "size")
-    picked = ("proposals", "kept")
-    bootstrap_samples = 50  # half a second each
+    discrete_outputs = ("proposals", "kept")
+    bootstrap_samples = 50  # the metrics take half a second
 
     def __init__(
         self,
@@ -58,12 +66,14 @@ class DetectionHead(Head):
         info: TaskInfo,
         detector: str = "fcos",
         channels: int = 128,
-        finest: int | None = None,
+        min_stride: int | None = None,
         convs: int | None = None,
         anchor_sizes: list[float | list[float]] | None = None,
         proposals: int | None = None,
         samples: int | None = None,
         hidden: int | None = None,
+        classification_loss: nn.Module | None = None,
+        box_loss: nn.Module | None = None,
         score_threshold: float = 0.05,
         nms_threshold: float | None = None,
         max_detections: int = 100,
@@ -79,79 +89,91 @@ class DetectionHead(Head):
             "score_threshold": score_threshold,
             "nms_threshold": nms_threshold,
             "max_detections": max_detections,
+            "classification_loss": classification_loss,
+            "box_loss": box_loss,
         } | ({} if convs is None else {"convs": convs})
-        looks = {"proposals": proposals, "samples": samples, "hidden": hidden}
-        given: dict[str, Any] = {name: value for name, value in looks.items() if value is not None}
+        values = {"proposals": proposals, "samples": samples, "hidden": hidden}
+        second_stage: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
         if detector == "faster_rcnn":
-            pyramid = Pyramid(features, channels, finest or 4, extra="pool")
+            pyramid = Pyramid(features, channels, min_stride or 4, extra="pool")
             self.detector: OneStage | TwoStage = TwoStage(
-                pyramid, len(self.classes), masks=self.masks, **given, **options
+                pyramid, len(self.classes), masks=self.masks, **second_stage, **options
             )
-        elif given:
-            raise UserError(f"{next(iter(given))} is no option of detector={detector}; write detector=faster_rcnn")
+        elif second_stage:
+            raise UserError(
+                f"{next(iter(second_stage))} is an option of detector=faster_rcnn, not of detector={detector}; write "
+                f"{next(iter(second_stage))}=null"
+            )
         else:
-            self.detector = OneStage(detector, Pyramid(features, channels, finest or 8), len(self.classes), **options)
+            self.detector = OneStage(
+                detector, Pyramid(features, channels, min_stride or 8), len(self.classes), **options
+            )
 
     def forward(self, features: Features) -> Raw:
         return self.detector(features.maps, features.size)
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """torchvision's losses, under its names; images without a label take no part in them."""
+        """torchvision's losses, under its names; images without a label are left out."""
         rows = [i for i, target in enumerate(targets) if target is not None]
         if not rows:
-            return {"loss": self.detector.nothing(raw)}
-        labelled = raw if len(rows) == len(targets) else _rows(raw, rows)
-        return self.detector.losses(labelled, [_trainable(targets[i]) for i in rows])
+            return {"loss": self.detector.zero_loss(raw)}
+        labelled = raw if len(rows) == len(targets) else _select(raw, rows)
+        return self.detector.losses(labelled, [_training_target(targets[i]) for i in rows])
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        """``(B,)``, the loss of each image alone; what is sampled in it is the same at each call."""
+        """``(B,)``, the loss of each image alone; random samples are the same at each call."""
         device = raw["anchors"].device
         losses = torch.full((len(targets),), torch.nan, device=device)
         for i, target in enumerate(targets):
             if target is not None:
                 with torch.random.fork_rng([device] if device.type == "cuda" else []):
                     torch.manual_seed(0)
-                    losses[i] = torch.stack([*self.loss(_rows(raw, [i]), [target]).values()]).sum()
+                    losses[i] = torch.stack([*self.loss(_select(raw, [i]), [target]).values()]).sum()
         return losses
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
         other = teacher.detector
         if isinstance(self.detector, OneStage) and isinstance(other, OneStage):
-            return one_stage_apart(self.detector, raw, other, taught)
+            return distill_one_stage(self.detector, raw, other, teacher_outputs)
         if isinstance(self.detector, TwoStage) and isinstance(other, TwoStage):
-            return two_stage_apart(self.detector, raw, other, taught, temperature)
+            return distill_two_stage(self.detector, raw, other, teacher_outputs, temperature)
         raise UserError(
-            "distill.teacher: of it and this run one is a faster_rcnn and the other is not, and what they give cannot "
-            "be compared; write the teacher's heads.detection.detector"
+            "distill.teacher: either the teacher or this run is a faster_rcnn, and the outputs of the two cannot be "
+            "compared; write the teacher's heads.detection.detector"
         )
 
     @torch.no_grad()
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`boxes` ``(N, 4)``, `labels` ``(N,)`` and `scores` ``(N,)``, best first."""
         predictions = []
-        for frame, found in zip(frames, self.detector.detections(raw), strict=True):
-            seen = has_area(frame.boxes(found["boxes"]))  # some lie in the border around the image
-            predictions.append(self._in(frame, {name: value[seen] for name, value in found.items()}))
+        for frame, objects in zip(frames, self.detector.detect(raw), strict=True):
+            inside = has_area(frame.boxes(objects["boxes"]))  # some lie in the border around the image
+            predictions.append(self._to_image(frame, {name: value[inside] for name, value in objects.items()}))
         return predictions
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
-        """As in `decode`, of the one image."""
-        found = self.detector.graph(raw)
-        seen = has_area(frame.boxes(found["boxes"]))
-        return self._in(frame, {name: value[seen] for name, value in found.items()})
+        """As in `decode`, for one image."""
+        objects = self.detector.graph(raw)
+        inside = has_area(frame.boxes(objects["boxes"]))
+        return self._to_image(frame, {name: value[inside] for name, value in objects.items()})
 
-    def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
-        """Detections in the network's input as a prediction in the image."""
-        return {"boxes": frame.boxes(found["boxes"]), "labels": found["labels"], "scores": found["scores"]}
+    def _to_image(self, frame: Frame, objects: dict[str, Tensor]) -> Prediction:
+        """From pixels of the network's input to pixels of the image."""
+        return {"boxes": frame.boxes(objects["boxes"]), "labels": objects["labels"], "scores": objects["scores"]}
 
     def metrics(self) -> CocoMetrics:
         return CocoMetrics(self.classes)
 
-    def per_class_scores(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: computed[f"ap/{name}"] for name in self.classes}
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Any, Any]]:
+        plain = [{name: value.as_subclass(Tensor) for name, value in target.items()} for target in targets]
+        device = predictions[0]["boxes"].device
+        yield predictions, [{name: v.to(device) for name, v in t.items() if name != "crowd"} for t in plain]
+
+    def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
+        return computed["ap_per_class"].by_class()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
-        """The objects as JSON, best first, and the best one's score."""
+        """The objects as JSON, best first, and the score of the best."""
         scores = prediction["scores"].tolist()
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
         objects = self._objects(prediction)
@@ -167,34 +189,34 @@ class DetectionHead(Head):
         return [{"label": label, "box": box} for label, box in zip(labels, boxes, strict=True)]
 
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
-        pictures = {}
+        images = {}
         if target is not None:
-            crowd = target["crowd"].tolist()
+            crowds = target["crowd"].tolist()
             names = [self.classes[i] for i in target["labels"].tolist()]
-            names = [f"{name} (crowd)" if many else name for name, many in zip(names, crowd, strict=True)]
-            pictures["truth"] = self._picture(image, target, names)
+            names = [f"{name} (crowd)" if crowd else name for name, crowd in zip(names, crowds, strict=True)]
+            images["truth"] = self._draw_objects(image, target, names)
         if prediction is not None:
-            shown = prediction["scores"] >= self.draw_threshold
-            found = {name: value[shown] for name, value in prediction.items()}
-            each = zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
-            names = [f"{self.classes[label]} {score:.0%}" for label, score in each]
-            pictures["prediction"] = self._picture(image, found, names)
-        return beside(list(pictures.values()), list(pictures)) if len(pictures) > 1 else [*pictures.values(), image][0]
+            confident = prediction["scores"] >= self.draw_threshold
+            objects = {name: value[confident] for name, value in prediction.items()}
+            labelled = zip(objects["labels"].tolist(), objects["scores"].tolist(), strict=True)
+            names = [f"{self.classes[label]} {score:.0%}" for label, score in labelled]
+            images["prediction"] = self._draw_objects(image, objects, names)
+        return side_by_side(list(images.values()), list(images)) if len(images) > 1 else [*images.values(), image][0]
 
-    def _picture(self, image: Tensor, objects: dict[str, Tensor], names: list[str]) -> Tensor:
-        return objects_picture(image, objects["boxes"], names, objects.get("masks"), self.classes)
+    def _draw_objects(self, image: Tensor, objects: dict[str, Tensor], names: list[str]) -> Tensor:
+        return draw_objects(image, objects["boxes"], names, objects.get("masks"), self.classes)
 
 
-def _rows(raw: Raw, rows: list[int]) -> Raw:
+def _select(raw: Raw, rows: list[int]) -> Raw:
     """Raw tensors of some images of the batch."""
     return {name: value if name in DetectionHead.shared else value[rows] for name, value in raw.items()}
 
 
-def _trainable(target: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Plain tensors of what is no crowd, nor without area, whose sides have no logarithm."""
+def _training_target(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Plain tensors, without crowds and boxes without area (their sides have no logarithm)."""
     plain = {name: value.as_subclass(Tensor) for name, value in target.items()}
-    kept = ~plain["crowd"] & has_area(plain["boxes"])
-    return {name: value[kept] for name, value in plain.items() if name != "crowd"}
+    objects = ~plain["crowd"] & has_area(plain["boxes"])
+    return {name: value[objects] for name, value in plain.items() if name != "crowd"}
 
 
 def has_area(boxes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distances between what two detectors give for the same images: one of them learns from the other."""
+"""Distances between the outputs of two detectors for the same images, so that one learns from the other."""
 
 import torch
 from torch import Tensor
@@ -8,79 +8,94 @@ from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.one_stage import OneStage
 from visiontune.models.heads.soft_targets import kl_distillation_loss
-from visiontune.models.heads.two_stage import BACKGROUND, TwoStage, proposals_of
+from visiontune.models.heads.two_stage import BACKGROUND, TwoStage, split_proposals
 
 
-def one_stage_apart(student: OneStage, raw: Raw, teacher: OneStage, taught: Raw) -> Tensor:
-    """Class scores of all cells, and sides of the boxes that the teacher would give, each weighted by its score.
+def distill_one_stage(student: OneStage, raw: Raw, teacher: OneStage, teacher_outputs: Raw) -> Tensor:
+    """Class scores of all cells, and the sides of the teacher's boxes, each weighted by its score.
 
-    A cell's scores count by the square of how far they are off (Li et al. 2020, https://arxiv.org/abs/2006.04388):
-    nearly all of them are background to both. Everything is a mean over the teacher's boxes.
+    The loss of a cell's score is weighted by its squared error (Li et al. 2020, https://arxiv.org/abs/2006.04388),
+    since nearly all cells are background for both. Everything is a mean over the teacher's boxes.
 
     Raises:
-        UserError: the cells or anchors of the two are not the same.
+        UserError: the cells or anchors of the two differ.
     """
-    if type(student.model) is not type(teacher.model) or not torch.equal(raw["anchors"], taught["anchors"]):
+    if type(student.model) is not type(teacher.model) or not torch.equal(raw["anchors"], teacher_outputs["anchors"]):
         raise UserError(
-            "distill.teacher: its boxes stand for other cells than this run's; write the teacher's data.image_size, "
-            "and of heads.detection its detector, finest and anchor_sizes"
+            "distill.teacher: its anchors differ from this run's; write the teacher's data.image_size, and its "
+            "detector, min_stride and anchor_sizes of heads.detection"
         )
-    given = taught["cls_logits"].sigmoid()
-    score = given.amax(2)
-    if "bbox_ctrness" in taught:
-        score = (score * taught["bbox_ctrness"][..., 0].sigmoid()).sqrt()
-    sure = score * (score > teacher.model.score_thresh)
-    off = (raw["cls_logits"].sigmoid() - given).square()
-    apart = (off * _cross_entropy(raw["cls_logits"], given)).sum()
-    apart = apart + (sure * _sides(raw["bbox_regression"], taught["bbox_regression"])).sum()
-    if "bbox_ctrness" in taught:
-        centred = _cross_entropy(raw["bbox_ctrness"], taught["bbox_ctrness"].sigmoid())
-        apart = apart + (sure * centred[..., 0]).sum()
-    return apart / sure.sum().clamp_min(1)
+    probabilities = teacher_outputs["cls_logits"].sigmoid()
+    score = probabilities.amax(2)
+    if "bbox_ctrness" in teacher_outputs:
+        score = (score * teacher_outputs["bbox_ctrness"][..., 0].sigmoid()).sqrt()
+    weight = score * (score > teacher.model.score_thresh)
+    error = (raw["cls_logits"].sigmoid() - probabilities).square()
+    total = (error * _binary_divergence(raw["cls_logits"], probabilities)).sum()
+    total = total + (weight * _side_losses(raw["bbox_regression"], teacher_outputs["bbox_regression"])).sum()
+    if "bbox_ctrness" in teacher_outputs:
+        centerness = _binary_divergence(raw["bbox_ctrness"], teacher_outputs["bbox_ctrness"].sigmoid())
+        total = total + (weight * centerness[..., 0]).sum()
+    return total / weight.sum().clamp_min(1)
 
 
-def two_stage_apart(student: TwoStage, raw: Raw, teacher: TwoStage, taught: Raw, temperature: float) -> Tensor:
-    """Both look at the student's proposals (Chen et al. 2017, NeurIPS): classes, sides of boxes, and masks.
+def distill_two_stage(
+    student: TwoStage, raw: Raw, teacher: TwoStage, teacher_outputs: Raw, temperature: float
+) -> Tensor:
+    """Classes, sides of boxes, and masks of the student's proposals (Chen et al. 2017, NeurIPS).
 
     The proposals themselves are learned from labels alone.
     """
     count = student.roi.fg_bg_sampler.batch_size_per_image
-    boxes = [proposed[:count] for proposed in proposals_of(raw)]  # best first
-    (height, width), (high, wide) = raw["size"], taught["size"]
-    moved = [box * box.new_tensor([wide / width, high / height] * 2) for box in boxes]
+    boxes = [proposals[:count] for proposals in split_proposals(raw)]  # best first
+    (height, width), (teacher_height, teacher_width) = raw["size"], teacher_outputs["size"]
+    scale = [teacher_width / width, teacher_height / height] * 2
+    scaled = [box * box.new_tensor(scale) for box in boxes]
     logits, deltas = student.box_outputs(raw, boxes)
     with torch.no_grad():
-        given, moves = teacher.box_outputs(taught, moved)
-    sure = given.softmax(1)[:, BACKGROUND:]
-    sides = _sides(*(part.view(*given.shape, 4) for part in (deltas, moves)))[:, BACKGROUND:]
-    apart = kl_distillation_loss(logits, given, temperature) + (sure * sides).sum() / sure.sum().clamp_min(1)
-    return apart + _masks_apart(student, raw, teacher, taught, boxes, moved, sure) if student.roi.has_mask() else apart
+        teacher_logits, teacher_deltas = teacher.box_outputs(teacher_outputs, scaled)
+    scores = teacher_logits.softmax(1)[:, BACKGROUND:]
+    shape = (*teacher_logits.shape, 4)
+    sides = _side_losses(deltas.view(shape), teacher_deltas.view(shape))[:, BACKGROUND:]
+    box = (scores * sides).sum() / scores.sum().clamp_min(1)
+    total = kl_distillation_loss(logits, teacher_logits, temperature) + box
+    if student.roi.has_mask():
+        total = total + _distill_masks(student, raw, teacher, teacher_outputs, boxes, scaled, scores)
+    return total
 
 
-def _masks_apart(
-    student: TwoStage, raw: Raw, teacher: TwoStage, taught: Raw, boxes: list[Tensor], moved: list[Tensor], sure: Tensor
+def _distill_masks(
+    student: TwoStage,
+    raw: Raw,
+    teacher: TwoStage,
+    teacher_outputs: Raw,
+    boxes: list[Tensor],
+    scaled: list[Tensor],
+    scores: Tensor,
 ) -> Tensor:
-    """Of the boxes in which the teacher is surest of an object, as many an image as the loss is of at most."""
+    """Masks of each image's boxes with the highest teacher scores, as many as the loss has positives at most."""
     sampler = student.roi.fg_bg_sampler
-    most = int(sampler.batch_size_per_image * sampler.positive_fraction)
-    score, label = sure.max(1)
-    parts = [part.topk(min(most, len(part))).indices for part in score.split([len(box) for box in boxes])]
-    own = student.mask_logits(raw, [box[rows] for box, rows in zip(boxes, parts, strict=True)])
+    count = int(sampler.batch_size_per_image * sampler.positive_fraction)
+    score, label = scores.max(1)
+    best = [image.topk(min(count, len(image))).indices for image in score.split([len(box) for box in boxes])]
+    logits = student.mask_logits(raw, [box[rows] for box, rows in zip(boxes, best, strict=True)])
     with torch.no_grad():
-        given = teacher.mask_logits(taught, [box[rows] for box, rows in zip(moved, parts, strict=True)])
+        teacher_logits = teacher.mask_logits(
+            teacher_outputs, [box[rows] for box, rows in zip(scaled, best, strict=True)]
+        )
     starts = torch.tensor([0, *(len(box) for box in boxes[:-1])]).cumsum(0).tolist()
-    rows = torch.cat([part + start for part, start in zip(parts, starts, strict=True)])
-    each, which = torch.arange(len(rows), device=rows.device), label[rows] + BACKGROUND
-    apart = _cross_entropy(own[each, which], given[each, which].sigmoid()).mean((1, 2))
-    return (score[rows] * apart).sum() / score[rows].sum().clamp_min(1)
+    rows = torch.cat([image + start for image, start in zip(best, starts, strict=True)])
+    index = torch.arange(len(rows), device=rows.device), label[rows] + BACKGROUND
+    losses = _binary_divergence(logits[index], teacher_logits[index].sigmoid()).mean((1, 2))
+    return (score[rows] * losses).sum() / score[rows].sum().clamp_min(1)
 
 
-def _sides(own: Tensor, given: Tensor) -> Tensor:
+def _side_losses(deltas: Tensor, teacher_deltas: Tensor) -> Tensor:
     """``(..., 4)`` -> ``(...)``."""
-    return F.smooth_l1_loss(own, given, reduction="none").sum(-1)
+    return F.smooth_l1_loss(deltas, teacher_deltas, reduction="none").sum(-1)
 
 
-def _cross_entropy(logits: Tensor, given: Tensor) -> Tensor:
-    """Less the entropy of what is given: 0 where both say the same."""
-    own = F.binary_cross_entropy_with_logits(logits, given, reduction="none")
-    return own - torch.special.entr(given) - torch.special.entr(1 - given)
+def _binary_divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy minus the entropy of the target: 0 where both agree."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return cross_entropy - torch.special.entr(target) - torch.special.entr(1 - target)

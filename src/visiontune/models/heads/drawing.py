@@ -9,58 +9,58 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-MIN_SIDE = 160  # pixels: text needs room, so smaller images are enlarged
+MIN_SIDE = 160  # pixels; smaller images are enlarged, so that text fits
 GOOD, BAD = (22, 120, 60), (185, 28, 28)
 
 
-def enlarged(image: Tensor) -> Tensor:
-    """``(1 or more, H, W)`` -> ``(3, F*H, F*W)``, each pixel repeated until the short side is `MIN_SIDE` or more."""
+def enlarge(image: Tensor) -> Tensor:
+    """``(1 or more, H, W)`` -> ``(3, F*H, F*W)``: repeat pixels until the short side has at least `MIN_SIDE`."""
     factor = -(-MIN_SIDE // min(image.shape[-2:]))
     return image[:3].expand(3, -1, -1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
 def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
-    """Lines of text under an image, on red where it is wrong, on green where it is not.
+    """Write lines of text under an image, on red if it is wrong, else on green.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
     Returns:
-        uint8 ``(3, H', W)``, enlarged without smoothing where the short side is under `MIN_SIDE`.
+        uint8 ``(3, H', W)``, enlarged without smoothing if the short side is under `MIN_SIDE`.
     """
-    picture = enlarged(image)
+    enlarged = enlarge(image)
     if not lines:
-        return picture
-    size = max(14, picture.shape[-1] // 22)
+        return enlarged
+    size = max(14, enlarged.shape[-1] // 22)
     font = ImageFont.load_default(size)
-    strip = Image.new("RGB", (picture.shape[-1], (size + 6) * len(lines) + 4), BAD if bad else GOOD)
+    strip = Image.new("RGB", (enlarged.shape[-1], (size + 6) * len(lines) + 4), BAD if bad else GOOD)
     draw = ImageDraw.Draw(strip)
     for i, line in enumerate(lines):
         draw.text((5, 2 + i * (size + 6)), line, fill="white", font=font)
-    return torch.cat([picture, torch.from_numpy(np.array(strip)).permute(2, 0, 1)], 1)
+    return torch.cat([enlarged, torch.from_numpy(np.array(strip)).permute(2, 0, 1)], 1)
 
 
-def grid(pictures: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
+def image_grid(images: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
     """Images of any sizes on one white sheet: uint8 ``(3, H, W)`` with W about `width`.
 
-    Four in a row, or two where they are wide (truth beside prediction); each is as wide as its column, at most as high
-    as wide, and a row is as high as its highest.
+    Four in a row, or two if they are wide (truth beside prediction). Each is as wide as its column and at most as high
+    as wide; a row is as high as its highest image.
     """
-    wide = sum(picture.shape[-1] / picture.shape[-2] for picture in pictures) / len(pictures) > 1.25
-    columns = min(2 if wide else 4, len(pictures))
+    wide = sum(image.shape[-1] / image.shape[-2] for image in images) / len(images) > 1.25
+    columns = min(2 if wide else 4, len(images))
     side = (width - gap) // (2 if wide else 4) - gap
-    small = []
-    for picture in pictures:
-        scale = side / max(picture.shape[-2:])
-        size = [max(1, round(length * scale)) for length in picture.shape[-2:]]
-        small.append(F.resize(picture, size, antialias=True))
-    rows = [small[first : first + columns] for first in range(0, len(small), columns)]
-    heights = [max(picture.shape[-2] for picture in row) for row in rows]
+    resized = []
+    for image in images:
+        scale = side / max(image.shape[-2:])
+        size = [max(1, round(length * scale)) for length in image.shape[-2:]]
+        resized.append(F.resize(image, size, antialias=True))
+    rows = [resized[first : first + columns] for first in range(0, len(resized), columns)]
+    heights = [max(image.shape[-2] for image in row) for row in rows]
     sheet = torch.full((3, sum(heights) + (len(rows) + 1) * gap, columns * (side + gap) + gap), 255, dtype=torch.uint8)
     top = gap
     for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
+        for column, image in enumerate(row):
             left = gap + column * (side + gap)
-            sheet[:, top : top + picture.shape[-2], left : left + picture.shape[-1]] = picture
+            sheet[:, top : top + image.shape[-2], left : left + image.shape[-1]] = image
         top += height + gap
     return sheet
 

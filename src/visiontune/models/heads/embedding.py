@@ -1,4 +1,4 @@
-"""What the heads that read the embedding alone have in common."""
+"""A head on the backbone's embedding."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from visiontune.data.frames import Frame
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
+from visiontune.models.heads.exportable import Exportable
 
 
-class EmbeddingHead(Head):
+class EmbeddingHead(Head, Exportable):
     """A linear layer on the backbone's embedding, with optional dropout and one hidden GELU layer before it.
 
     The last layer starts at N(0, 0.01): a network's own classifier initialisation can be fatal with few classes.

@@ -10,13 +10,13 @@ from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.models.features import FeatureShape
 from visiontune.models.heads.base import Prediction, Raw
-from visiontune.models.heads.boxes import pasted
+from visiontune.models.heads.boxes import paste_masks
 from visiontune.models.heads.coco_metrics import NUMBERS, CocoMetrics
 from visiontune.models.heads.detection import DetectionHead, has_area
 
 
 class InstancesHead(DetectionHead):
-    """Mask R-CNN: a `DetectionHead` with detector="faster_rcnn" and its options, and a mask for each box."""
+    """Mask R-CNN: a `DetectionHead` with detector="faster_rcnn", its options, and a mask for each box."""
 
     directions = dict.fromkeys([*NUMBERS, *(f"box_{name}" for name in NUMBERS)], "max") | {"loss": "min"}
     masks = True
@@ -25,24 +25,24 @@ class InstancesHead(DetectionHead):
         super().__init__(features, info, detector="faster_rcnn", **options)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
-        found = self.detector.graph(raw)
-        seen = has_area(frame.boxes(found["boxes"]))
-        boxes = found["boxes"][seen]
-        masks = pasted(found["masks"][seen][:, 0], frame.boxes(boxes, clip=False), frame.size) > 0.5
-        plain = {name: value[seen] for name, value in found.items() if name != "masks"}
-        return super()._in(frame, plain) | {"masks": masks}
+        objects = self.detector.graph(raw)
+        inside = has_area(frame.boxes(objects["boxes"]))
+        boxes = objects["boxes"][inside]
+        masks = paste_masks(objects["masks"][inside][:, 0], frame.boxes(boxes, clip=False), frame.size) > 0.5
+        plain = {name: value[inside] for name, value in objects.items() if name != "masks"}
+        return super()._to_image(frame, plain) | {"masks": masks}
 
-    def _in(self, frame: Frame, found: dict[str, Tensor]) -> Prediction:
-        high, wide = frame.size
-        # A mask belongs to its whole box: one that sticks out of the image is cut, not squeezed.
-        whole = frame.boxes(found["boxes"], clip=False)
+    def _to_image(self, frame: Frame, objects: dict[str, Tensor]) -> Prediction:
+        height, width = frame.size
+        # A mask belongs to its whole box: if the box sticks out of the image, the mask is cut, not squeezed.
+        unclipped = frame.boxes(objects["boxes"], clip=False)
         # One at a time: a hundred masks of a photograph in float32 are gigabytes.
         masks = [
-            paste_masks_in_image(mask[None], box[None], (high, wide))[0, 0] > 0.5
-            for mask, box in zip(found["masks"], whole, strict=True)
+            paste_masks_in_image(mask[None], box[None], (height, width))[0, 0] > 0.5
+            for mask, box in zip(objects["masks"], unclipped, strict=True)
         ]
-        none = torch.empty((0, high, wide), dtype=torch.bool, device=whole.device)
-        return super()._in(frame, found) | {"masks": torch.stack(masks) if masks else none}
+        empty = torch.empty((0, height, width), dtype=torch.bool, device=unclipped.device)
+        return super()._to_image(frame, objects) | {"masks": torch.stack(masks) if masks else empty}
 
     def metrics(self) -> CocoMetrics:
         return CocoMetrics(self.classes, ("bbox", "segm"))

@@ -1,11 +1,11 @@
 """Any number of labels an image."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
@@ -20,21 +20,27 @@ from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.base import LossBySample, Prediction, Probe, Raw
+from visiontune.models.heads.base import Prediction, Raw
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption
+from visiontune.models.heads.element_loss import ElementLossHead
 from visiontune.models.heads.embedding import EmbeddingHead
+from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.models.heads.probe import probe_labels
-from visiontune.models.heads.soft_targets import labels_apart
+from visiontune.models.heads.probeable import Probe, Probeable
+from visiontune.models.heads.soft_targets import binary_distillation_loss
 
 GAMMA = {"bce": 0.0, "focal": 2.0, "asymmetric": 4.0}
 UNKNOWN = -1
 
 
 class MultilabelMetrics(Metric):
-    """Average precision, F1 at the threshold, and the share of samples with every known label right.
+    """Average precision, F1 at the threshold, and the share of samples whose known labels are all right.
 
-    NaN in a truth is an unknown label and left out. A label without a positive sample has no AP, and one that occurs
-    neither in truth nor in prediction no F1 (both NaN); the macro means are over the others.
+    NaN in a truth is an unknown label and is left out. A label without a positive sample has no AP. A label that occurs
+    neither in truth nor in prediction has no F1. Both are NaN, and the macro means are over the other labels.
     """
 
     full_state_update = False
@@ -48,16 +54,16 @@ class MultilabelMetrics(Metric):
         self.add_state("truth", [], dist_reduce_fx="cat")
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
-        # Also without samples: a process that has none takes part in the exchange with an empty tensor.
-        none = torch.empty(0, len(self.classes), device=self.device)
-        self.scores.append(torch.cat([none, *(prediction["scores"][None].to(none) for prediction in predictions)]))
-        self.truth.append(torch.cat([none, *(target[None].to(none) for target in targets)]))
+        # Also without samples: a rank that has none takes part in the exchange with an empty tensor.
+        empty = torch.empty(0, len(self.classes), device=self.device)
+        self.scores.append(torch.cat([empty, *(prediction["scores"][None].to(empty) for prediction in predictions)]))
+        self.truth.append(torch.cat([empty, *(target[None].to(empty) for target in targets)]))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Value]:
         truth, scores = dim_zero_cat(self.truth), dim_zero_cat(self.scores)
         labelled = ~truth.isnan().all(1)
         truth, scores = truth[labelled], scores[labelled]
-        known: Any = {
+        arguments: Any = {
             "preds": scores,
             "target": truth.nan_to_num(UNKNOWN).long(),
             "num_labels": len(self.classes),
@@ -66,37 +72,39 @@ class MultilabelMetrics(Metric):
         }
         if not len(truth):
             empty = torch.full((len(self.classes),), torch.nan, device=self.device)
-            return self._named(empty, empty, empty[0], empty[0])
-        counts = multilabel_stat_scores(**known, threshold=self.threshold, average="none")
+            return self._by_name(empty, empty, empty[0], empty[0])
+        counts = multilabel_stat_scores(**arguments, threshold=self.threshold, average="none")
         right, wrong, _, missed, positives = counts.unbind(1)
         with warnings.catch_warnings():  # of labels without positives, which are NaN here
             warnings.simplefilter("ignore", UserWarning)
-            ap = multilabel_average_precision(**known, average="none").masked_fill(positives == 0, torch.nan)
+            ap = multilabel_average_precision(**arguments, average="none").masked_fill(positives == 0, torch.nan)
         f1 = 2 * right / (2 * right + wrong + missed)  # 0 / 0 is NaN
         micro = 2 * right.sum() / (2 * right + wrong + missed).sum()
-        return self._named(ap, f1, micro, multilabel_exact_match(**known, threshold=self.threshold))
+        return self._by_name(ap, f1, micro, multilabel_exact_match(**arguments, threshold=self.threshold))
 
-    def _named(self, ap: Tensor, f1: Tensor, micro: Tensor, exact: Tensor) -> dict[str, Tensor]:
+    def _by_name(self, ap: Tensor, f1: Tensor, micro: Tensor, exact: Tensor) -> dict[str, Value]:
         return {
             "map": ap.nanmean(),
             "f1": f1.nanmean(),
             "f1_micro": micro,
             "accuracy": exact,
-            **{f"ap/{name}": value for name, value in zip(self.classes, ap, strict=True)},
-            **{f"f1/{name}": value for name, value in zip(self.classes, f1, strict=True)},
+            "ap_per_class": PerClass("ap", tuple(self.classes), ap),
+            "f1_per_class": PerClass("f1", tuple(self.classes), f1),
         }
 
 
-class MultilabelHead(LossBySample, EmbeddingHead):
-    """A sigmoid a label on the backbone's embedding.
+class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, Probeable):
+    """A sigmoid for each label on the backbone's embedding.
 
-    A target is ``(C,)`` of 0 and 1 (or between, mixed); NaN is an unknown label, which no loss and no metric sees.
+    A target is ``(C,)`` of 0 and 1 (or between, if images are mixed). NaN is an unknown label, which losses and metrics
+    leave out. Extra metrics are updated with probabilities ``(N, C)`` and labels ``(N, C)`` of 0 and 1, -1 if unknown.
 
     Args:
         dropout: 0..1, before the last layer.
         hidden: width of a hidden GELU layer, or None.
-        loss: "bce", "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002) or "asymmetric" (Ridnik et al. 2021,
-            https://arxiv.org/abs/2009.14119). Each is the mean over a sample's known labels.
+        loss: "bce", "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002), "asymmetric" (Ridnik et al. 2021,
+            https://arxiv.org/abs/2009.14119) or a module, see `visiontune.models.heads.losses`. Each is the mean over a
+            sample's known labels.
         gamma: exponent of the focal loss (None: 2), or of the asymmetric one for absent labels (None: 4; for present
             ones it is 1, as in its authors' code).
         margin: probability up to which an absent label costs nothing in the asymmetric loss.
@@ -117,7 +125,7 @@ class MultilabelHead(LossBySample, EmbeddingHead):
         info: TaskInfo,
         dropout: float = 0.0,
         hidden: int | None = None,
-        loss: str = "bce",
+        loss: str | nn.Module = "bce",
         gamma: float | None = None,
         margin: float = 0.05,
         pos_weight: list[float] | None = None,
@@ -126,16 +134,19 @@ class MultilabelHead(LossBySample, EmbeddingHead):
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
         self.classes = list(info.classes)
-        if loss not in GAMMA:
-            raise UserError(f"loss={loss} of a multilabel head: write one of {', '.join(GAMMA)}")
+        check_loss(loss, GAMMA, "heads.multilabel.loss")
         if pos_weight is not None and loss != "bce":
-            raise UserError(f"pos_weight is for loss=bce, not for loss={loss}; write pos_weight=null")
+            raise UserError("pos_weight is for loss=bce alone; write pos_weight=null")
         if pos_weight is not None and len(pos_weight) != len(self.classes):
             raise UserError(f"pos_weight has {len(pos_weight)} numbers for {len(self.classes)} labels")
         if not 0 < threshold < 1:
             raise UserError(f"threshold={threshold} of a multilabel head: between 0 and 1, e.g. threshold=0.5")
-        self.kind, self.margin = loss, margin
-        self.gamma = GAMMA[loss] if gamma is None else gamma
+        self.loss_name, self.margin = loss if isinstance(loss, str) else "", margin
+        self.gamma = GAMMA.get(self.loss_name, 0.0) if gamma is None else gamma
+        if isinstance(loss, nn.Module):
+            example = torch.zeros(2, len(self.classes))
+            self.loss_module = ModuleLoss(loss, "heads.multilabel.loss", example, example, ignores_unknown=False)
+        self.metric_arguments = {"ignore_index": UNKNOWN}
         self.label_smoothing, self.threshold = label_smoothing, threshold
         self.pos_weight: Tensor | None
         weights = None if pos_weight is None else torch.tensor(pos_weight).float()
@@ -144,39 +155,43 @@ class MultilabelHead(LossBySample, EmbeddingHead):
     def forward(self, features: Features) -> Raw:
         return {"logits": self.layers(features)}
 
-    def _elements(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of every label ``(B, C)``."""
-        target = target * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        if self.kind == "focal":
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        logits, target = predictions, self.smooth(targets)
+        if self.loss_name == "focal":
             return sigmoid_focal_loss(logits, target, alpha=-1, gamma=self.gamma)
-        if self.kind == "bce":
+        if self.loss_name == "bce":
             return F.binary_cross_entropy_with_logits(logits, target, pos_weight=self.pos_weight, reduction="none")
         shifted = (logits.sigmoid() - self.margin).clamp(0, 1 - 1e-6)
         present = -F.logsigmoid(logits) * (-logits).sigmoid()
         return target * present - (1 - target) * shifted**self.gamma * torch.log1p(-shifted)
 
-    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+    def smooth(self, targets: Tensor) -> Tensor:
+        return targets * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+
+    def loss_inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
         logits = raw["logits"].float()
         target = torch.full_like(logits, torch.nan)
         for i, labels in enumerate(targets):
             if labels is not None:
                 target[i] = labels
-        known = ~target.isnan()
-        elements = self._elements(logits, target.nan_to_num(0.0)) * known
-        return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
+        return logits, target
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
-        return labels_apart(raw["logits"], taught["logits"], temperature)
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
+        return binary_distillation_loss(raw["logits"], teacher_outputs["logits"], temperature)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
-        """`scores` ``(B, C)``, a probability a label."""
+        """`scores` ``(B, C)``, a probability for each label."""
         return {"scores": raw["logits"].float().sigmoid()}
 
     def metrics(self) -> MultilabelMetrics:
         return MultilabelMetrics(self.classes, self.threshold)
 
-    def per_class_scores(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: computed[f"ap/{name}"] for name in self.classes}
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+        scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
+        yield scores, torch.stack(targets).to(scores).nan_to_num(UNKNOWN).long()
+
+    def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
+        return computed["ap_per_class"].by_class()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The labels above the threshold, best first, and the highest score of all."""
@@ -200,14 +215,14 @@ class MultilabelHead(LossBySample, EmbeddingHead):
             lines.append(f"truth: {self.describe_target(target)}")
         wrong = False
         if prediction is not None and target is not None:
-            found, truth = prediction["scores"].cpu() > self.threshold, target.cpu()
-            wrong = bool((found != (truth > 0.5))[~truth.isnan()].any())
+            predicted, truth = prediction["scores"].cpu() > self.threshold, target.cpu()
+            wrong = bool((predicted != (truth > 0.5))[~truth.isnan()].any())
         return caption(image, lines, bad=wrong)
 
     @torch.no_grad()
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
-        """One logistic regression a label, their penalty chosen on val; None with a hidden layer."""
-        (x, y), (x_val, y_val) = (_labelled(*part) for part in (train, val))
+        """One logistic regression for each label, their penalty chosen on val; None with a hidden layer."""
+        (x, y), (x_val, y_val) = (_labelled(*split) for split in (train, val))
         if self.hidden is not None or not len(y) or not len(y_val):
             return None
         fit = probe_labels(x, y, x_val, y_val, self.label_smoothing, self.pos_weight)

@@ -1,7 +1,8 @@
-"""FCOS and RetinaNet: torchvision's own, without their backbones and their resizing of images."""
+"""torchvision's FCOS and RetinaNet, without their backbones and their resizing of images."""
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +14,47 @@ from torchvision.ops import clip_boxes_to_image
 
 from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
-from visiontune.models.heads.boxes import best, highest
+from visiontune.models.heads.boxes import select_boxes, topk_per_level
+from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
 
 OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
-DISTANCE = 2.0  # strides from a cell to each side of its box that an FCOS begins at
+DISTANCE = 2.0  # strides from a cell to each side of its box, before an FCOS is trained
 RETINA_CONVS = 4  # in torchvision's heads
 RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
-class _Nothing(nn.Identity):
-    """In place of a detector's backbone, of which it only asks the number of channels."""
+class _NoBackbone(nn.Identity):
+    """In place of a detector's backbone; torchvision reads its number of channels alone."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_channels = channels
 
 
+class _FCOSHead(FCOSHead):
+    losses: DetectionLosses
+
+    def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> dict[str, Tensor]:
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        decode = self.box_coder.decode
+        return self.losses.replace_one_stage(losses, decode, targets, head_outputs, anchors, matched_idxs)
+
+
+class _RetinaNetHead(RetinaNetHead):
+    losses: DetectionLosses
+
+    def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> dict[str, Tensor]:
+        losses = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        decode = self.regression_head.box_coder.decode_single
+        return self.losses.replace_one_stage(losses, decode, targets, head_outputs, anchors, matched_idxs)
+
+
 class OneStage(nn.Module):
     """Boxes straight from the pyramid's cells.
 
     Raw tensors: `cls_logits` ``(B, A, C)``, `bbox_regression` ``(B, A, 4)`` and, of FCOS, `bbox_ctrness` ``(B, A, 1)``;
-    of all images alike `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
+    shared by all images `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
     """
 
     def __init__(
@@ -47,6 +67,8 @@ class OneStage(nn.Module):
         score_threshold: float = 0.05,
         nms_threshold: float | None = None,
         max_detections: int = 100,
+        classification_loss: nn.Module | None = None,
+        box_loss: nn.Module | None = None,
     ) -> None:
         """
         Args:
@@ -54,14 +76,18 @@ class OneStage(nn.Module):
             convs: convolutions with 3 x 3 cells before the outputs.
 
         Raises:
-            UserError: a width that GroupNorm cannot divide, or anchors that do not fit.
+            UserError: a width that GroupNorm cannot divide, anchors that do not fit, or a wrong loss.
         """
         super().__init__()
         if pyramid.channels % 32 or pyramid.channels < 64:  # 32 groups, each of more than one channel
-            raise UserError(f"channels={pyramid.channels} of a {kind}: write 64, 96, 128 or another multiple of 32")
+            raise UserError(
+                f"channels={pyramid.channels} with detector={kind}: write 64, 96, 128 or another multiple of 32"
+            )
         if kind == "fcos" and anchor_sizes is not None:
-            raise UserError("anchor_sizes: an fcos has no anchors; write detector=retinanet or leave anchor_sizes=null")
+            raise UserError("anchor_sizes: fcos has no anchors; write detector=retinanet or anchor_sizes=null")
         self.pyramid = pyramid
+        example = torch.eye(classes).repeat(2, 1)
+        losses = DetectionLosses(classification_loss, box_loss, torch.zeros_like(example), example, "heads.detection")
         sizes = level_sizes(anchor_sizes, pyramid.strides, [1] if kind == "fcos" else OCTAVES)
         ratios = (1.0,) if kind == "fcos" else RATIOS
         generator = AnchorGenerator(sizes, (ratios,) * len(sizes))
@@ -72,17 +98,19 @@ class OneStage(nn.Module):
             "detections_per_img": max_detections,
         } | ({} if nms_threshold is None else {"nms_thresh": nms_threshold})
         if kind == "fcos":
-            fcos = FCOSHead(pyramid.channels, per_cell, classes, num_convs=convs)
-            # Distances to the sides pass a ReLU: from 0, half of the cells would begin without a gradient.
+            fcos = _FCOSHead(pyramid.channels, per_cell, classes, num_convs=convs)
+            # Distances to the sides pass a ReLU: from 0, half of the cells would start without a gradient.
             nn.init.constant_(fcos.regression_head.bbox_reg.bias, DISTANCE)
-            self.model: FCOS | RetinaNet = FCOS(_Nothing(pyramid.channels), classes, head=fcos, **options)
+            fcos.losses = losses
+            self.model: FCOS | RetinaNet = FCOS(_NoBackbone(pyramid.channels), classes, head=fcos, **options)
         else:
             if convs > RETINA_CONVS:
-                raise UserError(f"convs={convs}: a retinanet has {RETINA_CONVS} at most")
-            retina = RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
+                raise UserError(f"convs={convs}: write {RETINA_CONVS} or less with detector=retinanet")
+            retina = _RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
             for part in (retina.classification_head, retina.regression_head):
                 part.conv = part.conv[:convs]
-            self.model = RetinaNet(_Nothing(pyramid.channels), classes, head=retina, **options)
+            retina.losses = losses
+            self.model = RetinaNet(_NoBackbone(pyramid.channels), classes, head=retina, **options)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
         levels = self.pyramid(maps)
@@ -97,25 +125,27 @@ class OneStage(nn.Module):
             return self.model.compute_loss(list(targets), raw, anchors, raw["counts"])
         return self.model.compute_loss(list(targets), raw, anchors)
 
-    def nothing(self, raw: Raw) -> Tensor:
+    def zero_loss(self, raw: Raw) -> Tensor:
         """Zero, on the graph of every parameter."""
         return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))
 
-    def detections(self, raw: Raw) -> list[dict[str, Tensor]]:
+    def detect(self, raw: Raw) -> list[dict[str, Tensor]]:
         """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every image."""
-        pictures, counts = len(raw["cls_logits"]), raw["counts"]
+        images, counts = len(raw["cls_logits"]), raw["counts"]
         outputs = {name: list(raw[name].split(counts, 1)) for name in raw if name.startswith(("cls", "bbox"))}
-        anchors = [list(raw["anchors"].split(counts))] * pictures
-        return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * pictures)
+        anchors = [list(raw["anchors"].split(counts))] * images
+        return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * images)
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
-        """`detections` of the one image in a batch, by operations that an exported graph can hold."""
+        """`detect` for the one image in a batch, by operations that an exported graph can hold."""
         logits, deltas, size = raw["cls_logits"][0], raw["bbox_regression"][0], raw["size"]
         scores = logits.sigmoid()
         if isinstance(self.model, FCOS):
             scores = (scores * raw["bbox_ctrness"][0].sigmoid()).sqrt()
         classes = scores.shape[-1]
-        rows = highest(scores.flatten(), [count * classes for count in raw["counts"]], self.model.topk_candidates)
+        rows = topk_per_level(
+            scores.flatten(), [count * classes for count in raw["counts"]], self.model.topk_candidates
+        )
         scores = scores.flatten()[rows]
         rows, scores = rows[scores > self.model.score_thresh], scores[scores > self.model.score_thresh]
         anchors = torch.div(rows, classes, rounding_mode="floor")
@@ -123,6 +153,6 @@ class OneStage(nn.Module):
         decode = coder.decode if isinstance(self.model, FCOS) else coder.decode_single
         boxes = clip_boxes_to_image(decode(deltas[anchors], raw["anchors"][anchors]), size)
         labels = rows % classes
-        kept = best(boxes, scores, labels, self.model.nms_thresh, self.model.detections_per_img, size)
-        kept = kept[kept >= 0]
-        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+        rows = select_boxes(boxes, scores, labels, self.model.nms_thresh, self.model.detections_per_img, size)
+        rows = rows[rows >= 0]
+        return {"boxes": boxes[rows], "scores": scores[rows], "labels": labels[rows]}

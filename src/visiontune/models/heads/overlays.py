@@ -1,6 +1,6 @@
 """Boxes, masks and label maps over an image, and images side by side.
 
-All results are uint8 ``(3, H, W)``, enlarged as `caption` does where the image is small.
+All results are uint8 ``(3, H, W)``; small images are enlarged as in `caption`.
 """
 
 import colorsys
@@ -15,11 +15,11 @@ from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
 
 from visiontune.data.targets import IGNORE
-from visiontune.models.heads.drawing import enlarged
+from visiontune.models.heads.drawing import enlarge
 
 Colour = tuple[int, int, int]
 
-# Okabe and Ito (2008), told apart by colour-blind readers; without its black.
+# Okabe and Ito (2008), which colour-blind readers can tell apart; without its black.
 PALETTE: list[Colour] = [
     (230, 159, 0),
     (86, 180, 233),
@@ -30,83 +30,83 @@ PALETTE: list[Colour] = [
     (240, 228, 66),
 ]
 OPACITY = 0.5
-LEGEND = 20  # entries: more are not read
-PAPER: Colour = (38, 38, 38)
+LEGEND = 20  # entries at most
+BACKGROUND: Colour = (38, 38, 38)
 
 
-def colours(classes: Sequence[str]) -> list[Colour]:
-    """A colour a class, by its place in the list; a background is black."""
+def class_colours(classes: Sequence[str]) -> list[Colour]:
+    """A colour for each class, by its place in the list; a background is black."""
     few = len(classes) <= len(PALETTE)
-    chosen = [PALETTE[i] if few else _wheel(i) for i in range(len(classes))]
-    return [(0, 0, 0) if name == "background" else colour for name, colour in zip(classes, chosen, strict=True)]
+    colours = [PALETTE[i] if few else _wheel(i) for i in range(len(classes))]
+    return [(0, 0, 0) if name == "background" else colour for name, colour in zip(classes, colours, strict=True)]
 
 
-def objects_picture(
+def draw_objects(
     image: Tensor,
     boxes: Tensor,
     names: Sequence[str],
     masks: Tensor | None = None,
     classes: Sequence[str] = (),
 ) -> Tensor:
-    """Boxes with a text each, over their masks where there are some; of overlapping ones the first is on top.
+    """Draw boxes with a text each, over their masks if there are any; of overlapping ones the first is on top.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
         boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels of the image.
-        names: a text a box, such as "dog" or "dog 93%".
+        names: a text for each box, such as "dog" or "dog 93%".
         masks: ``(N, H, W)`` of 0 and 1.
-        classes: all class names, whose order then gives the colours; else a class name alone gives its colour.
+        classes: all class names; their order chooses the colours. Without them, the name of a class chooses its colour.
     """
-    known = dict(zip(classes, colours(classes), strict=True))
-    picked = [known.get(_class_of(name)) or _wheel(zlib.crc32(_class_of(name).encode()) % 24) for name in names]
-    picture = enlarged(image.cpu())
-    factor = picture.shape[-1] // image.shape[-1]
+    by_class = dict(zip(classes, class_colours(classes), strict=True))
+    labels = [_class_name(name) for name in names]
+    colours = [by_class.get(label) or _wheel(zlib.crc32(label.encode()) % 24) for label in labels]
+    enlarged = enlarge(image.cpu())
+    factor = enlarged.shape[-1] // image.shape[-1]
     if masks is not None and len(masks):
-        picture = _tinted(picture, masks.cpu() > 0, picked, factor)
-    canvas = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        enlarged = _tint(enlarged, masks.cpu() > 0, colours, factor)
+    canvas = Image.fromarray(enlarged.permute(1, 2, 0).numpy())
     draw = ImageDraw.Draw(canvas)
     size = max(12, canvas.width // 50)
     corners = (boxes.detach().cpu().float() * factor).round().int().tolist()
-    for (left, top, right, bottom), colour in [*zip(corners, picked, strict=True)][::-1]:
+    for (left, top, right, bottom), colour in [*zip(corners, colours, strict=True)][::-1]:
         edges = (left, top, max(left, right - 1), max(top, bottom - 1))
         draw.rectangle(edges, outline=colour, width=max(2, canvas.width // 300))
-    for (left, top, _, _), name, colour in [*zip(corners, names, picked, strict=True)][::-1]:
-        _label(draw, name, (left, top), colour, size)
-    return _tensor(canvas)
+    for (left, top, _, _), name, colour in [*zip(corners, names, colours, strict=True)][::-1]:
+        _write_label(draw, name, (left, top), colour, size)
+    return _to_tensor(canvas)
 
 
-def labels_picture(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """A class a pixel as a colour over the image, and under it the names of the classes that occur.
+def draw_label_map(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """Colour each pixel of the image by its class, with the names of the classes that occur under it.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
-        labels: ``(H, W)`` integers; `IGNORE` is left as it is.
+        labels: ``(H, W)`` integers; `IGNORE` has no colour.
     """
-    picked = colours(classes)
+    colours = class_colours(classes)
     labels = labels.cpu()
-    found, counts = labels[labels != IGNORE].unique(return_counts=True)
-    largest = found[counts.argsort(descending=True)].tolist()
-    picture = enlarged(image.cpu())
-    factor = picture.shape[-1] // image.shape[-1]
+    present, counts = labels[labels != IGNORE].unique(return_counts=True)
+    largest = present[counts.argsort(descending=True)].tolist()
+    enlarged = enlarge(image.cpu())
+    factor = enlarged.shape[-1] // image.shape[-1]
     if largest:
-        picture = _tinted(picture, labels == found[:, None, None], [picked[i] for i in found.tolist()], factor)
-    shown = sorted(largest[:LEGEND])
-    entries = [(classes[i], picked[i]) for i in shown]
+        enlarged = _tint(enlarged, labels == present[:, None, None], [colours[i] for i in present.tolist()], factor)
+    entries = [(classes[i], colours[i]) for i in sorted(largest[:LEGEND])]
     if len(largest) > LEGEND:
-        entries.append((f"and {len(largest) - LEGEND} more", PAPER))
-    return torch.cat([picture, _legend(entries, picture.shape[-1])], 1)
+        entries.append((f"and {len(largest) - LEGEND} more", BACKGROUND))
+    return torch.cat([enlarged, _draw_legend(entries, enlarged.shape[-1])], 1)
 
 
-def beside(pictures: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
+def side_by_side(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     """Images ``(3, H, W)`` next to each other, a title over each, such as "truth" and "prediction"."""
-    height, gap = max(picture.shape[-2] for picture in pictures), 6
+    height, gap = max(image.shape[-2] for image in images), 6
     columns = []
-    for picture, title in zip(pictures, titles, strict=True):
-        size = max(14, picture.shape[-1] // 22)
-        strip = Image.new("RGB", (picture.shape[-1], size + 10), PAPER)
+    for image, title in zip(images, titles, strict=True):
+        size = max(14, image.shape[-1] // 22)
+        strip = Image.new("RGB", (image.shape[-1], size + 10), BACKGROUND)
         ImageDraw.Draw(strip).text((5, 2), title, fill="white", font=ImageFont.load_default(size))
-        below = torch.full((3, height - picture.shape[-2], picture.shape[-1]), 255, dtype=torch.uint8)
-        columns += [torch.cat([_tensor(strip), picture, below], 1)]
+        below = torch.full((3, height - image.shape[-2], image.shape[-1]), 255, dtype=torch.uint8)
+        columns += [torch.cat([_to_tensor(strip), image, below], 1)]
     tallest = max(column.shape[-2] for column in columns)
     sheet = torch.full((3, tallest, sum(c.shape[-1] + gap for c in columns) - gap), 255, dtype=torch.uint8)
     left = 0
@@ -124,38 +124,38 @@ def _wheel(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _class_of(name: str) -> str:
+def _class_name(name: str) -> str:
     return re.sub(r"( \d+ ?%| \(crowd\))$", "", name)
 
 
-def _tinted(picture: Tensor, masks: Tensor, picked: list[Colour], factor: int) -> Tensor:
-    """`masks` ``(N, H, W)`` bool over the image that is `factor` times as large; the first is on top."""
-    seen = masks & (masks.cumsum(0, dtype=torch.int16) == 1)
-    large = seen.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    return draw_segmentation_masks(picture, large, alpha=OPACITY, colors=picked)
+def _tint(image: Tensor, masks: Tensor, colours: list[Colour], factor: int) -> Tensor:
+    """Colour `masks` ``(N, H, W)`` bool on an image that is `factor` times as large; the first is on top."""
+    visible = masks & (masks.cumsum(0, dtype=torch.int16) == 1)
+    large = visible.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return draw_segmentation_masks(image, large, alpha=OPACITY, colors=colours)
 
 
-def _label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], colour: Colour, size: int) -> None:
-    """Text on the class's colour over a box's upper left corner, or inside it where the image ends there."""
+def _write_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], colour: Colour, size: int) -> None:
+    """Text on the class's colour above a box's upper left corner, or inside the box at the edge of the image."""
     font = ImageFont.load_default(size)
     width, height = round(draw.textlength(text, font=font)) + 4, size + 4
     left = max(0, min(corner[0], draw.im.size[0] - width))
     top = corner[1] - height if corner[1] >= height else max(0, corner[1])
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
-    draw.text((left + 2, top), text, fill=_on(colour), font=font)
+    draw.text((left + 2, top), text, fill=_text_colour(colour), font=font)
 
 
-def _on(colour: Colour) -> Colour:
-    """Black or white, whichever is read better on a colour (luminance of ITU-R 601)."""
+def _text_colour(colour: Colour) -> Colour:
+    """Black or white, whichever has more contrast (luminance of ITU-R 601)."""
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 140
     return (255, 255, 255) if dark else (0, 0, 0)
 
 
-def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
-    """A strip of colour squares with their names, in as many rows as they take."""
+def _draw_legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
+    """A strip of colour squares with their names, in as many rows as they need."""
     size = max(12, width // 40)
     font, row, left, top = ImageFont.load_default(size), size + 8, 5, 4
-    strip = Image.new("RGB", (width, row * max(1, len(entries)) + 4), PAPER)
+    strip = Image.new("RGB", (width, row * max(1, len(entries)) + 4), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     for name, colour in entries:
         wide = size + 5 + round(draw.textlength(name, font=font))
@@ -164,8 +164,8 @@ def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
         draw.rectangle((left, top + 2, left + size, top + 2 + size), fill=colour, outline="white")
         draw.text((left + size + 5, top), name, fill="white", font=font)
         left += wide + 12
-    return _tensor(strip.crop((0, 0, width, top + row)))
+    return _to_tensor(strip.crop((0, 0, width, top + row)))
 
 
-def _tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

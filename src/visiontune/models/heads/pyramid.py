@@ -1,4 +1,4 @@
-"""Feature maps of one width at many strides, for detectors, from whatever a backbone gives."""
+"""Feature maps of one width at many strides, for detectors, from the maps of any backbone."""
 
 import math
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from visiontune.errors import UserError
 from visiontune.models.features import FeatureShape
 
-COARSEST_PLAIN = 32  # pixels a cell; a single map that is coarser has lost the objects
+MAX_STRIDE = 32  # of a single map, in pixels; a coarser one has lost the objects
 
 
 class Pyramid(nn.Module):
@@ -20,42 +20,42 @@ class Pyramid(nn.Module):
 
     From a backbone with maps at several strides: torchvision's feature pyramid network (Lin et al. 2017,
     https://arxiv.org/abs/1612.03144). From a plain ViT, whose maps all have one stride: the simple feature pyramid of
-    ViTDet (Li et al. 2022, https://arxiv.org/abs/2203.16527), made from the last map alone. No part of it keeps
-    statistics of a batch.
+    ViTDet (Li et al. 2022, https://arxiv.org/abs/2203.16527), computed from the last map. No layer keeps batch
+    statistics.
 
     Attributes:
         strides: of all levels, in pixels.
-        pooled: how many of them come from the backbone; the others are derived from the coarsest of these.
+        pooled: how many of them come from the backbone; the others are derived from the coarsest one.
     """
 
-    def __init__(self, features: FeatureShape, channels: int = 128, finest: int = 8, extra: str = "conv") -> None:
+    def __init__(self, features: FeatureShape, channels: int = 128, min_stride: int = 8, extra: str = "conv") -> None:
         """
         Args:
-            finest: stride of the finest level, 4 or 8; a backbone whose maps end before it gives its coarsest alone.
-            extra: what comes after the backbone's levels: "conv" (two levels by convolutions with stride 2, as in
+            min_stride: of the finest level, 4 or 8; if all maps of a backbone are finer, its coarsest is taken.
+            extra: the levels after the backbone's: "conv" (two levels by convolutions with stride 2, as in
                 RetinaNet) or "pool" (one level by subsampling, as in a Faster R-CNN).
 
         Raises:
-            UserError: the backbone has no maps, or a single one that is too coarse.
+            UserError: the backbone has no maps, or none that is fine enough.
         """
         super().__init__()
         last = {stride: i for i, stride in enumerate(features.strides)}  # later maps of one stride are deeper
-        if not last or min(last) > COARSEST_PLAIN:
+        if not last or min(last) > MAX_STRIDE:
             raise UserError(
-                f"the backbone's maps have the strides {features.strides}, and boxes need one of {COARSEST_PLAIN} or "
+                f"the backbone's maps have the strides {features.strides}, and boxes need one of {MAX_STRIDE} or "
                 "finer: a CNN, a Swin, or a ViT with patches of at most that; write e.g. backbone.name=resnet50"
             )
         self.channels = channels
         self.top_down: FeaturePyramidNetwork | None = None
         if len(last) > 1:
-            self.taken = [last[s] for s in sorted(last) if s >= finest] or [last[max(last)]]
-            self.strides: list[float] = [features.strides[i] for i in self.taken]
-            self.top_down = FeaturePyramidNetwork([features.channels[i] for i in self.taken], channels)
+            self.map_indices = [last[s] for s in sorted(last) if s >= min_stride] or [last[max(last)]]
+            self.strides: list[float] = [features.strides[i] for i in self.map_indices]
+            self.top_down = FeaturePyramidNetwork([features.channels[i] for i in self.map_indices], channels)
         else:
             (stride, index) = last.popitem()
-            steps = min(2, max(0, round(math.log2(stride / finest))))  # doublings of the map's resolution
-            self.taken = [index] * (steps + 2)
-            self.strides = [stride / 2**step for step in range(steps, -2, -1)]  # of patches of 14 pixels also 3.5
+            steps = min(2, max(0, round(math.log2(stride / min_stride))))  # doublings of the map's resolution
+            self.map_indices = [index] * (steps + 2)
+            self.strides = [stride / 2**step for step in range(steps, -2, -1)]  # with patches of 14 pixels also 3.5
             self.branches = nn.ModuleList(
                 _branch(features.channels[index], channels, step) for step in range(steps, -2, -1)
             )
@@ -64,24 +64,24 @@ class Pyramid(nn.Module):
         self.strides += [self.strides[-1] * 2**i for i in range(1, 3 if extra == "conv" else 2)]
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        taken = [maps[i] for i in self.taken]
+        selected = [maps[i] for i in self.map_indices]
         if self.top_down is not None:
-            levels = list(self.top_down(OrderedDict((str(i), m) for i, m in enumerate(taken))).values())
+            levels = list(self.top_down(OrderedDict((str(i), m) for i, m in enumerate(selected))).values())
         else:
-            levels = [branch(m) for branch, m in zip(self.branches, taken, strict=True)]
-        return self.extra(levels, taken, [])[0]
+            levels = [branch(m) for branch, m in zip(self.branches, selected, strict=True)]
+        return self.extra(levels, selected, [])[0]
 
     def anchors(self, generator: AnchorGenerator, levels: list[Tensor]) -> tuple[Tensor, list[int]]:
         """Anchors ``(A, 4)`` of all levels, float32, and how many each level has.
 
-        At the nominal strides: the generator's own `forward` takes the image's size over the map's, which is
-        another number wherever a side is no multiple of the stride.
+        They use the nominal strides. The generator's `forward` divides the image's size by the map's, which differs
+        if a side is not a multiple of the stride.
         """
         device = levels[0].device
         generator.set_cell_anchors(torch.float32, device)
         steps = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
-        each = generator.grid_anchors([list(level.shape[-2:]) for level in levels], steps)
-        return torch.cat(each), [len(part) for part in each]
+        anchors = generator.grid_anchors([list(level.shape[-2:]) for level in levels], steps)
+        return torch.cat(anchors), [len(level) for level in anchors]
 
 
 def _branch(width: int, channels: int, doublings: int) -> nn.Sequential:
@@ -98,10 +98,10 @@ def _branch(width: int, channels: int, doublings: int) -> nn.Sequential:
 
 
 def level_sizes(anchor_sizes: list[float | list[float]] | None, strides: Sequence[float], default: list[float]) -> list:
-    """Sides of the square anchors of each level in pixels, one list a level; `default` is in strides.
+    """Sides of the square anchors in pixels, one list for each level; `default` is in strides.
 
     Raises:
-        UserError: not one entry a level.
+        UserError: another number of entries than levels, or of sizes in them.
     """
     if anchor_sizes is None:
         return [[factor * stride for factor in default] for stride in strides]
@@ -109,7 +109,7 @@ def level_sizes(anchor_sizes: list[float | list[float]] | None, strides: Sequenc
     if len(sizes) != len(strides) or len({len(size) for size in sizes}) > 1:
         example = [4 * stride for stride in strides]
         raise UserError(
-            f"anchor_sizes={anchor_sizes}: there are {len(strides)} levels, of strides {strides}, each with as many "
-            f"sizes as the others; write e.g. anchor_sizes={example}"
+            f"anchor_sizes={anchor_sizes}: write an entry for each of the {len(strides)} levels, of strides {strides}, "
+            f"all with the same number of sizes; write e.g. anchor_sizes={example}"
         )
     return sizes

@@ -1,22 +1,27 @@
 """One or several numbers an image."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
-from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.base import LossBySample, Prediction, Probe, Raw
+from visiontune.models.heads.base import Prediction, Raw
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption
+from visiontune.models.heads.element_loss import ElementLossHead
 from visiontune.models.heads.embedding import EmbeddingHead
+from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.metrics import PerClass, Value
+from visiontune.models.heads.probeable import Probe, Probeable
 from visiontune.models.heads.ridge import ridge
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
@@ -25,7 +30,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, 
 class RegressionMetrics(Metric):
     """MAE, RMSE and R2 in the user's units, each the mean over the values, computed from all samples in 64 bits.
 
-    NaN in a truth is left out. R2 of a value that is the same in every sample is undefined (NaN), and no part of the
+    NaN in a truth is left out. R2 of a value that is the same in every sample is undefined (NaN) and left out of the
     mean.
     """
 
@@ -40,31 +45,33 @@ class RegressionMetrics(Metric):
         self.add_state("truth", [], dist_reduce_fx="cat")
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
-        # Also without samples: a process that has none takes part in the exchange with an empty tensor.
-        none = torch.empty(0, len(self.names), device=self.device)
-        self.predicted.append(torch.cat([none, *(prediction["values"][None].to(none) for prediction in predictions)]))
-        self.truth.append(torch.cat([none, *(target[None].to(none) for target in targets)]))
+        # Also without samples: a rank that has none takes part in the exchange with an empty tensor.
+        empty = torch.empty(0, len(self.names), device=self.device)
+        self.predicted.append(torch.cat([empty, *(prediction["values"][None].to(empty) for prediction in predictions)]))
+        self.truth.append(torch.cat([empty, *(target[None].to(empty) for target in targets)]))
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> dict[str, Value]:
         predicted, truth = (dim_zero_cat(part).cpu().double() for part in (self.predicted, self.truth))
         error = predicted - truth
         mae, mse = error.abs().nanmean(0), error.square().nanmean(0)
         spread = (truth - truth.nanmean(0)).square().nanmean(0)
         r2 = torch.where(spread > 0, 1 - mse / spread, torch.nan)
-        found = {"mae": mae.nanmean(), "rmse": mse.sqrt().nanmean(), "r2": r2.nanmean()}
+        means = {"mae": mae.nanmean(), "rmse": mse.sqrt().nanmean(), "r2": r2.nanmean()}
+        computed: dict[str, Value] = {name: value.float().to(self.device) for name, value in means.items()}
         if len(self.names) > 1:
-            found |= {f"mae/{name}": value for name, value in zip(self.names, mae, strict=True)}
-        return {name: value.float().to(self.device) for name, value in found.items()}
+            computed["mae_per_class"] = PerClass("mae", tuple(self.names), mae.float().to(self.device))
+        return computed
 
 
-class RegressionHead(LossBySample, EmbeddingHead):
-    """Predicts values in units of the training split's spread; what comes out is in the user's units.
+class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, Probeable):
+    """Predicts values standardised by the training split; predictions are in the user's units.
 
-    A target is ``(V,)``; NaN is a value that is not known, which no loss and no metric sees.
+    A target is ``(V,)``. NaN is an unknown value, which losses and metrics leave out. Extra metrics are updated with
+    values and targets in the user's units, ``(N, V)`` or ``(N,)`` if V is 1, of the samples whose values are all known.
 
     Args:
-        loss: "mse", "l1" or "huber" (the step from squared to linear at one standard deviation), of the standardised
-            values; the mean over a sample's known ones.
+        loss: "mse", "l1", "huber" (the step from squared to linear at one standard deviation) or a module, see
+            `visiontune.models.heads.losses`; of the standardised values, the mean over a sample's known ones.
         hidden: width of a hidden GELU layer, or None.
         dropout: 0..1, before the last layer.
 
@@ -81,21 +88,24 @@ class RegressionHead(LossBySample, EmbeddingHead):
         self,
         features: FeatureShape,
         info: TaskInfo,
-        loss: str = "mse",
+        loss: str | nn.Module = "mse",
         hidden: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
-        if loss not in LOSSES:
-            raise UserError(f"loss={loss} of a regression head: write one of {', '.join(LOSSES)}")
+        check_loss(loss, LOSSES, "heads.regression.loss")
         self.names = list(info.classes)
-        self.criterion = LOSSES[loss]
+        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.mse_loss  # with a module, of distillation alone
+        if isinstance(loss, nn.Module):
+            example = torch.zeros(2, len(self.names))
+            self.loss_module = ModuleLoss(loss, "heads.regression.loss", example, example, ignores_unknown=False)
+        self.metric_arguments = {"num_outputs": len(self.names)}
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
 
     def fit_targets(self, targets: list[Any]) -> None:
         """Take mean and standard deviation of every value; 1 for the deviation of one that never changes."""
-        values = _stacked(targets, self.mean).double()
+        values = _stack(targets, self.mean).double()
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
         self.mean.copy_(mean.nan_to_num(0.0))
@@ -105,16 +115,15 @@ class RegressionHead(LossBySample, EmbeddingHead):
         """`values` ``(B, V)``, standardised."""
         return {"values": self.layers(features)}
 
-    def losses(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        values = raw["values"].float()
-        truth = (_stacked(targets, self.mean) - self.mean) / self.std
-        known = ~truth.isnan()
-        elements = self.criterion(values, truth.nan_to_num(0.0), reduction="none") * known
-        return elements.sum(1) / known.sum(1).clamp_min(1), known.any(1)
+    def loss_inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        return raw["values"].float(), (_stack(targets, self.mean) - self.mean) / self.std
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
-        """In units of this head's spread; the teacher may have been trained on values of another."""
-        values = ((taught["values"].float() * teacher.std + teacher.mean) - self.mean) / self.std
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(predictions, targets, reduction="none")
+
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
+        """In this head's standardised values; the teacher may have been trained on another spread."""
+        values = ((teacher_outputs["values"].float() * teacher.std + teacher.mean) - self.mean) / self.std
         return self.criterion(raw["values"].float(), values)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
@@ -124,7 +133,14 @@ class RegressionHead(LossBySample, EmbeddingHead):
     def metrics(self) -> RegressionMetrics:
         return RegressionMetrics(self.names)
 
-    def score(self, computed: dict[str, Tensor]) -> Tensor:
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+        values = torch.stack([prediction["values"] for prediction in predictions]).float()
+        truth = torch.stack(targets).to(values)
+        known = ~truth.isnan().any(1)
+        if known.any():
+            yield (values[known], truth[known]) if len(self.names) > 1 else (values[known, 0], truth[known, 0])
+
+    def score(self, computed: Mapping[str, Any]) -> Tensor:
         """R2, 0 where it is negative or undefined."""
         return computed["r2"].nan_to_num(0.0).clamp_min(0.0)
 
@@ -132,7 +148,7 @@ class RegressionHead(LossBySample, EmbeddingHead):
         return self.describe_target(prediction["values"]), math.nan
 
     def describe_target(self, target: Any) -> str:
-        """The number; with several, each after its name. A value that is not known has a question mark."""
+        """The number; with several, each after its name. An unknown value is a question mark."""
         if target is None:
             return ""
         texts = ["?" if math.isnan(value) else f"{value:.4g}" for value in target.tolist()]
@@ -155,7 +171,7 @@ class RegressionHead(LossBySample, EmbeddingHead):
         """Ridge regression with the penalty of each value chosen on val; None with a hidden layer."""
         if self.hidden is not None:
             return None
-        x, y, x_val, y_val = (part for split in (train, val) for part in self._labelled(*split))
+        x, y, x_val, y_val = (tensor for split in (train, val) for tensor in self._labelled(*split))
         if not ((~y.isnan()).any(0) & (~y_val.isnan()).any(0)).all():
             return None
         fit = ridge(x, y, x_val, y_val)
@@ -169,10 +185,10 @@ class RegressionHead(LossBySample, EmbeddingHead):
         """Embeddings and standardised targets of the samples that have some."""
         rows = [i for i, t in enumerate(targets) if t is not None]
         x = embeddings[rows].float()
-        return x, (_stacked([targets[i] for i in rows], self.mean) - self.mean) / self.std
+        return x, (_stack([targets[i] for i in rows], self.mean) - self.mean) / self.std
 
 
-def _stacked(targets: list[Any], like: Tensor) -> Tensor:
+def _stack(targets: list[Any], like: Tensor) -> Tensor:
     """``(N, V)`` on the device of `like` ``(V,)``; NaN for a sample without a target."""
     values = like.new_full((len(targets), len(like)), torch.nan)
     for row, target in zip(values, targets, strict=True):

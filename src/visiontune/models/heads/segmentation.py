@@ -1,12 +1,12 @@
 """A class a pixel."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from visiontune.data.frames import Frame
@@ -16,20 +16,24 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import segmentation_losses as losses
 from visiontune.models.heads.base import Head, Prediction, Raw
-from visiontune.models.heads.decoders import decoder as build_decoder
-from visiontune.models.heads.decoders import upsampled
-from visiontune.models.heads.drawing import confusion_figure, enlarged
-from visiontune.models.heads.overlays import beside, labels_picture
+from visiontune.models.heads.decoders import build_decoder, upsample
+from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.distillable import Distillable
+from visiontune.models.heads.drawing import confusion_figure, enlarge
+from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.metrics import PerClass, Value
+from visiontune.models.heads.overlays import draw_label_map, side_by_side
 from visiontune.models.heads.soft_targets import kl_distillation_loss
 
 LOSSES = ("ce", "dice", "focal")
-CHUNK = 2**26  # values (256 MB) of logits that are brought to an image's size at once
+CHUNK = 2**26  # values (256 MB) of logits that are resized to an image at once
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):
     """IoU, Dice and pixel accuracy, all from the one confusion matrix of the split; `IGNORE` in the truth is left out.
 
-    A class that occurs neither in truth nor in prediction has no IoU and no Dice (NaN), and no part in their means.
+    A class that occurs neither in truth nor in prediction has no IoU and no Dice (NaN), and the means leave it out.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -38,10 +42,10 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:  # type: ignore[override]
         for prediction, target in zip(predictions, targets, strict=True):  # images differ in size
-            found = prediction["map"].long()
-            super().update(found, target.as_subclass(Tensor).to(found))
+            labels = prediction["map"].long()
+            super().update(labels, target.as_subclass(Tensor).to(labels))
 
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+    def compute(self) -> dict[str, Value]:  # type: ignore[override]
         matrix = super().compute()
         right, either = matrix.diag(), matrix.sum(0) + matrix.sum(1)
         iou = right / (either - right)  # 0 / 0 is NaN
@@ -50,17 +54,20 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             "dice": (2 * right / either).nanmean(),
             "pixel_accuracy": right.sum() / matrix.sum(),
             "confusion_matrix": matrix,
-            **{f"iou/{name}": value for name, value in zip(self.classes, iou, strict=True)},
+            "iou_per_class": PerClass("iou", tuple(self.classes), iou),
         }
 
 
-class SegmentationHead(Head):
-    """A decoder over the backbone's maps, its logits brought to the size of the input (bilinear).
+class SegmentationHead(Head, Describable, Exportable, Distillable):
+    """A decoder over the backbone's maps; its logits are resized to the input (bilinear).
+
+    Extra metrics are updated with the classes of one image at a time, ``(1, H, W)`` each, 255 where there is no truth.
 
     Args:
         decoder: see `visiontune.models.heads.decoders`.
         channels: width of the decoder.
-        loss: "ce" (cross-entropy), "focal", "dice", or a sum such as "ce+dice".
+        loss: "ce" (cross-entropy), "focal", "dice", a sum such as "ce+dice", or a module, see
+            `visiontune.models.heads.losses`; its `ignore_index` is set to 255 if it has one.
         gamma: exponent of the focal loss.
         class_weights: one a class, for the cross-entropy and the focal loss.
         dropout: 0..1, of whole channels before the last layer.
@@ -79,7 +86,7 @@ class SegmentationHead(Head):
         info: TaskInfo,
         decoder: str = "fpn",
         channels: int = 128,
-        loss: str = "ce+dice",
+        loss: str | nn.Module = "ce+dice",
         gamma: float = 2.0,
         class_weights: list[float] | None = None,
         dropout: float = 0.1,
@@ -92,31 +99,42 @@ class SegmentationHead(Head):
                 f"a segmentation head is for 2 to {IGNORE} classes, the data has {len(self.classes)}; "
                 "name the background too, such as data.classes=[background,road]"
             )
-        self.parts = [part.strip() for part in loss.split("+")]
-        if unknown := [part for part in self.parts if part not in LOSSES]:
-            raise UserError(
-                f"loss={loss} of a segmentation head: {unknown[0]!r} is not one of {', '.join(LOSSES)}; "
-                "write e.g. loss=ce+dice"
-            )
+        parts = [part.strip() for part in loss.split("+")] if isinstance(loss, str) else [loss]
+        for part in parts:
+            check_loss(part, LOSSES, "heads.segmentation.loss")
+        self.parts = [part for part in parts if isinstance(part, str)]
         if class_weights is not None and len(class_weights) != len(self.classes):
             raise UserError(f"class_weights has {len(class_weights)} numbers for {len(self.classes)} classes")
         self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout)
         self.gamma, self.label_smoothing = gamma, label_smoothing
+        self.metric_arguments = {"ignore_index": IGNORE}
+        self.loss_module: ModuleLoss | None = None
+        if isinstance(loss, nn.Module):
+            if class_weights is not None:
+                raise UserError("heads.segmentation.class_weights is not for a loss module: give the module weights")
+            if hasattr(loss, "ignore_index"):
+                loss.ignore_index = IGNORE  # type: ignore[assignment]
+            logits, labels = torch.zeros(2, len(self.classes), 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+            self.loss_module = ModuleLoss(loss, "heads.segmentation.loss", logits, labels)
         self.class_weights: Tensor | None
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, features: Features) -> Raw:
         """`logits` ``(B, classes, H, W)``, as large as the input."""
-        return {"logits": upsampled(self.decoder(features), features.size)}
+        return {"logits": upsample(self.decoder(features), features.size)}
 
-    def _losses(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """Each part of the loss for each image ``(B,)``; 0 without a label."""
+    def _inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
+        """Logits and classes ``(B, H, W)``, `IGNORE` without a label."""
         logits = raw["logits"].float()
         target = logits.new_full((len(logits), *logits.shape[2:]), IGNORE, dtype=torch.int64)
         for i, labels in enumerate(targets):
             if labels is not None:
                 target[i] = labels.as_subclass(Tensor)
+        return logits, target
+
+    def _losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Each part of the loss for each image ``(B,)``; 0 without a label."""
         weights, smoothing = self.class_weights, self.label_smoothing
         return {
             part: losses.dice(logits, target)
@@ -127,21 +145,28 @@ class SegmentationHead(Head):
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         """Means over the labelled images."""
+        logits, classes = self._inputs(raw, targets)
+        if self.loss_module is not None:
+            return {"loss": self.loss_module.batch_loss(logits, classes, classes != IGNORE)}
         count = max(1, sum(target is not None for target in targets))
-        return {part: values.sum() / count for part, values in self._losses(raw, targets).items()}
+        return {part: values.sum() / count for part, values in self._losses(logits, classes).items()}
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        total = torch.stack(list(self._losses(raw, targets).values())).sum(0)
+        logits, classes = self._inputs(raw, targets)
+        if self.loss_module is not None:
+            return self.loss_module.sample_losses(logits, classes, classes != IGNORE)
+        total = torch.stack(list(self._losses(logits, classes).values())).sum(0)
         return total.masked_fill(torch.tensor([target is None for target in targets], device=total.device), torch.nan)
 
-    def distill(self, raw: Raw, teacher: Self, taught: Raw, temperature: float) -> Tensor:
-        """The mean over all pixels, those without truth too."""
-        return kl_distillation_loss(raw["logits"], upsampled(taught["logits"], raw["logits"].shape[-2:]), temperature)
+    def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
+        """The mean over all pixels, also those without truth."""
+        teacher_logits = upsample(teacher_outputs["logits"], raw["logits"].shape[-2:])
+        return kl_distillation_loss(raw["logits"], teacher_logits, temperature)
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """`map` ``(H, W)`` uint8, the most probable class a pixel; `confidence`, the mean of its probabilities."""
+        """`map` ``(H, W)`` uint8, the most probable class of each pixel; `confidence`, their mean probability."""
         return [
-            {"map": most_probable(logits.float(), frame), "confidence": _confidence(logits.float(), frame)}
+            {"map": argmax_map(logits.float(), frame), "confidence": _confidence(logits.float(), frame)}
             for logits, frame in zip(raw["logits"], frames, strict=True)
         ]
 
@@ -153,8 +178,13 @@ class SegmentationHead(Head):
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.classes)
 
-    def per_class_scores(self, computed: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: computed[f"iou/{name}"] for name in self.classes}
+    def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+        for prediction, target in zip(predictions, targets, strict=True):
+            labels = prediction["map"].long()
+            yield labels[None], target.as_subclass(Tensor).to(labels)[None]
+
+    def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
+        return computed["iou_per_class"].by_class()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The largest classes with their shares of the image; the mean probability of the chosen classes."""
@@ -173,25 +203,27 @@ class SegmentationHead(Head):
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
         """Truth and prediction in colours, side by side."""
         maps = {"truth": target, "prediction": None if prediction is None else prediction["map"]}
-        shown = {title: labels.as_subclass(Tensor) for title, labels in maps.items() if labels is not None}
-        if not shown:
-            return enlarged(image)
-        return beside([labels_picture(image, labels, self.classes) for labels in shown.values()], list(shown))
+        images = {
+            title: draw_label_map(image, labels.as_subclass(Tensor), self.classes)
+            for title, labels in maps.items()
+            if labels is not None
+        }
+        return side_by_side(list(images.values()), list(images)) if images else enlarge(image)
 
     def images(self, prediction: Prediction) -> dict[str, Tensor]:
         return {"mask": prediction["map"][None]}
 
-    def figures(self, computed: dict[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, computed: Mapping[str, Any]) -> dict[str, Figure]:
         if len(self.classes) > 40:
             return {}
         return {"confusion_matrix": confusion_figure(computed["confusion_matrix"], self.classes)}
 
 
-def most_probable(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
+def argmax_map(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
     """Argmax ``(H, W)`` uint8 in the image's pixels of ``(C, h, w)`` logits, some classes at a time.
 
     Args:
-        chunk: at most so many values are brought to the image's size at once (one class at least).
+        chunk: the number of values that are resized at once (at least one class).
     """
     size = max(1, chunk // math.prod(frame.size))
     first, *rest = range(0, len(logits), size)
@@ -210,5 +242,6 @@ def _confidence(logits: Tensor, frame: Frame) -> Tensor:
     Args:
         logits: ``(..., C, h, w)``.
     """
-    shown = frame.shown(logits)  # a softmax of which all but the largest value are thrown away takes far longer
-    return (shown - shown.amax(-3, keepdim=True)).exp().sum(-3).reciprocal().mean((-2, -1))
+    inside = frame.shown(logits)
+    # The softmax of the largest logit alone: far faster than the softmax of all.
+    return (inside - inside.amax(-3, keepdim=True)).exp().sum(-3).reciprocal().mean((-2, -1))

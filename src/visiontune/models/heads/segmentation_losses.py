@@ -1,7 +1,7 @@
 """Losses of label maps, one value an image.
 
-All take logits ``(B, C, H, W)`` and classes ``(B, H, W)`` int64 (`IGNORE` where there is no truth), and give ``(B,)``:
-0, on the graph, for an image without truth.
+All take logits ``(B, C, H, W)`` and classes ``(B, H, W)`` int64 (`IGNORE` where there is no truth), and return
+``(B,)``. An image without truth has a loss of 0, on the graph.
 """
 
 import torch
@@ -18,7 +18,7 @@ def cross_entropy(
 
     Args:
         weights: ``(C,)``.
-        gamma: above 0 it is the focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002), of the true class's
+        gamma: above 0, this is the focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002), of the true class's
             probability.
     """
     known = target != IGNORE
@@ -34,13 +34,13 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
     """One minus the soft Dice coefficient, mean over the classes that occur in the image's truth.
 
     Milletari et al. 2016 (https://arxiv.org/abs/1606.04797) with plain sums in the denominator, as in nnU-Net. Every
-    class of an image counts the same, however few pixels it has: the thin ones are learned too. A class that does not
-    occur has no coefficient; predicting it costs through those that do.
+    class of an image counts the same, however few pixels it has, so that thin ones are learned too. A class that does
+    not occur has no coefficient; predicting it lowers those of the others.
     """
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     truth = target[:, None] == classes
-    found = logits.softmax(1) * (target != IGNORE)[:, None]
-    both, size = (found * truth).sum((2, 3)), truth.sum((2, 3))
+    probabilities = logits.softmax(1) * (target != IGNORE)[:, None]
+    both, size = (probabilities * truth).sum((2, 3)), truth.sum((2, 3))
     occurs = size > 0
-    lost = 1 - 2 * both / (found.sum((2, 3)) + size).clamp_min(1e-12)
-    return (lost * occurs).sum(1) / occurs.sum(1).clamp_min(1)
+    losses = 1 - 2 * both / (probabilities.sum((2, 3)) + size).clamp_min(1e-12)
+    return (losses * occurs).sum(1) / occurs.sum(1).clamp_min(1)
