@@ -159,7 +159,7 @@ def test_one_process_alone() -> None:
     """Ranges are of what a process has seen: several would validate networks of their own."""
     with pytest.raises(UserError, match=r"QuantizationAware needs trainer.devices=1"):
         QuantizationAware().setup(
-            SimpleNamespace(world_size=2, precision="32-true", datamodule=SimpleNamespace(frozen=None)),
+            SimpleNamespace(world_size=2, precision="32-true", datamodule=SimpleNamespace(wrap_loader=None)),
             _plain_module(),
             "fit",
         )
