@@ -36,10 +36,17 @@ class WandbLogger(lightning_loggers.WandbLogger, ImageLogger, ArtifactLogger):
         self.run = run
         self.log_artifacts = log_artifacts
         self.sent = SentRecords(run.sent_file("wandb"))
-        settings = {"name": run.name, "group": run.group, "tags": list(run.tags) or None, "notes": run.note}
-        if offline:
-            settings["mode"] = "offline"
-        super().__init__(project=project, save_dir=str(run.path), version=run_id, **(settings | options))
+        description = {"name": run.name, "group": run.group, "tags": list(run.tags) or None, "notes": run.note}
+        options = description | ({"mode": "offline"} if offline else {}) | options
+        options["settings"] = self._settings() | options.get("settings", {})
+        super().__init__(project=project, save_dir=str(run.path), version=run_id, **options)
+
+    @staticmethod
+    def _settings() -> dict[str, float]:
+        """Write to the disk every second: by default a process that is killed loses up to 15 seconds."""
+        wandb: Any = importlib.import_module("wandb")
+        name = "x_transaction_log_flush_interval"
+        return {name: 1.0} if name in wandb.Settings.model_fields else {}
 
     @classmethod
     def check(cls, offline: bool = False, **options: Any) -> None:
