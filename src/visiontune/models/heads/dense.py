@@ -121,6 +121,7 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
         self.range, self.residual = range, residual
         self.low, self.width = (0.0, 1.0) if range is None else (range[0], range[1] - range[0])
         self.criterion = LOSSES[loss] if isinstance(loss, str) else F.l1_loss  # with a module, of distillation alone
+        self.loss_module = None
         if isinstance(loss, nn.Module):
             example = torch.zeros(2, len(self.channels), 16, 16)
             self.loss_module = ModuleLoss(loss, "heads.dense.loss", example, example, ignores_unknown=False)

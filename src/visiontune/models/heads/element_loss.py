@@ -14,10 +14,10 @@ class ElementLossHead(Head):
     """A head whose loss is the mean over the known elements of a sample, and then over the samples that have some.
 
     Attributes:
-        loss_module: a loss from the config, instead of `element_losses`.
+        loss_module: a loss from the config, instead of `element_losses`; each head sets it.
     """
 
-    loss_module: ModuleLoss | None = None
+    loss_module: ModuleLoss | None  # no default here, which would hide the registered module
 
     @abstractmethod
     def loss_inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:

@@ -143,6 +143,7 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
             raise UserError(f"threshold={threshold} of a multilabel head: between 0 and 1, e.g. threshold=0.5")
         self.loss_name, self.margin = loss if isinstance(loss, str) else "", margin
         self.gamma = GAMMA.get(self.loss_name, 0.0) if gamma is None else gamma
+        self.loss_module = None
         if isinstance(loss, nn.Module):
             example = torch.zeros(2, len(self.classes))
             self.loss_module = ModuleLoss(loss, "heads.multilabel.loss", example, example, ignores_unknown=False)

@@ -96,6 +96,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         check_loss(loss, LOSSES, "heads.regression.loss")
         self.names = list(info.classes)
         self.criterion = LOSSES[loss] if isinstance(loss, str) else F.mse_loss  # with a module, of distillation alone
+        self.loss_module = None
         if isinstance(loss, nn.Module):
             example = torch.zeros(2, len(self.names))
             self.loss_module = ModuleLoss(loss, "heads.regression.loss", example, example, ignores_unknown=False)
