@@ -26,16 +26,24 @@ TASKS = ["classification", "multilabel", "regression", "segmentation", "dense", 
 QUICK = [("classification", "onnx"), ("classification", "torch_export"), ("detection", "onnx")]
 
 
+@pytest.fixture(scope="module")
+def copies() -> dict[str, RunDirectory]:
+    return {}
+
+
 @pytest.fixture(scope="module", params=mostly_slow(TASKS, "classification", "detection"))
 def run(
     request: pytest.FixtureRequest,
     trained_on: Callable[[str], RunDirectory],
+    copies: dict[str, RunDirectory],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunDirectory:
     """A copy, since files are exported into it."""
-    copy = tmp_path_factory.mktemp("runs") / request.param
-    shutil.copytree(trained_on(request.param).path, copy)
-    return RunDirectory.open(copy)
+    if request.param not in copies:
+        copy = tmp_path_factory.mktemp("runs") / request.param
+        shutil.copytree(trained_on(request.param).path, copy)
+        copies[request.param] = RunDirectory.open(copy)
+    return copies[request.param]
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_bad_teachers(command: Command, tiny: list[str], teacher: RunDirectory, 
     )
     shutil.copytree(teacher.path, tmp_path / "spoiled")
     (tmp_path / "spoiled/checkpoints/best.ckpt").unlink()
-    assert "best.ckpt is not there" in refused(tmp_path / "spoiled")
+    assert "best.ckpt does not exist" in refused(tmp_path / "spoiled")
     cfg = teacher.read_config()
     cfg.heads.classification._target_ = "elsewhere.Head"
     (tmp_path / "foreign").mkdir()

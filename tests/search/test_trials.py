@@ -14,6 +14,7 @@ from visiontune.runs import RunDirectory
 from visiontune.search import lr_range, trials
 
 SETTINGS = ["trainer.max_epochs=4", "data.limit_train=100", "augment=none", "probe=true", "data.batch_size=2"]
+SETTINGS.append("data.split_ratio={train: 0.94, val: 0.03, test: 0.03}")
 
 
 def rows(run: RunDirectory) -> list[dict[str, str]]:
@@ -97,7 +98,8 @@ def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monk
         return whole(model, data, split, *more)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
-    run = command("train", *tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[lp_ft,full]").run
+    auto = ["strategy=auto", "strategy.candidates=[lp_ft,full]", "data.batch_size=8"]
+    run = command("train", *tiny, *SETTINGS, *auto).run
     assert looked == ["val"] * 5 + ["test"]  # two candidates, two more rates, the run
     found = {row["strategy"]: float(row["score"]) for row in rows(run)}
     assert all(0 <= score <= 1 for score in found.values())
