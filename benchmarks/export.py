@@ -50,9 +50,9 @@ def compared(run: RunDirectory, backend: str) -> Agreement:
     model, _ = load_model(run, cfg, plain=True)
     model.eval()
     file, found = open_exported(run, backend), Agreement()
-    for batch in map(data.to_network, data.eval_loader("test", stored=True)):
+    for batch in map(data.to_network, data.eval_loader("test", original_images=True)):
         with torch.no_grad():
-            own, theirs = model.outputs(batch), file.outputs(batch["picture"], model.heads)
+            own, theirs = model.outputs(batch), file.outputs(batch["original_image"], model.heads)
         for task, (raw, predictions) in own.items():
             raws, others = theirs[task]
             for name, value in raw.items():

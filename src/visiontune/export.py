@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> Path:
     half = path.with_name(f".{path.name}")
     try:
         write(graph, half, cfg.format)
-        batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.pictures, stored=True))
+        batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.pictures, original_images=True))
         count, worst = verify(OPEN[cfg.format](half), model, batches)
         half.replace(path)
     finally:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchvision.io import write_png
 
-from visiontune.data import picture_loader, to_network
+from visiontune.data import image_loader, to_network
 from visiontune.data.images import is_image, load_images
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.deployment.files import open_exported, run_through
@@ -49,8 +49,8 @@ class _PredictData(L.LightningDataModule):
         return self.loader
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        original_images = batch.pop("picture")  # results are drawn on them, on the CPU
-        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"picture": original_images}
+        original_images = batch.pop("original_image")  # results are drawn on them, on the CPU
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"original_image": original_images}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return to_network(batch)
@@ -67,7 +67,9 @@ class _Writer(L.Callback):
     def on_predict_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        for (name, predictions), image in zip(move_data_to_device(outputs, "cpu"), batch["picture"], strict=True):
+        for (name, predictions), image in zip(
+            move_data_to_device(outputs, "cpu"), batch["original_image"], strict=True
+        ):
             self.image_count += 1
             drawings = []
             for task, prediction in predictions.items():
@@ -107,7 +109,7 @@ def main(cfg: DictConfig) -> Path:
     )
     output.mkdir(parents=True, exist_ok=True)
     size, resize, fill = run_cfg.data.image_size, run_cfg.data.resize, run_cfg.augment.fill
-    loader = picture_loader(source.images, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
+    loader = image_loader(source.images, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)
     with ExitStack() as stack:
         video = None
         if source.frame_rate and cfg.images:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from visiontune.data import VisionData, _only, build_data, picture_loader, to_network
+from visiontune.data import VisionData, _select_tasks, build_data, image_loader, to_network
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.images import load_image, load_images
 from visiontune.data.mixing import BatchMixer
@@ -136,12 +136,10 @@ def test_loose_pictures(photos: Path, make: Make) -> None:
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=[16,24]", "data.resize=letterbox")
     paths = [photos / sample.path for sample in data.samples("val")]
     names = [path.name for path in paths]
-    loader = picture_loader(
-        lambda: zip(names, load_images(paths), strict=True), image_size=(16, 24), resize="letterbox"
-    )
+    loader = image_loader(lambda: zip(names, load_images(paths), strict=True), image_size=(16, 24), resize="letterbox")
     batch = next(iter(loader))
     assert batch["targets"] == {} and batch["path"] == names and batch["index"].tolist() == list(range(len(paths)))
-    assert torch.equal(batch["picture"][0], load_image(paths[0]))
+    assert torch.equal(batch["original_image"][0], load_image(paths[0]))
     assert torch.equal(batch["image"], next(iter(data.val_dataloader()))["image"])
 
 
@@ -303,9 +301,9 @@ def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
         for i in range(10)
     ]
     source = Source({"colour": TaskInfo("classification", ["a", "b"]), "size": TaskInfo("regression", ["v"])}, samples)
-    only = _only(source, ["colour"])
+    only = _select_tasks(source, ["colour"])
     assert list(only.schema) == ["colour"] and [sample.path for sample in only.samples] == [f"{i}" for i in range(8)]
     assert all(set(sample.targets) == {"colour"} for sample in only.samples)
     assert only.notes == ["2 of 10 images have no label for colour: they are left out"]
     with pytest.raises(UserError, match=r"^heads\.depth: the data has no such task, it has colour, size$"):
-        _only(source, ["depth"])
+        _select_tasks(source, ["depth"])

@@ -190,7 +190,7 @@ def test_more_samples_a_class_than_there_are(photos: Path, make: Make) -> None:
         ("data.labelled=many", "data.labelled=many: a share of the training samples, above 0 and at most 1"),
         ("data.labelled=0.01", "class 'cat'"),
         (r"data.group_pattern='(newt\d+)?'", "does not match cat/cat0.png"),
-        ("+data.batchsize=3", "data.batchsize is no key of this data set; did you mean data.batch_size?"),
+        ("+data.batchsize=3", "data.batchsize: unknown key; did you mean data.batch_size?"),
     ],
 )
 def test_values_that_make_no_sense(photos: Path, make: Make, override: str, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visiontune.data.images import load_image, picture_size, with_channels
+from visiontune.data.images import load_image, read_image_size, with_channels
 from visiontune.errors import UserError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -50,7 +50,7 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, suffix: 
     image = load_image(path)
     assert corners(image) == UPRIGHT[orientation]
     assert image.shape == ((3, 32, 64) if orientation < 5 else (3, 64, 32))
-    assert picture_size(path) == image.shape[1:]
+    assert read_image_size(path) == image.shape[1:]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -36,7 +36,7 @@ def test_batches_are_completed_and_the_same_again(make: Make) -> None:
     data.load_state_dict({"epoch": 1, "done": 3})
     rest = torch.cat([batch["image"] for batch in data.train_dataloader()])
     assert torch.equal(rest, epochs[1][24:])
-    picture = data.dataset("val", augmented=False).picture(9)
+    picture = data.dataset("val", augmented=False).original_image(9)
     assert torch.equal(picture, (data.eval_loader("val").first(2)[1]["image"][1] * 255).round().byte())
 
 

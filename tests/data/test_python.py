@@ -38,9 +38,9 @@ def test_images_in_every_form_are_loaded_when_they_are_needed(own: Make, form: s
     dataset = data.dataset("train", augmented=False)
     pixels = Rectangles(form="tensor")[int(dataset.samples[0].path[-6:])][0]
     assert not isinstance(dataset.samples[0].image, torch.Tensor)
-    assert torch.equal(dataset.picture(0), pixels)
+    assert torch.equal(dataset.original_image(0), pixels)
     assert dataset[0]["image"].shape == (3, 16, 16) and dataset[0]["size"] == (20, 24)
-    assert own("data.channels=1", form=form).dataset("train", augmented=False).picture(0).shape == (1, 20, 24)
+    assert own("data.channels=1", form=form).dataset("train", augmented=False).original_image(0).shape == (1, 20, 24)
 
 
 def test_splits_do_not_depend_on_the_order_of_the_items(own: Make) -> None:

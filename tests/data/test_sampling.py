@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
+from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, progress
 
 
 def flat(batches: EpochBatches) -> list[int]:
@@ -66,7 +66,7 @@ def test_resuming_within_an_epoch() -> None:
     batches = EpochBatches(20, 4, seed=0, shuffle=True)
     batches.set_epoch(4)
     whole = list(batches)
-    batches.go_on(epoch=4, done=3)
+    batches.resume_at(epoch=4, done=3)
     assert list(batches) == whole[3:] and list(batches) == whole and len(batches) == 5
 
 
@@ -83,7 +83,7 @@ def test_where_a_run_goes_on(done: int, ready: int, completed: int, expected: di
     epochs = SimpleNamespace(current=SimpleNamespace(ready=ready, completed=completed))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=batches), epoch_progress=epochs)
     trainer: Any = SimpleNamespace(fit_loop=loop, num_training_batches=5)
-    assert reached(trainer) == expected
+    assert progress(trainer) == expected
 
 
 def test_balanced_draws_every_class_equally_often() -> None:

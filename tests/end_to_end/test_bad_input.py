@@ -132,7 +132,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("optimzer.lr=1", "there is no config key 'optimzer.lr'"),
         ("data.imagesize=1", "there is no config key 'data.imagesize'; near it: data.image_size, "),
         ("sead=1", "there is no config key 'sead'; near it: seed, "),
-        ("+data.colour=1", "data.colour is no key of this data set"),
+        ("+data.colour=1", "data.colour: unknown key"),
         (
             "optimizer=lion",
             "optimizer=lion: there is no such option; write optimizer= one of adam, adamw, sgd",

@@ -122,5 +122,8 @@ def draw_worst(data: VisionData, head: Describable, task: str, result: Evaluatio
     dataset = data.dataset(result.split, augmented=False)
     position = {sample.path: i for i, sample in enumerate(dataset.samples)}
     return image_grid(
-        [head.draw(dataset.picture(position[case.path]), case.prediction, case.truth) for case in result.worst[task]]
+        [
+            head.draw(dataset.original_image(position[case.path]), case.prediction, case.truth)
+            for case in result.worst[task]
+        ]
     )

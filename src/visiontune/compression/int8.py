@@ -97,7 +97,9 @@ class Int8(Step):
         """Write the file, with as few layers in float as the metric allows."""
         exact, path = run.exports / "float.onnx", run.exports / NAMES["onnx"]
         write(graph, exact, "onnx")
-        verify(OnnxFile(exact), model, map(data.to_network, data.eval_loader("val", at_most=PROBED, stored=True)))
+        verify(
+            OnnxFile(exact), model, map(data.to_network, data.eval_loader("val", at_most=PROBED, original_images=True))
+        )
         network = Network(exact)
         if unknown := set(self.float_layers) - set(network.layers):
             raise UserError(f"float_layers of int8: {unknown.pop()} is none of {', '.join(network.layers)}")
@@ -145,8 +147,8 @@ def _within_half(layers: list[str], network: Network) -> list[str]:
 
 def _pictures(data: VisionData, count: int) -> Iterator[Tensor]:
     """Of the training split, evenly spread, as they are stored."""
-    for batch in data.eval_loader("train", at_most=count, stored=True):
-        yield from batch["picture"]
+    for batch in data.eval_loader("train", at_most=count, original_images=True):
+        yield from batch["original_image"]
 
 
 def _said(name: str, before: Evaluation, after: Evaluation, lost: float, kept: list[str]) -> str:

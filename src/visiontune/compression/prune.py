@@ -21,6 +21,7 @@ from visiontune.compression.pruning import (
 from visiontune.compression.step import Step, concluded, config_of, derived, in_floats
 from visiontune.compression.train_step import TrainStep
 from visiontune.data import VisionData
+from visiontune.data.batch import Batch
 from visiontune.data.loaders import as_size
 from visiontune.errors import UserError
 from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
@@ -147,7 +148,7 @@ class Prune(Step):
         save_atomically(made.checkpoints / "best.ckpt", {"state_dict": smaller.state_dict(), "visiontune": about})
         concluded(made)
 
-    def _batches(self, data: VisionData) -> Iterator[dict[str, Any]]:
+    def _batches(self, data: VisionData) -> Iterator[Batch]:
         return map(data.to_network, data.eval_loader("train", at_most=self.pictures))
 
     def _gradients(self, model: FineTuner, data: VisionData) -> None:

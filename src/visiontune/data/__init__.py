@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune.data.augmentation import Augment
 from visiontune.data.batch import Batch
 from visiontune.data.datamodule import VisionData
-from visiontune.data.loaders import picture_loader, to_network
+from visiontune.data.loaders import image_loader, to_network
 from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
@@ -25,7 +25,7 @@ __all__ = [
     "TaskInfo",
     "VisionData",
     "build_data",
-    "picture_loader",
+    "image_loader",
     "to_network",
 ]
 
@@ -36,17 +36,17 @@ def build_data(
     seed: int = 0,
     tasks: Sequence[str] | None = None,
 ) -> VisionData:
-    """The data of a config: `data.reader` is called, the keys that VisionData knows go to it by name.
+    """Build the data of a config: call `data.reader`, and pass the keys that VisionData knows by name.
 
     Args:
         data: the group `data`; interpolations in it are resolved.
         augment: the group `augment`; none means none.
-        tasks: the ones that are wanted, of those that the data has; None means all.
+        tasks: those of the data to use; None means all.
 
     Raises:
-        UserError: whatever is wrong with the config or the data.
+        UserError: the config or the data is wrong.
     """
-    settings = _plain(data)
+    settings = _to_dict(data)
     module = settings.pop("datamodule", None)
     if module and module.get("_target_"):
         given = {key: settings[key] for key in ("image_size", "channels")}
@@ -57,34 +57,35 @@ def build_data(
         if key not in known and key not in reader:
             hint = get_close_matches(key, [*known, *reader], n=1)
             raise UserError(
-                f"data.{key} is no key of this data set" + (f"; did you mean data.{hint[0]}?" if hint else "")
+                f"data.{key}: unknown key; "
+                + (f"did you mean data.{hint[0]}?" if hint else f"known are {', '.join(sorted({*known, *reader}))}")
             )
-    # A run's saved config is resolved: a key changed since, such as data.root, has to reach the reader all the same.
+    # A run's saved config is resolved: a key that was changed later, such as data.root, must reach the reader too.
     reader |= {key: value for key, value in settings.items() if key in reader}
     source = get_method(reader.pop("_target_"))(**reader)
     if tasks is not None:
-        source = _only(source, tasks)
-    chosen = {key: value for key, value in settings.items() if key in known}
-    return VisionData(source, augment=Augment.from_config(_plain(augment or {})), seed=seed, **chosen)
+        source = _select_tasks(source, tasks)
+    options = {key: value for key, value in settings.items() if key in known}
+    return VisionData(source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, **options)
 
 
-def _only(source: Source, tasks: Sequence[str]) -> Source:
-    """The source without the tasks that no head asks for, and without the images that only those had a label for."""
+def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
+    """The source with these tasks alone, and without the images that have a label for none of them."""
     if missing := [task for task in tasks if task not in source.schema]:
         raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(source.schema)}")
     samples = [
         replace(sample, targets={task: sample.targets[task] for task in tasks if task in sample.targets})
         for sample in source.samples
     ]
-    kept = [sample for sample in samples if any(target is not None for target in sample.targets.values())]
+    labelled = [sample for sample in samples if any(target is not None for target in sample.targets.values())]
     notes = list(source.notes)
-    if len(kept) < len(samples):
-        left_out = len(samples) - len(kept)
+    if len(labelled) < len(samples):
+        left_out = len(samples) - len(labelled)
         notes.append(f"{left_out} of {len(samples)} images have no label for {' or '.join(tasks)}: they are left out")
-    return replace(source, schema={task: source.schema[task] for task in tasks}, samples=kept, notes=notes)
+    return replace(source, schema={task: source.schema[task] for task in tasks}, samples=labelled, notes=notes)
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def _to_dict(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config, DictConfig):
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     return dict(config)

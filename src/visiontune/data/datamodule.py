@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 
 from visiontune.data.assign import assign, check_classes, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
+from visiontune.data.batch import Batch
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_frame, eval_transform
-from visiontune.data.loaders import Batch, as_size, data_loader, to_network, workers
+from visiontune.data.loaders import as_size, data_loader, to_network, workers
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import recorded, split_rows
-from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, reached
+from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, progress
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verified
@@ -139,23 +140,23 @@ class VisionData(L.LightningDataModule):
         return self._wrap(self._loader(dataset, shuffle=True, weights=weights), "train")
 
     def val_dataloader(self) -> Any:
-        return self._wrap(self.eval_loader("val", dealt=True), "val")
+        return self._wrap(self.eval_loader("val", sharded=True), "val")
 
     def _wrap(self, loader: DataLoader[Batch], split: str) -> Any:
         return loader if self.wrap_loader is None else self.wrap_loader(loader, split)
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        return self.eval_loader("test", dealt=True) if self.samples("test") else []
+        return self.eval_loader("test", sharded=True) if self.samples("test") else []
 
     def eval_loader(
-        self, split: str, dealt: bool = False, at_most: int | None = None, stored: bool = False
+        self, split: str, sharded: bool = False, at_most: int | None = None, original_images: bool = False
     ) -> DataLoader[Batch]:
         """Any split in order, every sample once, without augmentation.
 
         Args:
-            dealt: each process of a distributed run has its share, and not all of it.
+            sharded: each rank of a distributed run gets its share instead of all samples.
             at_most: of a larger split so many samples, evenly spread.
-            stored: with the `image` of every sample as it is stored.
+            original_images: batches hold the `original_image` of every sample.
 
         Raises:
             UserError: the data has no such split.
@@ -163,8 +164,8 @@ class VisionData(L.LightningDataModule):
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
         dataset = self.dataset(split, augmented=False)
-        dataset.stored = stored
-        return self._loader(dataset, dealt=dealt, at_most=at_most)
+        dataset.original_images = original_images
+        return self._loader(dataset, sharded=sharded, at_most=at_most)
 
     def assign_as(self, path: Path, grown: bool = True) -> None:
         """Take the splits of a `splits.csv` instead, so that a set that has grown since is measured as it was.
@@ -200,7 +201,7 @@ class VisionData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         assert self.trainer is not None
-        return reached(self.trainer)
+        return progress(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._next = state_dict
@@ -220,7 +221,7 @@ class VisionData(L.LightningDataModule):
         dataset: VisionDataset,
         shuffle: bool = False,
         weights: list[float] | None = None,
-        dealt: bool = True,
+        sharded: bool = True,
         at_most: int | None = None,
     ) -> DataLoader[Batch]:
         trainer = self.trainer
@@ -231,12 +232,12 @@ class VisionData(L.LightningDataModule):
             shuffle=shuffle,
             weights=weights,
             at_most=at_most,
-            rank=trainer.global_rank if trainer is not None and dealt else 0,
-            world=trainer.world_size if trainer is not None and dealt else 1,
+            rank=trainer.global_rank if trainer is not None and sharded else 0,
+            world=trainer.world_size if trainer is not None and sharded else 1,
             view=self.view if shuffle else None,
         )
         if shuffle:
-            batches.go_on(**self._next)
+            batches.resume_at(**self._next)
             self._next = BEGINNING
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)

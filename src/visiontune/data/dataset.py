@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from visiontune.data.batch import Batch
 from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, with_channels
@@ -48,7 +49,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
         self._kept: list[_Loaded] | None = None
         self._items: list[dict[str, Any]] | None = None
-        self.stored = False  # have every item hold its `image` as stored
+        self.original_images = False  # whether items hold their `original_image`
 
     def keep_in_memory(self, size: tuple[int, int]) -> None:
         """Decode everything once: what evaluation sees as it is, training images shrunk to cover 1.5 times `size`.
@@ -85,9 +86,8 @@ class VisionDataset(Dataset[dict[str, Any]]):
             `truth`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.stored:
-            return self._at(epoch, index) | {"picture": self.picture(index)}
-        return self._at(epoch, index)
+        item = self._at(epoch, index)
+        return item | {"original_image": self.original_image(index)} if self.original_images else item
 
     def _at(self, epoch: int, index: int) -> dict[str, Any]:
         if self._items is not None:
@@ -115,15 +115,15 @@ class VisionDataset(Dataset[dict[str, Any]]):
         }
         return item | {"frame": self.frame(size), "truth": truth} if self.frame else item
 
-    def picture(self, index: int) -> Tensor:
-        """The image as it is, ``(C, H, W)`` uint8."""
+    def original_image(self, index: int) -> Tensor:
+        """The image before any transform, ``(C, H, W)`` uint8."""
         image = self.samples[index].image
         if image is None:
             return load_image(self.root / self.samples[index].path, self.channels)
         return with_channels(image if isinstance(image, Tensor) else image(), self.channels)
 
     def _load(self, index: int) -> "_Loaded":
-        image = self.picture(index)
+        image = self.original_image(index)
         height, width = image.shape[-2:]
         targets = {}
         for task in self.tasks:
@@ -136,13 +136,9 @@ class VisionDataset(Dataset[dict[str, Any]]):
 _Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: `image` (B, C, H, W) uint8, `targets` task -> list, `index` (B,), `path` list, `size` (B, 2).
-
-    In evaluation also `truth` task -> list, and `frame`, a list; of loose images `image`, a list. There is no
-    `image` where the items have none.
-    """
-    batch = {
+def collate(items: list[dict[str, Any]]) -> Batch:
+    """The `Batch` of some items; without `image` where they have none."""
+    batch: Any = {
         "targets": {task: [item["targets"][task] for item in items] for task in items[0]["targets"]},
         "index": torch.tensor([item["index"] for item in items]),
         "path": [item["path"] for item in items],
@@ -153,6 +149,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     if "frame" in items[0]:
         batch["frame"] = [item["frame"] for item in items]
         batch["truth"] = {task: [item["truth"][task] for item in items] for task in items[0]["truth"]}
-    if "picture" in items[0]:
-        batch["picture"] = [item["picture"] for item in items]
+    if "original_image" in items[0]:
+        batch["original_image"] = [item["original_image"] for item in items]
     return batch

@@ -63,7 +63,7 @@ def load_images(paths: Sequence[Path], channels: int = 3) -> Iterator[Tensor]:
             pool.shutdown(cancel_futures=True)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def read_image_size(path: Path) -> tuple[int, int]:
     """(H, W) of what `load_image` gives, without decoding a JPEG's pixels.
 
     Raises:

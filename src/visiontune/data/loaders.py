@@ -4,7 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from visiontune.data.batch import Batch
 from visiontune.data.dataset import VisionDataset, collate
 from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
-Batch = dict[str, Any]
 OPEN_FILES = 65_536
 
 
@@ -30,12 +30,13 @@ def to_network(batch: Batch) -> Batch:
     image = batch["image"]
     if "frozen" not in batch:  # no network is run on the image there
         image = F.to_dtype(image, torch.float32, scale=True).contiguous(memory_format=torch.channels_last)
-    floats: Batch = {
-        key: {task: [_as_float(target) for target in targets] for task, targets in batch[key].items()}
-        for key in ("targets", "truth")
-        if key in batch
-    }
-    return {**batch, **floats, "image": image}
+    values: dict[str, Any] = {**batch, "image": image}
+    values |= {key: _as_floats(values[key]) for key in ("targets", "truth") if key in values}
+    return cast(Batch, values)
+
+
+def _as_floats(targets: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {task: [_as_float(target) for target in values] for task, values in targets.items()}
 
 
 def _as_float(target: Any) -> Any:
@@ -44,8 +45,8 @@ def _as_float(target: Any) -> Any:
     return target
 
 
-def picture_loader(
-    pictures: Callable[[], Iterator[tuple[str, Tensor]]],
+def image_loader(
+    images: Callable[[], Iterator[tuple[str, Tensor]]],
     *,
     image_size: int | Sequence[int],
     resize: str = "squash",
@@ -58,27 +59,28 @@ def picture_loader(
         images: gives names and images ``(C, H, W)`` uint8, anew at each call.
 
     Returns:
-        `path` is each name as given, `image` a list of the images as they came, `targets` is empty.
+        `path` holds the names, `original_image` the images as they came; `targets` is empty.
     """
-    return DataLoader(_Pictures(pictures, as_size(image_size), resize, fill), batch_size, collate_fn=collate)
+    dataset: Any = _NamedImages(images, as_size(image_size), resize, fill)
+    return DataLoader(dataset, batch_size, collate_fn=collate)
 
 
-class _Pictures(IterableDataset[dict[str, Any]]):
+class _NamedImages(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
-        pictures: Callable[[], Iterator[tuple[str, Tensor]]],
+        images: Callable[[], Iterator[tuple[str, Tensor]]],
         size: tuple[int, int],
         resize: str,
         fill: float,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.transform, self.frame = eval_transform(size, resize, fill=fill), partial(eval_frame, resize, size=size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index, (name, picture) in enumerate(self.pictures()):
-            sample = Sample(name, targets={}, image=picture)
-            one = VisionDataset([sample], None, self.transform, frame=self.frame, channels=len(picture))
-            yield one[0] | {"index": index, "picture": picture}
+        for index, (name, image) in enumerate(self.images()):
+            sample = Sample(name, targets={}, image=image)
+            dataset = VisionDataset([sample], None, self.transform, frame=self.frame, channels=len(image))
+            yield dataset[0] | {"index": index, "original_image": image}
 
 
 def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from visiontune.data.batch import Batch
 from visiontune.data.schema import TaskInfo
 from visiontune.data.seeding import derive
 from visiontune.errors import UserError
@@ -35,7 +36,7 @@ class BatchMixer:
         self.schema, self.seed = schema, seed
         self.choices = [(v2.MixUp, mixup)] * (mixup > 0) + [(v2.CutMix, cutmix)] * (cutmix > 0)
 
-    def __call__(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The batch with float images mixed; what is drawn depends on the seed, the epoch and the batch's samples."""
         count = len(batch["image"])
         if count < 2:  # nothing to mix with

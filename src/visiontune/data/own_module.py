@@ -97,12 +97,18 @@ class OwnModuleData(VisionData):
     def test_dataloader(self) -> Any:
         return self._loaders.get("test", [])
 
-    def eval_loader(self, split: str, *args: Any, at_most: int | None = None, **kwargs: Any) -> Any:
+    def eval_loader(
+        self, split: str, sharded: bool = False, at_most: int | None = None, original_images: bool = False
+    ) -> Any:
         """The batches of a split as the module gives them, training ones augmented; the first `at_most` samples."""
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: {KEY} has no {split}_dataloader")
         loader = self._loaders[split]
         loader.set_epoch(0)
+        if original_images and "original_image" not in loader.first(1)[0]:
+            raise UserError(
+                f"{KEY}: an exported file reads original images: give batches original_image, a list of uint8 (C, H, W)"
+            )
         batches = None if at_most is None else max(1, at_most // self.batch_size)
         return loader if batches is None else loader.first(batches)
 

@@ -60,13 +60,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         """Called before each epoch (the Trainer does)."""
         self.epoch = epoch
 
-    def go_on(self, epoch: int, done: int) -> None:
-        """Begin the next pass alone after the `done` first batches of its epoch, as `reached` gave them."""
+    def resume_at(self, epoch: int, done: int) -> None:
+        """Begin the next pass alone after the `done` first batches of its epoch, as `progress` gave them."""
         self.set_epoch(epoch)  # data-loader workers begin before the Trainer says it
         self._skip = done
 
     def order(self, epoch: int) -> list[int]:
-        """The epoch's samples over all ranks, before they are dealt out."""
+        """The epoch's samples over all ranks, before they are sharded out."""
         if not self.shuffle:
             return [i * self.total // self.count for i in range(self.count)]
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
@@ -103,7 +103,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return [share // batches + (i < share % batches) for i in range(batches)] if batches else []
 
 
-def reached(trainer: L.Trainer) -> dict[str, int]:
+def progress(trainer: L.Trainer) -> dict[str, int]:
     """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
     loop = trainer.fit_loop
     done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from visiontune.data.images import PROBLEMS, picture_size, reason
+from visiontune.data.images import PROBLEMS, read_image_size, reason
 from visiontune.errors import UserError, listed
 
 
@@ -61,9 +61,9 @@ def scan(
     return known
 
 
-def picture_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+def read_image_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
     """(H, W) of each image, as training will see it."""
-    return {path: (size[0], size[1]) for path, size in scan(root, paths, picture_size, "size").items()}
+    return {path: (size[0], size[1]) for path, size in scan(root, paths, read_image_size, "size").items()}
 
 
 def _in_parallel(look: Callable[[Path], Any], paths: list[Path]) -> list[tuple[Any, str]]:

@@ -57,7 +57,7 @@ class Exported(ABC):
 
 def run_through(model: FineTuner, exported: Exported) -> None:
     """Let evaluation and prediction take what the file gives; batches need the `image` as stored."""
-    model.outputs = lambda batch: exported.outputs(batch["picture"], model.heads)  # type: ignore[method-assign]
+    model.outputs = lambda batch: exported.outputs(batch["original_image"], model.heads)  # type: ignore[method-assign]
 
 
 class OnnxFile(Exported):

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from visiontune.data.loaders import Batch
+from visiontune.data.batch import Batch
 from visiontune.deployment.files import Exported
 from visiontune.errors import RunError
 from visiontune.models.finetuner import FineTuner
@@ -40,7 +40,7 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
     count, worst = 0, 0.0
     boxes: dict[str, list[tuple[int, int]]] = {}
     for batch in batches:
-        found = exported.outputs(batch["picture"], model.heads)
+        found = exported.outputs(batch["original_image"], model.heads)
         for task, raw in model(batch["image"]).items():
             head = model.heads[task]
             discrete = require({task: head}, Exportable, "export")[task].discrete_outputs
@@ -59,7 +59,7 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
                 for name, value in own.items():
                     limit = DECODED if value.is_floating_point() else SHARE
                     _check(f"{task}.{name}", _difference(other[name], value), limit)
-        count += len(batch["picture"])
+        count += len(batch["original_image"])
     for task, counts in boxes.items():
         paired, all_of_them = map(sum, zip(*counts, strict=True))
         _check(f"{task}.boxes (the share of them)", 1 - paired / max(1, all_of_them), BOXES)

@@ -13,8 +13,9 @@ from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
 from visiontune.data import VisionData
+from visiontune.data.batch import Batch
 from visiontune.data.dataset import collate
-from visiontune.data.loaders import Batch, data_loader
+from visiontune.data.loaders import data_loader
 from visiontune.errors import UserError
 from visiontune.frozen_features.plans import count_frozen_stages, evaluation_mode, plan_stages
 from visiontune.frozen_features.sizes import count_bytes, without_image
@@ -108,7 +109,7 @@ class FrozenFeatureCache:
         empty = torch.zeros(()).expand(len(indices), self.data.channels, *self.data.image_size)
         image = values.pop(IMAGE, empty)
         batch = collate([store.items[view][i] for i in indices])
-        return batch | {"image": image, "frozen": FrozenOutputs(values, plan.shapes)}
+        return {**batch, "image": image, "frozen": FrozenOutputs(values, plan.shapes)}
 
     def _digest_stages(self, count: int) -> list[str]:
         """A digest of the weights and buffers of each of the first `count` stages."""

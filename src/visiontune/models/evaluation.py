@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from visiontune.data.batch import Batch
 from visiontune.models.heads import Head
 from visiontune.models.heads.base import Prediction, Raw
 from visiontune.models.heads.metrics import name_scalars
@@ -13,9 +14,7 @@ from visiontune.models.split_metrics import SplitMetrics
 Outputs = dict[str, tuple[Raw, list[Prediction]]]
 
 
-def evaluate_batch(
-    outputs: Outputs, heads: Mapping[str, Head], batch: dict[str, Any], scores: SplitMetrics
-) -> dict[str, Any]:
+def evaluate_batch(outputs: Outputs, heads: Mapping[str, Head], batch: Batch, scores: SplitMetrics) -> dict[str, Any]:
     """Update `scores` with a batch.
 
     Returns:

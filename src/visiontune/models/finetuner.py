@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from visiontune.data.loaders import Batch
+from visiontune.data.batch import Batch
 from visiontune.models.backbones import Backbone
 from visiontune.models.epoch_means import EpochMeans
 from visiontune.models.evaluation import Outputs, evaluate_batch, log_metrics
@@ -79,7 +79,7 @@ class FineTuner(L.LightningModule):
         """Raw outputs by task for images ``(B, C, H, W)`` in 0..1."""
         return self._forward_features({"image": image})[1]
 
-    def _forward_features(self, batch: Batch) -> tuple[Features, dict[str, Raw]]:
+    def _forward_features(self, batch: Mapping[str, Any]) -> tuple[Features, dict[str, Raw]]:
         """Features and raw outputs by task."""
         with replay(self.backbone.model, batch.get("frozen")):
             features = self.backbone(batch["image"])

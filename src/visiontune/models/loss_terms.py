@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visiontune.data.batch import Batch
 from visiontune.models.features import Features
 from visiontune.models.heads import Head
 from visiontune.models.heads.base import Raw
@@ -26,7 +27,7 @@ class TrainingStep:
         curves: scalars to log as epoch means: full name, such as `train/TASK/distill` -> (value, samples behind it).
     """
 
-    batch: dict[str, Any]
+    batch: Batch
     features: Features
     outputs: dict[str, Raw]
     losses: dict[str, Tensor] = field(default_factory=dict)

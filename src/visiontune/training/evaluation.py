@@ -45,7 +45,7 @@ class _SplitData(L.LightningDataModule):
         self.data, self.split, self.stored = data, split, stored
 
     def test_dataloader(self) -> Any:
-        return self.data.eval_loader(self.split, stored=self.stored)
+        return self.data.eval_loader(self.split, original_images=self.stored)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.data.to_network(batch)

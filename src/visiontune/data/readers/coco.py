@@ -7,10 +7,10 @@ from typing import Any
 
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.polygons import Objects, meets, parse
-from visiontune.data.readers.folders import PerSplit, existing, per_split, pictures, relative, root_folder
+from visiontune.data.readers.folders import PerSplit, existing, image_files, per_split, relative, root_folder
 from visiontune.data.readers.objects import object_tasks, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
-from visiontune.data.scan import picture_sizes
+from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source
 from visiontune.errors import UserError, listed, some
 
@@ -44,7 +44,7 @@ def read(
     paths = {
         split: _paths(root, folders[split], document["images"], files[split]) for split, document in documents.items()
     }
-    sizes = picture_sizes(root, _unique(paths))
+    sizes = read_image_sizes(root, _unique(paths))
     notes = _other_sizes(documents, paths, sizes) + _unnamed(root, folders, sizes)
     samples = []
     for split, document in documents.items():
@@ -193,6 +193,6 @@ def _other_sizes(documents: dict, paths: dict, sizes: dict[str, tuple[int, int]]
 
 
 def _unnamed(root: Path, folders: dict[str | None, str], named: dict[str, tuple[int, int]]) -> list[str]:
-    there = {relative(path, root) for folder in set(folders.values()) for path in pictures(root / folder)}
+    there = {relative(path, root) for folder in set(folders.values()) for path in image_files(root / folder)}
     rest = sorted(there - set(named))
     return [f"{len(rest)} images that no annotation file lists are left out: {some(rest)}"] if rest else []

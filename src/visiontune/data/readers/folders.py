@@ -41,7 +41,7 @@ def per_split(value: PerSplit | None, key: str) -> dict[str | None, str]:
     return {SPLIT_NAMES[str(split).lower()]: name for split, name in value.items() if name}
 
 
-def files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
+def all_files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
     """Everything inside at any depth, in order; linked folders are followed, those in `without` are not entered."""
     closed = {path.resolve() for path in without}
     found = []
@@ -51,8 +51,8 @@ def files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
     return sorted(found)
 
 
-def pictures(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
-    return [path for path in files(folder, without) if is_image(path)]
+def image_files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
+    return [path for path in all_files(folder, without) if is_image(path)]
 
 
 def relative(path: Path, root: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
-from visiontune.data.readers.folders import SPLIT_NAMES, existing, files, relative, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, all_files, existing, relative, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError, some
@@ -50,7 +50,7 @@ def read(
     found: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
     strangers: list[Path] = []
     for split, name, folder in class_folders:
-        inside = files(folder)
+        inside = all_files(folder)
         found[name] += [(split, path) for path in inside if is_image(path)]
         strangers += [path for path in inside if not is_image(path)]
     if strangers:

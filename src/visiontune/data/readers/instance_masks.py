@@ -14,9 +14,9 @@ from visiontune.data.boxes import StoredBoxes
 from visiontune.data.fingerprint import content_of
 from visiontune.data.images import PROBLEMS, reason
 from visiontune.data.label_maps import pixel_codes
-from visiontune.data.readers.folders import by_stem, existing, pictures, relative, root_folder
+from visiontune.data.readers.folders import by_stem, existing, image_files, relative, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
-from visiontune.data.scan import picture_sizes, scan
+from visiontune.data.scan import read_image_sizes, scan
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import objects
 from visiontune.errors import UserError, listed, some
@@ -82,7 +82,7 @@ def read(
         samples, more = apply_split_lists(samples, root, images, root / splits)
         notes += more
     paths = [sample.path for sample in samples]
-    sizes = picture_sizes(root, paths)
+    sizes = read_image_sizes(root, paths)
     seen = scan(root, [pairs[path] for path in paths], _look, "instance-masks-hashed")
     wrong = [
         f"{pairs[path]}: {_pixels(seen[pairs[path]]['size'])}, its image {path} has {_pixels(sizes[path])}"
@@ -111,11 +111,11 @@ def _pairs(root: Path, base: Path, mask_base: Path, suffix: str) -> tuple[dict[s
         raise UserError("data.images and data.masks are one folder: write what ends a mask's name, data.suffix=_mask")
     apart = base != mask_base
     drawn = by_stem(
-        [path for path in pictures(mask_base, [base] if apart else []) if apart or path.stem.endswith(suffix)],
+        [path for path in image_files(mask_base, [base] if apart else []) if apart or path.stem.endswith(suffix)],
         mask_base,
     )
     found = by_stem(
-        [path for path in pictures(base, [mask_base] if apart else []) if apart or path not in drawn.values()], base
+        [path for path in image_files(base, [mask_base] if apart else []) if apart or path not in drawn.values()], base
     )
     named = {stem.removesuffix(suffix): path for stem, path in drawn.items() if stem.endswith(suffix)}
     pairs = {relative(path, root): relative(named[stem], root) for stem, path in found.items() if stem in named}

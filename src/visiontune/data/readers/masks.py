@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from visiontune.data.label_maps import Coding, Value, label_maps, look_at_masks
-from visiontune.data.readers.folders import PerSplit, by_stem, existing, per_split, pictures, relative, root_folder
+from visiontune.data.readers.folders import PerSplit, by_stem, existing, image_files, per_split, relative, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
-from visiontune.data.scan import picture_sizes
+from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError, listed, some
 
@@ -72,7 +72,7 @@ def read(
     if len(set(classes)) < len(classes):
         raise UserError(f"data.classes={classes}: two classes have the same name")
     coding = Coding(classes, values, ignore_value)
-    targets = label_maps(root, chosen, picture_sizes(root, chosen), coding)
+    targets = label_maps(root, chosen, read_image_sizes(root, chosen), coding)
     for sample in samples:
         sample.targets["segmentation"] = targets[sample.path]
     return Source({"segmentation": TaskInfo("segmentation", list(classes))}, samples, notes, root)
@@ -89,8 +89,8 @@ def _folders(images: dict[str | None, str], masks: dict[str | None, str]) -> dic
 
 def _files(root: Path, images: Path, masks: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Images and masks, each as stem -> path under the root."""
-    found = pictures(images, without=[masks] if masks != images else [])
-    drawn = pictures(masks, without=[images] if masks != images else [])
+    found = image_files(images, without=[masks] if masks != images else [])
+    drawn = image_files(masks, without=[images] if masks != images else [])
     if masks == images:
         found = [path for path in found if path.suffix.lower() != ".png"]
         drawn = [path for path in drawn if path.suffix.lower() == ".png"]

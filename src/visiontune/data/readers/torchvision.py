@@ -18,7 +18,7 @@ from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from visiontune.data.label_maps import Coding, label_maps
-from visiontune.data.scan import picture_sizes
+from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
@@ -152,7 +152,7 @@ def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int
         return {}
     masks = {sample.path: f"{folder}/{Path(sample.path).stem}.png" for sample in samples}
     coding = Coding([*meaning.values()], [*meaning])
-    stored = label_maps(root, masks, picture_sizes(root, masks), coding)
+    stored = label_maps(root, masks, read_image_sizes(root, masks), coding)
     for sample in samples:
         sample.targets["segmentation"] = stored[sample.path]
     return {"segmentation": TaskInfo("segmentation", coding.classes)}

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.label_maps import Coding, Value, label_maps, look_at_masks
 from visiontune.data.polygons import Objects
-from visiontune.data.readers.folders import by_stem, existing, files, pictures, relative, root_folder
+from visiontune.data.readers.folders import all_files, by_stem, existing, image_files, relative, root_folder
 from visiontune.data.readers.objects import size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.voc_download import challenge_folder
-from visiontune.data.scan import picture_sizes
+from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
 from visiontune.errors import UserError, listed, some
@@ -49,7 +49,7 @@ def read(
 
     Args:
         root: the data folder (such as VOCdevkit/VOC2012); the other paths are relative to it.
-        classes: names without the background, in label order; by default those in the XML files, sorted.
+        classes: names without the background, in label order; by default those in the XML all_files, sorted.
         values: of background and classes in the masks; by default 0, 1, 2, ... (as the challenge has them, if so).
         ignore_value: of pixels without a truth, by default 255.
         difficult: objects marked so count neither as found nor as missed (`ignore`), like others (`keep`), or are
@@ -75,7 +75,7 @@ def read(
     elif splits:
         notes.append(f"there are no lists of splits in {root / splits}: data.split_ratio makes them")
     paths = [sample.path for sample in samples]
-    sizes = picture_sizes(root, paths)
+    sizes = read_image_sizes(root, paths)
     schema: dict[str, TaskInfo] = {}
     targets: dict[str, dict[str, Stored]] = {path: {} for path in paths}
     if pages:
@@ -110,12 +110,12 @@ def _files(
     root: Path, base: Path, xml: Path | None, png: Path | None
 ) -> tuple[list[Sample], dict[str, Path], dict[str, str], list[str]]:
     """Samples without targets, image -> XML file, image -> mask, and notes."""
-    inside = pictures(base, without=[folder for folder in (xml, png) if folder and folder != base])
+    inside = image_files(base, without=[folder for folder in (xml, png) if folder and folder != base])
     if png == base:  # images and masks side by side
         inside = [path for path in inside if path.suffix.lower() != ".png"]
     found = {stem: relative(path, root) for stem, path in by_stem(inside, base).items()}
-    pages = by_stem([path for path in files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
-    masks = by_stem([path for path in pictures(png) if path.suffix.lower() == ".png"], png) if png else {}
+    pages = by_stem([path for path in all_files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
+    masks = by_stem([path for path in image_files(png) if path.suffix.lower() == ".png"], png) if png else {}
     if lonely := [relative(path, root) for stem, path in {**masks, **pages}.items() if stem not in found]:
         raise UserError(f"{len(lonely)} annotations have no image of their name in {base}:{listed(sorted(lonely))}")
     if not pages and not masks:

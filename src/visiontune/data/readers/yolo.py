@@ -13,10 +13,10 @@ from yaml import YAMLError, safe_load
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.images import is_image
 from visiontune.data.polygons import Objects, polygon
-from visiontune.data.readers.folders import pictures, relative, root_folder
+from visiontune.data.readers.folders import image_files, relative, root_folder
 from visiontune.data.readers.objects import object_tasks
 from visiontune.data.readers.split_lists import apply_split_lists
-from visiontune.data.scan import picture_sizes
+from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import SPLITS, Sample, Source
 from visiontune.errors import UserError, listed, some
 
@@ -56,7 +56,7 @@ def read(
     if not labels:
         raise UserError(f"{file}: no train and val: write folders of images, such as train: images/train")
     notes += _strangers(root, labels)
-    sizes = picture_sizes(root, labels)
+    sizes = read_image_sizes(root, labels)
     samples = []
     without = 0
     for path, label_file in labels.items():
@@ -144,7 +144,9 @@ def _pictures(entry: Any, bases: list[Path], file: Path, split: str) -> list[Pat
         if place is None:
             raise UserError(f"{file}: {split}: {choices[0]} does not exist. Write a folder of images or a .txt of them")
         real = follow(place)
-        found += [place / path.relative_to(real) for path in pictures(real)] if real.is_dir() else _listed(real, bases)
+        found += (
+            [place / path.relative_to(real) for path in image_files(real)] if real.is_dir() else _listed(real, bases)
+        )
         if not found:
             raise UserError(f"{file}: {split}: {place} holds no images")
     return found
