@@ -21,14 +21,14 @@ from benchmarks.document import machine, markdown, write_block
 from visiontune import cli
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.deployment.files import open_exported
-from visiontune.deployment.verification import partners
+from visiontune.deployment.verification import match_boxes
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data
 from visiontune.training.load import load_model
 
 HEADS = ("classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances")
 FAMILIES = ("resnet18", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224")
-PICTURES = 100
+IMAGES = 100
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Agreement:
     numbers: float = 0.0
     boxes: float = 0.0
     alike: int = 0
-    pictures: int = 0
+    images: int = 0
     metrics: float = 0.0
 
 
@@ -59,7 +59,7 @@ def compared(run: RunDirectory, backend: str) -> Agreement:
                 if isinstance(value, Tensor) and name not in model.heads[task].discrete_outputs:
                     found.raw = max(found.raw, float((raws[name] - value).abs().max()))
             for mine, other in zip(predictions, others, strict=True):
-                found.pictures += 1
+                found.images += 1
                 found.alike += alike(mine, other, found)
     metrics = [evaluate_run(run, cfg, model, data, "test", one).metrics for one in (None, backend)]
     # A two-stage detector's loss is of proposals drawn at random: not a number of the network alone.
@@ -71,7 +71,7 @@ def compared(run: RunDirectory, backend: str) -> Agreement:
 def alike(mine: dict[str, Tensor], other: dict[str, Tensor], found: Agreement) -> bool:
     """Whether all that is chosen (the best class, a pixel's class, which boxes) is the same."""
     if "boxes" in mine:
-        rows = partners(mine, other)
+        rows = match_boxes(mine, other)
         for i, j in rows:
             found.boxes = max(found.boxes, float((mine["boxes"][i] - other["boxes"][j]).abs().max()))
         return len(rows) == len(mine["boxes"]) == len(other["boxes"])
@@ -90,10 +90,10 @@ def main() -> None:
             for family in FAMILIES:
                 run = trained(task, family, Path(folder) / f"{task}_{family}")
                 for backend in ("onnx", "torch_export"):
-                    visiontune("export", f"run={run.path}", f"format={backend}", f"pictures={PICTURES}", "split=test")
+                    visiontune("export", f"run={run.path}", f"format={backend}", f"images={IMAGES}", "split=test")
                     a = compared(run, backend)
                     rows.append(
-                        [task, family, backend, f"{a.alike} of {a.pictures}"]
+                        [task, family, backend, f"{a.alike} of {a.images}"]
                         + [f"{value:.1g}" for value in (a.raw, a.numbers, a.boxes, a.metrics)]
                     )
                     print(*rows[-1], flush=True)

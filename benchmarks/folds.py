@@ -86,7 +86,7 @@ def main() -> None:
         sys.exit(__doc__)
     block = sys.argv[1]
     sweeps = {name: sweep for name, _, sweep in (argument.partition("=") for argument in sys.argv[2:])}
-    columns = ["training", "out-of-fold accuracy", "95% interval", "pictures", "minutes a fold"]
+    columns = ["training", "out-of-fold accuracy", "95% interval", "images", "minutes a fold"]
     where = machines([run for sweep in sweeps.values() for run in finished(sweep)])
     text = f"{where}.\n\n{markdown(columns, [table_row(name, sweep) for name, sweep in sweeps.items()])}"
     first, second, *_ = sweeps

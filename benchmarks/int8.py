@@ -15,10 +15,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.document import COMPRESSION, machine, markdown, write_block
-from visiontune.compress import applied
-from visiontune.compression.contenders import as_it_is
-from visiontune.compression.measuring import pictures_of
-from visiontune.compression.timing import alternating
+from visiontune.compress import apply_step
+from visiontune.compression.measuring import input_images
+from visiontune.compression.timing import time_alternately
+from visiontune.compression.variants import eager_variant
 from visiontune.config.compose import config_dir
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.models.heads import ClassificationHead
@@ -53,9 +53,9 @@ def row(run: RunDirectory, made: RunDirectory) -> list[str]:
         answers.append({row.path: row.prediction for result in found for row in result.rows})
     same = sum(answer == answers[1][path] for path, answer in answers[0].items())
     whole = all(isinstance(head, ClassificationHead) for head in model.heads.values())
-    both = {name: as_it_is(name, one, one.read_config()) for name, one in (("float", run), ("int8", made))}
-    calls = {name: partial(one.call, pictures_of(one, 1)) for name, one in both.items()}
-    faster = alternating(calls, ROUNDS)["int8"].faster
+    both = {name: eager_variant(name, one, one.read_config()) for name, one in (("float", run), ("int8", made))}
+    calls = {name: partial(one.call, input_images(one, 1)) for name, one in both.items()}
+    faster = time_alternately(calls, ROUNDS)["int8"].faster
     return [
         str(cfg.backbone.name),
         str(cfg.name),
@@ -76,7 +76,7 @@ def main() -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         step = make(compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe.steps.int8)
     for run in runs:
-        rows.append(row(run, applied(step, run, run.path / "compressed" / "int8" / "0_int8")))
+        rows.append(row(run, apply_step(step, run, run.path / "compressed" / "int8" / "0_int8")))
         print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)
     write_block("int8", f"{machine()}.\n\n{markdown(COLUMNS, rows)}", COMPRESSION)
 

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from scipy.stats import t as student
 
 from benchmarks.document import DOCS, machines, markdown, write_block
-from visiontune.compress import applied
+from visiontune.compress import apply_step
 from visiontune.compression import TrainStep
 from visiontune.config.compose import config_dir
 from visiontune.runs.directory import RunDirectory
@@ -30,11 +30,11 @@ def compared(run: RunDirectory) -> list[RunDirectory]:
     folder = run.path / "compressed" / "prune"
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         recipe = compose("compress", overrides=[f"run={run.path}", "recipe=prune"]).recipe
-        pruned = applied(make(recipe.steps.prune), run, folder / "0_prune")
-        trained = applied(make(recipe.steps.train), pruned, folder / "1_train")
+        pruned = apply_step(make(recipe.steps.prune), run, folder / "0_prune")
+        trained = apply_step(make(recipe.steps.train), pruned, folder / "1_train")
         epochs = sum(one.read_config().trainer.max_epochs for one in (run, trained))
         direct = TrainStep([*FROM_SCRATCH, f"epochs={epochs}"], from_source=False)
-        return [run, pruned, trained, applied(direct, pruned, folder / "direct")]
+        return [run, pruned, trained, apply_step(direct, pruned, folder / "direct")]
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ medians, the ratios medians of the ratios of each round.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -71,8 +69,8 @@ class _Embedding(nn.Module):
 class Alternate(L.Callback):
     """Before each epoch of the Trainer, one of each loop; the first round of all is warm-up."""
 
-    def __init__(self, loops: dict[str, Loop], pictures: int) -> None:
-        self.loops, self.pictures = loops, pictures
+    def __init__(self, loops: dict[str, Loop], images: int) -> None:
+        self.loops, self.images = loops, images
         self.rounds: list[dict[str, float]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -80,13 +78,13 @@ class Alternate(L.Callback):
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.speeds["FineTuner"] = self.pictures / (time.perf_counter() - self.started)
+        self.speeds["FineTuner"] = self.images / (time.perf_counter() - self.started)
         if trainer.current_epoch > 0:
             self.rounds.append(self.speeds)
 
 
-def measure(folder: Path, pictures: int, rounds: int) -> list[dict[str, float]]:
-    _draw(folder / "photos", pictures)
+def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
+    _draw(folder / "photos", images)
     overrides = [
         "data=image_folder", f"data.root={folder / 'photos'}", "data.image_size=160", "data.cache=memory",
         "data.num_workers=0", "augment=standard", "strategy=full", "strategy.batchnorm=train", "probe=false",
@@ -109,20 +107,6 @@ def measure(folder: Path, pictures: int, rounds: int) -> list[dict[str, float]]:
     return alternate.rounds
 
 
-def start_up() -> list[list[str]]:
-    """Wall time of two commands, the median of three."""
-    rows = []
-    for arguments in (["--help"], ["plan"]):
-        command = [sys.executable, "-m", "visiontune", *arguments]
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            times.append(time.perf_counter() - start)
-        rows.append([f"`visiontune {' '.join(arguments)}`", f"{median(times):.2f} s"])
-    return rows
-
-
 def _draw(folder: Path, count: int) -> None:
     """Photo-sized JPEGs of smooth noise, in six classes."""
     generator = np.random.default_rng(0)
@@ -136,20 +120,17 @@ def _draw(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--images", type=int, default=400)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rounds = measure(Path(folder), options.pictures, options.rounds)
+        rounds = measure(Path(folder), options.images, options.rounds)
     rows = []
     for name in rounds[0]:
         speeds = [one[name] for one in rounds]
         ratios = [one["FineTuner"] / one[name] for one in rounds]
         rows.append([name, f"{median(speeds):.1f}", f"{min(speeds):.1f} to {max(speeds):.1f}", f"{median(ratios):.2f}"])
-    text = (
-        f"{machine()}; {options.rounds} rounds.\n\n"
-        + markdown(["training", "images a second", "range", "FineTuner is faster by"], rows)
-        + "\n\n"
-        + markdown(["start-up", "wall time"], start_up())
+    text = f"{machine()}; {options.rounds} rounds.\n\n" + markdown(
+        ["training", "images a second", "range", "FineTuner is faster by"], rows
     )
     print(text)
     write_block("speed", text)

@@ -293,7 +293,7 @@ def test_sweeps_run(
 RECIPES = {
     "int8": ["recipe.steps.int8.max_drop=100"],
     "qat": ["recipe.steps.int8.max_drop=100", "recipe.steps.qat.overrides.2='epochs=1'"],
-    "prune": ["recipe.steps.prune.multiple=1", "recipe.steps.prune.pictures=32"],
+    "prune": ["recipe.steps.prune.multiple=1", "recipe.steps.prune.images=32"],
     "sparsify": [],
     "distill": ["++recipe.steps.distill.overrides.1='backbone.widths=[2,4]'"],
     "small": [

@@ -1,4 +1,4 @@
-"""Make a run smaller and faster by the steps of a recipe, and measure what each of them costs."""
+"""Make a run smaller and faster with the steps of a recipe, and measure each step."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visiontune.compression.measuring import measure
-from visiontune.compression.step import Step, config_of
+from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
@@ -25,17 +25,17 @@ def main(cfg: DictConfig) -> Path:
     name = HydraConfig.get().runtime.choices["recipe"]
     output = Path(cfg.output).expanduser().resolve() if cfg.output else run.path / "compressed" / name
     if output == run.path or (run.path in output.parents and run.path / "compressed" not in output.parents):
-        raise UserError(f"output={cfg.output} lies within the run: name a folder outside of {run.path}")
+        raise UserError(f"output={cfg.output} is inside the run: write a folder outside of {run.path}")
     steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
-    made = config_of(run)
+    step_cfg = source_config(run)
     for step in steps.values():
-        made = step.check(made)
+        step_cfg = step.check(step_cfg)
     output.mkdir(parents=True, exist_ok=True)
     with RunDirectory(output).lock():
-        begin(output, cfg, run, steps)
+        write_recipe(output, cfg, run, steps)
         runs = [run]
-        for step, place in zip(steps.values(), places(output, steps), strict=True):
-            runs.append(applied(step, runs[-1], place))
+        for step, place in zip(steps.values(), step_folders(output, steps), strict=True):
+            runs.append(apply_step(step, runs[-1], place))
         with logging_to(None):
             rows = measure(runs, cfg.threads, cfg.compile)
         write(rows, output)
@@ -44,43 +44,43 @@ def main(cfg: DictConfig) -> Path:
     return runs[-1].path
 
 
-def places(output: Path, steps: Iterable[str]) -> list[Path]:
-    """Where the runs of the steps lie."""
+def step_folders(output: Path, steps: Iterable[str]) -> list[Path]:
+    """The run directories of the steps."""
     return [output / f"{i}_{key}" for i, key in enumerate(steps)]
 
 
-def begin(output: Path, cfg: DictConfig, run: RunDirectory, steps: Mapping[str, Step]) -> None:
-    """Say in `recipe.yaml` what the folder is of.
+def write_recipe(output: Path, cfg: DictConfig, run: RunDirectory, steps: Mapping[str, Step]) -> None:
+    """Write `recipe.yaml`: the run, its weights and the steps.
 
     Raises:
-        UserError: it is of another recipe, another run, or the run before it was trained on.
+        UserError: the folder belongs to another recipe, another run, or other weights of the run.
     """
-    said = OmegaConf.create({"run": str(run.path), "sha256": run.digest(), "steps": cfg.recipe.steps})
+    recipe = OmegaConf.create({"run": str(run.path), "sha256": run.digest(), "steps": cfg.recipe.steps})
     place = output / "recipe.yaml"
     open_steps = {
         key: step.adjustable
-        for (key, step), made in zip(steps.items(), places(output, steps), strict=True)
-        if not RunDirectory(made).finished
+        for (key, step), folder in zip(steps.items(), step_folders(output, steps), strict=True)
+        if not RunDirectory(folder).finished
     }
-    if place.is_file() and _without(OmegaConf.load(place), open_steps) != _without(said, open_steps):
+    if place.is_file() and _without(OmegaConf.load(place), open_steps) != _without(recipe, open_steps):
         raise UserError(
-            f"{output} was made by other steps or of other weights, as {place} says: name another with output=DIR"
+            f"{output} was made with other steps or from other weights, see {place}: write another folder, output=DIR"
         )
     with write_atomically(place) as file:
-        file.write(OmegaConf.to_yaml(said, resolve=True))
+        file.write(OmegaConf.to_yaml(recipe, resolve=True))
 
 
 def _without(recipe: DictConfig | ListConfig, arguments: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """What `recipe.yaml` says, but for some arguments of some steps."""
-    made = cast("dict[str, Any]", OmegaConf.to_container(recipe, resolve=True))
+    """The content of `recipe.yaml` without some arguments of some steps."""
+    content = cast("dict[str, Any]", OmegaConf.to_container(recipe, resolve=True))
     for key, names in arguments.items():
         for name in names:
-            made["steps"].get(key, {}).pop(name, None)
-    return made
+            content["steps"].get(key, {}).pop(name, None)
+    return content
 
 
-def applied(step: Step, source: RunDirectory, output: Path) -> RunDirectory:
-    """The run of a step, which may be there from before."""
+def apply_step(step: Step, source: RunDirectory, output: Path) -> RunDirectory:
+    """The run of a step; made unless it is finished."""
     run = RunDirectory(output)
     print(f"{output}{' is finished' * run.finished}", flush=True)
     return run if run.finished else step.apply(source, output)

@@ -1,4 +1,4 @@
-"""Write a run's model as one file, with all that is done to an image inside, and prove that it is the model."""
+"""Export a run's model as one file with pre-processing and decoding inside, and compare it with the model."""
 
 import shutil
 from pathlib import Path
@@ -18,13 +18,13 @@ def main(cfg: DictConfig) -> Path:
     run, run_cfg = open_run(cfg.run, cfg.trust)
     if run_cfg.get("backend"):
         raise UserError(
-            f"the model of {run.path} is a file already: copy {run.exports}, or export what it was made of, "
+            f"the model of {run.path} is a file already: copy {run.exports}, or export the run it was made from, "
             f"{run_cfg.compressed_from}"
         )
     if cfg.checkpoint is None and not run.finished:
         raise UserError(
-            f"{run.path} is {run.read_status()['status']}: continue it with visiontune train run={run.path}, or say "
-            "which weights are meant with checkpoint=best"
+            f"{run.path} is {run.read_status()['status']}: resume it with visiontune train run={run.path}, or write "
+            "checkpoint=best"
         )
     if cfg.format not in NAMES:
         raise UserError(f"format={cfg.format}: write one of {', '.join(NAMES)}")
@@ -37,17 +37,17 @@ def main(cfg: DictConfig) -> Path:
     output = Path(cfg.output).expanduser() if cfg.output else run.exports
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[cfg.format]
-    half = path.with_name(f".{path.name}")
+    temporary = path.with_name(f".{path.name}")
     try:
-        write(graph, half, cfg.format)
-        batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.pictures, original_images=True))
-        count, worst = verify(OPEN[cfg.format](half), model, batches)
-        half.replace(path)
+        write(graph, temporary, cfg.format)
+        batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.images, original_images=True))
+        count, worst = verify(OPEN[cfg.format](temporary), model, batches)
+        temporary.replace(path)
     finally:
-        half.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     if cfg.format == "onnx":
         shutil.copy(Path(__file__).parent / "deployment" / "run_onnx.py", output)
     size = path.stat().st_size / 1e6
-    print(f"{size:.1f} MB; on {count} images of {cfg.split} the model's numbers, up to {worst:.1g} of their size")
+    print(f"{size:.1f} MB; verified on {count} images of {cfg.split}, largest relative difference {worst:.1g}")
     print(path)
     return path

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from running import SMALL, mostly_slow
 from torch import Tensor
 
-from visiontune.compression.bootstrap import PictureStates, Resampled
+from visiontune.compression.bootstrap import BootstrapMetrics, MetricStates
 from visiontune.models.finetuner import FineTuner
 from visiontune.training.build import build_data, build_model
 from visiontune.training.evaluation import evaluate
@@ -29,7 +29,7 @@ BASE = [override for override in SMALL if not override.startswith("data.image_si
         "segmentation",
     ),
 )
-def test_all_pictures_once_are_the_split(
+def test_every_image_once_is_the_split(
     task: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = [f"heads.{task}.score_threshold=0.005", f"heads.{task}.channels=64"]
@@ -38,9 +38,9 @@ def test_all_pictures_once_are_the_split(
     model, _ = build_model(cfg, data.schema, 1)
     head = model.heads[task]
     monkeypatch.setattr(type(head), "bootstrap_samples", 10)
-    states = PictureStates()
+    states = MetricStates()
     result = evaluate(model, data, "train", "cpu", callbacks=[states])  # of which a fifth has no label
-    found = states.resampled(model)
+    found = states.bootstrap_metrics(model)
     for name, value in found.values.items():
         assert value == pytest.approx(result.metrics[f"train/{name}"], rel=1e-5, abs=1e-7, nan_ok=True), name
     assert f"{task}/{head.monitor}" in found.values and f"{task}/loss" in found.values
@@ -48,7 +48,7 @@ def test_all_pictures_once_are_the_split(
     assert estimate.low < estimate.value < estimate.high
     assert len(found.draws[f"{task}/loss"]) == 10
     states.states = {task: [None] * len(states.states[task])}  # as a draw may have it: nothing is labelled
-    nothing = states.resampled(model).values
+    nothing = states.bootstrap_metrics(model).values
     assert nothing.keys() == found.values.keys() and math.isnan(nothing[f"{task}/{head.monitor}"])
     assert bool(found.classes) == (task not in ("regression", "dense"))
     for name, value in found.classes.items():
@@ -79,9 +79,9 @@ def test_the_interval_of_an_accuracy(config: Callable[..., DictConfig]) -> None:
     assert list(first.classes.values()) == pytest.approx(recalls)
 
 
-def _told(model: FineTuner, found: Tensor, labels: Tensor) -> Resampled:
+def _told(model: FineTuner, found: Tensor, labels: Tensor) -> BootstrapMetrics:
     """As if `model` had said `found`."""
-    states = PictureStates()
+    states = MetricStates()
     scores = torch.eye(10)[found] * 0.8 + 0.02
     outputs = {
         "predictions": {"classification": [{"scores": row} for row in scores]},
@@ -89,7 +89,7 @@ def _told(model: FineTuner, found: Tensor, labels: Tensor) -> Resampled:
     }
     truth = {"classification": labels.tolist()}
     states.on_test_batch_end(L.Trainer(logger=False), model, outputs, {"truth": truth, "targets": truth}, 0)
-    return states.resampled(model)
+    return states.bootstrap_metrics(model)
 
 
 @pytest.mark.slow
@@ -97,6 +97,6 @@ def test_several_tasks_have_a_score(config: Callable[..., DictConfig]) -> None:
     cfg = config(*SCENES, "heads=multitask", "heads.detection.channels=64", base=BASE)
     data = build_data(cfg)
     model, _ = build_model(cfg, data.schema, 1)
-    states = PictureStates()
+    states = MetricStates()
     result = evaluate(model, data, "val", "cpu", callbacks=[states])
-    assert states.resampled(model).values["score"] == pytest.approx(result.metrics["val/score"], abs=1e-6)
+    assert states.bootstrap_metrics(model).values["score"] == pytest.approx(result.metrics["val/score"], abs=1e-6)

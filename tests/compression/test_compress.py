@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from running import Command
 
-from visiontune.compress import begin
+from visiontune.compress import write_recipe
 from visiontune.compression import Int8, TrainStep
-from visiontune.compression.step import config_of, lost
-from visiontune.compression.train_step import merged, placed
+from visiontune.compression.step import metric_drop, source_config
+from visiontune.compression.train_step import merge_overrides, substitute
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 
@@ -26,36 +26,36 @@ def run(command: Command, tiny: list[str]) -> RunDirectory:
 
 def test_a_later_choice_forgets_what_was_said_of_the_one_before() -> None:
     before = ["strategy=gradual_unfreeze", "strategy.head_epochs=2", "optimizer.lr=1e-3", "run_dir=/a", "epochs=4"]
-    assert merged(before, ["strategy=full", "epochs=2"]) == ["optimizer.lr=1e-3", "strategy=full", "epochs=2"]
-    assert merged(before, ["optimizer.lr=1"]) == [*before[:2], "epochs=4", "optimizer.lr=1"]
-    assert merged(["trainer.max_epochs=50"], ["epochs=10"]) == ["epochs=10"]  # two names of one key
+    assert merge_overrides(before, ["strategy=full", "epochs=2"]) == ["optimizer.lr=1e-3", "strategy=full", "epochs=2"]
+    assert merge_overrides(before, ["optimizer.lr=1"]) == [*before[:2], "epochs=4", "optimizer.lr=1"]
+    assert merge_overrides(["trainer.max_epochs=50"], ["epochs=10"]) == ["epochs=10"]  # two names of one key
     rounding = "+callbacks.quantization_aware._target_=visiontune.callbacks.QuantizationAware"
-    assert merged([rounding, "seed=1"], ["strategy=full"]) == ["seed=1", "strategy=full"]
+    assert merge_overrides([rounding, "seed=1"], ["strategy=full"]) == ["seed=1", "strategy=full"]
 
 
 @pytest.mark.parametrize("path", ["/plain/run", "/jörg's runs (2)/a=b,[c]"])
 def test_a_path_of_any_characters(path: str) -> None:
-    line = placed("distill.teacher=SOURCE/x", "SOURCE", path)
+    line = substitute("distill.teacher=SOURCE/x", "SOURCE", path)
     (override,) = OverridesParser.create().parse_overrides([line])
     assert override.key_or_group == "distill.teacher" and override.value() == f"{path}/x"
-    assert placed("epochs=3", "SOURCE", path) == "epochs=3"
+    assert substitute("epochs=3", "SOURCE", path) == "epochs=3"
 
 
 def test_training_on(run: RunDirectory, tmp_path: Path) -> None:
     step = TrainStep(["strategy=lp_ft", "epochs=2", "trainer.max_epochs=2"])
-    checked = step.check(config_of(run))
+    checked = step.check(source_config(run))
     made = step.apply(run, tmp_path / "made")
     cfg, before = made.read_config(), run.read_config()
     assert cfg.strategy._target_ == checked.strategy._target_ == "visiontune.strategies.LpFt"
     assert cfg.optimizer.lr == pytest.approx(1e-3) and cfg.seed == 3 and cfg.trainer.max_epochs == 2
     assert cfg.data == before.data and cfg.heads == before.heads
-    assert cfg.compressed_from == cfg.weights_from == str(run.path) and "said" not in cfg
+    assert cfg.compressed_from == cfg.weights_from == str(run.path) and "overrides" not in cfg
     assert made.read_status()["status"] == "finished" and "test/classification/accuracy" in made.metrics.read_text()
 
 
 def test_another_network_begins_anew(run: RunDirectory) -> None:
     step = TrainStep(["backbone=small_cnn", "backbone.widths=[2,4]", "optimizer.lr=0.1"], from_source=False)
-    made = step.check(config_of(run))
+    made = step.check(source_config(run))
     assert made.backbone.widths == [2, 4] and made.backbone.depth == 2 and made.weights_from is None
     assert made.optimizer.lr == pytest.approx(0.1) and made.data.image_size == 16
 
@@ -89,7 +89,7 @@ def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     made.status.write_text(made.status.read_text().replace("finished", "running"))
     assert command(*arguments).run.predictions.stat().st_mtime_ns > before
     refused = command(*arguments[:-1], "recipe.steps.int8.max_drop=40").message
-    assert refused.startswith(f"{tmp_path / 'int8'} was made by other steps")
+    assert refused.startswith(f"{tmp_path / 'int8'} was made with other steps")
 
 
 def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirectory, tmp_path: Path) -> None:
@@ -101,16 +101,16 @@ def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirect
 
     output, steps = tmp_path / "out", {"int8": Int8()}
     output.mkdir()
-    begin(output, recipe(max_drop=1.0, pictures=9), run, steps)
-    begin(output, recipe(max_drop=5.0, pictures=9), run, steps)
-    assert OmegaConf.load(output / "recipe.yaml").steps.int8 == recipe(max_drop=5.0, pictures=9).recipe.steps.int8
-    with pytest.raises(UserError, match="was made by other steps"):
-        begin(output, recipe(max_drop=5.0, pictures=8), run, steps)
+    write_recipe(output, recipe(max_drop=1.0, images=9), run, steps)
+    write_recipe(output, recipe(max_drop=5.0, images=9), run, steps)
+    assert OmegaConf.load(output / "recipe.yaml").steps.int8 == recipe(max_drop=5.0, images=9).recipe.steps.int8
+    with pytest.raises(UserError, match="was made with other steps"):
+        write_recipe(output, recipe(max_drop=5.0, images=8), run, steps)
     made = RunDirectory.create(output / "0_int8")
     made.status.write_text('{"status": "finished"}')
-    begin(output, recipe(max_drop=5.0, pictures=9), run, steps)
-    with pytest.raises(UserError, match="was made by other steps"):
-        begin(output, recipe(max_drop=1.0, pictures=9), run, steps)
+    write_recipe(output, recipe(max_drop=5.0, images=9), run, steps)
+    with pytest.raises(UserError, match="was made with other steps"):
+        write_recipe(output, recipe(max_drop=1.0, images=9), run, steps)
 
 
 def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, t
 
 def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp_path: Path) -> None:
     """What the run's command line named, a step in another folder cannot find there."""
-    cfg = config_of(run)
-    cfg.said = [*cfg.said, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
+    cfg = source_config(run)
+    cfg.overrides = [*cfg.overrides, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
     cfg.optimizer.lr, cfg.distill.teacher = 0.0123, str(run.path)
     made = TrainStep(["strategy=full"]).check(cfg)
     assert made.optimizer.lr == 0.0123 and made.distill.teacher == str(run.path)
@@ -138,7 +138,7 @@ def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp
 )
 def test_points(before: float, after: float, mode: str, points: float) -> None:
     """A share loses hundredths; an error, or decibels, percent."""
-    assert lost(before, after, mode) == pytest.approx(points)
+    assert metric_drop(before, after, mode) == pytest.approx(points)
 
 
 def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path) -> None:
@@ -154,22 +154,22 @@ def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path)
 
 def test_a_recipe_says_what_it_was(run: RunDirectory, tmp_path: Path) -> None:
     cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x", "amount": 0.5}}}})
-    begin(tmp_path, cfg, run, {"a": Int8()})
-    begin(tmp_path, cfg, run, {"a": Int8()})
+    write_recipe(tmp_path, cfg, run, {"a": Int8()})
+    write_recipe(tmp_path, cfg, run, {"a": Int8()})
     assert OmegaConf.load(tmp_path / "recipe.yaml").steps.a.amount == 0.5
 
 
 def test_another_original_than_the_folder_was_made_of(run: RunDirectory, tmp_path: Path) -> None:
     """Steps of weights that are no more would stand beside the new ones' numbers."""
     cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x"}}}})
-    begin(tmp_path, cfg, run, {"a": Int8()})
+    write_recipe(tmp_path, cfg, run, {"a": Int8()})
     place = tmp_path / "recipe.yaml"
     place.write_text(place.read_text().replace(run.digest(), "0" * 64))
-    with pytest.raises(UserError, match="was made by other steps or of other weights"):
-        begin(tmp_path, cfg, run, {"a": Int8()})
+    with pytest.raises(UserError, match="was made with other steps or from other weights"):
+        write_recipe(tmp_path, cfg, run, {"a": Int8()})
 
 
 @pytest.mark.parametrize("place", ["", "smaller"])
 def test_a_run_is_not_compressed_into_itself(place: str, run: RunDirectory, command: Command) -> None:
     message = command("compress", f"run={run.path}", "recipe=int8", f"output={run.path / place}").message
-    assert message.endswith(f"lies within the run: name a folder outside of {run.path}")
+    assert message.endswith(f"is inside the run: write a folder outside of {run.path}")

@@ -41,7 +41,7 @@ def metrics(run: RunDirectory) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def quantized(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return Int8(pictures=64).apply(run, tmp_path_factory.mktemp("int8") / "run")
+    return Int8(images=64).apply(run, tmp_path_factory.mktemp("int8") / "run")
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_pat
     assert found["val/classification/loss"] == pytest.approx(metrics(quantized)["val/classification/loss"], abs=1e-6)
     assert "is a file already" in command("export", f"run={quantized.path}").message
     assert "is a file, which cannot be trained" in command("train", f"run={quantized.path}", "epochs=99").message
-    with pytest.raises(UserError, match="quantized already"):
+    with pytest.raises(UserError, match="already quantized"):
         Int8().check(quantized.read_config())
 
 
@@ -82,7 +82,7 @@ def test_layers_that_hurt_stay_in_float(
         return replace(found, ranges=found.ranges | {node.input[0]: (0.0, 1e4)})
 
     monkeypatch.setattr(Network, "calibrate", ruined)
-    made = Int8(pictures=64).apply(run, tmp_path / "run")
+    made = Int8(images=64).apply(run, tmp_path / "run")
     lines = [line for line in made.log.read_text().splitlines() if " -> " in line]
     assert len(lines) == 2 and lines[1].endswith(f"in float: {LAST}, {FIRST}, {SECOND}")
     assert metrics(made)["val/classification/accuracy"] > metrics(run)["val/classification/accuracy"] - 0.0101
@@ -100,7 +100,7 @@ def test_small_layers_stay_in_float_first(run: RunDirectory, tmp_path: Path, mon
     losses = iter([5.0, 5.0, 5.0, 0.0])
     monkeypatch.setattr(Network, "sensitivities", alike)
     monkeypatch.setattr(int8, "lost", lambda *_: next(losses))
-    made = Int8(pictures=8).apply(run, tmp_path / "run")
+    made = Int8(images=8).apply(run, tmp_path / "run")
     smallest = sorted(sizes.keys() - {FIRST, LAST}, key=lambda layer: sizes[layer])
     kept = [line.partition("in float: ")[2].split(", ") for line in made.log.read_text().splitlines() if " -> " in line]
     assert kept[:3] == [[LAST, FIRST], [LAST, FIRST, smallest[0]], [LAST, FIRST, *smallest[:2]]]
@@ -113,14 +113,14 @@ def test_small_layers_stay_in_float_first(run: RunDirectory, tmp_path: Path, mon
 def convolution(path: Path, weight: np.ndarray) -> Network:
     """raw.y = (x - 3) * weight, by a convolution with cells of one pixel."""
     nodes = [
-        helper.make_node("Cast", ["picture"], ["float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["float"], "cast", to=TensorProto.FLOAT),
         helper.make_node("Sub", ["float", "three"], ["x"], "sub"),
         helper.make_node("Conv", ["x", "weight"], ["raw.y"], "conv"),
     ]
     graph = helper.make_graph(
         nodes,
         "one",
-        [helper.make_tensor_value_info("picture", TensorProto.UINT8, [1, weight.shape[1], 4, 4])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, weight.shape[1], 4, 4])],
         [
             helper.make_tensor_value_info("raw.y", TensorProto.FLOAT, [1, len(weight), 4, 4]),
             helper.make_tensor_value_info("three", TensorProto.FLOAT, []),  # as a detector gives its anchors
@@ -136,8 +136,8 @@ def test_integers_of_a_convolution(tmp_path: Path, reduce_range: bool, most: int
     """Weights by hand: a scale a channel, symmetric; what is before the weights stays in float."""
     weight = np.array([[[[1.0]]], [[[-0.02]]]], np.float32)
     network = convolution(tmp_path / "one.onnx", weight)
-    picture = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
-    calibration = network.calibrate([picture], "minmax")
+    image = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    calibration = network.calibrate([image], "minmax")
     assert calibration.ranges["x"] == (-3, 12) and [node.name for node in network.layers["weight"]] == ["conv"]
     made = network.quantized(calibration, ["weight"], reduce_range)
     values = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
@@ -145,11 +145,11 @@ def test_integers_of_a_convolution(tmp_path: Path, reduce_range: bool, most: int
     assert integers.ravel().tolist() == [most, -most]
     scales = next(value for value in values.values() if value.dtype == np.float32 and value.shape == (2,))
     np.testing.assert_allclose(scales * most, [1, 0.02], rtol=0.02)
-    ((found,),) = [list(one.values()) for one in network._run(made, [picture], ["raw.y"])]
+    ((found,),) = [list(one.values()) for one in network._run(made, [image], ["raw.y"])]
     np.testing.assert_allclose(found[0, 0].ravel(), np.arange(16) - 3, atol=15 / 255 + 0.01)
-    ((three,),) = [list(one.values()) for one in network._run(made, [picture], ["three"])]
+    ((three,),) = [list(one.values()) for one in network._run(made, [image], ["three"])]
     assert three == 3
-    assert network.sensitivities(calibration, [picture], reduce_range)["weight"] < 1e-3
+    assert network.sensitivities(calibration, [image], reduce_range)["weight"] < 1e-3
 
 
 @pytest.mark.parametrize(("width", "first"), [(64, ["stem"]), (48, [])])
@@ -157,12 +157,12 @@ def test_a_first_layer_with_little_to_do_stays_in_float(tmp_path: Path, width: i
     """8 x 3 x 9 multiply-adds a pixel are 4.5% of all beside 64 x 8 x 9, and 5.9% beside 48 x 8 x 9."""
     weights = {"stem": np.ones((8, 3, 3, 3), np.float32), "next": np.ones((width, 8, 3, 3), np.float32)}
     nodes = [
-        helper.make_node("Cast", ["picture"], ["x"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["x"], "cast", to=TensorProto.FLOAT),
         helper.make_node("Conv", ["x", "stem"], ["y"], "one", pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["y", "next"], ["raw.y"], "two", pads=[1, 1, 1, 1]),
     ]
     ends = [
-        helper.make_tensor_value_info("picture", TensorProto.UINT8, [1, 3, 10, 10]),
+        helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, 10, 10]),
         helper.make_tensor_value_info("raw.y", TensorProto.FLOAT, [1, width, 10, 10]),
     ]
     constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
@@ -179,26 +179,26 @@ def test_rounded_weights_shift_nothing_in_the_mean(tmp_path: Path, group: int) -
     weight = rng.normal(size=(6, 6 // group, 3, 3)).astype(np.float32)
     weight[:, 0, 0, 0] = 40  # the others are rounded coarsely
     nodes = [
-        helper.make_node("Cast", ["picture"], ["x"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["x"], "cast", to=TensorProto.FLOAT),
         helper.make_node("Conv", ["x", "weight", "bias"], ["raw.y"], "conv", group=group),
     ]
     ends = [
         helper.make_tensor_value_info(name, kind, [1, 6, *size])
-        for name, kind, size in (("picture", TensorProto.UINT8, (9, 9)), ("raw.y", TensorProto.FLOAT, (7, 7)))
+        for name, kind, size in (("image", TensorProto.UINT8, (9, 9)), ("raw.y", TensorProto.FLOAT, (7, 7)))
     ]
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.ones(6, np.float32), "bias")]
     graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], constants)
     path = tmp_path / "one.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     network = Network(path)
-    pictures = [torch.from_numpy(rng.integers(100, 156, (6, 9, 9), dtype=np.uint8)) for _ in range(20)]
-    calibration = network.calibrate(pictures, "minmax")
-    np.testing.assert_allclose(calibration.means["weight"], torch.stack(pictures).double().mean((0, 2, 3)), rtol=1e-6)
+    images = [torch.from_numpy(rng.integers(100, 156, (6, 9, 9), dtype=np.uint8)) for _ in range(20)]
+    calibration = network.calibrate(images, "minmax")
+    np.testing.assert_allclose(calibration.means["weight"], torch.stack(images).double().mean((0, 2, 3)), rtol=1e-6)
     shifts = []
     for correct in (False, True):
         made = network.quantized(calibration, ["weight"], False, correct)
         found, truth = (
-            np.stack([one["raw.y"][0] for one in network._run(model, pictures, ["raw.y"])])
+            np.stack([one["raw.y"][0] for one in network._run(model, images, ["raw.y"])])
             for model in (made, network.model)
         )
         shifts.append(np.abs((found - truth).mean((0, 2, 3))))
@@ -226,7 +226,7 @@ def test_processors_without_vnni(flags: str, expected: bool, monkeypatch: pytest
     assert quantization.saturates() is False
 
 
-@pytest.mark.parametrize("wrong", [{"calibration": "best"}, {"pictures": 0}, {"max_drop": -1}, {"reduce_range": "no"}])
+@pytest.mark.parametrize("wrong", [{"calibration": "best"}, {"images": 0}, {"max_drop": -1}, {"reduce_range": "no"}])
 def test_bad_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         Int8(**wrong)
@@ -242,7 +242,7 @@ def test_what_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Network, "calibrate", ruined)
     with pytest.raises(RunError, match="half of the weights"):
-        Int8(pictures=8).apply(run, tmp_path / "run")
+        Int8(images=8).apply(run, tmp_path / "run")
 
 
 def test_the_recipe() -> None:

@@ -15,8 +15,8 @@ from running import Command
 
 from visiontune.compression import Prune, prune
 from visiontune.compression.costs import macs, params
-from visiontune.compression.pruning import Ranking, _several, pruned, to_target
-from visiontune.compression.step import config_of
+from visiontune.compression.pruning import Ranking, _join_single_images, prune_channels, prune_to_target
+from visiontune.compression.step import source_config
 from visiontune.config.compose import config_dir
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
@@ -49,7 +49,7 @@ def test_dead_channels_go_and_nothing_changes(config: Config) -> None:
         for norm, dead in ((net.block1.norm1, [0, 3]), (net.block2.norm1, [1, 2, 5, 7])):
             norm.weight[dead], norm.bias[dead] = 0.0, 0.0
     for ranking in (Ranking("batchnorm", multiple=1), Ranking("batchnorm", "global", 1)):
-        smaller = pruned(model, 0.5, ranking, SIZE)
+        smaller = prune_channels(model, 0.5, ranking, SIZE)
         assert widths(smaller) == [2, 4] and widths(model) == [4, 8]
         image = torch.rand(3, 3, *SIZE)
         with torch.no_grad():
@@ -73,7 +73,7 @@ def test_importances_rank_by_what_they_say(config: Config) -> None:
     net.block2.conv1.weight.grad[5] = 0.0  # the loss does not depend on it
     net.block2.norm1.weight.grad[5] = 0.0
     for importance, gone in (("magnitude", 3), ("batchnorm", 6), ("taylor", 5)):
-        smaller: Any = pruned(model, 1 / 8, Ranking(importance, multiple=1), SIZE)
+        smaller: Any = prune_channels(model, 1 / 8, Ranking(importance, multiple=1), SIZE)
         kept = [i for i in range(8) if i != gone]
         assert torch.equal(smaller.backbone.model.block2.norm1.weight, net.block2.norm1.weight[kept]), importance
 
@@ -86,10 +86,10 @@ def test_layers_compete_or_lose_alike(config: Config) -> None:
             tensor.fill_(1.0)
         net.block2.conv1.weight[:16], net.block2.norm1.weight[:16] = 1e-3, 1e-3
         model.heads["classification"].get_parameter("linear.weight")[:, :16] = 0.0
-    assert widths(pruned(model, 0.25, Ranking(scope="global"), SIZE)) == [32, 16]
-    assert widths(pruned(model, 0.25, Ranking(scope="uniform"), SIZE)) == [24, 24]
-    assert widths(pruned(model, 0.35, Ranking(scope="uniform"), SIZE)) == [24, 24]  # multiples of 8
-    assert widths(pruned(model, 0.99, Ranking(scope="global"), SIZE)) == [8, 8]  # no layer goes wholly
+    assert widths(prune_channels(model, 0.25, Ranking(scope="global"), SIZE)) == [32, 16]
+    assert widths(prune_channels(model, 0.25, Ranking(scope="uniform"), SIZE)) == [24, 24]
+    assert widths(prune_channels(model, 0.35, Ranking(scope="uniform"), SIZE)) == [24, 24]  # multiples of 8
+    assert widths(prune_channels(model, 0.99, Ranking(scope="global"), SIZE)) == [8, 8]  # no layer goes wholly
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
@@ -97,16 +97,16 @@ def test_a_target_is_met_as_closely_as_channels_allow(cost: str, config: Config)
     model = network(config, "backbone.widths=[64,64]", "backbone.depth=2")
     count: Any = params if cost == "params" else lambda network: macs(network, SIZE)
     for fraction in (0.25, 0.6):
-        found = count(to_target(model, model, cost, fraction, Ranking(multiple=1), SIZE)) / count(model)
+        found = count(prune_to_target(model, model, cost, fraction, Ranking(multiple=1), SIZE)) / count(model)
         assert 0.95 * fraction < found <= fraction
     with pytest.raises(UserError, match=rf"{cost}=0.001 of the original cannot be reached .* still has 0\.\d+; write"):
-        to_target(model, model, cost, 0.001, Ranking(multiple=1), SIZE)
+        prune_to_target(model, model, cost, 0.001, Ranking(multiple=1), SIZE)
 
 
 @pytest.mark.slow
 def test_latency_is_measured(config: Config) -> None:
     model = network(config, "backbone.widths=[64,128]", "backbone.depth=2")
-    smaller = to_target(model, model, "latency", 0.6, Ranking(), (32, 32))
+    smaller = prune_to_target(model, model, "latency", 0.6, Ranking(), (32, 32))
     assert macs(smaller, (32, 32)) < 0.8 * macs(model, (32, 32))
 
 
@@ -133,7 +133,7 @@ def test_families_and_their_heads_follow(name: str, config: Config) -> None:
 
 def cfg_said(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
-        cfg.compressed_from, cfg.said = "", []
+        cfg.compressed_from, cfg.overrides = "", []
     return cfg
 
 
@@ -169,11 +169,11 @@ def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         Prune(macs=0.5)
 
 
-def test_pictures_one_at_a_time_have_a_variance_together() -> None:
+def test_single_images_are_joined_for_a_variance() -> None:
     images = torch.arange(5.0).view(5, 1, 1, 1)
 
     def sizes(batches: Iterable[torch.Tensor]) -> list[int]:
-        return [len(batch) for batch in _several(batches)]
+        return [len(batch) for batch in _join_single_images(batches)]
 
     assert sizes(images.split(1)) == [2, 2] and sizes(images.split(2)) == [2, 2]
     assert sizes(images.split(4)) == [4] and sizes(images[:1].split(1)) == [1]
@@ -223,7 +223,7 @@ def test_rounds_are_runs_and_a_killed_step_goes_on(
 ) -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         step = Prune(params=0.25, rounds=2, multiple=1, overrides=["strategy=full", "epochs=1"])
-        step.check(config_of(run))
+        step.check(source_config(run))
         made = step.apply(run, tmp_path / "0_prune")
         first = RunDirectory.open(tmp_path / "0_prune_round_1")
         between = RunDirectory.open(tmp_path / "0_prune_round_1_trained")
@@ -239,7 +239,7 @@ def test_rounds_are_runs_and_a_killed_step_goes_on(
 def test_adapters_are_merged(command: Command, tiny: list[str], tmp_path: Path) -> None:
     pytest.importorskip("peft")
     tuned = command("train", *tiny, "strategy=lora", "optimizer.lr=0.01", f"run_dir={tmp_path / 'lora'}").run
-    made = Prune(params=0.6, multiple=1, importance="taylor", pictures=16).apply(tuned, tmp_path / "pruned")
+    made = Prune(params=0.6, multiple=1, importance="taylor", images=16).apply(tuned, tmp_path / "pruned")
     model, _ = load_model(made, made.read_config())
     whole, _ = load_model(tuned, tuned.read_config(), plain=True)
     rows = {row.tobytes() for row in whole.backbone.model.block1.conv1.weight.detach().numpy()}  # type: ignore[union-attr, operator]

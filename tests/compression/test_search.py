@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visiontune.compression.front import write_front
+from visiontune.compression.pareto import write_pareto_front
 from visiontune.compression.search import Chain, Limits, Point, explore, fastest, front, nearest
 
 LEVELS = [["tiny", "narrow"], ["half", "quarter"], ["int8"]]
@@ -71,7 +71,7 @@ def test_limits_that_nothing_keeps() -> None:
     assert missed == {"max_drop": pytest.approx(0.05), "max_latency_ms": pytest.approx(24 / 18 / 1.2 - 1)}
 
 
-def test_the_front_in_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_pareto_front_as_table_and_figure(tmp_path: Path) -> None:
     points = [
         Point((), 0.95, 0.0, 24.0, 40.0),
         Point(("a",), 0.94, 1.0, 12.0, 20.0),
@@ -80,7 +80,7 @@ def test_the_front_in_a_table_and_a_picture(tmp_path: Path) -> None:
         Point(("swin",), failed="it has windows"),
     ]
     assert [point.name for point in front(points)] == ["a", "original", "small"]
-    write_front(points, Limits(0.5, 15.0), "val/classification/accuracy", tmp_path)
+    write_pareto_front(points, Limits(0.5, 15.0), "val/classification/accuracy", tmp_path)
     rows = {row["candidate"]: row for row in csv.DictReader((tmp_path / "front.csv").open())}
     assert {name for name, row in rows.items() if row["front"]} == {"a", "original", "small"}
     assert rows["a"]["latency_ms"] == "12.0" and rows["swin"]["failed"] == "it has windows"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from visiontune.compression import small
 from visiontune.compression.small import Small
-from visiontune.compression.step import Step, config_of, derived
+from visiontune.compression.step import Step, derive_run, source_config
 from visiontune.compression.timing import Timing
 from visiontune.compression.train_step import TrainStep
 from visiontune.errors import RunError, UserError
@@ -38,12 +38,12 @@ class Pretended(Step):
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         if self.name in os.environ.get("DIES", "-"):
-            derived(source, config_of(source), output)
+            derive_run(source, source_config(source), output)
             raise KeyboardInterrupt
         if self.name in os.environ.get("FAILS", "-"):
             raise {"RunError": RunError, "UserError": UserError}[os.environ["HOW"]]("int8 costs 9 points")
         self.made.append(f"{output.name}")
-        run = derived(source, config_of(source), output)
+        run = derive_run(source, source_config(source), output)
         os.link(source.checkpoint("best"), run.checkpoints / "best.ckpt")
         before = source.read_status()["objective"]
         objective = {**before, "value": before["value"] - LOST[self.name]}
@@ -67,13 +67,13 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found[path] = Timing(0.024 / ratio, ratio)
         return found
 
-    def contender(name: str, run: RunDirectory, cfg: DictConfig) -> SimpleNamespace:
+    def variant(name: str, run: RunDirectory, cfg: DictConfig) -> SimpleNamespace:
         return SimpleNamespace(call=print, megabytes=9.0 if "int8" in run.path.name else 10.0)
 
     monkeypatch.setattr(Small, "_steps", steps)
-    monkeypatch.setattr(small, "alternating", faster)
-    monkeypatch.setattr(small, "as_it_is", contender)
-    monkeypatch.setattr(small, "pictures_of", lambda *_: None)
+    monkeypatch.setattr(small, "time_alternately", faster)
+    monkeypatch.setattr(small, "eager_variant", variant)
+    monkeypatch.setattr(small, "input_images", lambda *_: None)
     monkeypatch.setattr(Pretended, "made", [])
     return Pretended.made
 
@@ -155,7 +155,7 @@ def test_the_run_itself_where_nothing_is_better(run: RunDirectory, pretended: li
 
 @pytest.mark.slow
 def test_steps_that_refuse_are_no_candidates(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:
-    cfg = config_of(run)
+    cfg = source_config(run)
     one = Small(students={"windows": [], "tiny": []}, prune=[])
     assert one.check(cfg) == cfg
     assert one.refused == {("windows",): "its attention is within windows"}

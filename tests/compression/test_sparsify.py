@@ -12,7 +12,7 @@ from torch import nn
 from visiontune.callbacks import KeepZeros
 from visiontune.compression import Prune, Sparsify
 from visiontune.compression.sparsify import KEEP, layer_weights, zero_smallest
-from visiontune.compression.step import config_of
+from visiontune.compression.step import source_config
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.training.load import load_model
@@ -46,7 +46,7 @@ def test_a_sparse_run_has_the_share(scope: str, share: float | None, run: RunDir
     assert count == round(0.75 * sum(where.numel() for where in found.values()))
     if share:
         assert {round(float(where.float().mean()), 2) for where in found.values()} == {share}
-    assert config_of(made).said[-1] == KEEP and made.read_status()["status"] == "finished"
+    assert source_config(made).overrides[-1] == KEEP and made.read_status()["status"] == "finished"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -102,9 +102,9 @@ def test_arguments_without_meaning(amount: float, scope: str) -> None:
 
 
 def test_integers_are_the_end(run: RunDirectory) -> None:
-    cfg = config_of(run)
+    cfg = source_config(run)
     with open_dict(cfg):
         cfg.backend = "onnx"
     for step in (Sparsify(0.5), Prune(macs=0.5)):
-        with pytest.raises(UserError, match=r"the run is quantized already: .* takes the run that it was made of"):
+        with pytest.raises(UserError, match=r"the run is already quantized: .* needs the run it was made from"):
             step.check(cfg)

@@ -102,10 +102,10 @@ def test_what_cannot_be_exported_is_said(run: RunDirectory, monkeypatch: pytest.
     def failing(*_: object) -> None:
         raise RuntimeError("an operation without a translation\nand a hundred lines")
 
-    monkeypatch.setattr("visiontune.compression.contenders.write", failing)
+    monkeypatch.setattr("visiontune.compression.variants.write", failing)
     monkeypatch.setattr(measuring, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "BATCH_ROUNDS", 1)
-    monkeypatch.setattr(measuring, "fresh_peak_mb", lambda *_: 1.0)
+    monkeypatch.setattr(measuring, "measure_peak_mb", lambda *_: 1.0)
     eager, exported = measure([run], threads=1, compile_first=False)
     assert eager.peak_mb == 1.0 and math.isnan(exported.latency_ms)
     assert exported.note == "an operation without a translation"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from visiontune.compression.timing import alternating, energy
+from visiontune.compression.timing import energy, time_alternately
 
 
 class Machine:
@@ -29,7 +29,7 @@ class Machine:
 def test_medians_and_ratios() -> None:
     machine = Machine()
     calls = {"original": machine.call("original", 0.02), "small": machine.call("small", 0.005)}
-    found = alternating(calls, rounds=3, clock=machine.clock)
+    found = time_alternately(calls, rounds=3, clock=machine.clock)
     assert found["original"].seconds == pytest.approx(0.02) and found["original"].faster == pytest.approx(1)
     assert found["small"].seconds == pytest.approx(0.005) and found["small"].faster == pytest.approx(4)
     # Three to warm up and to be counted, then turns of a tenth of a second each.
@@ -45,7 +45,7 @@ def test_a_machine_that_slows_down_leaves_the_ratio_alone() -> None:
         machine.slowdown *= 2
         original()
 
-    found = alternating({"original": slower, "small": small}, rounds=5, turn=0, clock=machine.clock)
+    found = time_alternately({"original": slower, "small": small}, rounds=5, turn=0, clock=machine.clock)
     assert found["small"].faster == pytest.approx(4)
     assert found["small"].seconds == pytest.approx(0.05 * 2**6)  # of the third of five rounds
 

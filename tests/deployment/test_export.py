@@ -85,7 +85,7 @@ def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, t
     assert "was made of other weights" in message and message.endswith(f"format={backend} checkpoint={other}")
 
 
-def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
+def test_same_images_and_rows(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
     torch.manual_seed(0)
     for name, size in {"a": (90, 70), "b": (40, 64), "c": (64, 64)}.items():  # width, height
         noise = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8).numpy()
@@ -99,9 +99,9 @@ def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: 
             found[name] = list(csv.DictReader(file))
     assert [row["path"] for row in found["onnx"]] == ["a.png", "b.png", "c.png"]
     assert [row["prediction"] for row in found["onnx"]] == [row["prediction"] for row in found["own"]]
-    pictures = sorted(path.relative_to(tmp_path / "own") for path in (tmp_path / "own").rglob("*.png"))
-    assert len(pictures) >= 3
-    for path in pictures:
+    images = sorted(path.relative_to(tmp_path / "own") for path in (tmp_path / "own").rglob("*.png"))
+    assert len(images) >= 3
+    for path in images:
         with Image.open(tmp_path / "own" / path) as own, Image.open(tmp_path / "onnx" / path) as theirs:
             assert own.size == theirs.size
 
@@ -109,22 +109,22 @@ def test_the_same_pictures_and_rows(run: RunDirectory, exported: Path, command: 
 @pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)
 def test_without_torch_and_this_package(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
     """run_onnx.py says of an image what `predict` says."""
-    picture = tmp_path / "picture.png"
+    image = tmp_path / "image.png"
     torch.manual_seed(1)
-    Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(picture)
+    Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(image)
     script = exported.with_name("run_onnx.py")
     assert len(script.read_text().splitlines()) <= 60
     alone = (
         "import sys, runpy; sys.modules['torch'] = sys.modules['visiontune'] = None; "
-        f"sys.argv = ['run_onnx.py', {str(picture)!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
+        f"sys.argv = ['run_onnx.py', {str(image)!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (task,) = run.read_config().heads
-    assert done.stdout.startswith(f"{picture}  {task}: ")
+    assert done.stdout.startswith(f"{image}  {task}: ")
     said = done.stdout.removesuffix("\n").split(": ", 1)[1]
     if task == "classification":
-        command("predict", f"run={run.path}", f"input={picture}", f"output={tmp_path / 'own'}")
+        command("predict", f"run={run.path}", f"input={image}", f"output={tmp_path / 'own'}")
         with (tmp_path / "own" / "predictions.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
         assert said.split()[0] == row["prediction"]
@@ -133,27 +133,25 @@ def test_without_torch_and_this_package(run: RunDirectory, exported: Path, comma
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "I;16"])
 @pytest.mark.parametrize("run", ["classification"], indirect=True)
-def test_the_script_reads_pictures_as_training_does(
-    run: RunDirectory, exported: Path, tmp_path: Path, mode: str
-) -> None:
+def test_script_reads_images_as_training_does(run: RunDirectory, exported: Path, tmp_path: Path, mode: str) -> None:
     """Transparent pixels, 16 bits, another colour space: the same pixels, and the very same answers."""
-    picture = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     noise = torch.randint(0, 256, (20, 30, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
     if mode == "I;16":
-        Image.fromarray(noise[..., :2].copy().view(np.uint16)[..., 0]).save(picture)
+        Image.fromarray(noise[..., :2].copy().view(np.uint16)[..., 0]).save(path)
     else:
         image = Image.fromarray(noise, "CMYK" if mode == "CMYK" else "RGBA").convert(mode)
-        image.save(picture, **({"transparency": 0} if mode == "P" else {}))
-    with Image.open(picture) as stored:
+        image.save(path, **({"transparency": 0} if mode == "P" else {}))
+    with Image.open(path) as stored:
         assert stored.mode.startswith(mode[0])
     script = runpy.run_path(str(exported.with_name("run_onnx.py")))
     for channels in (1, 3):
         script["about"]["channels"] = channels
         np.testing.assert_array_equal(
-            np.atleast_3d(script["read"](picture)).transpose(2, 0, 1), load_image(picture, channels)
+            np.atleast_3d(script["read"](path)).transpose(2, 0, 1), load_image(path, channels)
         )
-    found = files.OnnxFile(exported)(load_image(picture)[None])
-    for name, value in script["predict"](picture).items():
+    found = files.OnnxFile(exported)(load_image(path)[None])
+    for name, value in script["predict"](image).items():
         np.testing.assert_array_equal(value, found[name])
 
 

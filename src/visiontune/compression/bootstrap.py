@@ -1,4 +1,4 @@
-"""How much of a difference is chance: metrics over draws of a split's images (Efron 1979)."""
+"""Bootstrap intervals of metrics: random samples of a split's images (Efron 1979)."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from visiontune.models.heads.metric_states import States, merge_states, read_sta
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value on the whole split, and its 95% interval over the draws."""
+    """A metric on the whole split, and its 95% interval over the bootstrap samples."""
 
     value: float
     low: float
@@ -23,13 +23,13 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class BootstrapMetrics:
     """The metrics of one model on one split.
 
     Attributes:
-        values: of the whole split, by `TASK/METRIC` (or `score`).
-        draws: the same on each draw ``(draws,)``.
-        classes: by `TASK: CLASS`, see `Head.per_class_scores`.
+        values: on the whole split, by `TASK/METRIC` (or `score`).
+        draws: on each bootstrap sample ``(draws,)``, by the same names.
+        classes: scores by `TASK: CLASS`, see `Head.per_class_scores`.
     """
 
     values: dict[str, float]
@@ -39,15 +39,15 @@ class Resampled:
     def estimate(self, name: str) -> Estimate:
         return _estimate(self.values[name], self.draws[name])
 
-    def change(self, other: "Resampled", name: str) -> Estimate:
-        """From `other`'s value to this one's. Both were drawn the same images, so that their luck cancels out."""
+    def change(self, other: "BootstrapMetrics", name: str) -> Estimate:
+        """The difference to `other`. Both use the same samples of images, so that their noise cancels out."""
         return _estimate(self.values[name] - other.values[name], self.draws[name] - other.draws[name])
 
 
-class PictureStates(L.Callback):
-    """Keeps what each image adds to every task's metrics, so that they can be computed of any draw of images.
+class MetricStates(L.Callback):
+    """Stores what each image adds to the metrics of each task, so that they can be computed on any sample of images.
 
-    That is a few numbers an image (counts, scores, a confusion matrix), where predictions may be whole masks.
+    That is a few numbers per image (counts, scores, a confusion matrix), while predictions may be whole masks.
     """
 
     def __init__(self) -> None:
@@ -70,33 +70,35 @@ class PictureStates(L.Callback):
                 metrics.update([prediction], [truth])
                 states.append(read_states(metrics))
 
-    def resampled(self, model: FineTuner, seed: int = 0) -> Resampled:
-        """Metrics of all images, and of `Head.bootstrap_samples` draws of as many images with replacement."""
+    def bootstrap_metrics(self, model: FineTuner, seed: int = 0) -> BootstrapMetrics:
+        """Metrics of all images, and of `Head.bootstrap_samples` samples of as many images with replacement."""
         count = len(next(iter(self.states.values())))
         draws = min(head.bootstrap_samples for head in model.heads.values())
         generator = np.random.default_rng(seed)
         values, classes = self._numbers(model, np.arange(count))
-        each = [self._numbers(model, generator.integers(0, count, count))[0] for _ in range(draws)]
-        return Resampled(values, {name: np.array([one[name] for one in each]) for name in values}, classes)
+        samples = [self._numbers(model, generator.integers(0, count, count))[0] for _ in range(draws)]
+        return BootstrapMetrics(
+            values, {name: np.array([sample[name] for sample in samples]) for name in values}, classes
+        )
 
-    def _numbers(self, model: FineTuner, picked: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    def _numbers(self, model: FineTuner, indices: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
         numbers: dict[str, float] = {}
         classes: dict[str, float] = {}
         scores = []
         for task, head in model.heads.items():
-            drawn = [state for i in picked if (state := self.states[task][i]) is not None]
-            computed = _joined(build_metrics(head), drawn).compute()
-            computed["loss"] = torch.tensor(self.losses[task])[picked].nanmean()
-            # Of no labelled image there is no number, whatever a metric begins with.
+            drawn = [state for i in indices if (state := self.states[task][i]) is not None]
+            computed = _load_states(build_metrics(head), drawn).compute()
+            computed["loss"] = torch.tensor(self.losses[task])[indices].nanmean()
+            # Without labelled images there is no value, whatever a metric starts from.
             scores.append(float(head.score(computed)) if drawn else math.nan)
-            found = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
-            numbers |= found if drawn else dict.fromkeys(found, math.nan)
+            task_numbers = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
+            numbers |= task_numbers if drawn else dict.fromkeys(task_numbers, math.nan)
             classes |= {f"{task}: {name}": float(value) for name, value in head.per_class_scores(computed).items()}
         return (numbers if len(scores) == 1 else numbers | {"score": float(np.mean(scores))}), classes
 
 
-def _joined(metrics: Any, drawn: list[States]) -> Any:
-    """Fresh metrics as if they had been updated with these images, joined as torchmetrics joins ranks."""
+def _load_states(metrics: Any, drawn: list[States]) -> Any:
+    """Metrics as if updated with these images; states are merged as torchmetrics merges ranks."""
     if drawn:
         merge_states(metrics, drawn)
     else:

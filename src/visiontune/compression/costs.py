@@ -1,4 +1,4 @@
-"""What a network costs, whatever the machine."""
+"""Costs of a network that do not depend on the machine."""
 
 import torch
 from torch import nn
@@ -9,12 +9,12 @@ from visiontune.models.finetuner import FineTuner
 
 @torch.no_grad()
 def macs(model: FineTuner, size: tuple[int, int]) -> int:
-    """Multiplications with an addition of one forward pass, backbone and heads, of one image of `size` (H, W).
+    """Multiply-adds of one forward pass through backbone and heads, for one image of `size` (H, W).
 
-    Those of convolutions, matrix products and attention, as papers count them; not of what is done element by element.
+    Counts convolutions, matrix products and attention, as papers do; elementwise operations do not count.
     """
     training, fast = model.training, torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole attention, which nobody counts
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused attention is not counted
     try:
         with FlopCounterMode(display=False) as counter:
             model.eval()(torch.zeros(1, model.backbone.in_channels, *size, device=model.device))
@@ -25,5 +25,5 @@ def macs(model: FineTuner, size: tuple[int, int]) -> int:
 
 
 def params(model: nn.Module) -> int:
-    """How many numbers are learned; BatchNorm's statistics are not."""
+    """Number of parameters; BatchNorm's statistics are none."""
     return sum(parameter.numel() for parameter in model.parameters())

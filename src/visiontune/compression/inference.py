@@ -1,8 +1,8 @@
-"""The most memory that using a model takes, of a process that does nothing else.
+"""Peak memory of inference, measured in a process of its own.
 
     python -P inference.py RUN_DIR|FILE.onnx HEIGHT WIDTH CHANNELS THREADS
 
-A file runs without torch, as it would where it is deployed.
+An exported file runs without torch, as it would where it is deployed.
 """
 
 import subprocess
@@ -14,17 +14,17 @@ from visiontune.training.memory import forget_peak, peak_mb
 CALLS = 3
 
 
-def fresh_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: int) -> float:
-    """MB (1e6 bytes) of a new process that shows one image at a time to a run's checkpoint, or to a file.
+def measure_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: int) -> float:
+    """Peak memory in MB (1e6 bytes) of a new process that runs a checkpoint or an exported file, one image at a time.
 
-    What loading takes for a moment does not count where the system can tell (Linux).
+    The peak of loading does not count where the system can reset it (Linux).
     """
     arguments = [str(model), *map(str, (*size, channels, threads))]
-    made = subprocess.run([sys.executable, "-P", __file__, *arguments], capture_output=True, text=True)
-    if made.returncode:
-        said = made.stderr.strip().splitlines() or [f"exit code {made.returncode}"]
-        raise RuntimeError(f"{model} does not run in a process of its own: {said[-1]}")
-    return float(made.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, "-P", __file__, *arguments], capture_output=True, text=True)
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"{model} does not run in a process of its own: {lines[-1]}")
+    return float(process.stdout.splitlines()[-1])
 
 
 def _file(path: Path, shape: tuple[int, ...], threads: int) -> None:
@@ -36,7 +36,7 @@ def _file(path: Path, shape: tuple[int, ...], threads: int) -> None:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     forget_peak()
     for _ in range(CALLS):
-        session.run(None, {"picture": np.zeros(shape, np.uint8)})
+        session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.uint8)})
 
 
 def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
@@ -46,7 +46,7 @@ def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
     from visiontune.training.load import open_run
 
     torch.set_num_threads(threads)
-    graph, _ = build_graph(*open_run(str(path), trust=True))  # the process that starts this one has asked
+    graph, _ = build_graph(*open_run(str(path), trust=True))  # `compress` has checked it
     forget_peak()
     with torch.inference_mode():
         for _ in range(CALLS):
@@ -54,7 +54,7 @@ def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
 
 
 if __name__ == "__main__":
-    given, height, width, channels, threads = sys.argv[1:]
-    work = _file if given.endswith(".onnx") else _run
-    work(Path(given), (1, int(channels), int(height), int(width)), int(threads))
+    path, height, width, channels, threads = sys.argv[1:]
+    work = _file if path.endswith(".onnx") else _run
+    work(Path(path), (1, int(channels), int(height), int(width)), int(threads))
     print(peak_mb())

@@ -1,4 +1,4 @@
-"""A run whose backbone has fewer channels."""
+"""Remove channels from a run's backbone."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -15,10 +15,10 @@ from visiontune.compression.pruning import (
     Ranking,
     Traced,
     batchnorms,
+    prune_to_target,
     remeasure_batchnorm,
-    to_target,
 )
-from visiontune.compression.step import Step, concluded, config_of, derived, in_floats
+from visiontune.compression.step import Step, derive_run, finalize_run, require_float_model, source_config
 from visiontune.compression.train_step import TrainStep
 from visiontune.data import VisionData
 from visiontune.data.batch import Batch
@@ -35,21 +35,21 @@ from visiontune.training.load import load_model, read_checkpoint
 
 
 class Prune(Step):
-    """Takes channels from the backbone until the network costs a fraction of what it did; heads keep their widths.
+    """Removes channels from the backbone until the network costs a given fraction; heads keep their widths.
 
-    The run is to be trained on: as it comes out of this step it has lost much of its accuracy.
+    Train the run afterwards: right after this step its accuracy is low.
 
     Args:
-        macs, params, latency: one of them, 0..1: the fraction of multiply-adds, parameters or milliseconds (of one
-            image, measured in turn with the original) that stays.
-        rounds: in how many steps, each by the same factor; between two of them the run is trained as `overrides` says.
+        macs, params, latency: exactly one, 0..1: the fraction of multiply-adds, parameters or latency (of one image,
+            timed in turn with the original) that remains.
+        rounds: number of pruning rounds, each by the same factor, with training between them.
         overrides: of train, between rounds.
         importance, scope, multiple: see `Ranking`.
-        images: of the training split, as evaluation sees them: what BatchNorm's statistics are measured on anew, and
-            gradients for `importance=taylor`.
+        images: number of training images, without augmentation, for BatchNorm's new statistics and for the gradients
+            of `importance=taylor`.
 
     Raises:
-        UserError: torch-pruning is not installed, or an argument without meaning.
+        UserError: torch-pruning is missing, or an argument is out of range.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Prune(Step):
         importance: str = "taylor",
         scope: str = "global",
         multiple: int = 8,
-        pictures: int = 512,
+        images: int = 512,
     ) -> None:
         if find_spec("torch_pruning") is None:
-            raise UserError("pruning needs torch-pruning, an extra of this package: pip install 'visiontune[compress]'")
+            raise UserError("pruning needs torch-pruning: pip install 'visiontune[compress]'")
         targets = {name: value for name, value in zip(COSTS, (macs, params, latency), strict=True) if value is not None}
         if len(targets) != 1 or not 0 < next(iter(targets.values())) < 1:
             raise UserError(
@@ -76,15 +76,15 @@ class Prune(Step):
                 f"importance={importance} scope={scope} of prune: write one of {', '.join(IMPORTANCES)}, and one of "
                 f"{', '.join(SCOPES)}"
             )
-        if min(rounds, multiple, pictures) < 1:
-            raise UserError(f"rounds={rounds} multiple={multiple} pictures={pictures} of prune: write 1 or more")
+        if min(rounds, multiple, images) < 1:
+            raise UserError(f"rounds={rounds} multiple={multiple} images={images} of prune: write 1 or more")
         ((self.cost, self.fraction),) = targets.items()
         self.rounds, self.between = rounds, TrainStep(overrides or [])
-        self.ranking, self.pictures = Ranking(importance, scope, multiple), pictures
+        self.ranking, self.images = Ranking(importance, scope, multiple), images
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        """Prunes a network with random weights, to the end."""
-        in_floats(cfg, "prune")
+        """Prune a network with random weights and rebuild it."""
+        require_float_model(cfg, "prune")
         cfg = without_adapters(cfg)
         schema = build_data(cfg).schema
         model, _ = build_model(cfg, schema, cfg.trainer.max_epochs, load=False)
@@ -97,25 +97,25 @@ class Prune(Step):
             )
         ranking = Ranking("magnitude", self.ranking.scope, self.ranking.multiple)
         try:
-            # Milliseconds of random weights say no more than multiply-adds do.
-            smaller = to_target(
+            # Latency does not depend on the weights, and multiply-adds are quicker to count.
+            smaller = prune_to_target(
                 model, model, "macs" if self.cost == "latency" else self.cost, self.fraction, ranking, size
             )
-            made = narrowed(cfg, smaller)
-            again, _ = build_model(made, schema, cfg.trainer.max_epochs, load=False)
-            again.load_state_dict(smaller.state_dict())
-            image = torch.rand(2, again.backbone.in_channels, *size)
+            narrow_cfg = narrow_config(cfg, smaller)
+            rebuilt, _ = build_model(narrow_cfg, schema, cfg.trainer.max_epochs, load=False)
+            rebuilt.load_state_dict(smaller.state_dict())
+            image = torch.rand(2, rebuilt.backbone.in_channels, *size)
             with torch.no_grad():
-                outputs = [Traced(network.eval())(image) for network in (smaller, again)]
-            for one, other in zip(*outputs, strict=True):
-                torch.testing.assert_close(one, other)
+                outputs = [Traced(network.eval())(image) for network in (smaller, rebuilt)]
+            for expected, actual in zip(*outputs, strict=True):
+                torch.testing.assert_close(actual, expected)
         except UserError:
             raise
-        except Exception as error:  # torch-pruning fails in as many ways as there are networks that it cannot follow
+        except Exception as error:  # torch-pruning raises errors of any type
             raise UserError(_refusal(cfg, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")) from error
         if self.rounds > 1:
-            self.between.check(made)
-        return made
+            self.between.check(narrow_cfg)
+        return narrow_cfg
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         run = source
@@ -132,27 +132,27 @@ class Prune(Step):
         return run
 
     def _prune(self, run: RunDirectory, reference: RunDirectory, fraction: float, output: Path) -> None:
-        """Make of `run` one that costs `fraction` of `reference`."""
-        cfg = config_of(run)
+        """Make a run from `run` that costs `fraction` of `reference`."""
+        cfg = source_config(run)
         model, _ = load_model(run, cfg, plain=True)
         original, _ = load_model(reference, reference.read_config(), plain=True)
         data = build_data(cfg)
         data.assign_as(run.splits)
         if self.ranking.importance == "taylor":
             self._gradients(model, data)
-        smaller = to_target(model, original, self.cost, fraction, self.ranking, as_size(cfg.data.image_size))
+        smaller = prune_to_target(model, original, self.cost, fraction, self.ranking, as_size(cfg.data.image_size))
         remeasure_batchnorm(smaller, (batch["image"] for batch in self._batches(data)))
         about = read_checkpoint(run.checkpoint("best"))["visiontune"]
         about.pop("adapter_scale", None)
-        made = derived(run, narrowed(without_adapters(cfg), smaller), output)
-        save_atomically(made.checkpoints / "best.ckpt", {"state_dict": smaller.state_dict(), "visiontune": about})
-        concluded(made)
+        pruned_run = derive_run(run, narrow_config(without_adapters(cfg), smaller), output)
+        save_atomically(pruned_run.checkpoints / "best.ckpt", {"state_dict": smaller.state_dict(), "visiontune": about})
+        finalize_run(pruned_run)
 
     def _batches(self, data: VisionData) -> Iterator[Batch]:
-        return map(data.to_network, data.eval_loader("train", at_most=self.pictures))
+        return map(data.to_network, data.eval_loader("train", at_most=self.images))
 
     def _gradients(self, model: FineTuner, data: VisionData) -> None:
-        """Of the loss over some of the training images as evaluation sees them."""
+        """Compute gradients of the loss over training images without augmentation."""
         model.eval()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(data.seed)  # two-stage detectors draw proposals
@@ -165,24 +165,24 @@ class Prune(Step):
                 torch.stack(losses).sum().backward()
 
 
-def narrowed(cfg: DictConfig, model: FineTuner) -> DictConfig:
-    """`cfg` with the shapes of the backbone's weights wherever they are others than the library's."""
+def narrow_config(cfg: DictConfig, model: FineTuner) -> DictConfig:
+    """`cfg` with the shapes of the backbone's weights that differ from the library's."""
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.backbone.shapes, cfg.backbone.weights = None, None
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     size = list(as_size(cfg.data.image_size))
-    plain, _ = build(**options, in_channels=cfg.data.channels, image_size=size)
-    whole = shapes_of(plain.model)
+    unpruned, _ = build(**options, in_channels=cfg.data.channels, image_size=size)
+    original_shapes = shapes_of(unpruned.model)
     with open_dict(cfg):
         cfg.backbone.shapes = {
-            path: shape for path, shape in shapes_of(model.backbone.model).items() if shape != whole[path]
+            path: shape for path, shape in shapes_of(model.backbone.model).items() if shape != original_shapes[path]
         }
     return cfg
 
 
 def without_adapters(cfg: DictConfig) -> DictConfig:
-    """The config of a run whose adapters are merged into the weights."""
+    """The config after adapters (LoRA) were merged into the weights."""
     cfg = cfg.copy()
     if cfg.strategy.get("_target_", "").endswith(".Lora"):
         with open_dict(cfg):
@@ -192,6 +192,6 @@ def without_adapters(cfg: DictConfig) -> DictConfig:
 
 def _refusal(cfg: DictConfig, reason: str) -> str:
     return (
-        f"torch-pruning cannot make {cfg.backbone.name} narrower ({reason}): teach a smaller network instead with "
+        f"torch-pruning cannot make {cfg.backbone.name} narrower ({reason}): distil a smaller network with "
         "recipe=distill, or make this one faster with recipe=int8"
     )

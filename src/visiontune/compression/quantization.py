@@ -1,9 +1,8 @@
-"""The network of an exported graph in integers of 8 bits.
+"""Quantize the network of an exported graph to 8-bit integers.
 
-Weights are symmetric with a scale for each output channel, activations asymmetric with one scale a tensor, from what
-calibration images gave (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342). The file has integers for weights,
-and pairs of QuantizeLinear and DequantizeLinear around activations (QDQ), which onnxruntime joins to kernels on
-integers.
+Weights are symmetric with one scale per output channel; activations are asymmetric with one scale per tensor, from
+calibration images (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342). The file stores integer weights and pairs
+of QuantizeLinear and DequantizeLinear around activations (QDQ), which onnxruntime fuses into integer kernels.
 """
 
 import copy
@@ -19,32 +18,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visiontune.compression.biases import biased, biases_apart, correct_biases
-from visiontune.compression.calibration import Calibration, calibration_of
+from visiontune.compression.biases import correct_biases, has_bias, separate_biases
+from visiontune.compression.calibration import Calibration, collect_calibration
 from visiontune.deployment.files import library
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Gemm", "MatMul")
-# With kernels on integers, and worth one only where integers come in.
+# These have integer kernels, which pay off only if their inputs are integers already.
 PASSING = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Resize")
-ONE_INPUT = ("Clip", "Resize")  # whose further inputs are no activations
-LITTLE = 0.01  # of all weights
-LITTLE_WORK = 0.05  # of all multiply-adds
+ONE_INPUT = ("Clip", "Resize")  # only their first input is an activation
+SMALL_SIZE = 0.01  # share of all weights
+SMALL_WORK = 0.05  # share of all multiply-adds
 
 
 class Network:
-    """What an exported graph computes with weights.
-
-    What brings the image to the network's input, and the decoding of raw outputs, stay as they are.
+    """The layers with weights of an exported graph. Pre-processing and decoding are not quantized.
 
     Attributes:
-        layers: by the name of a weight, the nodes that it belongs to, from input to output.
-        sizes: by the same names, how many numbers it has.
+        layers: by the name of a weight, the nodes that use it, from input to output.
+        sizes: by the name of a weight, its number of elements.
     """
 
     def __init__(self, path: Path) -> None:
         self.model = library("onnx").load(path)
-        biases_apart(self.model)
+        separate_biases(self.model)
         graph = self.model.graph
         self.constants = {weight.name for weight in graph.initializer}
         self.raw = [output.name for output in graph.output if output.name.startswith("raw.")]
@@ -59,77 +56,79 @@ class Network:
         self.sizes = {w.name: math.prod(w.dims) for w in graph.initializer if w.name in self.layers}
 
     def last(self) -> list[str]:
-        """Linear layers that give raw outputs and have few weights: integers cost most there, and bring least."""
-        most = LITTLE * sum(self.sizes.values())
+        """Small linear layers that give raw outputs: quantizing them costs the most accuracy and saves the least."""
+        limit = SMALL_SIZE * sum(self.sizes.values())
         return [
             layer
             for layer, nodes in self.layers.items()
-            if self.sizes[layer] <= most and all(n.op_type == "Gemm" and n.output[0] in self.raw for n in nodes)
+            if self.sizes[layer] <= limit and all(n.op_type == "Gemm" and n.output[0] in self.raw for n in nodes)
         ]
 
-    def first(self, picture: Tensor) -> list[str]:
-        """The layers at the beginning that together have few multiply-adds: their rounding goes through all others.
+    def first(self, image: Tensor) -> list[str]:
+        """The first layers that together have few multiply-adds: their rounding error passes through all others.
 
-        On few channels integers are not faster either: in MobileNetV2 and EfficientNet-Lite0 these two layers make up
-        half to three quarters of the error, and cost no time in float. A stem of 7 x 7 has more to do: it is quantized.
+        With few channels integers are not faster either. In MobileNetV2 and EfficientNet-Lite0 these are two layers:
+        they cause half to three quarters of the error and cost no time in float. A 7 x 7 stem does more work and is
+        quantized.
 
         Args:
-            image: see `calibrate`; its size does not matter.
+            image: see `calibrate`; any size.
         """
         places = {
             node.output[0]: node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
             for nodes in self.layers.values()
             for node in nodes
         }
-        (found,) = self._run(self.model, [picture], sorted(set(places.values())))
+        (activations,) = self._run(self.model, [image], sorted(set(places.values())))
         work = dict.fromkeys(self.layers, 0)
         for layer, nodes in self.layers.items():
             for node in nodes:
-                shape = found[places[node.output[0]]].shape
+                shape = activations[places[node.output[0]]].shape
                 work[layer] += self.sizes[layer] * math.prod(shape[2:] if node.op_type in CONVOLUTIONS else shape[:-1])
-        most = LITTLE_WORK * sum(work.values())
-        return [layer for layer, so_far in zip(work, accumulate(work.values()), strict=True) if so_far <= most]
+        limit = SMALL_WORK * sum(work.values())
+        return [layer for layer, total in zip(work, accumulate(work.values()), strict=True) if total <= limit]
 
     def quantizable(self, layers: Collection[str]) -> list[Any]:
-        """The nodes of `layers`, and those that only pass on what they give."""
-        chosen = {node.name for layer in layers for node in self.layers[layer]}
-        found, integers = [], set()
+        """The nodes of `layers`, and the nodes in PASSING between them."""
+        weighted = {node.name for layer in layers for node in self.layers[layer]}
+        nodes, integers = [], set()
         for node in self.model.graph.node:
             passing = (
                 node.op_type in PASSING
                 and self.needed.issuperset(node.output)
                 and all(name in integers for name in self._activations(node))
             )
-            if node.name in chosen or passing:
-                found.append(node)
+            if node.name in weighted or passing:
+                nodes.append(node)
                 if passing or node.op_type in CONVOLUTIONS:
                     integers.update(node.output)
-        return found
+        return nodes
 
     def _activations(self, node: Any) -> list[str]:
         inputs = node.input[:1] if node.op_type in ONE_INPUT else node.input
         return [name for name in inputs if name and name not in self.constants]
 
-    def calibrate(self, pictures: Iterable[Tensor], method: str) -> Calibration:
-        """
+    def calibrate(self, images: Iterable[Tensor], method: str) -> Calibration:
+        """Collect the ranges of activations.
+
         Args:
-            images: ``(C, H, W)`` uint8, as stored.
-            method: `minmax`, the extremes of all images; `mse`, that part of them where rounding and clipping
-                together cost least.
+            images: ``(C, H, W)`` uint8, original images.
+            method: `minmax`, the extremes over all images; `mse`, the part of that range with the smallest error of
+                rounding and clipping.
         """
         tensors = {name for node in self.quantizable(self.layers) for name in (*self._activations(node), *node.output)}
-        fed = {layer: [n.input[0] for n in nodes] for layer, nodes in self.layers.items() if all(map(biased, nodes))}
-        return calibration_of(
-            self._run(self.model, pictures, sorted(tensors.union(*fed.values()))), tensors, fed, method
+        fed = {layer: [n.input[0] for n in nodes] for layer, nodes in self.layers.items() if all(map(has_bias, nodes))}
+        return collect_calibration(
+            self._run(self.model, images, sorted(tensors.union(*fed.values()))), tensors, fed, method
         )
 
     def quantized(
         self, calibration: Calibration, layers: Collection[str], reduce_range: bool, correct: bool = True
     ) -> Any:
-        """The graph with `layers` on integers.
+        """The graph with `layers` quantized.
 
         Args:
-            reduce_range: weights of 7 bits.
+            reduce_range: use 7-bit weights.
             correct: see `correct_biases`.
         """
         library("onnxruntime")
@@ -149,27 +148,27 @@ class Network:
             nodes_to_quantize=[node.name for node in nodes],
             nodes_to_exclude=[],
             op_types_to_quantize=[*WEIGHTED, *PASSING],
-            # The kernels of these give floats just as fast, and what is behind the last layer needs no rounding.
+            # Their kernels give floats just as fast, and the outputs of the last layer need no rounding.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
         model = quantizer.model.model
         if correct:
             correct_biases(model, self.model, calibration.means)
-        return _bare(model)
+        return _strip_metadata(model)
 
-    def sensitivities(self, calibration: Calibration, pictures: list[Tensor], reduce_range: bool) -> dict[str, float]:
-        """By layer, how much quantizing it alone changes the raw outputs: squared error over squared size, summed."""
-        truth = list(self._run(self.model, pictures, self.raw))
-        found = {}
+    def sensitivities(self, calibration: Calibration, images: list[Tensor], reduce_range: bool) -> dict[str, float]:
+        """By layer, the error of the raw outputs if only it is quantized: squared error over squared norm, summed."""
+        truth = list(self._run(self.model, images, self.raw))
+        errors = {}
         for layer in self.layers:
-            own = self._run(self.quantized(calibration, [layer], reduce_range), pictures, self.raw)
-            found[layer] = sum(_error(a, b) for a, b in zip(own, truth, strict=True))
-        return found
+            outputs = self._run(self.quantized(calibration, [layer], reduce_range), images, self.raw)
+            errors[layer] = sum(_error(a, b) for a, b in zip(outputs, truth, strict=True))
+        return errors
 
     @staticmethod
-    def _run(model: Any, pictures: Iterable[Tensor], tensors: list[str]) -> Iterator[dict[str, np.ndarray]]:
-        """Any tensors of a graph, by name, for one image after the other."""
+    def _run(model: Any, images: Iterable[Tensor], tensors: list[str]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the named tensors of a graph for each image."""
         onnx, onnxruntime = library("onnx"), library("onnxruntime")
         model = copy.deepcopy(model)
         known = {output.name for output in model.graph.output}
@@ -177,23 +176,23 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for picture in pictures:
-            yield dict(zip(tensors, session.run(tensors, {"picture": picture[None].numpy()}), strict=True))
+        name = session.get_inputs()[0].name
+        for image in images:
+            yield dict(zip(tensors, session.run(tensors, {name: image[None].numpy()}), strict=True))
 
 
-def _error(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
+def _error(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
     return sum(
-        float(np.square(found[name] - value).sum() / max(np.square(value).sum(), 1e-12))
+        float(np.square(outputs[name] - value).sum() / max(np.square(value).sum(), 1e-12))
         for name, value in truth.items()
         if np.issubdtype(value.dtype, np.floating)
     )
 
 
-def _bare(model: Any) -> Any:
-    """Without what says nothing: up to a sixth of a quantized file.
+def _strip_metadata(model: Any) -> Any:
+    """Remove what a reader does not need, up to a sixth of a quantized file.
 
-    That is where each node came from, as a compiler noted it, and zero points of weights and biases, which are all 0 as
-    they are where none is named.
+    That is the compiler's notes on each node, and zero points of weights and biases that are 0, the default.
     """
     graph, values = model.graph, library("onnx").numpy_helper.to_array
     constants = {weight.name: weight for weight in graph.initializer}
@@ -216,10 +215,10 @@ def _bare(model: Any) -> Any:
 
 
 def saturates() -> bool:
-    """Whether this processor adds pairs of 8-bit products in 16 bits, which overflow: x86 without VNNI."""
+    """Whether this CPU adds pairs of 8-bit products in 16 bits, which overflow: x86 without VNNI."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:
         return not re.search(r"\bavx(512)?_vnni\b", Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux: nobody says
+    except OSError:  # not Linux: assume the worst
         return True

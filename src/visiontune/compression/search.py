@@ -1,19 +1,19 @@
-"""Which chain of steps makes the fastest model within limits: pure logic over measured candidates."""
+"""Find the chain of steps that gives the fastest model within limits: pure logic over measured candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-Chain = tuple[str, ...]  # the names of the steps; empty: the model that the search began with
+Chain = tuple[str, ...]  # names of steps; empty: the original model
 
 
 @dataclass(frozen=True)
 class Point:
-    """A candidate as it was measured.
+    """The measurements of a candidate.
 
     Attributes:
-        metric: the monitored one, on the validation split.
-        drop: points of it that were lost, see `step.lost`.
-        failed: why it has no numbers.
+        metric: the monitored metric on the validation split.
+        drop: see `step.metric_drop`.
+        failed: why the candidate could not be made; empty if it was.
     """
 
     chain: Chain
@@ -30,20 +30,20 @@ class Point:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model may lose, in points, and how slow and large it may be."""
+    """The largest drop of the metric in points, the largest latency and the largest size."""
 
     max_drop: float
     max_latency_ms: float = float("inf")
     max_mb: float = float("inf")
 
     def within(self, original: Point) -> "Limits":
-        """These, and no slower nor larger than the original."""
+        """The stricter of these limits and the original's latency and size."""
         return Limits(
             self.max_drop, min(self.max_latency_ms, original.latency_ms), min(self.max_mb, original.megabytes)
         )
 
     def missed(self, point: Point) -> dict[str, float]:
-        """By how much each limit that does not hold is missed: of time and size the fraction, of the metric points."""
+        """The limits that `point` exceeds, and by how much: points of the metric, fractions of latency and size."""
         over = {
             "max_drop": point.drop - self.max_drop,
             "max_latency_ms": point.latency_ms / self.max_latency_ms - 1,
@@ -55,9 +55,9 @@ class Limits:
 def explore(
     levels: Sequence[Sequence[str]], measure: Callable[[Chain], Point], promising: Callable[[Point], bool]
 ) -> Iterator[Point]:
-    """Every chain with at most one step of each level, in their order, a beginning before what continues it.
+    """Measure every chain with at most one step of each level, in order; a chain before its extensions.
 
-    What continues a chain is left out where that is not promising: steps take from a model, they give nothing back.
+    A chain that is not promising is not extended: no step improves the metric.
     """
 
     def visit(chain: Chain, level: int) -> Iterator[Point]:
@@ -73,7 +73,7 @@ def explore(
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those that no other is at least as good as in metric, time and size and better in one; the fastest first."""
+    """The Pareto front over metric, latency and size, the fastest first."""
     known = [point for point in points if not point.failed]
     best = [point for point in known if not any(_dominates(other, point) for other in known)]
     return sorted(best, key=lambda point: point.latency_ms)
@@ -85,11 +85,11 @@ def _dominates(a: Point, b: Point) -> bool:
 
 
 def fastest(points: Sequence[Point], limits: Limits) -> Point | None:
-    """Of those within the limits; of equally fast ones the smallest."""
-    met = [point for point in points if not point.failed and not limits.missed(point)]
-    return min(met, key=lambda point: (point.latency_ms, point.megabytes, point.drop), default=None)
+    """The fastest within the limits; the smallest of equally fast ones."""
+    within = [point for point in points if not point.failed and not limits.missed(point)]
+    return min(within, key=lambda point: (point.latency_ms, point.megabytes, point.drop), default=None)
 
 
 def nearest(points: Sequence[Point], limits: Limits) -> Point:
-    """The one that misses them by the least in all."""
+    """The one that exceeds the limits by the smallest sum."""
     return min((p for p in points if not p.failed), key=lambda point: sum(limits.missed(point).values()))

@@ -1,4 +1,4 @@
-"""A run most of whose backbone weights are zero."""
+"""Set most of a run's backbone weights to zero."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from visiontune.compression.prune import without_adapters
-from visiontune.compression.step import Step, concluded, config_of, derived, in_floats
+from visiontune.compression.step import Step, derive_run, finalize_run, require_float_model, source_config
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
@@ -23,11 +23,11 @@ class Sparsify(Step):
     https://arxiv.org/abs/1506.02626). A following `TrainStep` keeps them so.
 
     Args:
-        amount: 0..1 of the weights.
-        scope: `global` (the smallest of all) or `layer` (the same share of each).
+        amount: the share of weights that become zero, 0..1.
+        scope: `global` (the smallest weights of all layers) or `layer` (the same share of each layer).
 
     Raises:
-        UserError: an argument without meaning.
+        UserError: an argument is out of range.
     """
 
     def __init__(self, amount: float, scope: str = "global") -> None:
@@ -39,27 +39,27 @@ class Sparsify(Step):
         self.amount, self.scope = amount, scope
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        in_floats(cfg, "sparsify")
-        made = without_adapters(cfg)
-        made.said = [override for override in cfg.said if override != KEEP] + [KEEP]
-        return made
+        require_float_model(cfg, "sparsify")
+        sparse_cfg = without_adapters(cfg)
+        sparse_cfg.overrides = [override for override in cfg.overrides if override != KEEP] + [KEEP]
+        return sparse_cfg
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
-        cfg = config_of(source)
+        cfg = source_config(source)
         model, _ = load_model(source, cfg, plain=True)
         weights = list(layer_weights(model.backbone.model))
         for together in [weights] if self.scope == "global" else [[weight] for weight in weights]:
             zero_smallest(together, self.amount)
         about = read_checkpoint(source.checkpoint("best"))["visiontune"]
         about.pop("adapter_scale", None)
-        made = derived(source, self.check(cfg), output)
-        save_atomically(made.checkpoints / "best.ckpt", {"state_dict": model.state_dict(), "visiontune": about})
-        concluded(made)
-        return made
+        run = derive_run(source, self.check(cfg), output)
+        save_atomically(run.checkpoints / "best.ckpt", {"state_dict": model.state_dict(), "visiontune": about})
+        finalize_run(run)
+        return run
 
 
 def layer_weights(network: nn.Module) -> Iterator[Tensor]:
-    """What inputs are multiplied with: no biases, scales or embeddings."""
+    """The weight matrices: no biases, scales or embeddings."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield module.weight
@@ -69,7 +69,7 @@ def layer_weights(network: nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def zero_smallest(weights: list[Tensor], amount: float) -> None:
-    """Set `amount` of the numbers in all `weights` together to zero, in place."""
+    """Set the smallest `amount` of all `weights` together to zero, in place."""
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     count = round(amount * len(sizes))
     if count:

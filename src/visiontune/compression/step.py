@@ -1,4 +1,4 @@
-"""What a recipe is made of."""
+"""A step of a recipe, and what all steps share."""
 
 import json
 import shutil
@@ -22,63 +22,63 @@ from visiontune.training.load import load_model
 
 
 class Step(ABC):
-    """Makes a run of a run. Its YAML in `configs/recipe/` gives the constructor's arguments.
+    """Makes a new run from a run. Its YAML in `configs/recipe/` gives the constructor's arguments.
 
     Attributes:
-        adjustable: names of those arguments that say what is good enough. Until the step has finished they may change.
+        adjustable: names of arguments that are limits. They may change until the step has finished.
     """
 
     adjustable: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def check(self, cfg: DictConfig) -> DictConfig:
-        """Find what is wrong before any step of the recipe runs.
+        """Find errors before any step of the recipe runs.
 
         Args:
-            cfg: of the run that `apply` will be given, which need not be there yet.
+            cfg: the config of the run that `apply` will get, which need not exist yet.
 
         Returns:
             The config of the run that `apply` will make, as far as the next step's check needs it.
 
         Raises:
-            UserError: what this step cannot do with such a run, and what can be done instead.
+            UserError: the step does not work for such a run; the message says what does.
         """
 
     @abstractmethod
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
-        """Make the run `output`. What a killed process left there is gone on with, or done again."""
+        """Make the run `output`; resume or repeat what a killed process left there."""
 
 
-def config_of(source: RunDirectory) -> DictConfig:
-    """The config of a run that a step is given: with `compressed_from`, and the command line in `said`."""
+def source_config(source: RunDirectory) -> DictConfig:
+    """The config of a step's source, with `compressed_from` and its command line in `overrides`."""
     cfg = source.read_config()
     with open_dict(cfg):
         cfg.compressed_from = str(source.path)
-        cfg.said = json.loads(source.environment.read_text())["overrides"]
+        cfg.overrides = json.loads(source.environment.read_text())["overrides"]
     return cfg
 
 
-def derived(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory:
-    """A new run directory, of the same splits as `source` and saying that it came from it, without checkpoints.
+def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory:
+    """A new run directory with the splits of `source` and a note that it came from it, without checkpoints.
 
-    What lies in `output` already is removed: it is the rest of a killed process.
+    Removes what a killed process left in `output`.
 
     Args:
-        cfg: `source`'s config as the step changed it.
+        cfg: the config of `source` as the step changed it.
     """
     shutil.rmtree(output, ignore_errors=True)
     run = RunDirectory.create(output)
     with open_dict(cfg):
         cfg.run_dir, cfg.weights_from, cfg.compressed_from = str(output), None, str(source.path)
-        said = cfg.pop("said", None) or config_of(source).said
+        overrides = cfg.pop("overrides", None) or source_config(source).overrides
     run.write_config(cfg)
-    write_json(run.environment, environment(cfg.seed, list(said)))
+    write_json(run.environment, environment(cfg.seed, list(overrides)))
     shutil.copy(source.splits, run.splits)
     return run
 
 
-def concluded(run: RunDirectory) -> None:
-    """Measure a run that no training made, and write what `train` writes at its end."""
+def finalize_run(run: RunDirectory) -> None:
+    """Evaluate a run that was not trained, and write what `train` writes at its end."""
     cfg = run.read_config()
     with run.running() as outcome, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
         data = build_data(cfg)
@@ -89,13 +89,13 @@ def concluded(run: RunDirectory) -> None:
         outcome["objective"] = best_of(run, model, results)
 
 
-def in_floats(cfg: DictConfig, step: str) -> None:
-    """Raises UserError where the run's model is a file of integers."""
+def require_float_model(cfg: DictConfig, step: str) -> None:
+    """Raises UserError if the run's model is a quantized file."""
     if cfg.get("backend"):
-        raise UserError(f"the run is quantized already: {step} takes the run that it was made of, and int8 comes last")
+        raise UserError(f"the run is already quantized: {step} needs the run it was made from; int8 is the last step")
 
 
-def lost(before: float, after: float, mode: str) -> float:
-    """Points (hundredths); of a metric that is no share, such as an error or decibels, percent of it."""
+def metric_drop(before: float, after: float, mode: str) -> float:
+    """How much worse `after` is: in points (hundredths), or in percent for errors and decibels."""
     worse = before - after if mode == "max" else after - before
     return 100 * worse / (1.0 if mode == "max" and before <= 1 else max(abs(before), 1e-12))

@@ -1,4 +1,4 @@
-"""One table of a compression: what each step cost in metrics, and what it bought in size, time and memory."""
+"""The table of a compression: metrics, size, latency, memory and energy of each variant."""
 
 import csv
 import math
@@ -11,20 +11,20 @@ from visiontune.compression.bootstrap import Estimate
 from visiontune.runs.files import write_atomically
 
 BATCH = 32
-SHOWN = 3  # metrics; table.csv has all of them
+TABLE_METRICS = 3  # table.csv has all of them
 
 
 @dataclass(frozen=True)
 class Row:
-    """One form of one model. NaN is what was not measured, and could not be.
+    """The measurements of one variant. NaN stands for what could not be measured.
 
     Attributes:
         metrics: by `SPLIT/TASK/METRIC`, the monitored one first.
-        change: of the monitored metric, from the first row's.
-        drops: points (hundredths) that a class lost, of those that lost more than twice the mean of all.
-        mean_drop: points that classes lost in the mean.
-        faster: the first row's latency over this one's.
-        note: why it was not measured.
+        change: of the monitored metric, relative to the first row.
+        drops: points (hundredths) lost by each class that lost more than twice the mean.
+        mean_drop: mean points lost by the classes.
+        faster: the first row's latency divided by this one's.
+        note: why the variant was not measured.
     """
 
     name: str
@@ -51,7 +51,7 @@ def text(rows: list[Row]) -> str:
 
 
 def write(rows: list[Row], folder: Path) -> None:
-    """table.csv, with every number as it was measured, and table.md."""
+    """Write table.csv, with unrounded numbers, and table.md."""
     columns, cells = _cells(rows)
     with write_atomically(folder / "table.md") as file:
         lines = [columns, ["---"] * len(columns), *cells]
@@ -59,15 +59,15 @@ def write(rows: list[Row], folder: Path) -> None:
         file.write("\n\n" + "\n".join(f"- {note}" for note in _notes(rows)) + "\n")
     flat = [_flat(row) for row in rows]
     with write_atomically(folder / "table.csv") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for one in flat for name in one)))
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for record in flat for name in record)))
         writer.writeheader()
         writer.writerows(flat)
 
 
 def _cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    names = list(rows[0].metrics)[:SHOWN]
+    names = list(rows[0].metrics)[:TABLE_METRICS]
     columns = ["model", *names, "change", "MB", "parameters", "MACs", "ms, batch 1", "faster"]
-    columns += [f"pictures/s, batch {BATCH}", "memory, MB", "mJ an image"]
+    columns += [f"images/s, batch {BATCH}", "memory, MB", "mJ an image"]
     cells = [
         [
             row.name,
@@ -88,9 +88,11 @@ def _cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _notes(rows: list[Row]) -> list[str]:
-    """What the columns do not say."""
+    """Notes below the table."""
     threads = rows[0].threads
-    notes = [f"Times: medians, {threads} thread{'s' * (threads != 1)}, all in turn; brackets: 95% of bootstrap draws."]
+    notes = [
+        f"Times: medians, {threads} thread{'s' * (threads != 1)}, measured in turn; brackets: 95% bootstrap intervals."
+    ]
     notes += [f"{row.name} is left out: {row.note}" for row in rows if row.note]
     for row in rows:
         if row.drops:
@@ -100,10 +102,10 @@ def _notes(rows: list[Row]) -> list[str]:
     return notes
 
 
-def _estimate(one: Estimate | None, form: str = ".4f") -> str:
-    if one is None or math.isnan(one.value):
+def _estimate(estimate: Estimate | None, form: str = ".4f") -> str:
+    if estimate is None or math.isnan(estimate.value):
         return "-"
-    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def _number(value: float, form: str) -> str:
@@ -112,8 +114,8 @@ def _number(value: float, form: str) -> str:
 
 def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {"model": row.name}
-    for name, one in [*row.metrics.items(), *([("change", row.change)] if row.change else [])]:
-        flat |= {name: one.value, f"{name} low": one.low, f"{name} high": one.high}
+    for name, estimate in [*row.metrics.items(), *([("change", row.change)] if row.change else [])]:
+        flat |= {name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high}
     numbers = ("megabytes", "parameters", "macs", "latency_ms", "faster", "throughput", "peak_mb", "joules", "threads")
     flat |= {name: getattr(row, name) for name in numbers}
     return flat | {"drops": "; ".join(f"{name} {value:.2f}" for name, value in row.drops.items()), "note": row.note}

@@ -1,4 +1,4 @@
-"""How long calls take, against each other, and what energy."""
+"""Time calls relative to each other, and measure their energy."""
 
 import math
 import time
@@ -7,43 +7,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-POWERCAP = Path("/sys/class/powercap")  # Linux, Intel and AMD; often readable by root alone
+POWERCAP = Path("/sys/class/powercap")  # Linux, Intel and AMD; often only root can read it
 
 
 @dataclass(frozen=True)
 class Timing:
     """
     Attributes:
-        seconds: of a call, the median over the rounds.
-        faster: the first one's time over this one's, the median of each round's ratio.
+        seconds: per call, the median over the rounds.
+        faster: the first call's time divided by this one's, the median of the ratios of each round.
     """
 
     seconds: float
     faster: float
 
 
-def alternating(
+def time_alternately(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
     turn: float = 0.1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Time calls in turn, so that whatever else the machine does meets them alike.
+    """Time calls in turn, so that other load on the machine affects all of them equally.
 
-    Each is called twice before anything counts, and its third call says how many a turn of `turn` seconds has: one
-    call after another's would find the caches full of the other's weights.
+    Each call is repeated for `turn` seconds, since a single one would find the caches full of another call's weights.
+    Two warm-up calls and one that sets the number of repeats do not count.
     """
     repeats = {name: max(1, round(turn / _turn(call, 1, clock, warm_up=2))) for name, call in calls.items()}
     times = [{name: _turn(call, repeats[name], clock) for name, call in calls.items()} for _ in range(rounds)]
     first = next(iter(calls))
     return {
-        name: Timing(median(one[name] for one in times), median(one[first] / one[name] for one in times))
+        name: Timing(median(each[name] for each in times), median(each[first] / each[name] for each in times))
         for name in calls
     }
 
 
 def _turn(call: Callable[[], object], repeats: int, clock: Callable[[], float], warm_up: int = 0) -> float:
-    """Seconds of one call."""
+    """Mean seconds per call."""
     for _ in range(warm_up):
         call()
     start = clock()
@@ -58,7 +58,7 @@ def energy(
     clock: Callable[[], float] = time.perf_counter,
     powercap: Path = POWERCAP,
 ) -> float:
-    """Joules of one call, of all that the processors did meanwhile; NaN where the machine does not report it."""
+    """Joules per call, of everything the CPUs did meanwhile; NaN if the machine does not report energy."""
     zones = [zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1]  # packages, not their parts
     before, start, count = [_microjoules(zone) for zone in zones], clock(), 0
     if not zones or any(math.isnan(value) for value in before):
@@ -69,7 +69,7 @@ def energy(
     used = 0.0
     for zone, value in zip(zones, before, strict=True):
         wrapped = int((zone / "max_energy_range_uj").read_text())
-        used += (_microjoules(zone) - value) % wrapped  # the counter begins again at its end
+        used += (_microjoules(zone) - value) % wrapped  # the counter wraps around
     return used / 1e6 / count
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from visiontune.compression.step import Step, config_of
+from visiontune.compression.step import Step, source_config
 from visiontune.config.compose import train_config
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
@@ -14,75 +14,77 @@ from visiontune.train import train
 from visiontune.training.fit import prepare
 from visiontune.training.resume import continued, explain_version_mismatch
 
-# What a run is about: taken from the run itself, where the command line of the step does not name it. Everything else
-# is what the run's own command line and then that of the step say.
-ABOUT = ("name", "data", "augment", "backbone", "heads", "loss_weights", "monitor", "seed", "paths")
+# Keys whose values come from the run, unless the step's overrides set them. All others come from the run's
+# command line, then from the step's overrides.
+RUN_KEYS = ("name", "data", "augment", "backbone", "heads", "loss_weights", "monitor", "seed", "paths")
 SOURCE = "SOURCE"
 
 
 class TrainStep(Step):
-    """Trains a run's network on, or another one beside it.
+    """Trains a run's network further, or another network on the same data.
 
     Args:
-        overrides: of the command line, such as ``strategy=lp_ft``, on top of those that the run was made with;
-            ``SOURCE`` in one is the run's directory.
-        from_source: begin with the run's weights; else with those that the config names.
+        overrides: of train, such as ``strategy=lp_ft``, added to those of the run; ``SOURCE`` in them is the run's
+            directory.
+        from_source: start from the run's weights instead of those that the config names.
     """
 
     def __init__(self, overrides: list[str], from_source: bool = True) -> None:
         self.overrides, self.from_source = overrides, from_source
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        made = self._config(cfg)
-        prepare(made.copy(), download=False, load=False)
-        return made
+        train_cfg = self._config(cfg)
+        prepare(train_cfg.copy(), download=False, load=False)
+        return train_cfg
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         run = RunDirectory(output)
         if run.config.is_file():
             with run.lock():
-                cfg, checkpoint = continued(run, ["trust=true"])  # who compresses has been asked
+                cfg, checkpoint = continued(run, ["trust=true"])  # `compress` has checked it
                 with explain_version_mismatch(run):
                     train(cfg, run, checkpoint)
             return run
-        shutil.rmtree(output, ignore_errors=True)  # of a process that was killed before it had begun
-        cfg = self._config(config_of(source))
+        shutil.rmtree(output, ignore_errors=True)  # left by a process that was killed before training began
+        cfg = self._config(source_config(source))
         with open_dict(cfg):
-            cfg.run_dir, line = str(output), list(cfg.pop("said"))
+            cfg.run_dir, line = str(output), list(cfg.pop("overrides"))
         train(cfg, overrides=line)
         return run
 
     def _config(self, cfg: DictConfig) -> DictConfig:
-        """What train is given to make of a run with the config `cfg`."""
-        own = [placed(override, SOURCE, str(cfg.compressed_from)) for override in self.overrides]
-        line = merged(cfg.said, own)
-        made = train_config(line)
-        if "candidates" in made.strategy:
-            raise UserError("the run was made with strategy=auto: say which in the step, such as strategy=full")
-        with open_dict(made):
-            for key in ABOUT:
-                made[key] = cfg[key]
-            overrides = OverridesParser.create().parse_overrides(own)
+        """The config of train for a source with the config `cfg`."""
+        step_overrides = [substitute(override, SOURCE, str(cfg.compressed_from)) for override in self.overrides]
+        line = merge_overrides(cfg.overrides, step_overrides)
+        train_cfg = train_config(line)
+        if "candidates" in train_cfg.strategy:
+            raise UserError("the run was made with strategy=auto: write a strategy in the step, such as strategy=full")
+        with open_dict(train_cfg):
+            for key in RUN_KEYS:
+                train_cfg[key] = cfg[key]
+            overrides = OverridesParser.create().parse_overrides(step_overrides)
             if "distill" in cfg and all(o.key_or_group != "distill.teacher" for o in overrides):
-                made.distill.teacher = cfg.distill.teacher  # where it lies: `said` may have a relative path
-            if made.optimizer.lr == "auto":
-                made.optimizer.lr = cfg.optimizer.lr  # what the range test found
+                train_cfg.distill.teacher = cfg.distill.teacher  # absolute; the override may be relative
+            if train_cfg.optimizer.lr == "auto":
+                train_cfg.optimizer.lr = cfg.optimizer.lr  # what the range test found
             for override in overrides:
                 key, _, rest = override.key_or_group.partition(".")
-                if key in ABOUT and (not rest or override.key_or_group == "backbone.name"):  # no key of the old one
-                    made[key] = train_config(own)[key]
-                elif key in ABOUT:
-                    OmegaConf.update(made, override.key_or_group, override.value(), force_add=True)
-            made.test, made.said, made.compressed_from = cfg.test, line, cfg.compressed_from
-            made.weights_from = str(cfg.compressed_from) if self.from_source else None
-            made.trust = made.trust or own != self.overrides  # the source has been opened before
+                if key in RUN_KEYS and (
+                    not rest or override.key_or_group == "backbone.name"
+                ):  # keys of the old choice go
+                    train_cfg[key] = train_config(step_overrides)[key]
+                elif key in RUN_KEYS:
+                    OmegaConf.update(train_cfg, override.key_or_group, override.value(), force_add=True)
+            train_cfg.test, train_cfg.overrides, train_cfg.compressed_from = cfg.test, line, cfg.compressed_from
+            train_cfg.weights_from = str(cfg.compressed_from) if self.from_source else None
+            train_cfg.trust = train_cfg.trust or step_overrides != self.overrides  # the source was opened before
             if self.from_source:
-                made.backbone.weights = None
-        return made
+                train_cfg.backbone.weights = None
+        return train_cfg
 
 
-def placed(override: str, word: str, path: str) -> str:
-    """An override with `path` where its value has `word`; quoted, since a path may have any character."""
+def substitute(override: str, word: str, path: str) -> str:
+    """Replace `word` in an override's value by `path`; quoted, since a path may have any character."""
     key, _, value = override.partition("=")
     if word not in value:
         return override
@@ -90,20 +92,20 @@ def placed(override: str, word: str, path: str) -> str:
     return f"{key}='{text}'"
 
 
-def merged(before: list[str], after: list[str]) -> list[str]:
-    """Both command lines in one: a group that is chosen anew forgets what was said about the old choice."""
+def merge_overrides(before: list[str], after: list[str]) -> list[str]:
+    """Join two command lines; a key or group of `after` replaces the same one of `before`, with all keys below it."""
     parser = OverridesParser.create()
-    said = {_key(override.key_or_group) for override in parser.parse_overrides(after)}
-    forgotten = said | {"run_dir", "sweep_dir", "weights_from", "name", "debug"}
-    kept = []
+    new_keys = {_key(override.key_or_group) for override in parser.parse_overrides(after)}
+    replaced = new_keys | {"run_dir", "sweep_dir", "weights_from", "name", "debug"}
+    remaining = []
     for override in parser.parse_overrides(before):
         key = _key(override.key_or_group)
-        # Rounding is of the one training that asked for it.
-        if {key, key.partition(".")[0]}.isdisjoint(forgotten) and not key.startswith("callbacks.quantization_aware."):
-            kept.append(str(override.input_line))
-    return kept + after
+        # Quantization-aware training is not inherited.
+        if {key, key.partition(".")[0]}.isdisjoint(replaced) and not key.startswith("callbacks.quantization_aware."):
+            remaining.append(str(override.input_line))
+    return remaining + after
 
 
-def _key(said: str) -> str:
-    key = said.lstrip("+~")
+def _key(name: str) -> str:
+    key = name.lstrip("+~")
     return "trainer.max_epochs" if key == "epochs" else key

@@ -1,4 +1,4 @@
-"""Evaluate a run through its checkpoint or an exported file."""
+"""Evaluate a run with its checkpoint or an exported file."""
 
 from omegaconf import DictConfig
 
@@ -18,7 +18,7 @@ def evaluate_run(
     backend: str | None = None,
     which: str = "best",
 ) -> Evaluation:
-    """`evaluate`, through an exported file of the checkpoint `which` where `backend` or the run's config names one."""
+    """Call `evaluate`; with an exported file of the checkpoint `which` if `backend` or the run's config names one."""
     backend = backend or cfg.get("backend")
     if backend is None:
         return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)

@@ -1,4 +1,4 @@
-"""What is exported: from an image as it is stored to predictions in its own pixels."""
+"""The exported graph: from an original image to predictions in its own pixels."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -26,8 +26,8 @@ class Graph(nn.Module):
 
     Args:
         schema: the class names.
-        size, resize, fill: how evaluation fits an image into the network's input.
-        checkpoint: SHA-256 of the file that the weights are of.
+        size, resize, fill: how an image is fitted into the network's input, see `eval_transform`.
+        checkpoint: SHA-256 of the checkpoint file.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class Graph(nn.Module):
         require(model.heads, Exportable, "export")
         self.size, self.resize, self.fill = size, resize, fill / 255
 
-    def forward(self, picture: Tensor) -> dict[str, Tensor]:
-        stored = picture.shape[-2], picture.shape[-1]
-        features = self.backbone(self.fit(picture))
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        stored = image.shape[-2], image.shape[-1]
+        features = self.backbone(self.fit(image))
         outputs: dict[str, Tensor] = {}
         for task, head in self.heads.items():
             raw = head(features)
-            found = cast(Exportable, head).graph(raw, eval_frame(self.resize, stored, self.size))
-            outputs |= {f"{task}.{name}": value for name, value in found.items()}
+            predictions = cast(Exportable, head).graph(raw, eval_frame(self.resize, stored, self.size))
+            outputs |= {f"{task}.{name}": value for name, value in predictions.items()}
             outputs |= {f"raw.{task}.{name}": value for name, value in raw.items() if isinstance(value, Tensor)}
         return outputs
 
-    def fit(self, picture: Tensor) -> Tensor:
-        """``(B, C, h, w)`` in 0..1: what `eval_transform` makes of an image, by operations that a graph can hold."""
-        stored = picture.shape[-2], picture.shape[-1]
-        image = picture.float() / 255
+    def fit(self, original_image: Tensor) -> Tensor:
+        """``(B, C, h, w)`` in 0..1: the same as `eval_transform`, with operations that can be exported."""
+        stored = original_image.shape[-2], original_image.shape[-1]
+        image = original_image.float() / 255
         image = F.interpolate(
             image, fitted(self.resize, stored, self.size), mode="bilinear", align_corners=False, antialias=True
         )
@@ -69,13 +69,13 @@ class Graph(nn.Module):
             return image[..., -top : self.size[0] - top, -left : self.size[1] - left]
         if self.resize == "letterbox":
             sides = (left, self.size[1] - width - left, top, self.size[0] - height - top)
-            # What is known of symbols is not that this has the input's size.
+            # The tracer does not know that this has the input's size; the slice tells it.
             return F.pad(image, sides, value=self.fill)[..., : self.size[0], : self.size[1]]
         return image
 
     @torch.no_grad()
     def metadata(self) -> dict[str, Any]:
-        """Plain data: what `Exported.metadata` says."""
+        """Plain data, see `Exported.metadata`."""
         features = self.backbone(torch.zeros(1, self.backbone.in_channels, *self.size))
         raw = {task: head(features) for task, head in self.heads.items()}
         return {
@@ -86,33 +86,35 @@ class Graph(nn.Module):
             "resize": self.resize,
             "channels": self.backbone.in_channels,
             "plain": {
-                task: {name: value for name, value in found.items() if not isinstance(value, Tensor)}
-                for task, found in raw.items()
+                task: {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+                for task, values in raw.items()
             },
         }
 
 
 def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[Graph, FineTuner]:
-    """The model of a run's checkpoint with pre-processing and decoding, and the model alone; adapters are merged."""
+    """A run's model with pre-processing and decoding, and the model alone; adapters are merged."""
     model, schema = load_model(run, cfg, which, plain=True)
     model.eval().requires_grad_(False)
     size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
     return Graph(model, schema, size, resize, fill, run.digest(which)).eval(), model
 
 
-def sample_of(graph: Graph) -> Tensor:
-    """An image to trace with, unlike the input in both sides; two of them where a graph can take several."""
-    several = all(head.graph_batch for head in heads_of(graph))
+def example_image(graph: Graph) -> Tensor:
+    """An image to trace with, of another height and width than the input; two images if the graph takes batches."""
+    takes_batches = all(head.graph_batch for head in graph_heads(graph))
     height, width = graph.size[0] + 37, graph.size[1] + 59
-    return torch.randint(0, 256, (2 if several else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (2 if takes_batches else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8
+    )
 
 
 def dimensions(graph: Graph) -> dict[str, Any]:
-    """What may change from one call to the next."""
+    """The dynamic dimensions."""
     sides = {2: torch.export.Dim("height", min=2, max=2**15), 3: torch.export.Dim("width", min=2, max=2**15)}
-    several = all(head.graph_batch for head in heads_of(graph))
-    return {"picture": {0: torch.export.Dim("batch", max=2**15), **sides} if several else sides}
+    takes_batches = all(head.graph_batch for head in graph_heads(graph))
+    return {"image": {0: torch.export.Dim("batch", max=2**15), **sides} if takes_batches else sides}
 
 
-def heads_of(graph: Graph) -> list[Exportable]:
+def graph_heads(graph: Graph) -> list[Exportable]:
     return list(require(graph.heads, Exportable, "export").values())

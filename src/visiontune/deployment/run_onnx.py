@@ -1,4 +1,4 @@
-"""Predict with model.onnx: python run_onnx.py PICTURE ...   (needs numpy, pillow and onnxruntime)"""
+"""Predict with model.onnx: python run_onnx.py IMAGE ...   (needs numpy, pillow and onnxruntime)"""
 
 import json
 import sys
@@ -14,26 +14,26 @@ names = [output.name for output in session.get_outputs() if not output.name.star
 
 
 def predict(path: str) -> dict[str, np.ndarray]:
-    """Outputs by name, in pixels of the image; but for boxes and their masks the first dimension is the batch's."""
+    """Outputs by name, in pixels of the image. All but boxes and their masks have a batch dimension first."""
     pixels = np.atleast_3d(read(path)).transpose(2, 0, 1)
-    return dict(zip(names, session.run(names, {"picture": pixels[None]}), strict=True))
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: pixels[None]}), strict=True))
 
 
 def read(path: str) -> np.ndarray:
-    """Pixels as in training: 16 bits scaled to 8, what is transparent over white, four channels as they are stored."""
-    picture = ImageOps.exif_transpose(Image.open(path))
+    """Pixels as in training: 16 bits scaled to 8, transparency over white, four channels unchanged."""
+    image = ImageOps.exif_transpose(Image.open(path))
     if about["channels"] == 4:
-        return np.asarray(picture)
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray(((np.asarray(picture).astype(np.int64) + 128) // 257).astype(np.uint8))
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB" if about["channels"] == 3 else "L"))
+        return np.asarray(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB" if about["channels"] == 3 else "L"))
 
 
-def words(task: str, found: dict[str, np.ndarray]) -> str:
-    """What was found, in a line."""
+def describe(task: str, found: dict[str, np.ndarray]) -> str:
+    """A prediction in one line."""
     classes, kind = about["tasks"][task]["classes"], about["tasks"][task]["kind"]
     if kind == "classification":
         best = int(found["scores"][0].argmax())
@@ -57,4 +57,4 @@ if __name__ == "__main__":
         outputs = predict(path)
         for task in about["tasks"]:
             mine = {name.split(".", 1)[1]: value for name, value in outputs.items() if name.startswith(f"{task}.")}
-            print(f"{path}  {task}: {words(task, mine)}")
+            print(f"{path}  {task}: {describe(task, mine)}")

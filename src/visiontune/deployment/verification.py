@@ -1,4 +1,4 @@
-"""Is the file the model? Both are asked about real images."""
+"""Compare an exported file with its model on real images."""
 
 from collections.abc import Iterator
 
@@ -15,75 +15,75 @@ from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.interfaces import require
 
 RAW, DECODED, SHARE = 1e-4, 1e-4, 1e-3
-PIXELS, BOXES = 0.1, 0.01  # how far a box may be off, and the share of boxes that may have no partner
+PIXELS, BOXES = 0.1, 0.01  # largest offset of a box, and the share of boxes that may have no match
 FAR = 1e3
 
 
 @torch.no_grad()
 def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tuple[int, float]:
-    """Compare a file with the model that it was made of.
+    """Compare a file with the model it was exported from.
 
-    The raw outputs are compared with the model's, up to `RAW` of their size (at least 1). What is chosen by them (the
-    class of a pixel, boxes) may differ where two are nearly alike, so that the file's decoding is compared with the
-    model's decoding of the file's own raw outputs: numbers up to `DECODED` of their size, choices in all but `SHARE`,
-    boxes without regard to their order in all but `BOXES` (of two that overlap just so much, one may win or the other).
+    The raw outputs must agree within `RAW` of the largest value (at least 1). Decisions (the class of a pixel, boxes)
+    may flip on near ties. So the file's decoding is compared with the model's decoding of the file's raw outputs:
+    numbers within `DECODED`, all but a share `SHARE` of the decisions, and all but a share `BOXES` of the boxes in any
+    order (non-maximum suppression may keep either of two boxes).
 
     Args:
-        batches: with their `image` as stored.
+        batches: with the original images.
 
     Returns:
-        How many images were compared, and the largest difference of any raw number.
+        The number of images, and the largest difference of raw outputs.
 
     Raises:
-        RunError: they disagree, with what and by how much.
+        RunError: they disagree; the message says which output and by how much.
     """
     count, worst = 0, 0.0
     boxes: dict[str, list[tuple[int, int]]] = {}
     for batch in batches:
-        found = exported.outputs(batch["original_image"], model.heads)
+        file_outputs = exported.outputs(batch["original_image"], model.heads)
         for task, raw in model(batch["image"]).items():
             head = model.heads[task]
             discrete = require({task: head}, Exportable, "export")[task].discrete_outputs
-            theirs, predictions = found[task]
+            file_raw, predictions = file_outputs[task]
             for name, value in raw.items():
                 if isinstance(value, Tensor) and name not in discrete:
-                    difference = _difference(theirs[name], value)
+                    difference = _difference(file_raw[name], value)
                     _check(f"{task}.{name}", difference, RAW)
                     worst = max(worst, difference)
-            for own, other in zip(head.decode(theirs, batch["frame"]), predictions, strict=True):
-                if "boxes" in own:
+            for expected, actual in zip(head.decode(file_raw, batch["frame"]), predictions, strict=True):
+                if "boxes" in expected:
                     boxes.setdefault(task, []).append(
-                        (len(partners(own, other)), max(map(len, (own["boxes"], other["boxes"]))))
+                        (len(match_boxes(expected, actual)), max(map(len, (expected["boxes"], actual["boxes"]))))
                     )
                     continue
-                for name, value in own.items():
+                for name, value in expected.items():
                     limit = DECODED if value.is_floating_point() else SHARE
-                    _check(f"{task}.{name}", _difference(other[name], value), limit)
+                    _check(f"{task}.{name}", _difference(actual[name], value), limit)
         count += len(batch["original_image"])
     for task, counts in boxes.items():
-        paired, all_of_them = map(sum, zip(*counts, strict=True))
-        _check(f"{task}.boxes (the share of them)", 1 - paired / max(1, all_of_them), BOXES)
+        matched, total = map(sum, zip(*counts, strict=True))
+        _check(f"{task}.boxes (the share of them)", 1 - matched / max(1, total), BOXES)
     return count, worst
 
 
-def partners(own: Prediction, other: Prediction) -> list[tuple[int, int]]:
-    """Rows of two predictions with boxes that are the same box: label, score, sides up to `PIXELS`, and mask."""
+def match_boxes(own: Prediction, other: Prediction) -> list[tuple[int, int]]:
+    """Pairs of rows that are the same box: equal label, score, sides within `PIXELS`, and mask."""
     if not len(own["boxes"]) or not len(other["boxes"]):
         return []
     off = (own["boxes"][:, None] - other["boxes"]).abs().amax(2) / PIXELS
     off = off.maximum((own["scores"][:, None] - other["scores"]).abs() / DECODED)
     off = off.masked_fill(own["labels"][:, None] != other["labels"], FAR).clamp_max(FAR)
-    found = []
+    pairs = []
     for i, j in zip(*linear_sum_assignment(off), strict=True):
         same = off[i, j] <= 1 and all(
             _difference(other[name][j], own[name][i]) <= BOXES for name in own.keys() - {"boxes", "scores", "labels"}
         )
-        found += [(int(i), int(j))] * same
-    return found
+        pairs += [(int(i), int(j))] * same
+    return pairs
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference over the largest number (at least 1); of choices the share that differs."""
+    """Largest difference divided by the largest value (at least 1); for integers, the share that differs."""
     if a.shape != b.shape:
         return float("inf")
     if not b.numel():
@@ -96,6 +96,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
 def _check(name: str, difference: float, limit: float) -> None:
     if not difference <= limit:
         raise RunError(
-            f"the exported file disagrees with the model: {name} by {difference:.2g}, where {limit:g} is allowed; no "
-            "file is left. Please report the network and this line"
+            f"the exported file disagrees with the model: {name} by {difference:.2g}, {limit:g} is allowed. "
+            "The file was deleted. Please report the network and this line"
         )

@@ -1,4 +1,4 @@
-"""What a search found: every candidate in a table, and those that are worth choosing between in an image."""
+"""Write the candidates of a search: a table of all, and a figure of the Pareto front."""
 
 import csv
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from visiontune.runs.files import write_atomically
 COLUMNS = ("candidate", "metric", "drop", "latency_ms", "megabytes", "front", "failed")
 
 
-def write_front(points: Sequence[Point], limits: Limits, metric: str, folder: Path) -> None:
-    """front.csv, every candidate with `front` where it is on it; front.png, its circles as large as the models."""
+def write_pareto_front(points: Sequence[Point], limits: Limits, metric: str, folder: Path) -> None:
+    """Write front.csv, which marks the candidates on the Pareto front, and front.png, whose circles show the sizes."""
     best = front(points)
     with write_atomically(folder / "front.csv") as file:
         writer = csv.writer(file)
@@ -33,14 +33,14 @@ def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metr
         size, colour = 20 + 400 * point.megabytes / largest, "tab:blue" if point in best else "lightgrey"
         axes.scatter(point.latency_ms, point.metric, size, colour, alpha=0.6)
     for i, point in enumerate(sorted(best, key=lambda point: (point.metric, point.latency_ms))):
-        label, below = f"{point.name}, {point.megabytes:.2g} MB", i % 2  # of neighbours one above, one below
+        label, below = f"{point.name}, {point.megabytes:.2g} MB", i % 2  # labels alternate, or they overlap
         place = (point.latency_ms, point.metric)
         axes.annotate(label, place, (4, -12 if below else 5), textcoords="offset points", fontsize=8)
     axes.set(xlabel="ms an image", ylabel=metric, xscale="log")
     allowed = [point.metric for point in known if point.drop <= limits.max_drop]
     if allowed:
         worst = max(allowed, key=lambda value: abs(value - known[0].metric))
-        label = f"the most lost within max_drop={limits.max_drop:g}"
+        label = f"largest allowed drop, max_drop={limits.max_drop:g}"
         axes.axhline(worst, color="grey", linestyle=":", linewidth=1, label=label)
         axes.legend(loc="best", fontsize=8)
     if limits.max_latency_ms < float("inf"):
