@@ -99,7 +99,7 @@ def test_small_layers_stay_in_float_first(run: RunDirectory, tmp_path: Path, mon
 
     losses = iter([5.0, 5.0, 5.0, 0.0])
     monkeypatch.setattr(Network, "sensitivities", alike)
-    monkeypatch.setattr(int8, "lost", lambda *_: next(losses))
+    monkeypatch.setattr(int8, "metric_drop", lambda *_: next(losses))
     made = Int8(images=8).apply(run, tmp_path / "run")
     smallest = sorted(sizes.keys() - {FIRST, LAST}, key=lambda layer: sizes[layer])
     kept = [line.partition("in float: ")[2].split(", ") for line in made.log.read_text().splitlines() if " -> " in line]
@@ -212,7 +212,7 @@ def test_ranges() -> None:
     assert calibrating._range(values, "minmax") == (-10, 10)
     low, high = calibrating._range(values, "mse")
     assert low == -high and 2.5 < high < 6
-    assert calibrating._clipped(values[:, 2:], low, high) < calibrating._clipped(values[:, 2:], -10, 10) / 2
+    assert calibrating._rounding_error(values[:, 2:], low, high) < calibrating._rounding_error(values[:, 2:], -10, 10) / 2
 
 
 @pytest.mark.parametrize(

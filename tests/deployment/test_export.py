@@ -151,7 +151,7 @@ def test_script_reads_images_as_training_does(run: RunDirectory, exported: Path,
             np.atleast_3d(script["read"](path)).transpose(2, 0, 1), load_image(path, channels)
         )
     found = files.OnnxFile(exported)(load_image(path)[None])
-    for name, value in script["predict"](image).items():
+    for name, value in script["predict"](path).items():
         np.testing.assert_array_equal(value, found[name])
 
 
@@ -186,7 +186,7 @@ def test_what_is_refused(command: Command, tiny: list[str], monkeypatch: pytest.
     status = run.status.read_text()
     run.status.write_text(status.replace("finished", "interrupted"))
     assert (
-        f"is interrupted: continue it with visiontune train run={run.path}"
+        f"is interrupted: resume it with visiontune train run={run.path}"
         in command("export", f"run={run.path}").message
     )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
