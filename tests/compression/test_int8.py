@@ -212,7 +212,8 @@ def test_ranges() -> None:
     assert calibrating._range(values, "minmax") == (-10, 10)
     low, high = calibrating._range(values, "mse")
     assert low == -high and 2.5 < high < 6
-    assert calibrating._rounding_error(values[:, 2:], low, high) < calibrating._rounding_error(values[:, 2:], -10, 10) / 2
+    errors = [calibrating._rounding_error(values[:, 2:], *limits) for limits in ((low, high), (-10, 10))]
+    assert errors[0] < errors[1] / 2
 
 
 @pytest.mark.parametrize(
