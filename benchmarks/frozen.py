@@ -104,8 +104,8 @@ def probes(overrides: list[str], epochs: int) -> str:
     ways = {
         "BackboneFinetuning": None,
         "linear_probe": [],
-        "linear_probe, cache, 2 views": ["strategy.cache=memory"],
-        "linear_probe, cache, 1 view": ["strategy.cache=memory", "strategy.views=1"],
+        "linear_probe, cache, 2 views": ["frozen_features.cache=memory"],
+        "linear_probe, cache, 1 view": ["frozen_features.cache=memory", "frozen_features.views=1"],
     }
     rows, first = [], 0.0
     for name, more in ways.items():

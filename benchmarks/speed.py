@@ -88,7 +88,7 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
     overrides = [
         "data=image_folder", f"data.root={folder / 'photos'}", "data.image_size=160", "data.cache=memory",
         "data.num_workers=0", "augment=standard", "strategy=full", "strategy.batchnorm=train", "probe=false",
-        "trainer=cpu", "trainer.gradient_clip_val=null", "~callbacks.weight_average",
+        "trainer=cpu", "trainer.gradient_clip_val=null", "technique=none",
         "name=bench", "test=false", f"trainer.max_epochs={rounds + 1}", "trainer.limit_val_batches=0",
     ]  # fmt: skip
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -32,6 +32,13 @@ def summary(name: str, runs: list[dict[str, Any]], metric: str) -> tuple[float, 
     return mean, [name, number, str(len(runs)), f"{seconds:.0f} s", f"{memory / 1000:.1f} GB", f"{trained:,.0f}"]
 
 
+def _label(row: dict[str, Any]) -> str:
+    """The search, the technique that a sweep varies, or the strategy."""
+    names = str(row.get("technique") or "").strip("[]").split(",")
+    technique = next((name for name in reversed(names) if name), "")
+    return technique or ("auto" if row.get("search") else row["strategy"])
+
+
 def main() -> None:
     if len(sys.argv) < 4:
         sys.exit(__doc__)
@@ -39,7 +46,7 @@ def main() -> None:
     runs = [run for run in find_runs([Path(folder) for folder in folders]) if run.finished]
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in table(runs):
-        groups[row["strategy"]].append(row)
+        groups[_label(row)].append(row)
     rows = sorted((summary(name, members, metric) for name, members in groups.items()), reverse=True)
     columns = ["strategy", f"test {metric}", "runs", "time of a run", "peak memory", "trained parameters"]
     text = f"{machines(runs)}.\n\n{markdown(columns, [cells for _, cells in rows])}"

@@ -21,10 +21,9 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from PIL import Image
 from running import NARROW, SCENES, SMALL, TINY, Command, Outcome, TrainOnce
 from torch.multiprocessing import start_processes
@@ -32,10 +31,12 @@ from torch.multiprocessing import start_processes
 from visiontune import cli, train
 from visiontune.compression import measuring
 from visiontune.compression import small as small_step
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import train_config
+from visiontune.config.launch import Launch
 from visiontune.models.heads import Head
 from visiontune.models.heads.detection import DetectionHead
 from visiontune.runs import RunDirectory
+from visiontune.training.resolve import resolve
 
 
 def pytest_collection_finish() -> None:
@@ -98,15 +99,10 @@ def tiny() -> list[str]:
 
 @pytest.fixture(scope="session")
 def config(apart: None) -> Callable[..., DictConfig]:
-    """`config("strategy=full")`: train.yaml composed and complete, as `train()` takes it; small by default."""
+    """`config("strategy=full")`: train.yaml composed and resolved, as `train()` takes it; small by default."""
 
     def make(*overrides: str, base: list[str] = TINY) -> DictConfig:
-        with initialize_config_dir(str(config_dir()), version_base=None):
-            cfg = compose("train", overrides=[*base, *overrides])
-        with open_dict(cfg):
-            cfg.name = cfg.name or "test"
-            cfg.test = True if cfg.test == "auto" else cfg.test
-        return cfg
+        return resolve(train_config([*base, *overrides]), Launch(data="test"))
 
     return make
 

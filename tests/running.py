@@ -37,6 +37,18 @@ def mostly_slow(values: Iterable[Any], *quick: object) -> list[Any]:
     return [value if value in quick else slow(value) for value in values]
 
 
+TECHNIQUES = ("ema", "swa", "sam", "l2_sp", "wise_ft", "auto_rgn")
+
+
+def what_trains(name: str) -> list[str]:
+    """Overrides for a strategy and techniques: `lp_ft+sam`, `full` or `swa` (with strategy=full)."""
+    parts = name.split("+")
+    techniques = [part for part in parts if part in TECHNIQUES]
+    average = [] if {"ema", "swa"} & set(techniques) else ["ema"]
+    (strategy,) = [part for part in parts if part not in techniques] or ["full"]
+    return [f"strategy={strategy}", f"technique=[{','.join(average + techniques)}]"]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left."""

@@ -18,7 +18,7 @@ BASH = shutil.which("bash")
         ("tr", {"train"}),
         (
             "train strategy=l",
-            {f"strategy={name}" for name in ("l2_sp", "last_k", "layer_decay", "linear_probe", "lora", "lp_ft")},
+            {f"strategy={name}" for name in ("last_k", "layer_decay", "linear_probe", "lora", "lp_ft")},
         ),
         ("  train -m   sweep=f", {"sweep=folds"}),
         ("plan scheduler=step scheduler.mi", {"scheduler.milestones."}),
@@ -81,7 +81,7 @@ def test_the_home_folder_is_written_out(
     monkeypatch.setenv("HOME", str(tmp_path))
     outcome = command("plan", *small, "data=image_folder", "data.root=~/photos")
     assert outcome.message.startswith(f"data.root: the folder {tmp_path / 'photos'} does not exist.")
-    outcome = command("plan", *small, "~callbacks.weight_average", "run_dir=~/run")
+    outcome = command("plan", *small, "~callbacks.first_batch", "run_dir=~/run")
     assert outcome.out.rstrip().endswith(str(tmp_path / "run"))
 
 

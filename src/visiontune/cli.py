@@ -14,7 +14,7 @@ from typing import Any
 from visiontune.errors import RunError, UserError
 
 VERBS = {
-    "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` continues a run",
+    "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` resumes a run",
     "plan": "print what `train` would do with the same overrides, and stop",
     "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
     "predict": "use a run on images: predict run=DIR input=FILE|FOLDER [output=DIR]",
@@ -46,10 +46,13 @@ def _run(verb: str) -> None:
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
     def application(cfg: Any) -> object:
         try:
-            return import_verb(verb).main(cfg)
+            work = import_verb(verb).main
+            if verb not in ("train", "plan"):  # these check a config as they resolve it
+                cfg = import_module("visiontune.config.check").check(verb, cfg)
+            return work(cfg)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # Hydra goes on with the other jobs and raises it at the end
+                raise  # Hydra runs the other jobs and raises it at the end
             failed.append(error)  # Hydra would print a line of its own
             return None
 
@@ -58,10 +61,15 @@ def _run(verb: str) -> None:
         raise failed[0]
 
 
-def _home(override: str) -> str:
-    """`KEY=~/photos` with the home folder written out: shells leave it where KEY has a dot, and Hydra refuses a ~."""
-    key, sign, value = override.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if sign and value.startswith("~") else override
+def _prepare(verb: str, overrides: list[str]) -> list[str]:
+    """The overrides as Hydra has to be told them; old spellings are refused, or noted on stderr."""
+    from visiontune.config.overrides import prepare
+    from visiontune.config.renamed import accept_old_keys, check_overrides
+
+    check_overrides(overrides)
+    overrides, notes = accept_old_keys(verb, overrides)
+    print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+    return prepare(overrides, multirun=not {"-m", "--multirun"}.isdisjoint(overrides))
 
 
 def _complete(request: str) -> None:
@@ -96,7 +104,7 @@ def main() -> None:
     if arguments[0] == "--version":
         print(version(__package__))
         return
-    verb, *overrides = [_home(argument) for argument in arguments]
+    verb, *overrides = arguments
     debug = "debug=true" in overrides
     if debug and verb in ("train", "plan"):  # `debug` is a group there, and Hydra takes no boolean for an option
         overrides = ["debug=traceback" if o == "debug=true" else o for o in overrides]
@@ -114,6 +122,7 @@ def main() -> None:
         if verb == "compare":
             import_module("visiontune.compare").main(overrides)
         else:
+            sys.argv[1:] = _prepare(verb, overrides)
             _run(verb)
     except KeyboardInterrupt:
         sys.exit(1)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from visiontune.config.derive import derive
 from visiontune.deployment.evaluation import evaluate_run
-from visiontune.errors import UserError
 from visiontune.runs.files import write_json
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import write_predictions
@@ -16,16 +16,14 @@ from visiontune.training.load import load_model, open_run
 
 def main(cfg: DictConfig) -> dict[str, float]:
     run, run_cfg = open_run(cfg.run, cfg.trust)
-    if cfg.split not in ("train", "val", "test"):
-        raise UserError(f"split={cfg.split}: write train, val or test")
     if cfg.data_root is not None:
-        run_cfg.data.root = cfg.data_root
+        run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None):
         model, _ = load_model(run, run_cfg, cfg.checkpoint)
         data = build_data(run_cfg)
         data.assign_as(run.splits)
         if cfg.accelerator != "auto":
-            run_cfg.trainer.accelerator = cfg.accelerator
+            run_cfg = derive(run_cfg, {"trainer.accelerator": cfg.accelerator})
         result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend, cfg.checkpoint)
     print("\n".join(f"{name:<42}{value:.8f}" for name, value in sorted(result.metrics.items())))
     if cfg.output is not None:

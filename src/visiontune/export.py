@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from visiontune.config.derive import derive
 from visiontune.deployment.files import NAMES, OPEN, write
 from visiontune.deployment.graph import build_graph
 from visiontune.deployment.verification import verify
@@ -29,7 +30,7 @@ def main(cfg: DictConfig) -> Path:
     if cfg.format not in NAMES:
         raise UserError(f"format={cfg.format}: write one of {', '.join(NAMES)}")
     if cfg.data_root is not None:
-        run_cfg.data.root = cfg.data_root
+        run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):
         data = build_data(run_cfg)
         data.assign_as(run.splits)

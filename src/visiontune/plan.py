@@ -2,32 +2,32 @@
 
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from visiontune.analysis.plan import plan
-from visiontune.config.devices import processes
-from visiontune.search.trials import AUTO, candidates, composed
-from visiontune.train import complete
+from visiontune.config.derive import derive
+from visiontune.config.launch import Launch
 from visiontune.training.fit import prepare
+from visiontune.training.resolve import AUTO, candidate_configs, resolve
 
 
 def main(cfg: DictConfig) -> None:
-    cfg, notes = _settled(complete(cfg))
+    launch = Launch.from_hydra()
+    cfg, notes = _without_search(resolve(cfg, launch), launch)
     data, model, weights = prepare(cfg, download=False)
-    where = Path(cfg.run_dir) if cfg.run_dir else Path(cfg.paths.logs) / cfg.name / "TIME-ID"
+    place = Path(cfg.run_dir) if cfg.run_dir else Path(cfg.paths.logs) / cfg.name / "TIME-ID"
     print("".join(f"{note}\n\n" for note in notes), end="")
-    print(plan(cfg, data, model, weights, processes(cfg), where))
+    print(plan(cfg, data, model, weights, cfg.trainer.devices, place))
 
 
-def _settled(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
-    """Something that can be shown for every `auto`, and what it stands for."""
+def _without_search(cfg: DictConfig, launch: Launch) -> tuple[DictConfig, list[str]]:
+    """A config that can be shown in place of one that a search decides, and what the search decides."""
     notes = []
-    if "candidates" in cfg.strategy:
-        names = candidates(cfg)
-        notes.append(f"strategy=auto: trials decide among {', '.join(names)}; below is the plan of {names[0]}")
-        cfg = complete(composed(list(HydraConfig.get().overrides.task), names[0]))
+    if cfg.search is not None:
+        candidates = candidate_configs(cfg, launch)
+        first, cfg = next(iter(candidates.items()))
+        notes.append(f"search=strategy: trials decide among {', '.join(candidates)}; below is the plan of {first}")
     if cfg.optimizer.lr == AUTO:
-        notes.append("optimizer.lr=auto: the range test decides; rates below are shares of what it finds")
-        cfg.optimizer.lr = 1.0
+        notes.append("optimizer.lr=auto: the range test decides; learning rates below are fractions of its choice")
+        cfg = derive(cfg, {"optimizer.lr": 1.0})
     return cfg, notes

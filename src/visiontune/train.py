@@ -1,147 +1,134 @@
-"""Fine-tune a network: data, model, trainer, fit, measure."""
+"""Fine-tune a network: seed, data, model, trainer, fit, measure, report."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from visiontune.analysis.plan import plan, trained_parameters
 from visiontune.analysis.results import report
-from visiontune.config.devices import processes
+from visiontune.config.launch import Launch
 from visiontune.data import VisionData
+from visiontune.frozen_features.settings import cache_files
 from visiontune.loggers import open_loggers
+from visiontune.loggers.hyperparameters import flatten
+from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.log import log, logging_to
-from visiontune.search.combination import check_combination
-from visiontune.search.trials import Tried, chosen_by_trial
+from visiontune.search.trials import SearchResult, search
+from visiontune.training.build import build_data, build_trainer
 from visiontune.training.evaluation import Evaluation, evaluate
-from visiontune.training.fit import fit, prepare
-from visiontune.training.launch import launch
-from visiontune.training.load import adopt_weights, read_checkpoint
+from visiontune.training.fit import build_model, seed_everything
+from visiontune.training.launch import fit_ranks
+from visiontune.training.load import read_checkpoint
 from visiontune.training.memory import forget_peak, peak_mb
-from visiontune.training.resume import check_fits, continued, explain_version_mismatch, rewind
+from visiontune.training.resolve import resolve
+from visiontune.training.resume import check_fits, explain_version_mismatch, resume_config, rewind
 from visiontune.training.wise_ft import interpolate
 
 
 def main(cfg: DictConfig) -> float:
     """What Hydra calls: one run, or one job of a sweep. Returns the monitored metric of the best checkpoint."""
-    overrides = list(HydraConfig.get().overrides.task)
+    launch = Launch.from_hydra()
     if cfg.run is not None:
         run = RunDirectory.open(cfg.run)
-        with run.lock():
-            cfg, checkpoint = continued(run, overrides)
-            with explain_version_mismatch(run):
-                return train(cfg, run, checkpoint)
-    cfg, tried = chosen_by_trial(complete(cfg), overrides, complete, train)
-    return train(cfg, overrides=overrides, tried=tried)
-
-
-def complete(cfg: DictConfig) -> DictConfig:
-    """Decide what the config leaves to the circumstances: the run's name and place, the test split, the backbone."""
-    hydra = HydraConfig.get()
-    check_combination(list(hydra.overrides.task))
-    sweeping = hydra.mode == RunMode.MULTIRUN
-    with open_dict(cfg):
-        if cfg.test == "auto":
-            cfg.test = not sweeping or cfg.data.folds is not None
-        if root := cfg.data.get("root"):
-            cfg.data.root = str(Path(root).expanduser().resolve())  # a run is read from other places as well
-        if cfg.name is None:
-            cfg.name = cfg.data.get("name") or (Path(cfg.data.root).name if root else hydra.runtime.choices["data"])
-        if cfg.weights_from is not None:
-            adopt_weights(cfg, list(hydra.overrides.task))
-        if sweeping:
-            cfg.run_dir = str(Path(cfg.sweep_dir) / f"{hydra.job.num:03d}")
-    return cfg
+        with run.lock(), explain_version_mismatch(run):
+            cfg, checkpoint = resume_config(run, launch.overrides)
+            return train(cfg, run, checkpoint)
+    cfg, result = search(resolve(cfg, launch), launch, train)
+    return train(cfg, overrides=launch.overrides, search_result=result)
 
 
 def train(
     cfg: DictConfig,
     run: RunDirectory | None = None,
     checkpoint: Path | None = None,
-    overrides: list[str] | None = None,
-    tried: Tried | None = None,
+    overrides: Sequence[str] = (),
+    search_result: SearchResult | None = None,
 ) -> float:
-    """A whole run. `cfg` is complete: `configs/train.yaml` composed, no `auto` left in `test` or `name`.
+    """A whole run. Returns the monitored metric of the best checkpoint on the validation split.
 
     Args:
-        run: the directory to continue in; None makes a new one.
-        checkpoint: what to continue from.
-        overrides: what the command line said, for the tables of `compare`.
-        tried: what was tried to make `cfg`.
-    Returns:
-        The monitored metric of the best checkpoint on the validation split.
+        cfg: resolved, see `visiontune.training.resolve`.
+        run: the directory to resume in; None makes a new one.
+        checkpoint: what to resume from.
+        overrides: of the command line, for the tables of `compare`.
+        search_result: the trials that chose `cfg`.
     """
     forget_peak()
+    seed_everything(cfg.seed)
     with logging_to(None):
-        data, model, weights = prepare(cfg, load=checkpoint is None)
-        count = processes(cfg)
+        data = build_data(cfg)
         if run is not None and run.splits.is_file():
             data.assign_as(run.splits, grown=False)
+        model, weights = build_model(cfg, data, load=checkpoint is None)
         if run is not None and checkpoint is not None:
-            check_fits(run, model, checkpoint, cfg.trainer.max_epochs, count)
-        if run is None:
-            run = (
-                RunDirectory.create(Path(cfg.run_dir).expanduser())
-                if cfg.run_dir
-                else RunDirectory.new(Path(cfg.paths.logs).expanduser(), cfg.name)
-            )
-    with run.running() as outcome, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
-        record(cfg, run, data, overrides or [])
+            check_fits(run, model, checkpoint, cfg.trainer.max_epochs, cfg.trainer.devices)
+        run = run or new_run(cfg)
+    with run.running() as status, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
+        record(cfg, run, data, overrides)
         rewind(run, checkpoint)
-        if tried is not None:
-            tried.write(run)
-        log.info(plan(cfg, data, model, weights, count, run.path))
+        if search_result is not None:
+            search_result.write(run)
+        log.info(plan(cfg, data, model, weights, cfg.trainer.devices, run.path))
         try:
-            if count > 1:
-                launch(run, count, checkpoint)
+            if cfg.trainer.devices > 1:
+                fit_ranks(run, cfg.trainer.devices, checkpoint)
             else:
-                fit(cfg, run, data, model, checkpoint, loggers)
+                log_hyperparameters(loggers, flatten(cfg))
+                trainer = build_trainer(cfg, run, model, loggers)
+                with cache_files(data, run.path):
+                    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the second
-            log.info(f"\ninterrupted; continue with: visiontune train run={run.path}")
+            log.info(f"\ninterrupted; resume with: visiontune train run={run.path}")
             raise
-        if cfg.wise_ft is not None:
-            interpolate(run, model, data, cfg.wise_ft, cfg.trainer.accelerator, cfg.trainer.precision)
+        if "wise_ft" in cfg.technique:
+            interpolate(cfg, run, model, data)
         results = measure(cfg, run, data, model)
         report(cfg, run, data, model, results, loggers)
-        outcome["objective"] = best_of(run, model, results)
-        outcome["trained_parameters"] = trained_parameters(model, cfg.trainer.max_epochs)
-        outcome["peak_memory_mb"] = round(peak_mb(), 1)
+        status["objective"] = best_score(run, model, results)
+        status["trained_parameters"] = trained_parameters(model, cfg.trainer.max_epochs)
+        status["peak_memory_mb"] = round(peak_mb(), 1)
     print(run.path)
-    return outcome["objective"]["value"]
+    return status["objective"]["value"]
 
 
-def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: list[str]) -> None:
-    """Config, environment and splits: what the run is, before it has done anything."""
-    if not run.splits.is_file():  # else continued: it is what it was
-        write_json(run.environment, environment(cfg.seed, overrides, tags=list(cfg.tags), note=cfg.note))
+def new_run(cfg: DictConfig) -> RunDirectory:
+    """The directory of a new run: `run_dir`, or a new folder under `paths.logs`."""
+    if cfg.run_dir:
+        return RunDirectory.create(Path(cfg.run_dir).expanduser())
+    return RunDirectory.new(Path(cfg.paths.logs).expanduser(), cfg.name)
+
+
+def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: Sequence[str]) -> None:
+    """Write config, environment and splits: what the run is, before it has done anything."""
+    if not run.splits.is_file():  # a resumed run keeps them
+        write_json(run.environment, environment(cfg.seed, list(overrides), tags=list(cfg.tags), note=cfg.note))
         with write_atomically(run.splits) as file:
             writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
             writer.writeheader()
             writer.writerows(data.splits_rows())
-    run.write_config(cfg)  # the last: with it the run has begun, and can be continued
+    run.write_config(cfg)  # the last: from here on the run has begun, and can be resumed
 
 
 def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
-    """The best checkpoint on the validation split, and on the test split where it may be looked at; on one device."""
+    """Evaluate the best checkpoint on one device, on each of `measured_splits`."""
     model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
-    return [
-        evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in measured(cfg, data)
-    ]
+    splits = measured_splits(cfg, data)
+    return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
 
 
-def measured(cfg: DictConfig, data: VisionData) -> list[str]:
-    """The splits that are looked at when a run ends."""
+def measured_splits(cfg: DictConfig, data: VisionData) -> list[str]:
+    """The splits that are evaluated when a run ends."""
     return ["val", "test"] if cfg.test and data.samples("test") else ["val"]
 
 
-def best_of(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
+def best_score(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
     """The monitored metric of the best checkpoint, and the epoch after which it was written (0: before the first)."""
     (name, mode), state = model.monitor, read_checkpoint(run.checkpoint("best"))
     return {"name": name, "mode": mode, "value": results[0].metrics[name], "epoch": state["visiontune"]["epochs"]}

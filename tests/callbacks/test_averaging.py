@@ -44,7 +44,7 @@ def test_a_plain_mean_of_the_last_part() -> None:
 @pytest.mark.parametrize("horizon", [0, 20, -0.5, "long"])
 def test_a_horizon_that_is_no_fraction(horizon: Any) -> None:
     """Twice all steps would keep the plain mean at the weights that it began with."""
-    with pytest.raises(UserError, match=rf"callbacks.weight_average.horizon={horizon}: a fraction of all steps"):
+    with pytest.raises(UserError, match=rf"technique.ema.horizon={horizon}: expected a fraction of all steps"):
         StochasticWeightAverage(horizon)
 
 
@@ -58,7 +58,7 @@ def test_counters_are_not_averaged() -> None:
 def test_the_average_is_what_is_kept(command: Command, tiny: list[str], tmp_path: Path) -> None:
     """best.ckpt holds what was validated; without the average the weights are others."""
     states = []
-    for name, more in (("with", ["callbacks.weight_average.horizon=1"]), ("without", ["~callbacks.weight_average"])):
+    for name, more in (("with", ["technique.ema.horizon=1"]), ("without", ["technique=none"])):
         arguments = ["strategy=full", "data.batch_size=8", "optimizer.lr=0.01", *more]
         run = command("train", *tiny, *arguments, f"run_dir={tmp_path / name}").run
         loaded = torch.load(run.checkpoint("last"), weights_only=True)

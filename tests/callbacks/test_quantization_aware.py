@@ -145,7 +145,7 @@ def test_a_training(run: Any, command: Command, tmp_path: Path) -> None:
     [
         ("trainer.precision=bf16-mixed", "trainer.precision=32-true"),
         ("compile=true", "compile=false"),
-        ("strategy=linear_probe strategy.cache=memory augment=none", "strategy.cache=none"),
+        ("strategy=linear_probe frozen_features.cache=memory augment=none", "frozen_features.cache=none"),
         ("strategy.batchnorm=train", "strategy.batchnorm=frozen"),
     ],
 )

@@ -15,6 +15,7 @@ from visiontune.compress import write_recipe
 from visiontune.compression import Int8, TrainStep
 from visiontune.compression.step import metric_drop, source_config
 from visiontune.compression.train_step import merge_overrides, substitute
+from visiontune.config.derive import derive
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 
@@ -126,8 +127,8 @@ def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, t
 def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp_path: Path) -> None:
     """What the run's command line named, a step in another folder cannot find there."""
     cfg = source_config(run)
-    cfg.overrides = [*cfg.overrides, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
-    cfg.optimizer.lr, cfg.distill.teacher = 0.0123, str(run.path)
+    overrides = [*cfg.overrides, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
+    cfg = derive(cfg, {"overrides": overrides, "optimizer.lr": 0.0123, "distill.teacher": str(run.path)})
     made = TrainStep(["strategy=full"]).check(cfg)
     assert made.optimizer.lr == 0.0123 and made.distill.teacher == str(run.path)
     assert TrainStep(["distill.teacher=null"]).check(cfg).distill.teacher is None

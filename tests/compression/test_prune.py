@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import initialize_config_dir
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from running import Command
 
 from visiontune.compression import Prune, prune
@@ -18,6 +18,7 @@ from visiontune.compression.costs import macs, params
 from visiontune.compression.pruning import Ranking, _join_single_images, prune_channels, prune_to_target
 from visiontune.compression.step import source_config
 from visiontune.config.compose import config_dir
+from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
@@ -124,7 +125,7 @@ FAMILIES = [
 def test_families_and_their_heads_follow(name: str, config: Config) -> None:
     """`check` builds the pruned network anew from its config and compares every map, embedding and raw output."""
     cfg = config("data=digit_scenes", "heads=multitask", "data.scenes=24", f"backbone.name={name}", base=[])
-    cfg.data.image_size = 64
+    cfg = derive(cfg, {"data.image_size": 64})
     step = Prune(macs=0.9)
     made = step.check(cfg_said(cfg))
     shapes = made.backbone.shapes
@@ -132,9 +133,7 @@ def test_families_and_their_heads_follow(name: str, config: Config) -> None:
 
 
 def cfg_said(cfg: DictConfig) -> DictConfig:
-    with open_dict(cfg):
-        cfg.compressed_from, cfg.overrides = "", []
-    return cfg
+    return derive(cfg, {"compressed_from": "", "overrides": []})
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import open_dict
 from torch import nn
 
 from visiontune.callbacks import KeepZeros
 from visiontune.compression import Prune, Sparsify
 from visiontune.compression.sparsify import KEEP, layer_weights, zero_smallest
 from visiontune.compression.step import source_config
+from visiontune.config.derive import derive
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.training.load import load_model
@@ -103,8 +103,7 @@ def test_arguments_without_meaning(amount: float, scope: str) -> None:
 
 def test_integers_are_the_end(run: RunDirectory) -> None:
     cfg = source_config(run)
-    with open_dict(cfg):
-        cfg.backend = "onnx"
+    cfg = derive(cfg, {"backend": "onnx"})
     for step in (Sparsify(0.5), Prune(macs=0.5)):
         with pytest.raises(UserError, match=r"the run is already quantized: .* needs the run it was made from"):
             step.check(cfg)

@@ -160,7 +160,9 @@ def test_another_teacher_is_refused_when_a_run_goes_on(student: Any, command: Co
 @pytest.mark.slow
 def test_with_sam_and_half_the_bits(student: Any) -> None:
     """SAM's two passes see one batch; the teacher is under the same precision."""
-    row = history(student("strategy=sam", "trainer.precision=bf16-mixed", "distill.features=1").run)[-1]
+    row = history(
+        student("strategy=full", "technique=[ema,sam]", "trainer.precision=bf16-mixed", "distill.features=1").run
+    )[-1]
     assert float(row["train/classification/distill"]) > 0 and 0 < float(row["train/distill_features"]) < 10
 
 
@@ -246,7 +248,7 @@ def test_bad_teachers(command: Command, tiny: list[str], teacher: RunDirectory, 
 
 def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: RunDirectory) -> None:
     taught = [*tiny, f"distill.teacher={teacher.path}", "distill.features=0.5", "strategy=linear_probe"]
-    out = command("plan", *taught, "strategy.cache=memory", "augment=none").out
+    out = command("plan", *taught, "frozen_features.cache=memory", "augment=none").out
     assert (
         f"{teacher.path} (small_cnn, 20 x 20), weight 0.5, temperature 4, features 0.5 with 656 parameters for "
         "training only"

@@ -26,7 +26,7 @@ SETTINGS = [
     # Stages unfreeze in the second and third epoch; written before every batch, so within accumulation windows.
     "data.num_workers=0 strategy=gradual_unfreeze trainer.accumulate_grad_batches=3 checkpoints.every_minutes=1e-6",
     # Everything unfreezes in the third epoch; the average is what is kept.
-    "data.num_workers=2 strategy=[lp_ft,ema] strategy.probe_epochs=0.5 checkpoints.every_steps=3",
+    "data.num_workers=2 strategy=lp_ft strategy.probe_epochs=0.5 checkpoints.every_steps=3",
     # Written after validations alone.
     "data.num_workers=2 strategy=full scheduler=plateau trainer.accumulate_grad_batches=2 optimizer=sgd",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from alike import check_results, check_training
-from running import Command, mostly_slow
+from running import Command, mostly_slow, what_trains
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
@@ -44,10 +44,10 @@ CASES: dict[str, list[str]] = {
     "sam": [],
     "wise_ft": ["data.num_workers=2"],
     "swa": ["data.num_workers=2"],
-    "[lp_ft,ema,l2_sp]": ["trainer.accumulate_grad_batches=3"],
+    "lp_ft+ema+l2_sp": ["trainer.accumulate_grad_batches=3"],
     "bit_hyperrule": [],
-    "[gradual_unfreeze,l2_sp]": ["strategy.cache=memory", "augment=standard", "strategy.unfrozen_by=0.8"],
-    "[gradual_unfreeze,ema]": ["strategy.patience=1", "monitor=val/classification/calibration_error"],
+    "gradual_unfreeze+l2_sp": ["frozen_features.cache=memory", "augment=standard", "strategy.unfrozen_by=0.8"],
+    "gradual_unfreeze+ema": ["strategy.patience=1", "monitor=val/classification/calibration_error"],
 }
 # How it stops, and with what else it is started: a kill leaves what the last checkpoint before has.
 STOPS: list[tuple[str, list[str]]] = [
@@ -89,7 +89,7 @@ def test_resumed_equals_uninterrupted(
     reported = number < 4  # each of STOPS
     if not reported:  # half of a run this small
         monkeypatch.setattr(train, "report", lambda *_: None)
-    arguments = [*tiny, *BASE, f"strategy={strategy}", *CASES[strategy], *more]
+    arguments = [*tiny, *BASE, *what_trains(strategy), *CASES[strategy], *more]
     if reported:
         arguments = [argument for argument in arguments if argument != "logger=none"] + ["trainer.log_every_n_steps=1"]
     whole = command("train", *arguments, f"run_dir={tmp_path / 'whole'}").run

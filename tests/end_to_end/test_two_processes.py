@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import TINY
+from running import TINY, what_trains
 from watching import States, fit_all
 
 from visiontune.runs import RunDirectory
@@ -40,10 +40,10 @@ CASES: dict[str, list[str]] = {
     "auto_rgn": [],
     "wise_ft": [],
     "ema": [],
-    "swa": ["callbacks.weight_average.horizon=0.8"],
+    "swa": ["technique.swa.horizon=0.8"],
     "sam": [],
     "bit_hyperrule": [],
-    "[gradual_unfreeze,l2_sp,auto_rgn,sam]": THAWING,
+    "gradual_unfreeze+l2_sp+auto_rgn+sam": THAWING,
     # Each rank has statistics of its own images: equal to the other rank's, not to those of one process.
     "ema learning": ["strategy.batchnorm=train"],
 }
@@ -61,7 +61,7 @@ def train_all(names: list[str], config: Callable[..., DictConfig], root: Path) -
         for where, settings in ((name, ["trainer=cpu", "data.batch_size=16"]), (f"{name}, two", ["trainer=ddp_cpu"])):
             run = RunDirectory.create(root / where)
             watch = ["+callbacks.weights._target_=watching.Weights", f"+callbacks.weights.folder='{run.path}'"]
-            overrides = [*BASE, f"strategy={strategy}", *training, *own, *settings, *watch]
+            overrides = [*BASE, *what_trains(strategy), *training, *own, *settings, *watch]
             run.write_config(config(*overrides, base=tiny))
         with logging_to(None, quiet=True):
             alone, cfg = RunDirectory.open(root / name), RunDirectory.open(root / name).read_config()
@@ -112,7 +112,7 @@ def test_ranks_are_equal_and_train_as_one_process(
         keys = [f"trained/backbone.model.block{n}.conv1.weight" for n in (2, 1)]
         return [[float((b[key] - a[key]).abs().max()) > 1e-4 for a, b in pairwise(states[name][0])] for key in keys]
 
-    by_epochs = {"gradual_unfreeze", "gradual_unfreeze accumulated", "[gradual_unfreeze,l2_sp,auto_rgn,sam]"}
+    by_epochs = {"gradual_unfreeze", "gradual_unfreeze accumulated", "gradual_unfreeze+l2_sp+auto_rgn+sam"}
     for name in by_epochs.intersection(names):
         assert moved(name) == [[False, True, True], [False, False, True]], name
     assert "gradual_unfreeze stalled" not in names or moved("gradual_unfreeze stalled")[0][-1]

@@ -25,7 +25,7 @@ from visiontune.training.fit import prepare
 
 EPOCHS = 5
 RUN = [f"trainer.max_epochs={EPOCHS}", "data.batch_size=16", "augment=standard", "augment.flip=false", "probe=true"]
-CACHED = ["strategy.cache=memory", "strategy.cache_bits=32"]
+CACHED = ["frozen_features.cache=memory", "frozen_features.bits=32"]
 
 
 def curves(run: RunDirectory) -> list[dict[str, float]]:
@@ -44,7 +44,7 @@ def close(one: RunDirectory, other: RunDirectory, tolerance: float) -> None:
     [
         pytest.param(["strategy=linear_probe"], id="linear_probe", marks=pytest.mark.slow),
         pytest.param(["strategy=gradual_unfreeze", "strategy.unfrozen_by=0.8"], id="gradual_unfreeze"),
-        pytest.param(["strategy=[lp_ft,sam]"], id="lp_ft+sam", marks=pytest.mark.slow),
+        pytest.param(["strategy=lp_ft", "technique=[ema,sam]"], id="lp_ft+sam", marks=pytest.mark.slow),
         pytest.param(
             ["strategy=last_k", "strategy.k=1", "trainer.accumulate_grad_batches=3"],
             id="last_k",
@@ -56,17 +56,17 @@ def test_equals_the_uncached_run_of_the_same_views(
     strategy: list[str], command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small
-    plain = command("train", *tiny, *RUN, *strategy, "strategy.views=2")
+    plain = command("train", *tiny, *RUN, *strategy, "frozen_features.views=2")
     assert "computed in every epoch" in plain.out
     cached = command("train", *tiny, *RUN, *strategy, *CACHED)
     assert "2 views of each image, stored in memory with 32 bits" in cached.out
     close(cached.run, plain.run, 1e-5)
-    half = command("train", *tiny, *RUN, *strategy, "strategy.cache=memory")
+    half = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=memory")
     close(half.run, plain.run, 1e-2)
 
 
 def test_views_come_round_while_stages_are_frozen(config: Callable[..., DictConfig]) -> None:
-    phases = ["strategy=lp_ft", "strategy.probe_epochs=0.67", "strategy.views=3"]
+    phases = ["strategy=lp_ft", "strategy.probe_epochs=0.67", "frozen_features.views=3"]
     data, _, _ = prepare(config("trainer.max_epochs=6", "augment=standard", *phases))
     assert [data.view(epoch) for epoch in range(6)] == [0, 1, 2, 0, 4, 5]
     images = [next(iter(loader_of(data, epoch)))["image"] for epoch in range(6)]
@@ -105,15 +105,15 @@ def test_targets_follow_the_views(
         "augment=objects",
         "logger=none",
     ]
-    plain = command("train", *settings, "strategy.views=2").run
+    plain = command("train", *settings, "frozen_features.views=2").run
     close(command("train", *settings, *CACHED).run, plain, 1e-4)
 
 
 @pytest.mark.slow
 def test_the_disk_gives_the_same_bits_and_keeps_nothing(command: Command, tiny: list[str]) -> None:
     strategy = ["strategy=gradual_unfreeze", "strategy.unfrozen_by=0.8"]
-    memory = command("train", *tiny, *RUN, *strategy, "strategy.cache=memory").run
-    disk = command("train", *tiny, *RUN, *strategy, "strategy.cache=disk").run
+    memory = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=memory").run
+    disk = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=disk").run
     one, other = (torch.load(run.checkpoint("last"), weights_only=True)["state_dict"] for run in (memory, disk))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert not list(disk.path.glob(".frozen*"))
@@ -158,7 +158,9 @@ def test_changed_weights_are_recorded_again(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # As those of a stage do that trained before it froze: its average, which is validated, goes on changing.
-    cache = build_cache(config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "strategy.cache=memory")
+    cache = build_cache(
+        config, "strategy=gradual_unfreeze", "strategy.schedule={block2: 2}", "frozen_features.cache=memory"
+    )
     assert cache is not None and cache.frozen_counts == [2, 2, 1, 1]
     recorded: list[int] = []
     monkeypatch.setattr(cache, "_record", lambda split, view, epoch: recorded.append(epoch))
@@ -178,7 +180,7 @@ def test_changed_weights_are_recorded_again(
 
 
 def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory")
+    cache = build_cache(config, "strategy=linear_probe", "frozen_features.cache=memory")
     assert cache is not None
     cache.data._splits["train"] = cache.data.samples("train")[:10]  # as a recorded splits.csv may have it
     with cache.open(tmp_path):
@@ -200,7 +202,7 @@ def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path
 def test_the_plan_says_why_it_is_off(
     overrides: list[str], reason: str, command: Command, tiny: list[str], config: Callable[..., DictConfig]
 ) -> None:
-    base = [*tiny, "augment=none", "strategy.cache=memory"]
+    base = [*tiny, "augment=none", "frozen_features.cache=memory"]
     plan = command("plan", *base, *overrides).out
     assert "frozen stages: off: " in plan and reason in plan
 
@@ -209,29 +211,29 @@ def test_without_a_plan_every_epoch_has_its_own_view(
     config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "plan_stages", lambda *_, **__: None)
-    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory")
+    cache = build_cache(config, "strategy=linear_probe", "frozen_features.cache=memory")
     assert cache is not None and not cache.epochs
     assert [cache.data.view(epoch) for epoch in range(4)] == [0, 1, 2, 3]
 
 
 def test_null_is_none(command: Command, tiny: list[str]) -> None:
-    assert "computed in every epoch" in command("plan", *tiny, "strategy.cache=null").out
+    assert "computed in every epoch" in command("plan", *tiny, "frozen_features.cache=null").out
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["strategy.cache=ram"], "strategy.cache=ram: write none, memory or disk"),
-        (["strategy.views=0"], "strategy.views=0"),
-        (["strategy.cache_bits=8"], "write 16 or 32"),
-        (["strategy.cache_gb=0"], "strategy.cache_gb=0"),
+        (["frozen_features.cache=ram"], "frozen_features.cache=ram: expected none, memory or disk, got text; write"),
+        (["frozen_features.views=0"], "frozen_features.views=0: expected"),
+        (["frozen_features.bits=8"], "frozen_features.bits=8: expected 16 or 32, got 8"),
+        (["frozen_features.max_gb=0"], "frozen_features.max_gb=0: expected"),
         (
-            ["strategy.cache=memory", "strategy.cache_gb=1e-6"],
-            "GB, more than strategy.cache_gb=1e-06: write a larger one, fewer",
+            ["frozen_features.cache=memory", "frozen_features.max_gb=1e-6"],
+            "GB, more than frozen_features.max_gb=1e-06: write a larger one, fewer",
         ),
         (
-            ["strategy.cache=disk", "strategy.cache_gb=1e-6"],
-            "GB, more than strategy.cache_gb=1e-06: write a larger one, fewer",
+            ["frozen_features.cache=disk", "frozen_features.max_gb=1e-6"],
+            "GB, more than frozen_features.max_gb=1e-06: write a larger one, fewer",
         ),
     ],
 )
@@ -243,11 +245,11 @@ def test_bad_input(overrides: list[str], words: str, command: Command, tiny: lis
 def test_a_disk_without_the_room_is_refused(config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="the disk has 1e-08"):
-        build_cache(config, "strategy=linear_probe", "strategy.cache=disk")
+        build_cache(config, "strategy=linear_probe", "frozen_features.cache=disk")
 
 
 def test_the_size_is_what_it_takes(config: Callable[..., DictConfig], command: Command, tiny: list[str]) -> None:
-    cache = build_cache(config, "strategy=linear_probe", "strategy.cache=memory", "strategy.views=3")
+    cache = build_cache(config, "strategy=linear_probe", "frozen_features.cache=memory", "frozen_features.views=3")
     assert cache is not None
     samples = 3 * len(cache.data.samples("train")) + len(cache.data.samples("val"))
     (plan,) = cache.plans.values()
@@ -255,7 +257,7 @@ def test_the_size_is_what_it_takes(config: Callable[..., DictConfig], command: C
 
 
 SCENES = ["data=digit_scenes", "data.scenes=20", "heads=segmentation", "data.image_size=64"]
-LINEAR = ["strategy=linear_probe", "strategy.cache=memory"]
+LINEAR = ["strategy=linear_probe", "frozen_features.cache=memory"]
 
 
 def test_targets_count(config: Callable[..., DictConfig]) -> None:
@@ -282,7 +284,7 @@ def test_numbers_too_large_for_16_bits_are_refused() -> None:
     store = Store(samples=4, bits=16)
     store.put(0, "stem", torch.tensor([1, 2]), torch.tensor([[1.0], [2.5]]))
     assert store.get(0, "stem", torch.tensor([2, 1])).tolist() == [[2.5], [1.0]]
-    with pytest.raises(UserError, match=r"strategy\.cache_bits=32"):
+    with pytest.raises(UserError, match=r"frozen_features\.bits=32"):
         store.put(0, "stem", torch.tensor([0]), torch.tensor([[1e6]]))
     Store(samples=4, bits=32).put(0, "stem", torch.tensor([0]), torch.tensor([[1e6]]))
     store.put(0, "stem", torch.tensor([0]), torch.tensor([[torch.nan]]))  # of bits no fault

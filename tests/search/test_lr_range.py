@@ -11,31 +11,31 @@ from running import Command
 
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
-from visiontune.search.lr_range import HIGHEST, LOWEST, STEPS, chosen, range_test, smoothed
+from visiontune.search.lr_range import HIGHEST, LOWEST, STEPS, choose_lr, range_test, smooth
 
 
 def test_smoothed_means_are_bias_corrected_and_end_at_the_first_nan() -> None:
-    assert smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
-    assert smoothed([1.0, 3.0, math.nan, 1.0]) == pytest.approx([1.0, (0.09 + 0.3) / 0.19])
+    assert smooth([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert smooth([1.0, 3.0, math.nan, 1.0]) == pytest.approx([1.0, (0.09 + 0.3) / 0.19])
 
 
 def test_the_lowest_mean_decides() -> None:
     rates = [LOWEST * (HIGHEST / LOWEST) ** (i / (STEPS - 1)) for i in range(STEPS)]
     losses = [1 + 0.001 * (i - 60) ** 2 for i in range(STEPS)]
-    assert chosen(rates, losses) == rates[60]
+    assert choose_lr(rates, losses) == rates[60]
     with pytest.raises(UserError, match=r"write optimizer\.lr=5e-4"):
-        chosen(rates, [1.0 + i for i in range(STEPS)])
+        choose_lr(rates, [1.0 + i for i in range(STEPS)])
 
 
 @pytest.mark.slow
 def test_the_loss_fell_up_to_it(config: Callable[..., DictConfig]) -> None:
     cfg = config("optimizer=adamw", "strategy=full", "augment=none", "data.limit_train=300", "probe=false")
     tested = range_test(cfg)
-    assert LOWEST < tested.chosen < HIGHEST
+    assert LOWEST < tested.lr < HIGHEST
     lowest = min(tested.losses[10:])
-    assert tested.losses[tested.rates.index(tested.chosen)] == lowest < tested.losses[10] - 0.1
+    assert tested.losses[tested.lrs.index(tested.lr)] == lowest < tested.losses[10] - 0.1
     assert cfg.optimizer.lr == pytest.approx(5e-4)  # the config itself is as it was
-    assert tested.rates == pytest.approx(sorted(tested.rates))
+    assert tested.lrs == pytest.approx(sorted(tested.lrs))
 
 
 @pytest.mark.parametrize("thaws", [[], ["strategy.patience=2"]], ids=["by epochs", "by scores"])
@@ -60,7 +60,7 @@ def test_auto_rate_trains_and_leaves_its_curve(command: Command, tiny: list[str]
     rate = run.read_config().optimizer.lr
     assert isinstance(rate, float) and LOWEST < rate < HIGHEST
     with (run.report / "lr_range.csv").open(newline="") as file:
-        rows = [(float(row["rate"]), float(row["loss"])) for row in csv.DictReader(file)]
+        rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
     assert len(rows) > 20 and min(rows[10:], key=lambda row: row[1])[0] == pytest.approx(rate)
     assert (run.report / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert '<img src="lr_range.png"' in (run.report / "index.html").read_text()

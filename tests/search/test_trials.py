@@ -1,7 +1,8 @@
-"""`strategy=auto` tries, chooses by the validation split, and says what it tried."""
+"""`search=strategy` tries, chooses by the validation split, and says what it tried."""
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,64 +27,70 @@ def rows(run: RunDirectory) -> list[dict[str, str]]:
 def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Strategy -> the score that its trial has instead of its own; negative where the range test's rate is used."""
     given: dict[str, float] = {}
-    whole = trials._tried
+    whole = trials._try
 
-    def tried(cfg: DictConfig, way: DictConfig, name: str, train: Any) -> Any:
-        trial, objective = whole(cfg, way, name, train)
-        return trials.Trial(**{**trial.__dict__, "score": given[name]}), objective
+    def scored(cfg: DictConfig, config: DictConfig, name: str, train: Any) -> Any:
+        candidate = whole(cfg, config, name, train)
+        return replace(candidate, trial=replace(candidate.trial, score=given[name]))
 
-    monkeypatch.setattr(trials, "_tried", tried)
+    monkeypatch.setattr(trials, "_try", scored)
     return given
 
 
 @pytest.mark.slow
 def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "norm_only": 0.7}
-    arguments = [*tiny, *SETTINGS, "strategy=[auto,l2_sp]", "strategy.candidates=[linear_probe,norm_only]"]
+    arguments = [
+        *tiny,
+        *SETTINGS,
+        "search=strategy",
+        "technique=[ema,l2_sp]",
+        "search.candidates=[linear_probe,norm_only]",
+    ]
     outcome = command("train", *arguments)
     run = outcome.run
     cfg = run.read_config()
-    assert cfg.strategy._target_ == "visiontune.strategies.NormOnly" and "l2_sp" in cfg.callbacks
+    assert cfg.strategy._target_ == "visiontune.strategies.NormOnly" and "l2_sp" in cfg.technique
     assert cfg.trainer.max_epochs == 4 and cfg.data.limit_train == 100  # the run itself is whole
     found = rows(run)
     assert [row["strategy"] for row in found] == ["linear_probe", "norm_only", "norm_only", "norm_only"]
-    assert [(row["epochs"], row["pictures"]) for row in found] == [("3", "50")] * 4
+    assert [(row["epochs"], row["images"]) for row in found] == [("3", "50")] * 4
     default, _, fastest, between = (float(row["lr"]) for row in found)
     assert fastest != default == pytest.approx(5e-4)  # once more at the range test's rate
     assert between**2 == pytest.approx(fastest * default)
     assert cfg.optimizer.lr == pytest.approx(5e-4)  # which is no better here
     assert "trials" in outcome.out and (run.report / "lr_range.png").is_file()
-    assert "taken: strategy=norm_only optimizer.lr=5.00e-04" in outcome.out
+    assert "chosen: strategy=norm_only optimizer.lr=5.00e-04" in outcome.out
     assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # nothing of the trials' own output
 
 
 @pytest.mark.slow
 def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5}
-    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[linear_probe]", "optimizer.lr=1e-3"]
-    few = ["strategy.pictures=0.1", "data.batch_size=4"]
+    arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[linear_probe]", "optimizer.lr=1e-3"]
+    few = ["search.images=0.1", "data.batch_size=4"]
     (row,) = rows(command("train", *arguments, *few).run)
-    assert (row["epochs"], row["pictures"]) == ("3", "68")  # 17 steps of 4 in each of three epochs
+    assert (row["epochs"], row["images"]) == ("3", "68")  # 17 steps of 4 in each of three epochs
     (row,) = rows(command("train", *arguments, *few, "data.batch_size=8").run)
-    assert (row["epochs"], row["pictures"]) == ("3", "100")  # as many as there are
+    assert (row["epochs"], row["images"]) == ("3", "100")  # as many as there are
 
 
 @pytest.mark.slow
 def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.5}
-    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=1e-3"]
+    arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]", "optimizer.lr=1e-3"]
     outcome = command("train", *arguments)
     run = outcome.run
     assert run.read_config().strategy._target_ == "visiontune.strategies.Full"  # of equal scores the first
     assert [float(row["lr"]) for row in rows(run)] == [1e-3, 1e-3]
     assert not list(run.report.glob("lr_range*")) and "range test" not in outcome.out
-    assert "taken: strategy=full optimizer.lr=1.00e-03" in outcome.out
+    assert "chosen: strategy=full optimizer.lr=1.00e-03" in outcome.out
 
 
 @pytest.mark.slow
 def test_both_auto_try_nothing_twice(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.7}
-    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]", "optimizer.lr=auto"]
+    arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]", "optimizer.lr=auto"]
     run = command("train", *arguments).run
     (rate,) = {row["lr"] for row in rows(run)}
     assert len(rows(run)) == 2 and run.read_config().optimizer.lr == pytest.approx(float(rate))
@@ -98,8 +105,8 @@ def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monk
         return whole(model, data, split, *more)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
-    auto = ["strategy=auto", "strategy.candidates=[lp_ft,full]", "data.batch_size=8"]
-    run = command("train", *tiny, *SETTINGS, *auto).run
+    candidates = ["search=strategy", "search.candidates=[lp_ft,full]", "data.batch_size=8"]
+    run = command("train", *tiny, *SETTINGS, *candidates).run
     assert looked == ["val"] * 5 + ["test"]  # two candidates, two more rates, the run
     found = {row["strategy"]: float(row["score"]) for row in rows(run)}
     assert all(0 <= score <= 1 for score in found.values())
@@ -114,32 +121,31 @@ def test_trials_go_on_where_the_range_test_finds_no_rate(
     def nothing(*_: object) -> float:
         raise lr_range.NoLossFell
 
-    monkeypatch.setattr(lr_range, "chosen", nothing)
-    arguments = [*tiny, *SETTINGS, "strategy=auto", "strategy.candidates=[full,linear_probe]"]
+    monkeypatch.setattr(lr_range, "choose_lr", nothing)
+    arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]"]
     assert len(rows(command("train", *arguments).run)) == 2
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["strategy.candidates=[]"], "strategy.candidates=[]: write the strategies to try"),
-        (["strategy.candidates=full"], "strategy.candidates=full: write"),
-        (["strategy.candidates=[full,auto]"], "write the strategies to try"),
-        (["strategy.candidates=[full,half]"], "strategy=half: there is no such option"),
-        (["strategy.candidates=[full,last_k]", "backbone.widths=[4]"], "strategy.k=2: the backbone has the 1 stages"),
-        (["strategy.epochs=0"], "strategy.epochs=0: write a share above 0 and at most 1"),
-        (["strategy.pictures=2"], "strategy.pictures=2: write a share"),
+        (["search.candidates=[]"], "search.candidates=[]: expected a list of strategies, got a list; write"),
+        (["search.candidates=full"], "search.candidates=full: expected a list of strategies, got text; write"),
+        (["search.candidates=[full,half]"], "strategy=half: expected one of bias_only,"),
+        (["search.candidates=[full,last_k]", "backbone.widths=[4]"], "strategy.k=2: the backbone has the 1 stages"),
+        (["search.epochs=0"], "search.epochs=0: expected a fraction above 0 and at most 1, got 0; write search.epochs"),
+        (["search.images=2"], "search.images=2: expected a fraction above 0 and at most 1"),
     ],
 )
 def test_bad_input_is_found_before_anything_trains(
     overrides: list[str], words: str, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("range_test", "_tried"):
+    for name in ("range_test", "_try"):
         monkeypatch.setattr(trials, name, lambda *_: pytest.fail("something has trained"))
-    assert words in command("train", *tiny, *SETTINGS, "strategy=auto", *overrides).message
+    assert words in command("train", *tiny, *SETTINGS, "search=strategy", *overrides).message
 
 
-@pytest.mark.parametrize("auto", ["strategy=auto", "optimizer.lr=auto"])
+@pytest.mark.parametrize("auto", ["search=strategy", "optimizer.lr=auto"])
 def test_a_taken_run_directory_is_refused_before_anything_trains(
     auto: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,14 +161,14 @@ def test_a_strategy_that_counts_its_epochs_can_be_tried(
     monkeypatch.setattr("visiontune.strategies.bit_hyperrule.STEPS", ((math.inf, 12),))
     scores |= {"linear_probe": 0.5, "bit_hyperrule": 0.7}
     whole = [argument for argument in tiny if "max_epochs" not in argument]
-    candidates = "strategy.candidates=[linear_probe,bit_hyperrule]"
-    run = command("train", *whole, "epochs=3", "strategy=auto", candidates, "optimizer.lr=0.01", "probe=true").run
+    candidates = "search.candidates=[linear_probe,bit_hyperrule]"
+    run = command("train", *whole, "epochs=3", "search=strategy", candidates, "optimizer.lr=0.01", "probe=true").run
     assert [row["strategy"] for row in rows(run)] == ["linear_probe", "bit_hyperrule"]
 
 
 def test_the_plan_says_that_trials_decide(command: Command, tiny: list[str]) -> None:
-    out = command("plan", *tiny, "strategy=auto").out
-    assert "strategy=auto: trials decide among gradual_unfreeze, lp_ft, full, linear_probe" in out
+    out = command("plan", *tiny, "search=strategy").out
+    assert "search=strategy: trials decide among gradual_unfreeze, lp_ft, full, linear_probe" in out
 
 
 @pytest.mark.slow
@@ -170,7 +176,7 @@ def test_the_jobs_of_a_sweep_stay_in_its_folder(
     command: Command, tiny: list[str], scores: dict[str, float], tmp_path: Path
 ) -> None:
     scores |= {"linear_probe": 0.5, "norm_only": 0.7}
-    overrides = ["strategy=auto", "strategy.candidates=[linear_probe,norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
+    overrides = ["search=strategy", "search.candidates=[linear_probe,norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
     outcome = command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
     assert outcome.code == 0, outcome.err
     (sweep,) = (tmp_path / "sweeps").iterdir()  # whose name is the time
@@ -178,11 +184,8 @@ def test_the_jobs_of_a_sweep_stay_in_its_folder(
     assert (sweep / "sweep.csv").is_file()
 
 
-def test_auto_in_a_file(command: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_a_search_in_a_file(command: Command, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
-    text = "# @package _global_\ndefaults:\n  - override /strategy: {}\nstrategy:\n  candidates: [full, lp_ft]\n"
-    for name, strategy in (("alone", "auto"), ("list", "[auto, l2_sp]")):
-        (tmp_path / "experiment" / f"{name}.yaml").write_text(text.format(strategy))
-    where = ["--config-dir", tmp_path, *tiny]
-    assert "the plan of full" in command("plan", *where, "experiment=alone").out
-    assert "strategy=[auto,l2_sp] on the command line" in command("plan", *where, "experiment=list").message
+    text = "# @package _global_\ndefaults:\n  - override /search: strategy\nsearch:\n  candidates: [full, lp_ft]\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    assert "the plan of full" in command("plan", "--config-dir", tmp_path, *tiny, "experiment=mine").out

@@ -274,8 +274,9 @@ def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: 
 
 @pytest.mark.slow
 def test_wise_ft_takes_the_best_between_start_and_best_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
-    arguments = ["optimizer.lr=0.01", "data.batch_size=8", "wise_ft=[0.3,0.6]"]
-    outcome = command("train", *tiny, "strategy=[full,wise_ft]", *arguments, f"run_dir={tmp_path / 'wise'}")
+    arguments = ["optimizer.lr=0.01", "data.batch_size=8", "technique=[ema,wise_ft]"]
+    arguments += ["strategy=full", "technique.wise_ft.factors=[0.3,0.6]"]
+    outcome = command("train", *tiny, *arguments, f"run_dir={tmp_path / 'wise'}")
     assert outcome.code == 0, outcome.err
     line = next(line for line in outcome.out.splitlines() if line.startswith("between start (0) and best epoch (1)"))
     scores = {
@@ -285,36 +286,36 @@ def test_wise_ft_takes_the_best_between_start_and_best_epoch(command: Command, t
     best = read_checkpoint(outcome.run.checkpoint("best"))
     factor = best["visiontune"]["wise_ft"]
     assert scores[factor] == max(scores.values())
-    assert command("train", *tiny, "wise_ft=[2]").message.startswith("wise_ft=[2]: write factors from 0 to 1")
+    message = command("train", *tiny, "technique=[wise_ft]", "technique.wise_ft.factors=[2]").message
+    assert message.startswith("technique.wise_ft.factors=[2]: expected factors from 0 to 1, got a list; write")
 
 
-def test_changes_go_with_any_strategy(command: Command, tiny: list[str]) -> None:
-    outcome = command("plan", *tiny, "strategy=[gradual_unfreeze,ema,l2_sp]", "trainer.max_epochs=6")
-    assert outcome.code == 0, outcome.err
-    table = outcome.out[outcome.out.index("stage ") :]
-    assert "2-6" in table and "1-6" in table and "0.05" not in table.split("\n\n")[0]
-    wrong = command("plan", *tiny, "strategy=[auto_rgn,l2_sp]", "callbacks.l2_sp.alpha=-1").message
-    assert wrong.startswith("callbacks.l2_sp: alpha=-1, beta=0.01: write 0 or more")
-    assert command("plan", *tiny, "sam=0").message.startswith("sam=0: write a distance above 0, such as sam=0.05")
-    message = command("plan", *tiny, "strategy=sam", "trainer.accumulate_grad_batches=2").message
-    assert message.startswith("sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1")
+def test_techniques_change_nothing_of_what_trains(command: Command, tiny: list[str]) -> None:
+    plain = command("plan", *tiny, "trainer.max_epochs=6").out
+    table = plain[plain.index("stage ") :].split("\n\n")[0]
+    for techniques in ("none", "[ema,sam]", "[swa,wise_ft,auto_rgn]"):
+        assert table in command("plan", *tiny, f"technique={techniques}", "trainer.max_epochs=6").out
+    with_l2_sp = command("plan", *tiny, "technique=[ema,l2_sp]", "trainer.max_epochs=6").out
+    assert (
+        table.replace("0.05 / 0", "0 / 0   ").split()
+        == with_l2_sp[with_l2_sp.index("stage ") :].split("\n\n")[0].split()
+    )
 
 
-@pytest.mark.parametrize("names", [("last_k", "first_k"), ("auto", "lora"), ("ema", "bit_hyperrule", "full")])
-def test_one_alone_says_what_trains(names: tuple[str, ...], command: Command, tiny: list[str]) -> None:
-    several = f"strategy=[{','.join(names)}]"
-    message = command("plan", *tiny, several).message
-    assert message.startswith(f"{several}: {' and '.join(names[-2:])} each say what trains; keep one of them.")
+def test_bad_techniques(command: Command, tiny: list[str]) -> None:
+    wrong = command("plan", *tiny, "technique=[auto_rgn,l2_sp]", "technique.l2_sp.alpha=-1").message
+    assert wrong.startswith("technique.l2_sp: expected alpha and beta of 0 or more, got -1 and 0.01; write")
+    message = command("plan", *tiny, "technique=[sam]", "technique.sam.rho=0").message
+    assert message == "technique.sam.rho=0: expected a distance above 0, got 0; write technique.sam.rho=0.05"
+    message = command("plan", *tiny, "technique=[sam]", "trainer.accumulate_grad_batches=2").message
+    assert message.startswith("technique=[sam] takes two gradients of one batch: write trainer.accumulate_grad_batches")
+    message = command("plan", *tiny, "technique=[swa,ema]").message
+    assert message == "technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]"
 
 
-def test_one_alone_says_how_weights_are_averaged(command: Command, tiny: list[str]) -> None:
-    message = command("plan", *tiny, "strategy=[swa,lp_ft,ema]").message
-    assert message == "strategy=[swa,lp_ft,ema]: ema and swa each say how weights are averaged; keep one of them"
-
-
-def test_one_of_ones_own_on_the_command_line(command: Command, tiny: list[str]) -> None:
-    """As docs/strategies.md has it: without the keys of the default strategy."""
-    outcome = command("plan", *tiny, "strategy=base", "+strategy._target_=test_changes.Late", "trainer.max_epochs=4")
+def test_a_strategy_of_a_user_on_the_command_line(command: Command, tiny: list[str]) -> None:
+    """As docs/strategies.md has it."""
+    outcome = command("plan", *tiny, "strategy=full", "strategy._target_=test_changes.Late", "trainer.max_epochs=4")
     assert next(line for line in outcome.out.splitlines() if line.startswith("block1 ")).split()[2] == "3-4"
 
 
@@ -325,6 +326,6 @@ class Late(Strategy):
 
 @pytest.mark.parametrize("name", ["linear_probe", "full", "gradual_unfreeze", "lp_ft", "lora", "norm_only", "last_k"])
 @pytest.mark.slow
-def test_every_strategy_goes_with_changes_of_the_steps(name: str, command: Command, tiny: list[str]) -> None:
-    outcome = command("plan", *tiny, f"strategy=[{name},ema,l2_sp,sam]", "trainer.max_epochs=6")
+def test_every_strategy_goes_with_techniques(name: str, command: Command, tiny: list[str]) -> None:
+    outcome = command("plan", *tiny, f"strategy={name}", "technique=[ema,l2_sp,sam]", "trainer.max_epochs=6")
     assert outcome.code == 0 and "trains in epochs" in outcome.out, outcome.err

@@ -24,7 +24,10 @@ class AutoRGN(L.Callback):
 
     def __init__(self, momentum: float = 0.9) -> None:
         if not 0 <= momentum < 1:
-            raise UserError(f"callbacks.auto_rgn.momentum={momentum}: from 0 up to, not including, 1")
+            raise UserError(
+                f"technique.auto_rgn.momentum={momentum}: expected 0 or more and below 1; write "
+                "technique.auto_rgn.momentum=0.9"
+            )
         self.momentum = momentum
         self.norms: dict[str, float] = {}
         self.step: int | None = None  # in which learning rates were last scaled

@@ -28,8 +28,8 @@ class WeightAverage(WeightAveraging):
         super().__init__(multi_avg_fn=self._average)
         if not isinstance(horizon, int | float) or not 0 < horizon <= 1:
             raise UserError(
-                f"callbacks.weight_average.horizon={horizon}: a fraction of all steps, such as "
-                "callbacks.weight_average.horizon=0.1"
+                f"technique.ema.horizon={horizon}: expected a fraction of all steps, above 0 and at most 1; write "
+                "technique.ema.horizon=0.1"
             )
         self.horizon = horizon
         self.steps = 0.0

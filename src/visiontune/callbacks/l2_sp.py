@@ -13,7 +13,7 @@ class L2SP(L.Callback):
     """Adds the gradient of ``alpha / 2 |w - w0|^2`` for the backbone and ``beta / 2 |w|^2`` for the heads.
 
     ``w0`` are the weights at the start of the training (Li et al. 2018, https://arxiv.org/abs/1802.01483); checkpoints
-    hold them. The optimizer's own decay pulls towards zero: set `optimizer.weight_decay=0` with this callback.
+    hold them. The optimizer's own decay pulls towards zero: `technique=[ema,l2_sp]` switches it off.
 
     Args:
         alpha: of the backbone, 0 or more.
@@ -25,7 +25,10 @@ class L2SP(L.Callback):
 
     def __init__(self, alpha: float = 0.1, beta: float = 0.01) -> None:
         if min(alpha, beta) < 0:
-            raise UserError(f"callbacks.l2_sp: alpha={alpha}, beta={beta}: write 0 or more")
+            raise UserError(
+                f"technique.l2_sp: expected alpha and beta of 0 or more, got {alpha} and {beta}; write "
+                "technique.l2_sp.alpha=0.1"
+            )
         self.alpha, self.beta = alpha, beta
         self.start: dict[str, Tensor] = {}
 

@@ -56,7 +56,7 @@ class QuantizationAware(L.Callback):
             (trainer.world_size > 1, "trainer.devices=1"),  # the ranges would differ between ranks
             (trainer.precision != "32-true", "trainer.precision=32-true"),
             (pl_module.backbone._compiled_call_impl is not None, "compile=false"),
-            (trainer.datamodule.wrap_loader is not None, "strategy.cache=none"),
+            (trainer.datamodule.wrap_loader is not None, "frozen_features.cache=none"),
             (pl_module.strategy.batchnorm != "frozen", "strategy.batchnorm=frozen"),
         ):
             if wrong:

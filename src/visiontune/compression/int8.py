@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from torch import Tensor
 
 from visiontune import deployment
 from visiontune.compression.calibration import CALIBRATIONS
 from visiontune.compression.quantization import Network, saturates
 from visiontune.compression.step import Step, derive_run, finalize_run, metric_drop, source_config
+from visiontune.config.derive import derive
 from visiontune.data import VisionData
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.deployment.files import NAMES, OnnxFile, library, write
@@ -69,10 +70,7 @@ class Int8(Step):
     def check(self, cfg: DictConfig) -> DictConfig:
         if cfg.get("backend"):
             raise UserError("the run is already quantized: use int8 once, as the last step of a recipe")
-        quantized = cfg.copy()
-        with open_dict(quantized):
-            quantized.backend = "onnx"
-        return quantized
+        return derive(cfg, {"backend": "onnx"})
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         cfg = source_config(source)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from visiontune.compression.pruning import (
     COSTS,
@@ -20,18 +20,18 @@ from visiontune.compression.pruning import (
 )
 from visiontune.compression.step import Step, derive_run, finalize_run, require_float_model, source_config
 from visiontune.compression.train_step import TrainStep
+from visiontune.config.derive import derive
 from visiontune.data import VisionData
 from visiontune.data.batch import Batch
 from visiontune.data.loaders import as_size
 from visiontune.errors import UserError
-from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
 from visiontune.models.backbones import build
 from visiontune.models.backbones.narrowing import shapes_of
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
-from visiontune.training.build import build_data, build_model
-from visiontune.training.load import load_model, read_checkpoint
+from visiontune.training.build import build_data, build_finetuner
+from visiontune.training.load import load_model, read_checkpoint, without_adapters
 
 
 class Prune(Step):
@@ -87,7 +87,7 @@ class Prune(Step):
         require_float_model(cfg, "prune")
         cfg = without_adapters(cfg)
         schema = build_data(cfg).schema
-        model, _ = build_model(cfg, schema, cfg.trainer.max_epochs, load=False)
+        model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
         size = as_size(cfg.data.image_size)
         if any(hasattr(module, "window_size") for module in model.backbone.modules()):
             raise UserError(_refusal(cfg, "its attention is within windows"))
@@ -102,7 +102,7 @@ class Prune(Step):
                 model, model, "macs" if self.cost == "latency" else self.cost, self.fraction, ranking, size
             )
             narrow_cfg = narrow_config(cfg, smaller)
-            rebuilt, _ = build_model(narrow_cfg, schema, cfg.trainer.max_epochs, load=False)
+            rebuilt, _ = build_finetuner(narrow_cfg, schema, cfg.trainer.max_epochs, load=False)
             rebuilt.load_state_dict(smaller.state_dict())
             image = torch.rand(2, rebuilt.backbone.in_channels, *size)
             with torch.no_grad():
@@ -167,27 +167,13 @@ class Prune(Step):
 
 def narrow_config(cfg: DictConfig, model: FineTuner) -> DictConfig:
     """`cfg` with the shapes of the backbone's weights that differ from the library's."""
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        cfg.backbone.shapes, cfg.backbone.weights = None, None
+    cfg = derive(cfg, {"backbone.shapes": None, "backbone.weights": None})
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     size = list(as_size(cfg.data.image_size))
     unpruned, _ = build(**options, in_channels=cfg.data.channels, image_size=size)
     original_shapes = shapes_of(unpruned.model)
-    with open_dict(cfg):
-        cfg.backbone.shapes = {
-            path: shape for path, shape in shapes_of(model.backbone.model).items() if shape != original_shapes[path]
-        }
-    return cfg
-
-
-def without_adapters(cfg: DictConfig) -> DictConfig:
-    """The config after adapters (LoRA) were merged into the weights."""
-    cfg = cfg.copy()
-    if cfg.strategy.get("_target_", "").endswith(".Lora"):
-        with open_dict(cfg):
-            cfg.strategy = {key: cfg.strategy[key] for key in CACHE_KEYS if key in cfg.strategy}
-    return cfg
+    shapes = {path: shape for path, shape in shapes_of(model.backbone.model).items() if shape != original_shapes[path]}
+    return derive(cfg, {"backbone.shapes": shapes})
 
 
 def _refusal(cfg: DictConfig, reason: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from visiontune.compression.int8 import Int8
 from visiontune.compression.measuring import input_images, use_threads
@@ -19,6 +19,7 @@ from visiontune.compression.step import Step, metric_drop
 from visiontune.compression.timing import time_alternately
 from visiontune.compression.train_step import TrainStep, substitute
 from visiontune.compression.variants import eager_variant
+from visiontune.config.derive import derive
 from visiontune.errors import RunError, UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
@@ -186,9 +187,6 @@ def _copy_run(run: RunDirectory, output: Path) -> RunDirectory:
         shutil.rmtree(leftover, ignore_errors=True)
     shutil.copytree(run.path, temporary, ignore=shutil.ignore_patterns("compressed"))
     copy = RunDirectory(temporary)
-    cfg = copy.read_config()
-    with open_dict(cfg):
-        cfg.run_dir = str(output)
-    copy.write_config(cfg)
+    copy.write_config(derive(copy.read_config(), {"run_dir": str(output)}))
     temporary.rename(output)
     return RunDirectory(output)

@@ -7,12 +7,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from visiontune.compression.prune import without_adapters
 from visiontune.compression.step import Step, derive_run, finalize_run, require_float_model, source_config
+from visiontune.config.derive import derive
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
-from visiontune.training.load import load_model, read_checkpoint
+from visiontune.training.load import load_model, read_checkpoint, without_adapters
 
 SCOPES = ("global", "layer")
 KEEP = "+callbacks.keep_zeros._target_=visiontune.callbacks.KeepZeros"
@@ -40,9 +40,8 @@ class Sparsify(Step):
 
     def check(self, cfg: DictConfig) -> DictConfig:
         require_float_model(cfg, "sparsify")
-        sparse_cfg = without_adapters(cfg)
-        sparse_cfg.overrides = [override for override in cfg.overrides if override != KEEP] + [KEEP]
-        return sparse_cfg
+        overrides = [override for override in cfg.overrides if override != KEEP] + [KEEP]
+        return derive(without_adapters(cfg), {"overrides": overrides})
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         cfg = source_config(source)

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from visiontune.analysis.results import report
+from visiontune.config.derive import derive
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.errors import UserError
 from visiontune.loggers import open_loggers
@@ -16,7 +17,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_json
 from visiontune.runs.log import logging_to
-from visiontune.train import best_of, measured
+from visiontune.train import best_score, measured_splits
 from visiontune.training.build import build_data
 from visiontune.training.load import load_model
 
@@ -51,11 +52,8 @@ class Step(ABC):
 
 def source_config(source: RunDirectory) -> DictConfig:
     """The config of a step's source, with `compressed_from` and its command line in `overrides`."""
-    cfg = source.read_config()
-    with open_dict(cfg):
-        cfg.compressed_from = str(source.path)
-        cfg.overrides = json.loads(source.environment.read_text())["overrides"]
-    return cfg
+    overrides = json.loads(source.environment.read_text())["overrides"]
+    return derive(source.read_config(), {"compressed_from": str(source.path), "overrides": overrides})
 
 
 def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory:
@@ -68,10 +66,9 @@ def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirect
     """
     shutil.rmtree(output, ignore_errors=True)
     run = RunDirectory.create(output)
-    with open_dict(cfg):
-        cfg.run_dir, cfg.weights_from, cfg.compressed_from = str(output), None, str(source.path)
-        overrides = cfg.pop("overrides", None) or source_config(source).overrides
-    run.write_config(cfg)
+    overrides = cfg.get("overrides") or source_config(source).overrides
+    place = {"run_dir": str(output), "weights_from": None, "compressed_from": str(source.path)}
+    run.write_config(derive(cfg, place, without=["overrides"]))
     write_json(run.environment, environment(cfg.seed, list(overrides)))
     shutil.copy(source.splits, run.splits)
     return run
@@ -84,9 +81,9 @@ def finalize_run(run: RunDirectory) -> None:
         data = build_data(cfg)
         data.assign_as(run.splits)
         model, _ = load_model(run, cfg)
-        results = [evaluate_run(run, cfg, model, data, split) for split in measured(cfg, data)]
+        results = [evaluate_run(run, cfg, model, data, split) for split in measured_splits(cfg, data)]
         report(cfg, run, data, model, results, loggers)
-        outcome["objective"] = best_of(run, model, results)
+        outcome["objective"] = best_score(run, model, results)
 
 
 def require_float_model(cfg: DictConfig, step: str) -> None:

@@ -2,17 +2,21 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
 from visiontune.compression.step import Step, source_config
 from visiontune.config.compose import train_config
+from visiontune.config.derive import derive
+from visiontune.config.launch import Launch
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.train import train
 from visiontune.training.fit import prepare
-from visiontune.training.resume import continued, explain_version_mismatch
+from visiontune.training.resolve import resolve
+from visiontune.training.resume import explain_version_mismatch, resume_config
 
 # Keys whose values come from the run, unless the step's overrides set them. All others come from the run's
 # command line, then from the step's overrides.
@@ -34,53 +38,45 @@ class TrainStep(Step):
 
     def check(self, cfg: DictConfig) -> DictConfig:
         train_cfg = self._config(cfg)
-        prepare(train_cfg.copy(), download=False, load=False)
+        prepare(train_cfg, download=False, load=False)
         return train_cfg
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         run = RunDirectory(output)
         if run.config.is_file():
-            with run.lock():
-                cfg, checkpoint = continued(run, ["trust=true"])  # `compress` has checked it
-                with explain_version_mismatch(run):
-                    train(cfg, run, checkpoint)
+            with run.lock(), explain_version_mismatch(run):
+                cfg, checkpoint = resume_config(run, ["trust=true"])  # `compress` has checked it
+                train(cfg, run, checkpoint)
             return run
         shutil.rmtree(output, ignore_errors=True)  # left by a process that was killed before training began
         cfg = self._config(source_config(source))
-        with open_dict(cfg):
-            cfg.run_dir, line = str(output), list(cfg.pop("overrides"))
-        train(cfg, overrides=line)
+        train(derive(cfg, {"run_dir": str(output)}, without=["overrides"]), overrides=list(cfg.overrides))
         return run
 
     def _config(self, cfg: DictConfig) -> DictConfig:
-        """The config of train for a source with the config `cfg`."""
+        """The resolved config of train for a source with the config `cfg`."""
         step_overrides = [substitute(override, SOURCE, str(cfg.compressed_from)) for override in self.overrides]
         line = merge_overrides(cfg.overrides, step_overrides)
-        train_cfg = train_config(line)
-        if "candidates" in train_cfg.strategy:
-            raise UserError("the run was made with strategy=auto: write a strategy in the step, such as strategy=full")
-        with open_dict(train_cfg):
-            for key in RUN_KEYS:
-                train_cfg[key] = cfg[key]
-            overrides = OverridesParser.create().parse_overrides(step_overrides)
-            if "distill" in cfg and all(o.key_or_group != "distill.teacher" for o in overrides):
-                train_cfg.distill.teacher = cfg.distill.teacher  # absolute; the override may be relative
-            if train_cfg.optimizer.lr == "auto":
-                train_cfg.optimizer.lr = cfg.optimizer.lr  # what the range test found
-            for override in overrides:
-                key, _, rest = override.key_or_group.partition(".")
-                if key in RUN_KEYS and (
-                    not rest or override.key_or_group == "backbone.name"
-                ):  # keys of the old choice go
-                    train_cfg[key] = train_config(step_overrides)[key]
-                elif key in RUN_KEYS:
-                    OmegaConf.update(train_cfg, override.key_or_group, override.value(), force_add=True)
-            train_cfg.test, train_cfg.overrides, train_cfg.compressed_from = cfg.test, line, cfg.compressed_from
-            train_cfg.weights_from = str(cfg.compressed_from) if self.from_source else None
-            train_cfg.trust = train_cfg.trust or step_overrides != self.overrides  # the source was opened before
-            if self.from_source:
-                train_cfg.backbone.weights = None
-        return train_cfg
+        composed = train_config(line)
+        if composed.search is not None:
+            raise UserError("the run was made with search=strategy: name a strategy in the step, such as strategy=full")
+        changes: dict[str, Any] = {key: cfg[key] for key in RUN_KEYS}
+        overrides = OverridesParser.create().parse_overrides(step_overrides)
+        if all(override.key_or_group != "distill.teacher" for override in overrides):
+            changes["distill.teacher"] = cfg.distill.teacher  # absolute; the override may be relative
+        if composed.optimizer.lr == "auto":
+            changes["optimizer.lr"] = cfg.optimizer.lr  # what the range test chose
+        for override in overrides:
+            key, _, rest = override.key_or_group.partition(".")
+            if key in RUN_KEYS and (not rest or override.key_or_group == "backbone.name"):  # keys of the old choice go
+                changes[key] = train_config(step_overrides)[key]
+            elif key in RUN_KEYS:
+                changes[override.key_or_group] = override.value()
+        changes["trust"] = composed.trust or step_overrides != self.overrides  # the source was opened before
+        changes["weights_from"] = str(cfg.compressed_from) if self.from_source else None
+        changes["test"] = cfg.test
+        train_cfg = resolve(derive(composed, changes), Launch(sets_backbone=True))
+        return derive(train_cfg, {"overrides": line, "compressed_from": cfg.compressed_from})
 
 
 def substitute(override: str, word: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""How many processes a run takes."""
+"""How many devices, and with them ranks, a run uses."""
 
 import torch
 from omegaconf import DictConfig
@@ -6,20 +6,18 @@ from omegaconf import DictConfig
 from visiontune.errors import UserError
 
 
-def processes(cfg: DictConfig) -> int:
-    """How many processes the trainer's devices ask for.
+def count_devices(trainer: DictConfig) -> int:
+    """`trainer.devices` as a number, 1 or more; -1 is all GPUs.
 
     Raises:
-        UserError: no number, more than there are, or several devices without a strategy that uses them.
+        UserError: there are fewer devices, or there are several without a strategy that uses them.
     """
-    devices, gpus = cfg.trainer.devices, torch.cuda.device_count()
-    if not isinstance(devices, int) or isinstance(devices, bool) or not (devices >= 1 or devices == -1):
+    devices, gpus = trainer.devices, torch.cuda.device_count()
+    if trainer.accelerator == "gpu" and (devices > gpus or not gpus):
         raise UserError(
-            f"trainer.devices={devices}: write a number of processes, such as trainer.devices=2 (-1: all GPUs)"
+            f"trainer.devices={devices}: expected at most {gpus}, the GPUs of this machine; write trainer=cpu, or fewer"
         )
-    if cfg.trainer.accelerator == "gpu" and (devices > gpus or not gpus):
-        raise UserError(f"trainer.devices={devices} on gpu, but this machine has {gpus}: write trainer=cpu, or fewer")
     devices = max(1, gpus) if devices == -1 else devices
-    if devices > 1 and cfg.trainer.strategy == "auto":
+    if devices > 1 and trainer.strategy == "auto":
         raise UserError(f"trainer.devices={devices} needs trainer=ddp (GPUs) or trainer=ddp_cpu")
     return devices

@@ -58,11 +58,11 @@ class FrozenFeatureCache:
             count_bytes(data, split, self._paths_by_view(split), self.plans.values(), bits) for split in SPLITS
         )
         free = shutil.disk_usage(_existing_parent(folder)).free
-        advice = "fewer strategy.views, strategy.cache_bits=16 or strategy.cache=none"
+        advice = "fewer frozen_features.views, frozen_features.bits=16 or frozen_features.cache=none"
         if self.bytes > max_gb * 1e9:
             raise UserError(
                 f"the outputs of the frozen stages and the targets need {self.bytes / 1e9:.3g} GB, more than "
-                f"strategy.cache_gb={max_gb:g}: write a larger one, {advice}"
+                f"frozen_features.max_gb={max_gb:g}: write a larger one, {advice}"
             )
         if place == "disk" and self.bytes > free:
             raise UserError(

@@ -1,18 +1,17 @@
-"""From the config to the views of the training images and the cache of frozen features."""
+"""From the group `frozen_features` to the views of the training images and the cache of frozen features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from visiontune.config.devices import processes
 from visiontune.data import VisionData
-from visiontune.errors import UserError
 from visiontune.frozen_features.cache import FrozenFeatureCache
 from visiontune.frozen_features.plans import count_frozen_stages
 from visiontune.models.finetuner import FineTuner
 from visiontune.strategies import Strategy
 
-KEYS = ("cache", "views", "cache_bits", "cache_gb")  # of the strategy group, and no arguments of a strategy
 DEFAULT_VIEWS = 2  # with a cache
 
 
@@ -20,18 +19,11 @@ def attach_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     """Set `data.view`, and `data.wrap_loader` where the config asks for a cache and a cache is possible.
 
     Raises:
-        UserError: a value is out of range, or the cache would be larger than allowed.
+        UserError: the cache would be larger than allowed.
     """
-    place, views, bits, max_gb = (cfg.strategy.get(key) for key in KEYS)
-    if place not in (None, "none", "memory", "disk"):
-        raise UserError(f"strategy.cache={place}: write none, memory or disk")
-    if views is not None and (not isinstance(views, int) or views < 1):
-        raise UserError(f"strategy.views={views}: write the number of views of an image, or null for one per epoch")
-    if bits not in (None, 16, 32):
-        raise UserError(f"strategy.cache_bits={bits}: write 16 or 32")
-    if max_gb is not None and not max_gb > 0:
-        raise UserError(f"strategy.cache_gb={max_gb}: write a size above 0, such as strategy.cache_gb=4")
-    cached = place in ("memory", "disk") and explain_no_cache(cfg, data, model) is None
+    settings = cfg.frozen_features
+    place, views, bits, max_gb = settings.cache, settings.views, settings.bits, settings.max_gb
+    cached = place != "none" and explain_no_cache(cfg, data, model) is None
     data.view = Views(model.strategy, views or (DEFAULT_VIEWS if cached else None))
     if cached:
         folder = Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()
@@ -39,6 +31,14 @@ def attach_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
         data.wrap_loader = cache
         if not cache.epochs:  # fewer views would gain nothing
             data.view = Views(model.strategy, views)
+
+
+@contextmanager
+def cache_files(data: VisionData, folder: Path) -> Iterator[None]:
+    """Within, the cache of `data`, if it has one, holds outputs; on the disk it uses files in `folder`."""
+    cache = data.wrap_loader
+    with cache.open(folder) if isinstance(cache, FrozenFeatureCache) else nullcontext():
+        yield
 
 
 class Views:
@@ -66,7 +66,7 @@ def explain_no_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str
             return f"the {term.label} needs the images themselves"
     if cfg.compile:
         return "compile=true merges frozen stages with others"
-    if processes(cfg) > 1:
+    if cfg.trainer.devices > 1:
         return "each rank gets other images in every epoch"
     return None
 
@@ -75,12 +75,12 @@ def describe_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str:
     """The line of the plan."""
     cache = data.wrap_loader
     if not isinstance(cache, FrozenFeatureCache):
-        reason = None if cfg.strategy.get("cache") in (None, "none") else explain_no_cache(cfg, data, model)
-        return f"off: {reason}" if reason else "computed in every epoch (strategy.cache=none)"
+        reason = None if cfg.frozen_features.cache == "none" else explain_no_cache(cfg, data, model)
+        return f"off: {reason}" if reason else "computed in every epoch (frozen_features.cache=none)"
     if not cache.epochs:
         return "off: no recorded outputs can replace the first stages of this backbone"
     return (
-        f"computed once for {cfg.strategy.views or DEFAULT_VIEWS} views of each image, stored "
+        f"computed once for {cfg.frozen_features.views or DEFAULT_VIEWS} views of each image, stored "
         f"{'on disk' if cache.place == 'disk' else 'in memory'} with {cache.bits} bits: {cache.bytes / 1e9:.2g} GB; "
         f"{len(cache.epochs)} of {len(cache.frozen_counts)} epochs train on them"
     )

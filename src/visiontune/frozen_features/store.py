@@ -36,7 +36,7 @@ class Store:
         """
         rows = _channels_last(output).to("cpu", self.dtype)
         if rows.isinf().any() and output.isfinite().all():
-            raise UserError(f"{path} returns numbers above 65504, too large for 16 bits: write strategy.cache_bits=32")
+            raise UserError(f"{path} returns numbers above 65504, too large for 16 bits: write frozen_features.bits=32")
         if (view, path) not in self.tables:
             self.tables[view, path] = self._create_table((self.samples, *rows.shape[1:]))
         self.output_dtypes[path] = output.dtype
@@ -65,7 +65,7 @@ class Store:
             except OSError as error:
                 raise UserError(
                     f"no room for the outputs of frozen stages in {self.folder} ({error.strerror}): free "
-                    f"{count * self.dtype.itemsize / 1e9:.3g} GB, or write strategy.cache=none"
+                    f"{count * self.dtype.itemsize / 1e9:.3g} GB, or write frozen_features.cache=none"
                 ) from error
         return table
 

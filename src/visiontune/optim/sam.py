@@ -27,7 +27,7 @@ class Sam(Optimizer):
 
     def __init__(self, base: Optimizer, rho: float = 0.05, statistics: Sequence[Tensor] = ()) -> None:
         if isinstance(rho, bool) or not isinstance(rho, int | float) or not rho > 0:
-            raise UserError(f"sam={rho}: write a distance above 0, such as sam=0.05, or null for none")
+            raise UserError(f"technique.sam.rho={rho}: expected a distance above 0; write technique.sam.rho=0.05")
         super().__init__(base.param_groups, base.defaults)
         self.base, self.rho, self.statistics = base, rho, list(statistics)
         self.param_groups, self.state = base.param_groups, base.state

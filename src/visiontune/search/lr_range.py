@@ -3,15 +3,15 @@
 import csv
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from visiontune.callbacks import ProbeInitialization
+from visiontune.config.derive import derive
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
@@ -22,55 +22,53 @@ from visiontune.training.fit import prepare
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
 SMOOTHING = 0.9  # of the exponential mean over steps
-SETTLED = 10
+MIN_LOSSES = 10  # means of fewer losses say nothing
 DIVERGED = 3.0  # times the lowest loss
 
 
 class NoLossFell(UserError):
-    """The loss fell at no rate."""
+    """The loss fell at no learning rate."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Learning rates of the heads, the smoothed training loss at each, and the rate to train with."""
+    """Learning rates of the heads, the smoothed training loss at each, and the learning rate to train with."""
 
-    rates: list[float]
+    lrs: list[float]
     losses: list[float]
-    chosen: float
+    lr: float
 
     def write(self, run: RunDirectory) -> None:
-        """`report/lr_range.png` and `report/lr_range.csv`."""
+        """Write `report/lr_range.png` and `report/lr_range.csv`."""
         with write_atomically(run.report / "lr_range.csv") as file:
             writer = csv.writer(file)
-            writer.writerow(["rate", "loss"])
-            writer.writerows(zip(self.rates, self.losses, strict=True))
+            writer.writerow(["lr", "loss"])
+            writer.writerows(zip(self.lrs, self.losses, strict=True))
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
-        axes.plot(self.rates, self.losses)
-        axes.axvline(self.chosen, color="tab:orange", label=f"chosen: {self.chosen:.1e}")
+        axes.plot(self.lrs, self.losses)
+        axes.axvline(self.lr, color="tab:orange", label=f"chosen: {self.lr:.1e}")
         axes.set(xscale="log", xlabel="learning rate of the heads", ylabel="training loss, smoothed")
         axes.legend()
         figure.savefig(run.report / "lr_range.png", dpi=120)
 
 
 def range_test(cfg: DictConfig) -> RangeTest:
-    """Train for some steps, from where the run will begin, with a rate that rises from `LOWEST` to `HIGHEST`.
+    """Train for some steps from where the run will begin, with a learning rate that rises from `LOWEST` to `HIGHEST`.
 
-    All stages train that the strategy trains in its last epoch, and those that scores may unfreeze. Each stage has
-    its own share of the learning rate.
+    All stages train that the strategy trains in its last epoch, and those that it may unfreeze by scores. Each stage
+    keeps its own fraction of the learning rate.
 
     Raises:
-        NoLossFell: the loss falls at no rate.
+        NoLossFell: the loss falls at no learning rate.
     """
-    cfg = deepcopy(cfg)
-    with open_dict(cfg):
-        cfg.optimizer.lr = 1.0  # a group's rate is then its share
-        cfg.scheduler = {"_target_": "visiontune.optim.schedulers.constant", "_partial_": True}
-        cfg.strategy.cache = "none"
+    constant = {"_target_": "visiontune.optim.schedulers.constant", "_partial_": True}
+    # With optimizer.lr=1, the learning rate of a group is its fraction.
+    cfg = derive(cfg, {"optimizer.lr": 1.0, "scheduler": constant, "frozen_features.cache": "none"})
     with logging_to(None, quiet=True):
         data, model, _ = prepare(cfg)
-        model.strategy = AtItsEnd(model.strategy)
-        rising = _Rising()
+        model.strategy = LastEpoch(model.strategy)
+        rising = _RisingLr()
         settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
         trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
             callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising],
@@ -83,12 +81,12 @@ def range_test(cfg: DictConfig) -> RangeTest:
             use_distributed_sampler=False,
         )
         trainer.fit(model, datamodule=data)
-    losses = smoothed(rising.losses)
-    return RangeTest(rising.rates[: len(losses)], losses, chosen(rising.rates, losses))
+    losses = smooth(rising.losses)
+    return RangeTest(rising.lrs[: len(losses)], losses, choose_lr(rising.lrs, losses))
 
 
-class AtItsEnd(Strategy):
-    """Another strategy as it is in its last epoch, from the first."""
+class LastEpoch(Strategy):
+    """In every epoch what another strategy trains in its last."""
 
     def __init__(self, strategy: Strategy) -> None:
         super().__init__(strategy.stages, strategy.epochs, batchnorm=strategy.batchnorm)
@@ -102,32 +100,32 @@ class AtItsEnd(Strategy):
         return self.strategy.trainable(self.epochs - 1) | by_scores
 
 
-class _Rising(L.Callback):
-    """Raises the rate from step to step, and stops when the loss has diverged."""
+class _RisingLr(L.Callback):
+    """Raises the learning rate from step to step, and stops when the loss has diverged."""
 
     def __init__(self) -> None:
-        self.rates: list[float] = []
+        self.lrs: list[float] = []
         self.losses: list[float] = []
-        self.shares: list[float] = []
+        self.fractions: list[float] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         groups = trainer.optimizers[0].param_groups
-        self.shares = self.shares or [group["lr"] for group in groups]
-        rate = LOWEST * (HIGHEST / LOWEST) ** (trainer.global_step / (STEPS - 1))
-        for group, share in zip(groups, self.shares, strict=True):
-            group["lr"] = share * rate
-        self.rates.append(rate)
+        self.fractions = self.fractions or [group["lr"] for group in groups]
+        lr = LOWEST * (HIGHEST / LOWEST) ** (trainer.global_step / (STEPS - 1))
+        for group, fraction in zip(groups, self.fractions, strict=True):
+            group["lr"] = fraction * lr
+        self.lrs.append(lr)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.losses.append(float(trainer.callback_metrics["train/loss_step"]))
-        means = smoothed(self.losses)
+        means = smooth(self.losses)
         trainer.should_stop = len(means) < len(self.losses) or means[-1] > DIVERGED * min(means)
 
 
-def smoothed(losses: Sequence[float]) -> list[float]:
-    """Bias-corrected exponential mean, up to the first loss that is no number."""
+def smooth(losses: Sequence[float]) -> list[float]:
+    """Bias-corrected exponential mean, up to the first loss that is not finite."""
     means: list[float] = []
     total = 0.0
     for count, loss in enumerate(losses, start=1):
@@ -138,13 +136,13 @@ def smoothed(losses: Sequence[float]) -> list[float]:
     return means
 
 
-def chosen(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The highest rate up to which the loss fell: Smith's upper bound, where schedules such as cosine begin.
+def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
+    """The highest learning rate up to which the loss fell: Smith's upper bound, where schedules such as cosine begin.
 
     Raises:
-        NoLossFell: at none. (The first `SETTLED` means are of too few steps to say.)
+        NoLossFell: it fell at none.
     """
-    lowest = min(range(SETTLED, len(losses)), key=losses.__getitem__, default=SETTLED)
-    if lowest == SETTLED:
+    lowest = min(range(MIN_LOSSES, len(losses)), key=losses.__getitem__, default=MIN_LOSSES)
+    if lowest == MIN_LOSSES:
         raise NoLossFell("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another")
-    return rates[lowest]
+    return lrs[lowest]

@@ -18,7 +18,7 @@ class Strategy:
     which checkpoints hold (`state_dict`).
 
     This one trains everything from the first step; a strategy overrides what it does differently. One of your own is a
-    class that is named in YAML, or: `strategy=base +strategy._target_=visiontune.strategies.mine.Mine`.
+    class that is named in YAML, or: `strategy=full strategy._target_=visiontune.strategies.mine.Mine`.
 
     Args:
         stages: names, input to output, the heads last.

@@ -7,14 +7,14 @@ from visiontune.strategies.base import Strategy
 
 
 class Full(Strategy):
-    """Plain fine-tuning; with `lr_decay` or `rates` discriminative (Howard & Ruder 2018, arXiv:1801.06146).
+    """Plain fine-tuning; with `lr_decay` or `lr_scales` discriminative (Howard & Ruder 2018, arXiv:1801.06146).
 
     Args:
         lr_decay, batchnorm: as in `Strategy`.
-        rates: learning rate of named stages over that of the heads; the others follow `lr_decay`.
+        lr_scales: learning rate of named stages over that of the heads; the others follow `lr_decay`.
 
     Raises:
-        UserError: a rate of a stage that the backbone lacks.
+        UserError: `lr_scales` names a stage that the backbone lacks.
     """
 
     def __init__(
@@ -22,16 +22,16 @@ class Full(Strategy):
         stages: list[str],
         epochs: int,
         lr_decay: float = 1.0,
-        rates: Mapping[str, float] | None = None,
+        lr_scales: Mapping[str, float] | None = None,
         batchnorm: str = "frozen",
     ) -> None:
         super().__init__(stages, epochs, lr_decay, batchnorm)
-        self.rates = dict(rates or {})
-        if unknown := sorted(set(self.rates) - set(stages)):
+        self.lr_scales = dict(lr_scales or {})
+        if unknown := sorted(set(self.lr_scales) - set(stages)):
             raise UserError(
-                f"strategy.rates names stage {unknown[0]!r}, which this backbone lacks: "
+                f"strategy.lr_scales names stage {unknown[0]!r}, which this backbone lacks: "
                 f"its stages are {', '.join(stages)}"
             )
 
     def rate(self, stage: str, distance: int) -> float:
-        return self.rates.get(stage, super().rate(stage, distance))
+        return self.lr_scales.get(stage, super().rate(stage, distance))

@@ -7,7 +7,7 @@ class LinearProbe(Strategy):
     """The backbone stays as it was pretrained (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644)."""
 
     def __init__(self, stages: list[str], epochs: int, batchnorm: str = "frozen") -> None:
-        super().__init__(stages, epochs, batchnorm=batchnorm)  # which has no part in it: strategy=[linear_probe,ema]
+        super().__init__(stages, epochs, batchnorm=batchnorm)  # no BatchNorm trains here
 
     def trainable(self, epoch: int) -> set[str]:
         return {HEADS}

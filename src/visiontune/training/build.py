@@ -28,7 +28,6 @@ from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
 from visiontune.errors import UserError
-from visiontune.frozen_features.settings import KEYS as CACHE_KEYS
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
@@ -41,9 +40,6 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
 
-# Of weights and inputs in 32 bits: the others that the Trainer has would round the truth that metrics are taken of.
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-
 
 def make(node: DictConfig | dict[Any, Any]) -> Any:
     """Hydra's `instantiate` with plain lists and dictionaries as arguments."""
@@ -54,7 +50,7 @@ def build_data(cfg: DictConfig) -> VisionData:
     return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=[str(task) for task in cfg.heads])
 
 
-def build_model(
+def build_finetuner(
     cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
     """A FineTuner with the backbone's weights loaded, its heads sized by the data's schema.
@@ -76,10 +72,7 @@ def build_model(
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
-    settings = {key: value for key, value in cfg.strategy.items() if key not in CACHE_KEYS}
-    strategy = make({"_target_": "visiontune.strategies.Full", "_partial_": True, **settings})(
-        stages=names, epochs=epochs
-    )
+    strategy = make(cfg.strategy)(stages=names, epochs=epochs)
     strategy.prepare(backbone.model)
     model = FineTuner(
         backbone,
@@ -88,7 +81,7 @@ def build_model(
         scheduler=make(cfg.scheduler),
         strategy=strategy,
         loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
-        sam=cfg.sam,
+        sam=cfg.technique.sam.rho if "sam" in cfg.technique else None,
         monitor=cfg.monitor,
         seed=cfg.seed,
         description={
@@ -114,7 +107,9 @@ def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskIn
 
 
 def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers: Sequence[Logger] = ()) -> L.Trainer:
-    """The Trainer of a run: its own callbacks, then those of the config."""
+    """The Trainer of a run: its own callbacks, then those of the config. It fits the backbone compiled, if asked to."""
+    if cfg.compile:
+        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
@@ -124,7 +119,7 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         StageMonitor(),
         UnfreezeMonitor(model.monitor),
         InitialValidation(history),
-        Checkpoints(run, model.monitor, **cfg.get("checkpoints", {}), keep_start=cfg.wise_ft is not None),
+        Checkpoints(run, model.monitor, **cfg.checkpoints, keep_start="wise_ft" in cfg.technique),
     ]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
@@ -158,19 +153,11 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    if settings["max_epochs"] < 1:
-        raise UserError(f"trainer.max_epochs={settings['max_epochs']}: write 1 or more")
-    _check_factors(cfg.wise_ft)
-    for name, interval in cfg.get("checkpoints", {}).items():
-        if interval is not None and not (isinstance(interval, int | float) and interval > 0):
-            raise UserError(f"checkpoints.{name}={interval}: write a number above 0, or null for none")
-    if cfg.sam is not None and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
+    if "sam" in cfg.technique and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
         raise UserError(
-            "sam takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
+            "technique=[sam] takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
             "trainer.precision=bf16-mixed or 32-true"
         )
-    if settings["precision"] not in PRECISIONS:
-        raise UserError(f"trainer.precision={settings['precision']}: write {', '.join(PRECISIONS)}")
     check_loggers(cfg)
     group = "optimizer"
     try:
@@ -189,15 +176,12 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
 
 
-def _check_factors(factors: Sequence[float] | None) -> None:
-    if factors is not None and not (factors and all(isinstance(f, int | float) and 0 <= f <= 1 for f in factors)):
-        raise UserError(f"wise_ft={factors}: write factors from 0 to 1, such as wise_ft=[0.25,0.5,0.75]")
-
-
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
-    """Those of the config."""
+    """Callbacks of `technique`, then those of `callbacks`."""
     name, mode = model.monitor
-    return [_complete(make(node), monitor=name, mode=mode) for node in cfg.callbacks.values() if node]
+    techniques = [node for node in cfg.technique.values() if "_target_" in node]
+    nodes = [*techniques, *(node for node in cfg.callbacks.values() if node)]
+    return [_complete(make(node), monitor=name, mode=mode) for node in nodes]
 
 
 def _complete(made: Any, **arguments: Any) -> Any:

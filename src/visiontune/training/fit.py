@@ -1,51 +1,48 @@
-"""The two parts of a run that every process of it takes: make its objects, and fit."""
+"""A run's model, ready to be fitted; every rank of a run makes the same."""
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
 import torch
-from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from visiontune.config.devices import processes
 from visiontune.data import VisionData
 from visiontune.errors import UserError
-from visiontune.frozen_features.cache import FrozenFeatureCache
-from visiontune.frozen_features.settings import attach_cache
+from visiontune.frozen_features.settings import attach_cache, cache_files
 from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.probeable import Probeable
 from visiontune.runs.directory import RunDirectory
-from visiontune.training.build import build_data, build_model, build_trainer, check
+from visiontune.training.build import build_data, build_finetuner, build_trainer, check
 from visiontune.training.load import load_weights
 from visiontune.training.memory import keep_allocated
 from visiontune.training.teacher import attach_teacher
 
 
-def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
-    """Everything that can be wrong with a config or the data is found here, before anything is started.
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch. Memory that the run frees stays allocated, which is faster."""
+    keep_allocated()
+    L.seed_everything(seed, verbose=False)
+
+
+def build_model(
+    cfg: DictConfig, data: VisionData, download: bool = True, load: bool = True
+) -> tuple[FineTuner, WeightReport]:
+    """The model of a run, with its weights, its teacher and the cache of its frozen stages.
 
     Args:
         download: False fetches no weights (the plan).
-        load: False loads none at all, since a checkpoint will.
+        load: False loads none at all, since a checkpoint follows.
+
+    Raises:
+        UserError: something is wrong with the config or the data; nothing has been started.
     """
-    keep_allocated()
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed}: write a whole number from 0 to {2**32 - 1}")
-    L.seed_everything(cfg.seed, verbose=False)
-    data = build_data(cfg)
-    data.steps_per_epoch(processes(cfg))  # raises where it cannot be shared among so many ranks
-    if cfg.epochs is None:
-        steps = math.ceil(data.steps_per_epoch(processes(cfg)) / cfg.trainer.accumulate_grad_batches)
-        cfg.epochs = _rule(cfg)(len(data.samples("train")), steps)
+    data.steps_per_epoch(cfg.trainer.devices)  # raises where it cannot be shared among so many ranks
     epochs = cfg.get("planned_epochs", cfg.trainer.max_epochs)
-    model, weights = build_model(cfg, data.schema, epochs, download, load)
+    model, weights = build_finetuner(cfg, data.schema, epochs, download, load)
     for task, head in model.heads.items():
         for split in ("train", "val"):
             targets = [sample.targets.get(task) for sample in data.samples(split)]
@@ -58,25 +55,18 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
                 head.fit_targets(targets)
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
-    if cfg.probe == "auto":
-        pretrained = weights.matched_fraction > 0 or weights.missing_download
-        cfg.probe = pretrained and any(isinstance(head, Probeable) for head in model.heads.values())
     attach_teacher(cfg, data, model)
     check(cfg, model)
     attach_cache(cfg, data, model)
-    return data, model.to(memory_format=torch.channels_last), weights
+    return model.to(memory_format=torch.channels_last), weights
 
 
-def _rule(cfg: DictConfig) -> Callable[[int, int], int]:
-    """The strategy's own number of epochs.
-
-    Raises:
-        UserError: it has none.
-    """
-    rule = getattr(get_object(cfg.strategy.get("_target_", "visiontune.strategies.Full")), "epochs_for", None)
-    if rule is None:
-        raise UserError("epochs=null is for strategy=bit_hyperrule, which counts them by the data: write epochs=30")
-    return rule
+def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
+    """Data and model of a run, as `train` makes them; for whoever needs no Trainer."""
+    seed_everything(cfg.seed)
+    data = build_data(cfg)
+    model, weights = build_model(cfg, data, download, load)
+    return data, model, weights
 
 
 def fit(
@@ -87,14 +77,12 @@ def fit(
     checkpoint: Path | None,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Train, in this process.
+    """Fit in this process as one of the ranks, or where a Trainer is all that is wanted of `train`.
 
     Args:
         loggers: of rank 0; the other ranks have none.
     """
     log_hyperparameters(loggers, flatten(cfg))
-    if cfg.compile:
-        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
-    cache = data.wrap_loader
-    with cache.open(run.path) if isinstance(cache, FrozenFeatureCache) else nullcontext():
-        build_trainer(cfg, run, model, loggers).fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer = build_trainer(cfg, run, model, loggers)
+    with cache_files(data, run.path):
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

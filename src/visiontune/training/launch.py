@@ -1,4 +1,4 @@
-"""One process a device."""
+"""One process a rank."""
 
 import os
 import socket
@@ -10,35 +10,40 @@ import torch
 from visiontune.loggers import open_loggers
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
-from visiontune.training.fit import fit, prepare
+from visiontune.training.build import build_data
+from visiontune.training.fit import build_model, fit, seed_everything
 
 
-def launch(run: RunDirectory, count: int, checkpoint: Path | None) -> None:
-    """Fit `run` in `count` processes and wait; when one fails the others are stopped and its error is raised.
+def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
+    """Fit `run` in several processes and wait; when one fails, the others are stopped and its error is raised.
 
-    Started here and not by Lightning, which would run this command line again, a sweep with all of its jobs.
+    Not Lightning's launchers: the one for scripts would run this command line again, a sweep with all of its jobs; the
+    ones for notebooks (`ddp_spawn`, `ddp_fork`) pickle the Trainer, the data and the model into each process, and give
+    back neither the state of callbacks nor that of the strategy. Here each rank builds its objects from `config.yaml`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (count, port, run.path, checkpoint), nprocs=count)
+    torch.multiprocessing.spawn(_fit_rank, (ranks, port, run.path, checkpoint), nprocs=ranks)
 
 
-def _work(rank: int, count: int, port: int, path: Path, checkpoint: Path | None) -> None:
+def _fit_rank(rank: int, ranks: int, port: int, path: Path, checkpoint: Path | None) -> None:
     os.environ |= {  # what Lightning reads in a process that somebody else started
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
     if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     run = RunDirectory.open(path)
     with logging_to(run.log if rank == 0 else None, quiet=rank > 0):
         cfg = run.read_config()
-        data, model, _ = prepare(cfg, load=checkpoint is None)
+        seed_everything(cfg.seed)
+        data = build_data(cfg)
         data.assign_as(run.splits)
+        model, _ = build_model(cfg, data, load=checkpoint is None)
         with ExitStack() as stack:
             loggers = stack.enter_context(open_loggers(cfg, run.path)) if rank == 0 else []
             fit(cfg, run, data, model, checkpoint, loggers)

@@ -1,5 +1,6 @@
 """Load a run's model from its directory, without running any code that the directory names."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,25 @@ from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from visiontune import __version__
+from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.strategies.lora import beside_adapters, plain_state
-from visiontune.training.build import build_model
+from visiontune.strategies.lora import Lora, beside_adapters, plain_state
+from visiontune.training.build import build_finetuner
 
 # A config may name everything that this package defines, and these kinds of classes of its libraries. It may not name
 # functions of the libraries: torch.utils.collect_env.run starts any command.
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
+FULL = {"_target_": "visiontune.strategies.Full", "_partial_": True}
 KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
@@ -70,8 +74,43 @@ def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
     """A run and its config, after `check_trusted`."""
     run = RunDirectory.open(path)
     cfg = run.read_config()
+    check_readable(run, cfg)
     check_trusted(cfg, trust)
+    OmegaConf.set_readonly(cfg, True)
     return run, cfg
+
+
+def check_readable(run: RunDirectory, cfg: DictConfig) -> None:
+    """Refuse a config of another version that this version cannot read.
+
+    Raises:
+        UserError: it lacks a group, or names a class of this package that is not there.
+    """
+    for group in ("frozen_features", "technique"):
+        if group not in cfg:
+            raise version_mismatch(run, f"it has no {group}")
+    for key, target in _targets(cfg):
+        if target.startswith("visiontune."):
+            try:
+                get_object(target)
+            except Exception as error:  # Hydra and Python have many types for a name that is not there
+                raise version_mismatch(run, f"there is no {key}={target}") from error
+
+
+def version_mismatch(run: RunDirectory, reason: str) -> UserError:
+    """The error for a run whose config this version cannot read."""
+    version = written_by(run) or "another version"
+    return UserError(
+        f"{run.config} is of visiontune {version}, and this is {__version__}: {reason}. Use it with visiontune "
+        f"{version}, or take its weights into a new run with backbone.weights={run.path}"
+    )
+
+
+def written_by(run: RunDirectory) -> str | None:
+    """The version that began a run; None where nothing says it."""
+    if not run.environment.is_file():
+        return None
+    return json.loads(run.environment.read_text())["packages"]["visiontune"]
 
 
 def load_model(
@@ -90,10 +129,17 @@ def load_model(
     checkpoint = read_checkpoint(path)
     schema = {task: TaskInfo(**info) for task, info in checkpoint["visiontune"]["tasks"].items()}
     if plain:
-        cfg = OmegaConf.merge(cfg, {"strategy": None}, {"strategy": {}})  # type: ignore[assignment]
-    model, _ = build_model(cfg, schema, cfg.trainer.max_epochs, load=False)
+        cfg = derive(cfg, {"strategy": FULL})
+    model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
     model.load_state_dict(plain_state(checkpoint) if plain else checkpoint["state_dict"])
     return model.to(memory_format=torch.channels_last), schema
+
+
+def without_adapters(cfg: DictConfig) -> DictConfig:
+    """The config of a run whose adapters are merged into the weights; that of a run without adapters is unchanged."""
+    strategy = get_object(cfg.strategy._target_)
+    has_adapters = isinstance(strategy, type) and issubclass(strategy, Lora)
+    return derive(cfg, {"strategy": FULL}) if has_adapters else cfg
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -104,15 +150,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "visiontune" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
     return checkpoint
-
-
-def adopt_weights(cfg: DictConfig, overrides: list[str]) -> None:
-    """`weights_from=RUN` uses that run's backbone as well, unless the command line names another one."""
-    _, old = open_run(cfg.weights_from, cfg.trust)
-    if not any(o.lstrip("+").startswith(("backbone=", "backbone.name=")) for o in overrides):
-        with open_dict(cfg):
-            cfg.backbone = OmegaConf.merge(old.backbone, {"min_matched": cfg.backbone.min_matched})
-    cfg.backbone.weights = None
 
 
 def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> WeightReport:

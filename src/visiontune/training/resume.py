@@ -1,7 +1,6 @@
-"""Continue a run in its own directory."""
+"""Resume a run in its own directory."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,20 @@ from zipfile import ZipFile
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
+from visiontune.config.check import check
+from visiontune.config.derive import derive
 from visiontune.errors import UserError, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
 from visiontune.runs.log_files import cut_log_files
-from visiontune.training.load import check_trusted, read_checkpoint
+from visiontune.training.load import check_readable, check_trusted, read_checkpoint, version_mismatch, written_by
+from visiontune.training.resolve import resolve_machine
 
 # Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
 CHANGEABLE = (
@@ -29,19 +31,23 @@ CHANGEABLE = (
     "data.num_workers",
     "data.cache",
     "callbacks.",
+    "technique.ema.",
+    "technique.swa.",
+    "technique.l2_sp.",
+    "technique.auto_rgn.",
     "checkpoints.",
     "distill.teacher",
 )
 
 
-def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path | None]:
-    """The run's config with the values of `overrides` on top, and the checkpoint to continue from.
+def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
+    """The run's config with `overrides` applied, read-only, and the checkpoint to resume from.
 
-    A run that was stopped before its first checkpoint starts over in place (the checkpoint is None).
+    A run that was stopped before its first checkpoint starts again in its own directory (the checkpoint is None).
 
     Raises:
-        UserError: a finished run that no further epochs are asked of, an override that a run cannot take, no
-            checkpoint that can be read.
+        UserError: the run is finished and no further epochs are asked for, an override is not allowed for a run that
+            has begun, or no checkpoint can be read.
     """
     cfg = run.read_config()
     if cfg.get("backend"):
@@ -49,7 +55,8 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
             f"the model of {run.path} is a file, which cannot be trained; start a new run from the weights that it was "
             f"made of with weights_from={run.path}"
         )
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    check_readable(run, cfg)
     check_trusted(cfg, trust=any(override.key_or_group == "trust" and override.value() is True for override in parsed))
     before = cfg.trainer.max_epochs
     for override in parsed:
@@ -58,98 +65,96 @@ def continued(run: RunDirectory, overrides: list[str]) -> tuple[DictConfig, Path
             continue
         if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
             raise UserError(
-                f"{override.input_line}: a run continues as it was begun; what may change is how long and where, such "
-                f"as trainer.max_epochs={before + 10}. To start anew from its weights: weights_from={run.path}"
+                f"{override.input_line}: a resumed run keeps its config; what may change is how long and where it "
+                f"trains, such as trainer.max_epochs={before + 10}. To start a new run from its weights: "
+                f"weights_from={run.path}"
             )
         OmegaConf.update(cfg, key, override.value())
-    if root := cfg.data.get("root"):
-        cfg.data.root = str(Path(root).expanduser().resolve())  # a run is read from other places as well
+    cfg = resolve_machine(check("train", cfg))
     if run.finished and cfg.trainer.max_epochs <= before:
         raise UserError(
             f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
             f"from its weights with weights_from={run.path}"
         )
-    with open_dict(cfg):
-        # Unfreezing was planned for this many epochs; more of them freeze nothing again.
-        cfg.planned_epochs = cfg.get("planned_epochs", before)
-    return cfg, _newest(run)
+    # Unfreezing was planned for this many epochs; more of them freeze nothing again.
+    return derive(cfg, {"planned_epochs": cfg.get("planned_epochs", before)}), _newest(run)
 
 
 def _newest(run: RunDirectory) -> Path | None:
-    """`last.ckpt`; where it cannot be read the one before, then the best."""
-    spoiled = []
+    """`last.ckpt`; where it cannot be read, the one before, then the best."""
+    errors = []
     for name in ("last", "previous", "best"):
         path = run.checkpoints / f"{name}.ckpt"
         if not path.is_file():
             continue
         try:
-            _check_whole(path)
+            _check_sums(path)
             read_checkpoint(path)
             return path
         except UserError as error:
-            spoiled.append(str(error))
-    if spoiled:
+            errors.append(str(error))
+    if errors:
         raise UserError(
-            f"no checkpoint of {run.path} can be read, so that it cannot go on; begin a new run, or put a copy of "
-            f"{run.checkpoints / 'last.ckpt'} there. {spoiled[0]}"
+            f"no checkpoint of {run.path} can be read, so that it cannot be resumed; begin a new run, or put a copy of "
+            f"{run.checkpoints / 'last.ckpt'} there. {errors[0]}"
         )
     return None
 
 
-def _check_whole(path: Path) -> None:
-    """Every byte against the sums in the file, which `torch.load` does not look at."""
+def _check_sums(path: Path) -> None:
+    """Compare every byte with the checksums in the file, which `torch.load` does not do."""
     try:
         with ZipFile(path) as file:
-            spoiled = file.testzip()
+            corrupt = file.testzip()
     except Exception as error:  # zipfile and zlib have a type for each way in which a file may be corrupt
-        raise UserError(f"{path} is not whole: {error}") from error
-    if spoiled:
-        raise UserError(f"{path} is not whole: the sum of {spoiled} is wrong")
+        raise UserError(f"{path} is corrupt: {error}") from error
+    if corrupt:
+        raise UserError(f"{path} is corrupt: the checksum of {corrupt} is wrong")
 
 
 def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int, world: int) -> None:
     """
     Raises:
-        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, it has
-            more than `epochs` behind it, or lies within an epoch that not `world` processes share.
+        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, it is
+            further than `epochs`, or it was written within an epoch by another number of ranks than `world`.
     """
     state = _read(checkpoint)
     if "optimizer_states" not in state:
         raise UserError(
-            f"{run.path} was made by a step of compress, not by a training that could go on; start a new run from its "
-            f"weights with weights_from={run.path}"
+            f"{run.path} was made by a step of compress, not by a training that could be resumed; start a new run "
+            f"from its weights with weights_from={run.path}"
         )
     if (done := state["visiontune"]["epochs"]) > epochs:
         raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
     before = saved_ranks(state)
     if before != world and state.get("VisionData", {}).get("done"):
         raise UserError(
-            f"trainer.devices={world}: {checkpoint} lies within an epoch of {before} processes; write "
+            f"trainer.devices={world}: {checkpoint} was written within an epoch of {before} ranks; write "
             f"trainer.devices={before}, or begin anew from its weights with weights_from={run.path}"
         )
-    own = {name: value.shape for name, value in model.state_dict().items()}
-    kept = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
-    other = sorted(name for name in own.keys() | kept.keys() if own.get(name) != kept.get(name))
-    if not other:
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    saved = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
+    different = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+    if not different:
         groups = state["optimizer_states"][0]["param_groups"]
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in model.param_groups()]:
-            other = ["the optimizer's groups"]
-    if other:
-        made = state["visiontune"]["version"]
+            different = ["the optimizer's groups"]
+    if different:
+        version = state["visiontune"]["version"]
         raise UserError(
-            f"{checkpoint} (visiontune {made}) does not fit what its config builds now (visiontune {__version__}): "
-            f"{some(other)}. Continue it with the code that made it, or start a new run from its weights with "
+            f"{checkpoint} (visiontune {version}) does not fit what its config builds now (visiontune {__version__}): "
+            f"{some(different)}. Resume it with the code that made it, or start a new run from its weights with "
             f"weights_from={run.path}"
         )
 
 
 def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
-    """Drop what the run wrote after the checkpoint, and say where it goes on: it will write the same again.
+    """Drop what the run wrote after the checkpoint, since it will write the same again, and log where it resumes.
 
     (`History` drops the rows of metrics.csv.)
     """
-    for half in run.checkpoints.glob(".*.ckpt.*"):
-        half.unlink()
+    for partial in run.checkpoints.glob(".*.ckpt.*"):
+        partial.unlink()
     if checkpoint is None:
         run.history.unlink(missing_ok=True)
         cut_log_files(run.path, {})
@@ -157,9 +162,9 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
     state = _read(checkpoint)
     if "log_files" in state:
         cut_log_files(run.path, state["log_files"])
-    text = f"goes on after step {state['global_step']}"
+    text = f"resumes after step {state['global_step']}"
     if checkpoint.name != "last.ckpt":
-        text += f", from {checkpoint.name}: last.ckpt is gone or corrupt"
+        text += f", from {checkpoint.name}: last.ckpt is missing or corrupt"
     if state["visiontune"]["version"] != __version__:
         text += f"; it was made with visiontune {state['visiontune']['version']}, this is {__version__}"
     log.info(text)
@@ -167,19 +172,15 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
 
 @contextmanager
 def explain_version_mismatch(run: RunDirectory) -> Iterator[None]:
-    """Says of a config that this version cannot read which version wrote it."""
+    """Turns an error about a config that this version cannot read into one that names the version that wrote it."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        made = json.loads(run.environment.read_text())["packages"]["visiontune"] if run.environment.is_file() else None
-        if made in (None, __version__):
+        if written_by(run) in (None, __version__):
             raise
-        raise UserError(
-            f"{run.config} is of visiontune {made}, and this is {__version__}: {str(error).splitlines()[0]}. Continue "
-            f"it with visiontune {made}, or start a new run from its weights with weights_from={run.path}"
-        ) from error
+        raise version_mismatch(run, str(error).splitlines()[0]) from error
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, but tensors stay on the disk until they are looked at."""
+    """As `read_checkpoint`, but tensors stay on the disk until they are used."""
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)

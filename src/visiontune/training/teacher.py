@@ -18,21 +18,12 @@ def attach_teacher(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     """Add a `Distillation` to the loss terms of `model` if the config names a teacher.
 
     Raises:
-        UserError: there is no such run, its tasks, classes or channels differ, or its weights have changed since this
-            run started.
+        UserError: its tasks, classes or channels differ from those of this run.
     """
-    settings = cfg.get("distill")
-    if settings is None or settings.teacher is None:
+    settings = cfg.distill
+    if settings.teacher is None:
         return
     run, teacher_cfg = open_run(settings.teacher, cfg.trust)
-    digest = run.digest()
-    if settings.sha256 not in (None, digest):
-        raise UserError(
-            f"distill.teacher={settings.teacher}: its best checkpoint is not the one that this run started with; "
-            "restore that one, or start a new run"
-        )
-    # A run may be read from another folder, and resumes only with the same teacher.
-    settings.teacher, settings.sha256 = str(run.path), digest
     network, schema = load_model(run, teacher_cfg, plain=True)
     for task, head in model.heads.items():
         info = data.schema[task]

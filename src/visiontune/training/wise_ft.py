@@ -1,8 +1,7 @@
 """After the training: weights between the first and the best ones of a run."""
 
-from collections.abc import Sequence
-
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
 from visiontune.data import VisionData
@@ -15,27 +14,25 @@ from visiontune.training.evaluation import evaluate
 from visiontune.training.load import read_checkpoint
 
 
-def interpolate(
-    run: RunDirectory, model: FineTuner, data: VisionData, factors: Sequence[float], accelerator: str, precision: str
-) -> None:
-    """Replace `best.ckpt` by the ``(1 - f) * start + f * best`` with the best validation score (WiSE-FT, Wortsman et
-    al. 2022, https://arxiv.org/abs/2109.01903). Of equal scores the largest f counts.
+def interpolate(cfg: DictConfig, run: RunDirectory, model: FineTuner, data: VisionData) -> None:
+    """Write the best of ``(1 - f) * start + f * best`` on the validation split as the new `best.ckpt`.
 
-    Args:
-        factors: the candidates for f; 1, the best epoch itself, is always one.
+    WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903. The factors f are `technique.wise_ft.factors` and
+    1, which is the best epoch itself; of equal scores the largest factor wins.
     """
     start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
     if "wise_ft" in best["visiontune"]:
-        return  # the run was resumed after this, and no epoch was better
+        return  # a run that was stopped after this, and has had no better epoch since
     name, mode = model.monitor
     scores = {}
-    for factor in sorted({*factors, 1.0}):
+    for factor in sorted({*cfg.technique.wise_ft.factors, 1.0}):
         model.load_state_dict(between(start["state_dict"], best["state_dict"], factor))
-        scores[factor] = evaluate(model, data, "val", accelerator, precision).metrics[name]
+        evaluation = evaluate(model, data, "val", cfg.trainer.accelerator, cfg.trainer.precision)
+        scores[factor] = evaluation.metrics[name]
     sign = 1 if mode == "max" else -1
     chosen = max(scores, key=lambda factor: (sign * scores[factor], factor))
-    candidates = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
-    log.info(f"between start (0) and best epoch (1), {name} of {candidates}; chosen: {chosen:g}")
+    text = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
+    log.info(f"between start (0) and best epoch (1), {name} of {text}; chosen: {chosen:g}")
     best["state_dict"] = between(start["state_dict"], best["state_dict"], chosen)
     best["visiontune"]["wise_ft"] = chosen
     save_atomically(run.checkpoint("best"), best)

@@ -13,7 +13,7 @@ from visiontune.models.backbones.torchvision import TorchvisionBackbone
 from visiontune.models.backbones.torchvision_vit import VisionTransformerBackbone
 from visiontune.models.backbones.weights import WeightReport, load_state
 
-__all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state"]
+__all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state", "resolve_weights"]
 
 # With library=auto the first class that knows a name builds it.
 BACKBONES: tuple[type[Backbone], ...] = (TorchvisionBackbone, VisionTransformerBackbone, TimmBackbone, SmallCNN)
@@ -53,14 +53,22 @@ def build(
     backbone = _create(name, library, in_channels, size, options)
     if shapes:
         narrow(backbone, shapes, size)
-    if weights == "auto":
-        weights = PACKAGED.get(name, backbone.auto_weights)
+    weights = resolve_weights(name, library, weights)
     if weights is None:
         return backbone, WeightReport("random initialisation")
     if weights == "default":
         return backbone, _load_default(backbone, allow_download, min_matched)
     state, source = read_weights(weights)
     return backbone, _load(backbone, state, source, min_matched)
+
+
+def resolve_weights(name: str, library: str, weights: str | None) -> str | None:
+    """Where the weights of a backbone come from, with `auto` replaced; None for random weights."""
+    if weights != "auto":
+        return weights
+    known = (backbone for backbone in BACKBONES if library in ("auto", backbone.library) and backbone.knows(name))
+    backbone = next(known, Backbone)
+    return PACKAGED.get(name, backbone.auto_weights)
 
 
 def _create(

@@ -1,0 +1,93 @@
+"""Check the type and range of every key of a composed config, with one message for a wrong value."""
+
+import types
+from typing import Any, Union, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ValidationError
+
+from visiontune.config.schema.train import Train
+from visiontune.config.schema.types import Section
+from visiontune.config.schema.verbs import Compress, Evaluate, Export, Predict
+from visiontune.errors import UserError
+
+VERBS: dict[str, type[Section]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "compress": Compress,
+}
+
+
+def check(verb: str, cfg: DictConfig) -> DictConfig:
+    """A copy of `cfg` without interpolations, where every value has the type of its key (`epochs=1e1` is 10).
+
+    Raises:
+        UserError: a value has another type, or is out of range.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    model = VERBS[verb]
+    try:
+        checked = model.model_validate(plain)
+    except ValidationError as error:
+        raise UserError(_message(model, plain, error)) from None
+    _write_back(plain, checked)
+    return OmegaConf.create(plain)
+
+
+def _write_back(plain: dict[str, Any], section: BaseModel) -> None:
+    """Replace values in `plain` by those of the right type; keys keep their order."""
+    for name, field in type(section).model_fields.items():
+        key = field.alias or name
+        if key in plain:
+            plain[key] = _plain(plain[key], getattr(section, name))
+
+
+def _plain(before: Any, value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        _write_back(before, value)
+        return before
+    if isinstance(value, dict):
+        return {key: _plain(before[key], inner) for key, inner in value.items()}
+    return value
+
+
+def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
+    """`KEY=VALUE: expected ..., got ...; write KEY=EXAMPLE` for the first wrong key."""
+    path, field, value = [], None, plain
+    section: type[BaseModel] | None = model
+    for part in error.errors()[0]["loc"]:
+        if section is None or not isinstance(value, dict) or part not in value:
+            break
+        fields = {found.alias or name: found for name, found in section.model_fields.items()}
+        if part not in fields:
+            break
+        field, value = fields[str(part)], value[part]
+        path.append(str(part))
+        section = _section(field.annotation)
+    key = ".".join(path)
+    if field is None:
+        return f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+    example = (field.examples or ["VALUE"])[0]
+    return f"{key}={_text(value)}: expected {field.description}, got {_kind(value)}; write {key}={_text(example)}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation such as `Search | None` names."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_text(inner)}" for key, inner in value.items()) + "}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _kind(value: Any) -> str:
+    names = ((str, "text"), (list, "a list"), (dict, "a mapping"))
+    return next((name for kind, name in names if isinstance(value, kind)), _text(value))

@@ -1,0 +1,21 @@
+"""New configs made from others; a resolved config itself is never changed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def derive(cfg: DictConfig, changes: Mapping[str, Any], without: Sequence[str] = ()) -> DictConfig:
+    """A read-only copy of `cfg` with other values for dotted keys, such as `{"trainer.max_epochs": 3}`.
+
+    Args:
+        without: keys of the top level that the copy lacks.
+    """
+    new = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
+    OmegaConf.set_readonly(new, False)
+    OmegaConf.set_struct(new, False)
+    for key, value in changes.items():
+        OmegaConf.update(new, key, value, merge=False)
+    OmegaConf.set_readonly(new, True)
+    return new

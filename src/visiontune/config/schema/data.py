@@ -1,0 +1,82 @@
+"""Keys of the groups data and augment that every data set shares."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+from pydantic import Field
+
+from visiontune.config.schema.types import (
+    Count,
+    Flag,
+    Fraction,
+    Int,
+    NotNegative,
+    Number,
+    PathOrSplits,
+    PositiveFraction,
+    Range,
+    Section,
+    Size,
+    Text,
+    Texts,
+    key,
+)
+
+WORKERS = Annotated[Int, Ge(0)]
+
+
+class SplitRatio(Section):
+    train: PositiveFraction = key("a fraction above 0 and at most 1", 0.7)
+    val: Fraction = key("a fraction from 0 to 1", 0.15)
+    test: Fraction = key("a fraction from 0 to 1", 0.15)
+
+
+class Data(Section):
+    image_size: Size = key("a number of pixels, or [HEIGHT,WIDTH]", 224)
+    resize: Literal["squash", "crop", "letterbox"] = key("squash, crop or letterbox", "crop")
+    channels: Count = key("a number of channels, 1 or more", 3)
+    batch_size: Count = key("a whole number, 1 or more", 32)
+    num_workers: WORKERS | Literal["auto"] = key("a number of data-loader workers, 0 or more, or auto", 4)
+    cache: Literal["none", "memory"] = key("none or memory", "memory")
+    stratify: Flag = key("true or false", "false")
+    folds: Annotated[Int, Ge(2)] | None = key("a number of folds, 2 or more, or null", 5)
+    fold: Annotated[Int, Ge(0)] | None = key("the number of a fold, 0 or more, or null", 0)
+    per_class: Count | None = key("a number of images, 1 or more, or null", 16)
+    limit_train: Count | None = key("a number of images, 1 or more, or null", 4000)
+    labelled: PositiveFraction = key("a fraction above 0 and at most 1", 0.67)
+    balanced: Flag = key("true or false", "true")
+    verify: Literal["auto", "full", "header", "off"] = key("auto, full, header or off", "full")
+    root: Text | None = key("a folder", "photos")
+    name: Text | None = key("the name of a data set", "CIFAR10")
+    table: Text | None = key("a CSV file", "table.csv")
+    label: Text | None = key("a column", "species")
+    labels: Texts | None = key("a list of columns", "[striped,broken]")
+    targets: Texts | None = key("a list of columns", "[width,weight]")
+    classes: Texts | None = key("a list of names", "[cat,dog]")
+    images: PathOrSplits | None = key("a folder, or a folder for each split", "images")
+    masks: PathOrSplits | None = key("a folder, or a folder for each split", "masks")
+    annotations: PathOrSplits | None = key("a file or folder, or one for each split", "annotations")
+    splits: Text | None = key("a folder, or null", "splits")
+    yaml: Text | None = key("a YAML file", "data.yaml")
+    suffix: Text | None = key("the end of a mask's name", "_mask")
+    group_pattern: Text | None = key("a regular expression, or null", r"(patient\d+)_")
+
+
+class Augment(Section):
+    crop: Range | None = key("two fractions, or null", "[0.5,1.0]")
+    ratio: Range | None = key("two numbers, or null", "[0.75,1.33]")
+    resize_range: Range | None = key("two numbers, or null", "[0.5,1.5]")
+    flip: Flag = key("true or false", "true")
+    vertical_flip: Flag = key("true or false", "true")
+    rotate: NotNegative = key("a number of degrees, 0 or more", 15)
+    scale: Range | None = key("two numbers, or null", "[0.9,1.1]")
+    fill: Annotated[Int, Ge(0), Le(255)] = key("a grey value from 0 to 255", 114)
+    min_visible: Fraction = key("a fraction from 0 to 1", 0.2)
+    color: NotNegative = key("a number, 0 or more", 0.2)
+    hue: Annotated[Number, Field(ge=0, le=0.5)] = key("a number from 0 to 0.5", 0.05)
+    grey: Fraction = key("a fraction from 0 to 1", 0.1)
+    blur: Fraction = key("a fraction from 0 to 1", 0.1)
+    erase: Fraction = key("a fraction from 0 to 1", 0.25)
+    auto: Literal["trivial", "rand", "augmix"] | None = key("trivial, rand, augmix or null", "trivial")
+    mixup: NotNegative = key("a number, 0 or more", 0.2)
+    cutmix: NotNegative = key("a number, 0 or more", 1.0)

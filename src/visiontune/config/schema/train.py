@@ -1,0 +1,100 @@
+"""Keys of train.yaml itself."""
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import Field
+
+from visiontune.config.schema.data import Augment, Data
+from visiontune.config.schema.training import Optimizer, Scheduler, Strategy, Technique, Trainer
+from visiontune.config.schema.types import (
+    Count,
+    Flag,
+    Fraction,
+    Int,
+    Node,
+    NotNegative,
+    Positive,
+    PositiveFraction,
+    Section,
+    Text,
+    Texts,
+    key,
+)
+
+
+class Checkpoints(Section):
+    every_steps: Count | None = key("a number of optimizer steps, 1 or more, or null", 500)
+    every_minutes: Positive | None = key("a number of minutes above 0, or null", 10)
+
+
+class Distill(Section):
+    teacher: Text | None = key("a run directory, or null", "logs/photos/2026-11-22_09-15-02-k3f9")
+    weight: Fraction = key("a fraction from 0 to 1", 0.5)
+    temperature: Positive = key("a number above 0", 4.0)
+    features: NotNegative = key("a number, 0 or more", 1.0)
+    sha256: Text | None = key("the SHA-256 of a checkpoint, or null", "null")
+
+
+class FrozenFeatures(Section):
+    cache: Literal["none", "memory", "disk"] = key("none, memory or disk", "memory")
+    views: Count | None = key("a number of views, 1 or more, or null", 2)
+    bits: Literal[16, 32] = key("16 or 32", 16)
+    max_gb: Positive = key("a size in GB above 0", 4)
+
+
+class Search(Section):
+    candidates: Annotated[Texts, Field(min_length=1)] = key("a list of strategies", "[gradual_unfreeze,full]")
+    epochs: PositiveFraction = key("a fraction above 0 and at most 1", 0.15)
+    images: PositiveFraction = key("a fraction above 0 and at most 1", 0.5)
+    lr_range_test: Flag | Literal["auto"] = key("true, false or auto", "auto")
+
+
+class Paths(Section):
+    logs: Text = key("a folder", "logs")
+
+
+class Backbone(Section):
+    name: Text = key("the name of a network", "resnet50")
+    weights: Text | None = key("auto, default, null, a path or package:NAME", "auto")
+    library: Literal["auto", "torchvision", "timm", "small_cnn"] = key("auto, torchvision, timm or small_cnn", "auto")
+    min_matched: Fraction = key("a fraction from 0 to 1", 0.5)
+
+
+class Train(Section):
+    """The whole config of `visiontune train`."""
+
+    name: Text | None = key("a name, or null", "birds_v2")
+    epochs: Count | None = key("a whole number, 1 or more", 30)
+    seed: Annotated[Int, Ge(0), Le(2**32 - 1)] = key(f"a whole number from 0 to {2**32 - 1}", 42)
+    tags: Texts = key("a list of words", "[baseline,v2]")
+    note: Text | None = key("a text, or null", "first try")
+    run_dir: Text | None = key("a folder, or null", "runs/first")
+    sweep_dir: Text | None = key("a folder", "sweeps/first")
+    run: Text | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
+    weights_from: Text | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
+    trust: Flag = key("true or false", "true")
+    test: Flag | Literal["auto"] = key("true, false or auto", "true")
+    monitor: Text | None = key("the name of a metric, or null", "val/classification/f1")
+    probe: Flag | Literal["auto"] = key("true, false or auto", "auto")
+    l1: NotNegative = key("a number, 0 or more", 1e-5)
+    loss_weights: Literal["learned"] | dict[str, NotNegative] = key(
+        "learned, or a mapping of heads to numbers", "learned"
+    )
+    compile: Flag = key("true or false", "true")
+    checkpoints: Checkpoints = key("a mapping", "{every_steps: 500}")
+    distill: Distill = key("a mapping", "{teacher: null}")
+    frozen_features: FrozenFeatures = key("a mapping", "{cache: none}")
+    search: Search | None = key("none or strategy", "strategy")
+    technique: Technique = key("a list of techniques", "[ema]")
+    strategy: Strategy = key("the name of a strategy", "full")
+    optimizer: Optimizer = key("the name of an optimizer", "adamw")
+    scheduler: Scheduler = key("the name of a scheduler", "cosine")
+    trainer: Trainer = key("the name of a trainer", "cpu")
+    backbone: Backbone = key("the name of a backbone", "resnet50")
+    heads: dict[str, Node] = key("the name of a head, or a list of heads", "classification")
+    data: Data = key("the name of a data set", "image_folder")
+    augment: Augment = key("the name of an augmentation", "standard")
+    callbacks: dict[str, Any] = key("a mapping of names to callbacks", "default")
+    logger: dict[str, Any] = key("the name of a logger, or a list of loggers", "tensorboard")
+    paths: Paths = key("a mapping", "default")

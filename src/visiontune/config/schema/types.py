@@ -1,0 +1,51 @@
+"""Types of config values, and `key`, which gives a key its range in words and an example."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+
+def _to_int(value: Any) -> Any:
+    """10.0 and 1e1 are whole numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _to_text(value: Any) -> Any:
+    """Text that looks like a number is text."""
+    return str(value) if isinstance(value, int | float) else value
+
+
+class Section(BaseModel):
+    """Keys of one mapping; keys that are not listed are allowed, since constructors and users add their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Flag = StrictBool
+Text = Annotated[StrictStr, BeforeValidator(_to_text)]
+Texts = list[Text]
+Int = Annotated[StrictInt, BeforeValidator(_to_int)]
+Count = Annotated[Int, Ge(1)]
+Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Number = StrictInt | Float
+Positive = Annotated[StrictInt, Gt(0)] | Annotated[Float, Gt(0)]
+NotNegative = Annotated[StrictInt, Ge(0)] | Annotated[Float, Ge(0)]
+Fraction = Annotated[StrictInt, Ge(0), Le(1)] | Annotated[Float, Ge(0), Le(1)]
+PositiveFraction = Annotated[StrictInt, Gt(0), Le(1)] | Annotated[Float, Gt(0), Le(1)]
+FractionBelowOne = Annotated[StrictInt, Ge(0), Lt(1)] | Annotated[Float, Ge(0), Lt(1)]
+Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+PathOrSplits = Text | Mapping[str, Text]
+
+
+def key(expected: str, example: Any, default: Any = None) -> Any:
+    """A key of a section: what it takes, in words that follow "expected", and a valid example."""
+    return Field(default=default, description=expected, examples=[example])
+
+
+class Node(Section):
+    """A mapping that builds an object: `_target_` names the class or function, the rest are its arguments."""
+
+    target: Text = Field(alias="_target_", description="the path of a class", examples=["torch.optim.AdamW"])

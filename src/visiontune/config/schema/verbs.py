@@ -1,0 +1,44 @@
+"""Keys of evaluate.yaml, predict.yaml, export.yaml and compress.yaml."""
+
+from typing import Literal
+
+from visiontune.config.schema.types import Count, Flag, Section, Text, key
+
+RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
+
+
+class _OfARun(Section):
+    run: Text = key("a run directory", RUN)
+    output: Text | None = key("a folder, or null", "results")
+    trust: Flag = key("true or false", "true")
+    debug: Flag = key("true or false", "true")
+
+
+class Evaluate(_OfARun):
+    split: Literal["train", "val", "test"] = key("train, val or test", "val")
+    checkpoint: Text = key("best, last or a path", "best")
+    backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
+    data_root: Text | None = key("a folder, or null", "photos")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
+
+
+class Predict(_OfARun):
+    input: Text = key("an image, a video or a folder", "photos")
+    checkpoint: Text = key("best, last or a path", "best")
+    backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
+    batch_size: Count = key("a whole number, 1 or more", 32)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
+    images: Flag = key("true or false", "false")
+
+
+class Export(_OfARun):
+    format: Literal["onnx", "torch_export"] = key("onnx or torch_export", "onnx")
+    checkpoint: Text | None = key("best, last, a path or null", "best")
+    split: Literal["train", "val", "test"] = key("train, val or test", "val")
+    data_root: Text | None = key("a folder, or null", "photos")
+    images: Count = key("a number of images, 1 or more", 16)
+
+
+class Compress(_OfARun):
+    threads: Count = key("a number of threads, 1 or more", 1)
+    compile: Flag = key("true or false", "false")

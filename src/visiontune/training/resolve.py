@@ -1,0 +1,130 @@
+"""Everything that circumstances decide about a config: the one place that does. The result is read-only."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune.config.check import check
+from visiontune.config.compose import train_config
+from visiontune.config.derive import derive
+from visiontune.config.devices import count_devices
+from visiontune.config.launch import Launch
+from visiontune.config.renamed import check_keys
+from visiontune.errors import UserError
+from visiontune.models.backbones import resolve_weights
+from visiontune.models.heads.probeable import Probeable
+from visiontune.runs.directory import RunDirectory
+from visiontune.training.build import build_data
+from visiontune.training.load import open_run
+
+AUTO = "auto"
+
+
+def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
+    """The read-only config of a new run: checked, without `auto` or `null` where the circumstances decide.
+
+    Args:
+        cfg: `train.yaml` composed.
+
+    Raises:
+        UserError: a value of a wrong type or out of range, or one that the machine or another run does not allow.
+    """
+    check_keys(cfg)
+    new = check("train", cfg)
+    if len({"ema", "swa"} & set(new.technique)) > 1:
+        raise UserError("technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]")
+    if new.name is None:
+        folder = Path(new.data.root).expanduser().resolve().name if new.data.get("root") else launch.data
+        new.name = new.data.get("name") or folder
+    if new.test == AUTO:
+        new.test = launch.job is None or new.data.folds is not None
+    if launch.job is not None:
+        new.run_dir = str(Path(new.sweep_dir) / f"{launch.job:03d}")
+    if new.weights_from is not None:
+        _, source = open_run(new.weights_from, new.trust)
+        if not launch.sets_backbone:
+            new.backbone = OmegaConf.merge(source.backbone, {"min_matched": new.backbone.min_matched})
+        new.backbone.weights = None
+    if new.search is not None and new.search.lr_range_test == AUTO:
+        new.search.lr_range_test = not launch.sets_lr
+    new = resolve_machine(new)
+    changes: dict[str, Any] = {}
+    if new.probe == AUTO:
+        changes["probe"] = _is_pretrained(new) and any(map(_has_probe, new.heads.values()))
+    if new.epochs is None:
+        changes["epochs"] = _epochs_by_rule(new)
+        if new.trainer.max_epochs is None:
+            changes["trainer.max_epochs"] = changes["epochs"]
+    return derive(new, changes)
+
+
+def resolve_machine(cfg: DictConfig) -> DictConfig:
+    """What may differ each time that a run starts or resumes: paths, the number of devices, the teacher.
+
+    Raises:
+        UserError: there are fewer devices, or the teacher is not the one that the run began with.
+    """
+    changes: dict[str, Any] = {"trainer.devices": count_devices(cfg.trainer)}
+    if root := cfg.data.get("root"):
+        changes["data.root"] = str(Path(root).expanduser().resolve())  # a run is read from other folders as well
+    if cfg.distill.teacher is not None:
+        teacher = RunDirectory.open(cfg.distill.teacher)
+        digest = teacher.digest()
+        if cfg.distill.sha256 not in (None, digest):
+            raise UserError(
+                f"distill.teacher={cfg.distill.teacher}: its best checkpoint is not the one that this run started with; "
+                "restore that one, or start a new run"
+            )
+        changes |= {"distill.teacher": str(teacher.path), "distill.sha256": digest}
+    return derive(cfg, changes)
+
+
+def candidate_configs(cfg: DictConfig, launch: Launch) -> dict[str, DictConfig]:
+    """By name of a strategy in `search.candidates`: the config of the run with that strategy.
+
+    Raises:
+        UserError: something is wrong with one of them.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(launch.overrides))
+    kept = [
+        str(override.input_line)
+        for override in parsed
+        if override.key_or_group not in ("strategy", "search") and not override.key_or_group.startswith("search.")
+    ]
+    # The place of the run is that of `cfg`: a sweep's folder is named by the time.
+    place = {"run_dir": cfg.run_dir, "sweep_dir": cfg.sweep_dir}
+    return {
+        name: derive(resolve(train_config([*kept, "search=none", f"strategy={name}"]), launch), place)
+        for name in cfg.search.candidates
+    }
+
+
+def _is_pretrained(cfg: DictConfig) -> bool:
+    backbone = cfg.backbone
+    return (
+        cfg.weights_from is not None or resolve_weights(backbone.name, backbone.library, backbone.weights) is not None
+    )
+
+
+def _has_probe(head: DictConfig) -> bool:
+    """Whether a head's class can start from a linear probe."""
+    target = get_object(head._target_)
+    return isinstance(target, type) and issubclass(target, Probeable)
+
+
+def _epochs_by_rule(cfg: DictConfig) -> int:
+    """Epochs that the strategy computes from the size of the data.
+
+    Raises:
+        UserError: the strategy has no such rule.
+    """
+    rule = getattr(get_object(cfg.strategy._target_), "epochs_for", None)
+    if rule is None:
+        raise UserError("epochs=null: only strategy=bit_hyperrule computes the number of epochs; write epochs=30")
+    data = build_data(cfg)
+    steps = math.ceil(data.steps_per_epoch(cfg.trainer.devices) / cfg.trainer.accumulate_grad_batches)
+    return rule(len(data.samples("train")), steps)

@@ -1,0 +1,105 @@
+"""Every key has a type and a range; a wrong value is one message."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from running import Command
+
+from visiontune.config.check import VERBS, check
+from visiontune.config.compose import config_dir, train_config
+from visiontune.config.overrides import TEXT, TEXT_LISTS, prepare
+from visiontune.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=many", "expected a whole number, 1 or more, got text; write trainer.max_epochs=30"),
+        ("epochs=1.5", "expected a whole number, 1 or more, got 1.5; write epochs=30"),
+        ("data.batch_size=-1", "expected a whole number, 1 or more, got -1; write data.batch_size=32"),
+        ("seed=x", "expected a whole number from 0 to 4294967295, got text; write seed=42"),
+        ("seed=true", "expected a whole number from 0 to 4294967295, got true; write seed=42"),
+        ("seed=-1", "expected a whole number from 0 to 4294967295, got -1; write seed=42"),
+        ("optimizer.lr=fast", "expected a number above 0, or auto, got text; write optimizer.lr=0.001"),
+        ("optimizer.lr=nan", "expected a number above 0, or auto, got nan; write optimizer.lr=0.001"),
+        ("data.resize=stretch", "expected squash, crop or letterbox, got text; write data.resize=crop"),
+        ("data.image_size=[64,0]", "expected a number of pixels, or [HEIGHT,WIDTH], got a list"),
+        ("trainer.devices=0", "expected a number of devices, or -1 for all GPUs, got 0; write trainer.devices=2"),
+        ("trainer.precision=16", "expected 32-true, 16-mixed or bf16-mixed, got 16"),
+        ("checkpoints.every_steps=0", "expected a number of optimizer steps, 1 or more, or null, got 0"),
+        ("distill.weight=2", "expected a fraction from 0 to 1, got 2; write distill.weight=0.5"),
+        ("test=maybe", "expected true, false or auto, got text; write test=true"),
+        ("augment.flip=1", "expected true or false, got 1; write augment.flip=true"),
+    ],
+)
+def test_wrong_values(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check("train", train_config([override]))
+    assert str(error.value).startswith(f"{override}: {message}")
+
+
+def test_values_get_the_type_of_their_key() -> None:
+    cfg = train_config(["epochs=1e1", "name=2024", "trainer.limit_train_batches=1", "data.limit_train=64.0"])
+    checked = check("train", cfg)
+    assert checked.epochs == checked.trainer.max_epochs == 10 and isinstance(checked.trainer.max_epochs, int)
+    assert checked.name == "2024" and checked.data.limit_train == 64
+    assert isinstance(checked.trainer.limit_train_batches, int)  # one batch; 1.0 is all of them
+    assert list(checked) == list(cfg)  # the order of keys
+
+
+def test_wrong_values_on_the_command_line(command: Command) -> None:
+    assert command("train", "trainer.max_epochs=many").message.startswith("trainer.max_epochs=many: expected a whole")
+    assert command("train", "debug=True").message.startswith(
+        "debug=True: expected one of fast, none, overfit, traceback"
+    )
+    message = command("evaluate", "run=x", "split=all").message
+    assert message == "split=all: expected train, val or test, got text; write split=val"
+    message = command("predict", "run=x", "input=y", "batch_size=0").message
+    assert message == "batch_size=0: expected a whole number, 1 or more, got 0; write batch_size=32"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "compress"])
+def test_shipped_values_are_right(verb: str) -> None:
+    cfg = OmegaConf.load(config_dir() / f"{verb}.yaml")
+    plain = {key: value for key, value in OmegaConf.to_container(cfg).items() if value != "???"}  # type: ignore[union-attr]
+    VERBS[verb].model_validate({"run": "x", "input": "x", **plain})
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("name=2024_06", "2024_06"),
+        ("run_dir=7", "7"),
+        ("data.root=2024 work", "2024 work"),
+        ("data.root=/a/it's (1),x=y", "/a/it's (1),x=y"),
+        ("data.root=1e3\\", "1e3\\"),
+        ("data.label=true", "true"),
+        ("data.table=~/t.csv", str(Path("~/t.csv").expanduser())),
+        ("name=null", None),
+    ],
+)
+def test_names_and_paths_are_text(typed: str, text: str | None) -> None:
+    key = typed.partition("=")[0]
+    cfg = train_config(["data=csv", *prepare([typed], multirun=False)])
+    assert OmegaConf.select(cfg, key) == text
+
+
+def test_columns_are_text() -> None:
+    cfg = train_config(["data=csv", *prepare(["data.targets=[2024_06,width]"], multirun=False)])
+    assert list(cfg.data.targets) == ["2024_06", "width"]
+
+
+def test_a_sweep_over_names_is_a_sweep() -> None:
+    assert prepare(["name=1_0,b", "seed=0,1"], multirun=True) == ["name='1_0',b", "seed=0,1"]
+
+
+def test_text_keys_are_keys() -> None:
+    known = set()
+    for verb, model in VERBS.items():
+        for name, field in model.model_fields.items():
+            known.add(name)
+            for section in ("data", "paths", "distill", "backbone"):
+                if verb == "train" and name == section:
+                    known |= {f"{section}.{key}" for key in field.annotation.model_fields}  # type: ignore[union-attr]
+    assert known >= TEXT | TEXT_LISTS
