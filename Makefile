@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/uv/bin/uv)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint bench tensorboard lock rename clean
+.PHONY: help setup train test test-slow lint schema bench tensorboard lock rename clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+schema: $(READY) ## Write the JSON schemas of the configs, which editors check YAML files with
+	$(BIN)/python scripts/schema.py
 
 bench: $(READY) ## Speed against a hand-written loop, written to docs/benchmarks.md
 	$(BIN)/python -m benchmarks.speed

@@ -16,6 +16,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from miniatures import FORMATS
 from omegaconf import DictConfig, OmegaConf
 from real_layouts import LAYOUTS, write_pennfudan
@@ -31,7 +32,7 @@ FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
 VERBS = {"train", "evaluate", "predict", "export", "compress"}  # whole commands: tests/end_to_end
-PARTS = {("data", "common")}  # comes with the other files of its group
+PARTS = {("data", "common"), ("backbone", "base")}  # they come with the other files of their group
 
 
 def options(*groups: str) -> list[tuple[str, str]]:
@@ -86,7 +87,7 @@ def test_every_file_is_in_a_test_below() -> None:
 
 
 TRAINED = ["augment", "callbacks", "data", "debug", "experiment", "heads", "hydra", "logger", "optimizer", "paths"]
-TRAINED += ["scheduler", "strategy"]
+TRAINED += ["scheduler", "search", "strategy", "technique"]
 
 
 KINDS = ("dense", "detection", "instances", "multilabel", "multitask", "regression", "segmentation")
@@ -165,7 +166,7 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
 def test_options_train(group: str, name: str, command: Command, tiny: list[str], needs: Needs) -> None:
     overrides = select(group, name, tiny, needs)
     later = {"augment.flip"} if group == "augment" else set()  # digits are not mirrored
-    if name == "auto":  # the run has the strategy that was found
+    if (group, name) == ("search", "strategy"):  # the run has the strategy that was chosen, and searches no more
         later |= set(said(group, name))
     cfg = check_run(command("train", *overrides).run, group, name, overrides, later)
     assert "augment.flip" not in later or cfg.augment.flip is False
@@ -254,7 +255,7 @@ def test_backbones_are_built(name: str, config: Config) -> None:
     settings: Any = OmegaConf.to_container(cfg.backbone)
     with torch.device("meta"):
         backbone, _ = build(**settings | {"weights": None}, image_size=96)
-    assert backbone.name == settings["name"] == (name if name != "default" else "tf_efficientnet_lite0")
+    assert backbone.name == settings["name"] == (name if name != "efficientnet_lite0" else "tf_efficientnet_lite0")
     assert settings["weights"] == (None if name == "small_cnn" else "auto")
     assert len(backbone.stages()) >= 2
 
@@ -278,8 +279,9 @@ def test_sweeps_run(
     outcome = command("train", "-m", f"sweep={name}", *tiny, f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 0, outcome.err
     content = yaml.safe_load((FOLDER / "sweep" / f"{name}.yaml").read_text())
-    params = {key: str(values).split(",") for key, values in content["hydra"]["sweeper"]["params"].items()}
-    assert len(jobs) == math.prod(len(values) for values in params.values())
+    params = [f"{key}={values}" for key, values in content["hydra"]["sweeper"]["params"].items()]
+    sweeps = OverridesParser.create().parse_overrides(params)
+    assert len(jobs) == math.prod(len(list(sweep.sweep_string_iterator())) for sweep in sweeps)
     combinations = {str({key: value for key, value in job.items() if key != "run_dir"}) for job in jobs}
     assert len(combinations) == len(jobs)
     assert [path.name for path in sorted((tmp_path / "sweep").iterdir()) if path.is_dir()] == ["000", "001"]

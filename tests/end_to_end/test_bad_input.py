@@ -139,7 +139,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ),
         (
             "strategy=half",
-            "strategy=half: there is no such option; write strategy= one of auto, auto_rgn, base, bias_only, ",
+            "strategy=half: there is no such option; write strategy= one of bias_only, ",
         ),
         (
             "monitor=val/classification/map",
@@ -157,15 +157,18 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             "heads.classification.loss=hinge: write one of cross_entropy, focal, or a module",
         ),
         ("heads.classification.class_weights=[1,2]", "class_weights has 2 numbers for 10 classes"),
-        ("data.batch_size=0", "data.batch_size=0: write 1 or more"),
+        ("data.batch_size=0", "data.batch_size=0: expected a whole number, 1 or more, got 0; write data.batch_size=32"),
         ("data.fold=1", "k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)"),
         ("trainer.devices=2", "trainer.devices=2 needs trainer=ddp (GPUs) or trainer=ddp_cpu"),
-        ("trainer.devices=many", "trainer.devices=many: write a number of processes, such as trainer.devices=2"),
-        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: write 32-true, 16-mixed, bf16-mixed"),
-        ("trainer.max_epochs=0", "trainer.max_epochs=0: write 1 or more"),
-        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("trainer.devices=many", "trainer.devices=many: expected a number of devices, or -1 for all GPUs, got text"),
+        (
+            "trainer.precision=bf16-true",
+            "trainer.precision=bf16-true: expected 32-true, 16-mixed or bf16-mixed, got text",
+        ),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a whole number, 1 or more, got 0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: expected a number above 0, or auto, got -1; write optimizer.lr=0.001"),
         ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),
-        ("seed=-1", "seed=-1: write a whole number from 0 to 4294967295"),
+        ("seed=-1", "seed=-1: expected a whole number from 0 to 4294967295, got -1; write seed=42"),
         (
             "weights_from=nowhere",
             "nowhere is not a run directory (it has no config.yaml): write one that train printed",
@@ -218,7 +221,7 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
             ["predict", "run=RUN", "input=nowhere"],
             "input=nowhere does not exist: write the path of an image, a video or a folder",
         ),
-        (["evaluate", "run=RUN", "split=best"], "split=best: write train, val or test"),
+        (["evaluate", "run=RUN", "split=best"], "split=best: expected train, val or test, got text; write split=val"),
         (
             ["evaluate", "run=RUN", "checkpoint=first"],
             "first does not exist: write checkpoint=best, checkpoint=last or the",

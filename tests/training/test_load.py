@@ -1,13 +1,16 @@
 """Reading a run runs none of what lies in it."""
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from running import Command
 
+from visiontune import __version__
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.training.load import check_trusted, load_model, open_run, read_checkpoint
@@ -79,3 +82,20 @@ def test_a_run_is_trusted_and_its_model_is_its_checkpoint(run: RunDirectory) -> 
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         assert {task: info.classes for task, info in schema.items()} == {"classification": ["brick", "grass", "sky"]}
         assert model.heads["classification"].classes == ["brick", "grass", "sky"]
+
+
+@pytest.mark.parametrize("old", ["target", "group"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "train"])
+def test_a_run_of_an_older_version_is_one_message(
+    old: str, verb: str, run: RunDirectory, command: Command, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    older = RunDirectory.open(tmp_path / "run")
+    text = older.config.read_text()
+    moved = text.replace("visiontune.models.heads.ClassificationHead", "visiontune.heads.ClassificationHead")
+    older.config.write_text(moved if old == "target" else text.replace("\ntechnique:", "\ntechniques:"))
+    older.environment.write_text('{"packages": {"visiontune": "0.1.0"}, "overrides": []}')
+    more = ["input=x"] if verb == "predict" else []
+    message = command(verb, f"run={older.path}", *more).message
+    assert message.startswith(f"{older.config} is of visiontune 0.1.0, and this is {__version__}: ")
+    assert message.endswith(f"or take its weights into a new run with backbone.weights={older.path}")

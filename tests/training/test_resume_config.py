@@ -16,13 +16,14 @@ from miniatures import FORMATS, change_json
 from PIL import Image
 from running import Command
 
+from visiontune import __version__
 from visiontune.data import VisionData
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs import RunDirectory
 from visiontune.runs.log_files import cut_log_files, log_file_lengths
 from visiontune.training.build import build_data
-from visiontune.training.resume import continued
+from visiontune.training.resume import resume_config
 
 
 def test_log_files_are_cut_back(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def stopped(runs: tuple[RunDirectory, Path], tmp_path: Path) -> RunDirectory:
     return RunDirectory.open(tmp_path / "run")
 
 
-def spoil(path: Path) -> None:
+def corrupt(path: Path) -> None:
     """One byte of a weight: `torch.load` takes it."""
     weight = torch.load(path, weights_only=True)["state_dict"]["heads.classification.linear.weight"]
     content = bytearray(path.read_bytes())
@@ -84,14 +85,14 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("damage", [spoil, truncate, Path.unlink])
-def test_a_spoiled_last_checkpoint(
+@pytest.mark.parametrize("damage", [corrupt, truncate, Path.unlink])
+def test_a_corrupt_last_checkpoint(
     damage: Callable[[Path], None], stopped: RunDirectory, runs: tuple[RunDirectory, Path], command: Command
 ) -> None:
     damage(stopped.checkpoint("last"))
     outcome = command("train", f"run={stopped.path}")
-    line = "goes on after step 4, from previous.ckpt: last.ckpt is gone or corrupt"
-    assert line in outcome.out.splitlines() and outcome.out.count("goes on after") == 1
+    line = "resumes after step 4, from previous.ckpt: last.ckpt is missing or corrupt"
+    assert line in outcome.out.splitlines() and outcome.out.count("resumes after") == 1
     assert line in stopped.log.read_text()
     # It ends where the run did that was not stopped.
     one, other = (torch.load(run.checkpoint("last"), weights_only=True) for run in (runs[0], stopped))
@@ -108,10 +109,10 @@ def history(run: RunDirectory) -> list[dict[str, str]]:
 
 def test_the_best_is_the_last_resort(stopped: RunDirectory, runs: tuple[RunDirectory, Path], command: Command) -> None:
     step = torch.load(stopped.checkpoint("best"), weights_only=True)["global_step"]
-    spoil(stopped.checkpoint("last"))
+    corrupt(stopped.checkpoint("last"))
     truncate(stopped.checkpoints / "previous.ckpt")
     outcome = command("train", f"run={stopped.path}")
-    assert f"goes on after step {step}, from best.ckpt: last.ckpt is gone or corrupt" in outcome.out.splitlines()
+    assert f"resumes after step {step}, from best.ckpt: last.ckpt is missing or corrupt" in outcome.out.splitlines()
     assert history(stopped) == history(runs[0])
 
 
@@ -119,8 +120,10 @@ def test_no_checkpoint_can_be_read(stopped: RunDirectory, command: Command) -> N
     for path in stopped.checkpoints.glob("*.ckpt"):
         truncate(path)
     message = command("train", f"run={stopped.path}").message
-    assert message.startswith(f"no checkpoint of {stopped.path} can be read, so that it cannot go on; begin a new run")
-    assert message.endswith("last.ckpt is not whole: File is not a zip file")
+    assert message.startswith(
+        f"no checkpoint of {stopped.path} can be read, so that it cannot be resumed; begin a new run"
+    )
+    assert message.endswith("last.ckpt is corrupt: File is not a zip file")
     assert stopped.read_status()["error"] == "Killed: "  # nothing was started
 
 
@@ -149,15 +152,15 @@ def test_other_processes_within_an_epoch(stopped: RunDirectory, command: Command
     state["VisionData"]["done"], state["exact_resume"]["ranks"] = 1, [{}, {}]
     torch.save(state, path)
     assert command("train", f"run={stopped.path}", "trainer.max_epochs=9").message == (
-        f"trainer.devices=1: {path} lies within an epoch of 2 processes; write trainer.devices=2, or begin anew from "
-        f"its weights with weights_from={stopped.path}"
+        f"trainer.devices=1: {path} was written within an epoch of 2 ranks; write trainer.devices=2, or begin anew "
+        f"from its weights with weights_from={stopped.path}"
     )
 
 
 def test_what_may_change(stopped: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`epochs` stands for `trainer.max_epochs`, as for a new run; a folder is written down as seen from everywhere."""
     monkeypatch.chdir(tmp_path)
-    cfg, checkpoint = continued(stopped, ["run=here", "epochs=7", "+data.root=photos", "trust=True"])
+    cfg, checkpoint = resume_config(stopped, ["run=here", "epochs=7", "+data.root=photos", "trust=True"])
     assert cfg.trainer.max_epochs == 7 and checkpoint == stopped.checkpoint("last")
     assert cfg.data.root == str(tmp_path.resolve() / "photos")
 
@@ -172,7 +175,7 @@ def test_another_version_that_fits_is_said(stopped: RunDirectory, command: Comma
     edit(stopped.checkpoint("last"), lambda state: state["visiontune"].update(version="0.0.9"))
     outcome = command("train", f"run={stopped.path}")
     assert outcome.code == 0, outcome.err
-    assert "goes on after step 8; it was made with visiontune 0.0.9, this is 0.1.0" in outcome.out.splitlines()
+    assert f"resumes after step 8; it was made with visiontune 0.0.9, this is {__version__}" in outcome.out.splitlines()
 
 
 @pytest.mark.parametrize("what", ["weights", "optimizer"])
@@ -188,8 +191,9 @@ def test_another_version_that_does_not_fit(what: str, stopped: RunDirectory, com
 
     edit(stopped.checkpoint("last"), change)
     assert command("train", f"run={stopped.path}").message == (
-        f"{stopped.checkpoint('last')} (visiontune 0.0.9) does not fit what its config builds now (visiontune 0.1.0): "
-        f"{name if what == 'weights' else 'the optimizer' + chr(39) + 's groups'}. Continue it with the code that "
+        f"{stopped.checkpoint('last')} (visiontune 0.0.9) does not fit what its config builds now (visiontune "
+        f"{__version__}): "
+        f"{name if what == 'weights' else 'the optimizer' + chr(39) + 's groups'}. Resume it with the code that "
         f"made it, or start a new run from its weights with weights_from={stopped.path}"
     )
     assert stopped.read_status()["error"] == "Killed: "
@@ -201,7 +205,9 @@ def test_a_config_of_another_version(stopped: RunDirectory, command: Command) ->
     stopped.config.write_text(text)
     stopped.environment.write_text('{"packages": {"visiontune": "0.0.9"}}')
     message = command("train", f"run={stopped.path}").message
-    assert message.startswith(f"{stopped.config} is of visiontune 0.0.9, and this is 0.1.0: ") and "l1" in message
+    assert (
+        message.startswith(f"{stopped.config} is of visiontune 0.0.9, and this is {__version__}: ") and "l1" in message
+    )
 
 
 # ---- a data set that is not what it was

@@ -38,7 +38,7 @@ def _unknown_option(text: str) -> str | None:
     if found is None:
         return None
     group, option, listing = found.groups()
-    return f"{group}={option}: expected one of {', '.join(listing.split())}; write {group}={listing.split()[0]}"
+    return f"{group}={option}: there is no such option; write {group}= one of {', '.join(listing.split())}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:

@@ -35,6 +35,7 @@ KEYS = {
     "callbacks.weight_average": "technique.ema",
     "callbacks.l2_sp": "technique=[ema,l2_sp] technique.l2_sp",
     "callbacks.auto_rgn": "technique=[ema,auto_rgn] technique.auto_rgn",
+    "callbacks.first_batch.pictures": "callbacks.first_batch.images",
 }
 # Keys that are accepted under their old name as well: verb -> old -> new.
 ACCEPTED = {"predict": {"pictures": "images"}}
