@@ -184,7 +184,7 @@ def test_heads_train(head: str, trained_on: Callable[[str], RunDirectory]) -> No
 
 
 RUNNABLE = ("cpu", "default", "debug")
-APART = {"auto", "dense", "masks", "objects"}  # trials, and what digits have no targets for
+APART = {"strategy", "dense", "masks", "objects"}  # trials, and what digits have no targets for
 
 
 def together() -> list[list[str]]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from visiontune.config.schema.data import Augment, Data
 from visiontune.config.schema.training import Optimizer, Scheduler, Strategy, Technique, Trainer
@@ -37,7 +37,9 @@ class Distill(Section):
 
 
 class FrozenFeatures(Section):
-    cache: Literal["none", "memory", "disk"] = key("none, memory or disk", "memory")
+    cache: Annotated[Literal["none", "memory", "disk"], BeforeValidator(lambda value: value or "none")] = key(
+        "none, memory or disk", "memory"
+    )
     views: Count | None = key("a number of views, 1 or more, or null", 2)
     bits: Literal[16, 32] = key("16 or 32", 16)
     max_gb: Positive = key("a size in GB above 0", 4)
