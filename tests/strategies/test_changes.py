@@ -42,7 +42,7 @@ def test_which_stages_train() -> None:
         (partial(FirstK, k=0), r"strategy.k=0: the backbone has the 4 stages"),
         (partial(LpFt, probe_epochs=1.0), r"strategy.probe_epochs=1.0: a fraction of the 10 epochs"),
         (partial(Full, lr_decay=0.0), r"strategy.lr_decay=0.0: a factor above 0 and at most 1"),
-        (partial(Full, rates={"blocks": 1.0}), r"strategy.rates names stage 'blocks', which this backbone lacks"),
+        (partial(Full, lr_scales={"blocks": 1.0}), r"strategy.lr_scales names stage 'blocks', which this backbone lacks"),
         (partial(Full, batchnorm="eval"), r"strategy.batchnorm=eval: write frozen or train"),
         (partial(LayerDecay, decay=2), r"strategy.decay=2: a factor above 0"),
         (partial(Lora, rank=0), r"strategy.rank=0: write 1 or more"),
@@ -54,7 +54,7 @@ def test_what_cannot_be(strategy: Any, message: str) -> None:
 
 
 def test_rates_of_named_stages() -> None:
-    strategy = Full(NAMES, 1, lr_decay=0.5, rates={"stem": 0.01})
+    strategy = Full(NAMES, 1, lr_decay=0.5, lr_scales={"stem": 0.01})
     found = [strategy.rate(name, len(NAMES) - 1 - i) for i, name in enumerate(NAMES)]
     assert found == [0.01, 0.125, 0.25, 0.5, 1.0]
 
@@ -251,7 +251,7 @@ def test_the_rule_sets_the_epochs_where_nothing_else_does(command: Command, smal
     assert "125 epochs of 4 steps = 500 steps" in outcome.out and "optimizer:     SGD, schedule step" in outcome.out
     assert "3 epochs of" in command("plan", *small, "strategy=bit_hyperrule", "epochs=3").out
     message = command("plan", *small, "strategy=full", "epochs=null").message
-    assert message.startswith("epochs=null is for strategy=bit_hyperrule")
+    assert message.startswith("epochs=null: only strategy=bit_hyperrule computes")
 
 
 def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: list[str], tmp_path: Path) -> None:
