@@ -76,8 +76,8 @@ def resolve_machine(cfg: DictConfig) -> DictConfig:
         digest = teacher.digest()
         if cfg.distill.sha256 not in (None, digest):
             raise UserError(
-                f"distill.teacher={cfg.distill.teacher}: its best checkpoint is not the one that this run started with; "
-                "restore that one, or start a new run"
+                f"distill.teacher={cfg.distill.teacher}: its best checkpoint is not the one that this run started "
+                "with; restore that one, or start a new run"
             )
         changes |= {"distill.teacher": str(teacher.path), "distill.sha256": digest}
     return derive(cfg, changes)
