@@ -40,7 +40,7 @@ def _loosen(node: Any) -> None:
         for inner in node:
             _loosen(inner)
     elif isinstance(node, dict):
-        for bound in BOUNDS.keys() & node.keys():
+        for bound in sorted(BOUNDS.keys() & node.keys()):
             node[BOUNDS[bound]] = node.pop(bound)
         node.pop("required", None)
         node.pop("default", None)
