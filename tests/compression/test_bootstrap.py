@@ -13,7 +13,7 @@ from torch import Tensor
 
 from visiontune.compression.bootstrap import BootstrapMetrics, MetricStates
 from visiontune.models.finetuner import FineTuner
-from visiontune.training.build import build_data, build_model
+from visiontune.training.build import build_data, build_finetuner
 from visiontune.training.evaluation import evaluate
 
 SCENES = ["data=digit_scenes", "data.scenes=40", "data.image_size=32", "data.labelled=0.8"]
@@ -35,7 +35,7 @@ def test_every_image_once_is_the_split(
     more = [f"heads.{task}.score_threshold=0.005", f"heads.{task}.channels=64"]
     cfg = config(*SCENES, f"heads={task}", *(more if task in ("detection", "instances") else []), base=BASE)
     data = build_data(cfg)
-    model, _ = build_model(cfg, data.schema, 1)
+    model, _ = build_finetuner(cfg, data.schema, 1)
     head = model.heads[task]
     monkeypatch.setattr(type(head), "bootstrap_samples", 10)
     states = MetricStates()
@@ -61,7 +61,7 @@ def test_the_interval_of_an_accuracy(config: Callable[..., DictConfig]) -> None:
     """It is that of a coin; of two models on the same images the difference is known better than either."""
     cfg = config()
     data = build_data(cfg)
-    model, _ = build_model(cfg, data.schema, 1)
+    model, _ = build_finetuner(cfg, data.schema, 1)
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 10, (200,), generator=rng)
     good = torch.where(torch.rand(200, generator=rng) < 0.8, labels, (labels + 1) % 10)
@@ -96,7 +96,7 @@ def _told(model: FineTuner, found: Tensor, labels: Tensor) -> BootstrapMetrics:
 def test_several_tasks_have_a_score(config: Callable[..., DictConfig]) -> None:
     cfg = config(*SCENES, "heads=multitask", "heads.detection.channels=64", base=BASE)
     data = build_data(cfg)
-    model, _ = build_model(cfg, data.schema, 1)
+    model, _ = build_finetuner(cfg, data.schema, 1)
     states = MetricStates()
     result = evaluate(model, data, "val", "cpu", callbacks=[states])
     assert states.bootstrap_metrics(model).values["score"] == pytest.approx(result.metrics["val/score"], abs=1e-6)

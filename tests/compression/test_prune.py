@@ -23,7 +23,7 @@ from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs import RunDirectory
-from visiontune.training.build import build_model
+from visiontune.training.build import build_finetuner
 from visiontune.training.load import load_model
 
 pytest.importorskip("torch_pruning")
@@ -34,7 +34,7 @@ SIZE = (16, 16)
 def network(config: Config, *overrides: str, kind: str = "classification", base: list[str] | None = None) -> FineTuner:
     torch.manual_seed(0)
     cfg = config(*overrides, **({} if base is None else {"base": base}))
-    return build_model(cfg, {kind: TaskInfo(kind, tuple("abc"))}, 1, load=False)[0].eval()
+    return build_finetuner(cfg, {kind: TaskInfo(kind, tuple("abc"))}, 1, load=False)[0].eval()
 
 
 def widths(model: FineTuner) -> list[int]:
