@@ -48,4 +48,4 @@ def test_an_accepted_old_key_is_a_note(command: Command) -> None:
     outcome = command("predict", "run=/nowhere", "input=/nowhere", "pictures=false")
     note, error = outcome.err.splitlines()
     assert note == "note: pictures is now called images: write images=false"
-    assert outcome.code == 2 and error.startswith("error: /nowhere is no run directory")
+    assert outcome.code == 2 and error.startswith("error: /nowhere is not a run directory")
