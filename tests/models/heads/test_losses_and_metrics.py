@@ -7,6 +7,7 @@ import torch
 from drawn_objects import DETECTION, drawn
 from drawn_scenes import CLASSES, scenes, tiny
 from omegaconf import OmegaConf
+from sklearn.linear_model import Ridge, RidgeCV
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional import cohen_kappa
@@ -25,6 +26,7 @@ from visiontune.models.heads import (
     SegmentationHead,
 )
 from visiontune.models.heads.extra_metrics import build_extra_metrics, build_metrics
+from visiontune.models.heads.ridge import ridge
 from visiontune.models.split_metrics import find_monitor
 from visiontune.training.load import check_trusted
 
@@ -185,3 +187,12 @@ def test_a_head_is_abstract_and_has_twelve_methods_at_most() -> None:
     assert len(public) <= 12
     with pytest.raises(TypeError, match="abstract"):
         Head()  # type: ignore[abstract]
+
+
+def test_scikit_learns_ridge_refuses_unknown_values_which_ours_leaves_out() -> None:
+    x, y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40.0).view(20, 2)
+    y[0, 0] = torch.nan
+    for model in (Ridge(), RidgeCV()):
+        with pytest.raises(ValueError, match="NaN"):
+            model.fit(x.numpy(), y.numpy())
+    assert bool(ridge(x, y, x, y.nan_to_num(0.0)).weight.isfinite().all())

@@ -1,4 +1,8 @@
-"""Ridge regression on fixed embeddings, in closed form."""
+"""Ridge regression on fixed embeddings, in closed form.
+
+scikit-learn's `Ridge` and `RidgeCV` refuse targets with NaN, which are unknown values here. `RidgeCV` also chooses its
+penalty by cross-validation on the training data instead of the validation split.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,12 +48,12 @@ def ridge(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, penalties: Sequenc
         variances, axes = torch.linalg.eigh(part.T @ part / len(part))
         along = axes.T @ (part.T @ (truth - level) / len(part))
         for penalty in penalties:
-            found = (axes @ (along / (variances[:, None].clamp_min(0) + penalty))).T
-            offset = level - found @ centre
-            error = (z_val @ found.T + offset - y_val[:, values]).square().nanmean(0)
+            solution = (axes @ (along / (variances[:, None].clamp_min(0) + penalty))).T
+            offset = level - solution @ centre
+            error = (z_val @ solution.T + offset - y_val[:, values]).square().nanmean(0)
             better = error < errors[values]
             chosen = values[better]
-            weight[chosen], bias[chosen], errors[chosen] = found[better], offset[better], error[better]
+            weight[chosen], bias[chosen], errors[chosen] = solution[better], offset[better], error[better]
             best[chosen] = penalty
     weight = weight / scale
     return RidgeFit(weight.to(dtype), (bias - weight @ mean).to(dtype), best, errors)
