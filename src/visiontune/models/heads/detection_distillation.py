@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.one_stage import OneStage
+from visiontune.models.heads.roi_pooling import split_proposals
 from visiontune.models.heads.soft_targets import kl_distillation_loss
-from visiontune.models.heads.two_stage import BACKGROUND, TwoStage, split_proposals
+from visiontune.models.heads.two_stage import BACKGROUND, TwoStage
 
 
 def distill_one_stage(student: OneStage, raw: Raw, teacher: OneStage, teacher_outputs: Raw) -> Tensor:

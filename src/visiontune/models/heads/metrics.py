@@ -16,7 +16,8 @@ class PerClass(NamedTuple):
     values: Tensor  # (classes,), NaN where there is nothing to measure
 
     def by_class(self) -> dict[str, Tensor]:
-        return dict(zip(self.classes, self.values, strict=True))
+        values = self.values.reshape(-1)  # torchmetrics gives a scalar for a single class
+        return dict(zip(self.classes, values, strict=True))
 
 
 Value = Tensor | PerClass

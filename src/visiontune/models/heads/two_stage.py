@@ -5,7 +5,6 @@ pass.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 
 from visiontune.models.heads.base import Raw
@@ -24,6 +23,7 @@ from visiontune.models.heads.boxes import select_boxes, topk_per_level
 from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.one_stage import RATIOS
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
+from visiontune.models.heads.roi_pooling import input_sizes, pool_boxes, split_proposals
 
 CANDIDATES = 1000  # of each level, before non-maximum suppression
 MIN_SIDE = 1e-2  # of a box, in pixels
@@ -86,11 +86,11 @@ class TwoStage(nn.Module):
         )
         mask_parts: dict[str, Any] = {}
         if masks:
-            mask_parts["mask_roi_pool"] = self._pool(14)
+            mask_parts["mask_roi_pool"] = self.pool_boxes(14)
             mask_parts["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1)
             mask_parts["mask_predictor"] = MaskRCNNPredictor(width, width, outputs)
         self.roi = RoIHeads(
-            self._pool(7),
+            self.pool_boxes(7),
             TwoMLPHead(width * 7 * 7, hidden),
             FastRCNNPredictor(hidden, outputs),
             fg_iou_thresh=0.5,
@@ -104,7 +104,7 @@ class TwoStage(nn.Module):
             **mask_parts,
         )
 
-    def _pool(self, cells: int) -> MultiScaleRoIAlign:
+    def pool_boxes(self, cells: int) -> MultiScaleRoIAlign:
         strides = self.pyramid.strides[: self.pyramid.pooled]
         pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], cells, sampling_ratio=2)
         # By default these are powers of two near the first batch's sizes: wrong for patches of 14 pixels.
@@ -188,7 +188,7 @@ class TwoStage(nn.Module):
         """As `OneStage.detect`; with masks, also `masks` ``(N, 1, 28, 28)``, 0..1 over the box."""
         proposals = split_proposals(raw)
         boxes, scores, labels = self.roi.postprocess_detections(
-            *self.box_outputs(raw, proposals), proposals, _sizes(raw)
+            *self.box_outputs(raw, proposals), proposals, input_sizes(raw)
         )
         detections = [
             {"boxes": box, "scores": score, "labels": label - BACKGROUND}
@@ -222,38 +222,9 @@ class TwoStage(nn.Module):
 
     def box_outputs(self, raw: Raw, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits ``(N, C + 1)`` and box deltas ``(N, 4 C + 4)`` of the N boxes of all images."""
-        logits, deltas = self.roi.box_predictor(self.roi.box_head(_pool(self.roi.box_roi_pool, raw, boxes)))
+        logits, deltas = self.roi.box_predictor(self.roi.box_head(pool_boxes(self.roi.box_roi_pool, raw, boxes)))
         return logits.float(), deltas.float()
 
     def mask_logits(self, raw: Raw, boxes: list[Tensor]) -> Tensor:
         """Mask logits ``(N, C + 1, 28, 28)``."""
-        return self.roi.mask_predictor(self.roi.mask_head(_pool(self.roi.mask_roi_pool, raw, boxes))).float()
-
-
-def _levels(raw: Raw) -> OrderedDict[str, Tensor]:
-    return OrderedDict((name.removeprefix("level_"), raw[name]) for name in raw if name.startswith("level_"))
-
-
-def _pool(pool: MultiScaleRoIAlign, raw: Raw, boxes: list[Tensor]) -> Tensor:
-    """``(N, channels, cells, cells)`` of the N boxes of all images."""
-    levels = _levels(raw)
-    if not torch.compiler.is_exporting():
-        return pool(levels, boxes, _sizes(raw))
-    (rois,) = boxes  # torchvision's `forward` depends on their number
-    assigned = pool.map_levels([rois])
-    indexed = torch.cat([rois.new_zeros(rois.shape[0], 1), rois], 1)
-    pooled = rois.new_zeros(rois.shape[0], raw["level_0"].shape[1], *pool.output_size)
-    for i, (level, scale) in enumerate(zip(levels.values(), pool.scales, strict=True)):
-        rows = (assigned == i).nonzero()[:, 0]
-        values = roi_align(level, indexed[rows], pool.output_size, scale, pool.sampling_ratio)
-        pooled = pooled.index_put((rows,), values)
-    return pooled
-
-
-def _sizes(raw: Raw) -> list[tuple[int, int]]:
-    return [raw["size"]] * len(raw["kept"])
-
-
-def split_proposals(raw: Raw) -> list[Tensor]:
-    """The proposals of each image that count."""
-    return [boxes[:count] for boxes, count in zip(raw["proposals"], raw["kept"].tolist(), strict=True)]
+        return self.roi.mask_predictor(self.roi.mask_head(pool_boxes(self.roi.mask_roi_pool, raw, boxes))).float()
