@@ -1,5 +1,6 @@
 """From a source to loaders: scan, verify, split; then batches as the network takes them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,11 +117,8 @@ class VisionData(L.LightningDataModule):
         for split, samples in self._splits.items():
             result[split] = {}
             for task, info in self.schema.items():
-                numbers = [0] * len(info.classes)
-                for sample in samples:
-                    for label in info.labels(sample.targets.get(task)):
-                        numbers[label] += 1
-                result[split][task] = dict(zip(info.classes, numbers, strict=True))
+                numbers = Counter(label for s in samples for label in info.labels(s.targets.get(task)))
+                result[split][task] = {name: numbers[label] for label, name in enumerate(info.classes)}
         return result
 
     def splits_rows(self) -> list[dict[str, str]]:
