@@ -30,7 +30,7 @@ from visiontune.cli import VERBS
 from visiontune.config.compose import config_dir
 
 ROOT = config_dir().parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 YAMLS = sorted(path for path in config_dir().rglob("*.yaml") if path.parent.name != "local")
 FLAGS = {"-m", "--multirun", "--cfg", "--info", "--help", "--config-dir"}
 TAKE_ONE = {"--cfg", "--info", "--config-dir"}
