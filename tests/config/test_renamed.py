@@ -44,8 +44,10 @@ def test_old_keys_in_a_file_of_the_user(command: Command, tmp_path: Path) -> Non
     assert message == "strategy.cache has a new name: write frozen_features.cache"
 
 
-def test_an_accepted_old_key_is_a_note(command: Command) -> None:
-    outcome = command("predict", "run=/nowhere", "input=/nowhere", "pictures=false")
+@pytest.mark.parametrize(("verb", "value"), [("predict", "false"), ("export", "100")])
+def test_an_accepted_old_key_is_a_note(verb: str, value: str, command: Command) -> None:
+    others = ["input=/nowhere"] if verb == "predict" else []
+    outcome = command(verb, "run=/nowhere", *others, f"pictures={value}")
     note, error = outcome.err.splitlines()
-    assert note == "note: pictures is now called images: write images=false"
+    assert note == f"note: pictures is now called images: write images={value}"
     assert outcome.code == 2 and error.startswith("error: /nowhere is not a run directory")

@@ -178,7 +178,7 @@ def test_a_file_that_disagrees_is_not_left(
 def test_what_is_refused(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = command("train", *tiny).run
     assert (
-        "format=tflite: write one of onnx, torch_export"
+        "format=tflite: expected onnx or torch_export, got text; write format=onnx"
         in command("export", f"run={run.path}", "format=tflite").message
     )
     missing = command("evaluate", f"run={run.path}", "backend=onnx").message

@@ -150,7 +150,10 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             "strategy.schedule names stage 'blocks.6', which this backbone lacks: its stages are block1, block2, heads",
         ),
         ("+loss_weights.depth=2", "loss_weights.depth: there is no such head; the heads are classification"),
-        ("backbone.name=resnet5", "backbone.name=resnet5: torchvision or timm has no such network; nearest: resnet50"),
+        (
+            "backbone.name=resnet5",
+            "backbone.name=resnet5: no such network in torchvision, timm or visiontune; near it: resnet50",
+        ),
         ("backbone.norm=instance", "backbone.norm=instance is not one of batch, group, none"),
         (
             "heads.classification.loss=hinge",

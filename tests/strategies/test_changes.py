@@ -58,7 +58,7 @@ def test_what_cannot_be(strategy: Any, message: str) -> None:
 
 def test_rates_of_named_stages() -> None:
     strategy = Full(NAMES, 1, lr_decay=0.5, lr_scales={"stem": 0.01})
-    found = [strategy.rate(name, len(NAMES) - 1 - i) for i, name in enumerate(NAMES)]
+    found = [strategy.lr_scale(name, len(NAMES) - 1 - i) for i, name in enumerate(NAMES)]
     assert found == [0.01, 0.125, 0.25, 0.5, 1.0]
 
 

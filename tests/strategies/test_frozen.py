@@ -106,7 +106,7 @@ class Watch(L.Callback):
         trainable = strategy.trainable(trainer.current_epoch)
         for key, (stage, part, own, tensor, is_parameter) in after.items():
             same = torch.equal(tensor, self.before[key][3])
-            picked = stage == "heads" or (is_parameter and strategy.picks(part, own))
+            picked = stage == "heads" or (is_parameter and strategy.trains_parameter(part, own))
             assert same or (stage in trainable and picked), key
             if not same:
                 self.moved.add(key)
@@ -156,7 +156,7 @@ def test_frozen_is_frozen_and_the_rest_moves(name: str, backbone: str) -> None:
         for key, (stage, part, own, _, is_parameter) in Watch.tensors(model).items()
         if is_parameter
         and any(stage in model.strategy.trainable(epoch) for epoch in range(EPOCHS))
-        and (stage == "heads" or model.strategy.picks(part, own))
+        and (stage == "heads" or model.strategy.trains_parameter(part, own))
     }
     parameters = {key for key, (*_, is_parameter) in Watch.tensors(model).items() if is_parameter}
     still = expected - watch.moved

@@ -181,7 +181,7 @@ def test_a_schedule_and_a_patience_do_not_go_together() -> None:
             "strategy.schedule unfreezes two at epoch soon: write a whole number, 0 or more",
         ),
         ({"schedule": {"two": 1.5}}, "strategy.schedule unfreezes two at epoch 1.5: write a whole number, 0 or more"),
-        ({"schedule": {"heads": 2}}, "strategy.schedule lets nothing train in epoch 0: leave heads out of it"),
+        ({"schedule": {"heads": 2}}, "strategy.schedule freezes everything in epoch 0: leave heads out of it"),
     ],
 )
 def test_thaws_that_cannot_be(arguments: dict[str, Any], message: str) -> None:

@@ -80,7 +80,7 @@ def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
 def _count_trainable(strategy: Strategy, stage: str, module: nn.Module) -> int:
     """How many parameters of the stage the strategy can train."""
     parameters = [(part, name, p) for part in module.modules() for name, p in part.named_parameters(recurse=False)]
-    return sum(p.numel() for part, name, p in parameters if stage == HEADS or strategy.picks(part, name))
+    return sum(p.numel() for part, name, p in parameters if stage == HEADS or strategy.trains_parameter(part, name))
 
 
 def trained_parameters(model: FineTuner, epochs: int) -> int:

@@ -40,9 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except UnpicklingError as error:
-                found = re.search(r"GLOBAL (\S+)", str(error))
+                match = re.search(r"GLOBAL (\S+)", str(error))
                 raise RuntimeError(
-                    f"a callback's state holds {found[1] if found else 'more than plain data'}, so that no checkpoint "
+                    f"a callback's state holds {match[1] if match else 'more than plain data'}, so that no checkpoint "
                     "could be read again: let its state_dict give numbers, text, lists, dictionaries and tensors"
                 ) from error
 

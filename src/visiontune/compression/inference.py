@@ -23,7 +23,7 @@ def measure_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: 
     process = subprocess.run([sys.executable, "-P", __file__, *arguments], capture_output=True, text=True)
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"{model} does not run in a process of its own: {lines[-1]}")
+        raise RuntimeError(f"{model} fails in a new process: {lines[-1]}")
     return float(process.stdout.splitlines()[-1])
 
 

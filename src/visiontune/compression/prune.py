@@ -26,7 +26,7 @@ from visiontune.data.batch import Batch
 from visiontune.data.loaders import as_size
 from visiontune.errors import UserError
 from visiontune.models.backbones import build
-from visiontune.models.backbones.narrowing import shapes_of
+from visiontune.models.backbones.narrowing import list_shapes
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
@@ -171,8 +171,10 @@ def narrow_config(cfg: DictConfig, model: FineTuner) -> DictConfig:
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     size = list(as_size(cfg.data.image_size))
     unpruned, _ = build(**options, in_channels=cfg.data.channels, image_size=size)
-    original_shapes = shapes_of(unpruned.model)
-    shapes = {path: shape for path, shape in shapes_of(model.backbone.model).items() if shape != original_shapes[path]}
+    original_shapes = list_shapes(unpruned.model)
+    shapes = {
+        path: shape for path, shape in list_shapes(model.backbone.model).items() if shape != original_shapes[path]
+    }
     return derive(cfg, {"backbone.shapes": shapes})
 
 

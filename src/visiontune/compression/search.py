@@ -80,7 +80,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def _dominates(a: Point, b: Point) -> bool:
-    ours, theirs = ((one.drop, one.latency_ms, one.megabytes) for one in (a, b))
+    ours, theirs = ((point.drop, point.latency_ms, point.megabytes) for point in (a, b))
     return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
 
 

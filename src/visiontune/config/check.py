@@ -60,7 +60,7 @@ def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
     for part in error.errors()[0]["loc"]:
         if section is None or not isinstance(value, dict) or part not in value:
             break
-        fields = {found.alias or name: found for name, found in section.model_fields.items()}
+        fields = {info.alias or name: info for name, info in section.model_fields.items()}
         if part not in fields:
             break
         field, value = fields[str(part)], value[part]
@@ -76,7 +76,7 @@ def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
 def _section(annotation: Any) -> type[BaseModel] | None:
     """The section that an annotation such as `Search | None` names."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
 
 
 def _text(value: Any) -> str:

@@ -34,19 +34,19 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
 
 def _unknown_option(text: str) -> str | None:
     """For a group option that does not exist: those that do."""
-    found = re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)", text)
-    if found is None:
+    match = re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)", text)
+    if match is None:
         return None
-    group, option, listing = found.groups()
+    group, option, listing = match.groups()
     return f"{group}={option}: there is no such option; write {group}= one of {', '.join(listing.split())}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:
     """For a key that no config has: its neighbours, the nearest first."""
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found is None:
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
         return None
-    key = found.group(1)
+    key = match.group(1)
     parent, _, leaf = key.rpartition(".")
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
     if not known:

@@ -38,7 +38,7 @@ KEYS = {
     "callbacks.first_batch.pictures": "callbacks.first_batch.images",
 }
 # Keys that are accepted under their old name as well: verb -> old -> new.
-ACCEPTED = {"predict": {"pictures": "images"}}
+ACCEPTED = {"predict": {"pictures": "images"}, "export": {"pictures": "images"}}
 
 
 def check_overrides(overrides: Iterable[str]) -> None:

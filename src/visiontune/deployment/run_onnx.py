@@ -32,29 +32,29 @@ def read(path: str) -> np.ndarray:
     return np.asarray(image.convert("RGB" if about["channels"] == 3 else "L"))
 
 
-def describe(task: str, found: dict[str, np.ndarray]) -> str:
+def describe(task: str, outputs: dict[str, np.ndarray]) -> str:
     """A prediction in one line."""
     classes, kind = about["tasks"][task]["classes"], about["tasks"][task]["kind"]
     if kind == "classification":
-        best = int(found["scores"][0].argmax())
-        return f"{classes[best]} {found['scores'][0][best]:.3f}"
+        best = int(outputs["scores"][0].argmax())
+        return f"{classes[best]} {outputs['scores'][0][best]:.3f}"
     if kind == "multilabel":
-        scored = zip(classes, found["scores"][0], strict=True)
+        scored = zip(classes, outputs["scores"][0], strict=True)
         return ", ".join(f"{name} {score:.3f}" for name, score in scored if score > 0.5) or "none"
     if kind == "regression":
-        return ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, found["values"][0], strict=True))
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, outputs["values"][0], strict=True))
     if kind == "segmentation":
-        shares = np.bincount(found["map"].ravel(), minlength=len(classes)) / found["map"].size
+        shares = np.bincount(outputs["map"].ravel(), minlength=len(classes)) / outputs["map"].size
         return ", ".join(f"{name} {share:.1%}" for name, share in zip(classes, shares, strict=True) if share)
-    if "boxes" in found:
-        each = zip(found["labels"], found["scores"], found["boxes"].round(1).tolist(), strict=True)
+    if "boxes" in outputs:
+        each = zip(outputs["labels"], outputs["scores"], outputs["boxes"].round(1).tolist(), strict=True)
         return "; ".join(f"{classes[i]} {score:.3f} {box}" for i, score, box in each if score > 0.3) or "nothing"
-    return ", ".join(f"{name} {value.shape} mean {value.mean():.4g}" for name, value in found.items())
+    return ", ".join(f"{name} {value.shape} mean {value.mean():.4g}" for name, value in outputs.items())
 
 
 if __name__ == "__main__":
     for path in sys.argv[1:] or sys.exit(__doc__):
         outputs = predict(path)
         for task in about["tasks"]:
-            mine = {name.split(".", 1)[1]: value for name, value in outputs.items() if name.startswith(f"{task}.")}
-            print(f"{path}  {task}: {describe(task, mine)}")
+            values = {name.split(".", 1)[1]: value for name, value in outputs.items() if name.startswith(f"{task}.")}
+            print(f"{path}  {task}: {describe(task, values)}")

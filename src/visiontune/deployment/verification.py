@@ -66,17 +66,18 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
     return count, worst
 
 
-def match_boxes(own: Prediction, other: Prediction) -> list[tuple[int, int]]:
+def match_boxes(expected: Prediction, actual: Prediction) -> list[tuple[int, int]]:
     """Pairs of rows that are the same box: equal label, score, sides within `PIXELS`, and mask."""
-    if not len(own["boxes"]) or not len(other["boxes"]):
+    if not len(expected["boxes"]) or not len(actual["boxes"]):
         return []
-    off = (own["boxes"][:, None] - other["boxes"]).abs().amax(2) / PIXELS
-    off = off.maximum((own["scores"][:, None] - other["scores"]).abs() / DECODED)
-    off = off.masked_fill(own["labels"][:, None] != other["labels"], FAR).clamp_max(FAR)
+    off = (expected["boxes"][:, None] - actual["boxes"]).abs().amax(2) / PIXELS
+    off = off.maximum((expected["scores"][:, None] - actual["scores"]).abs() / DECODED)
+    off = off.masked_fill(expected["labels"][:, None] != actual["labels"], FAR).clamp_max(FAR)
     pairs = []
     for i, j in zip(*linear_sum_assignment(off), strict=True):
         same = off[i, j] <= 1 and all(
-            _difference(other[name][j], own[name][i]) <= BOXES for name in own.keys() - {"boxes", "scores", "labels"}
+            _difference(actual[name][j], expected[name][i]) <= BOXES
+            for name in expected.keys() - {"boxes", "scores", "labels"}
         )
         pairs += [(int(i), int(j))] * same
     return pairs

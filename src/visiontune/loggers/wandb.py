@@ -55,8 +55,8 @@ class WandbLogger(lightning_loggers.WandbLogger, ImageLogger, ArtifactLogger):
             UserError: an argument that `wandb.init` does not take, or no login.
         """
         wandb: Any = importlib.import_module("wandb")
-        own = {"project", "log_artifacts"}
-        known = sorted(own | {"offline"} | set(inspect.signature(wandb.init).parameters))
+        extra = {"project", "log_artifacts"}
+        known = sorted(extra | {"offline"} | set(inspect.signature(wandb.init).parameters))
         for name in options.keys() - known:
             raise UserError(f"logger.wandb.{name}: unknown key; write one of {', '.join(known)}")
         online = not offline and options.get("mode") not in ("offline", "disabled")

@@ -1,4 +1,4 @@
-"""What trains when, and at which learning rate: pure functions of the epoch."""
+"""Strategies: which stages train in which epoch, and at which learning rate."""
 
 from visiontune.strategies.base import Stages, Strategy
 from visiontune.strategies.bit_hyperrule import BitHyperRule

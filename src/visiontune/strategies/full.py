@@ -7,11 +7,12 @@ from visiontune.strategies.base import Strategy
 
 
 class Full(Strategy):
-    """Plain fine-tuning; with `lr_decay` or `lr_scales` discriminative (Howard & Ruder 2018, arXiv:1801.06146).
+    """Plain fine-tuning, or discriminative fine-tuning with `lr_decay` or `lr_scales` (Howard & Ruder 2018,
+    https://arxiv.org/abs/1801.06146).
 
     Args:
         lr_decay, batchnorm: as in `Strategy`.
-        lr_scales: learning rate of named stages over that of the heads; the others follow `lr_decay`.
+        lr_scales: learning rate of named stages divided by that of the heads; the others follow `lr_decay`.
 
     Raises:
         UserError: `lr_scales` names a stage that the backbone lacks.
@@ -33,5 +34,5 @@ class Full(Strategy):
                 f"its stages are {', '.join(stages)}"
             )
 
-    def rate(self, stage: str, distance: int) -> float:
-        return self.lr_scales.get(stage, super().rate(stage, distance))
+    def lr_scale(self, stage: str, distance: int) -> float:
+        return self.lr_scales.get(stage, super().lr_scale(stage, distance))

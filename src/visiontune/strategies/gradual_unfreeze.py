@@ -9,23 +9,24 @@ from visiontune.strategies.base import HEADS, Strategy
 
 
 class GradualUnfreeze(Strategy):
-    """Gradual unfreezing with discriminative rates (ULMFiT, Howard & Ruder 2018, https://arxiv.org/abs/1801.06146).
+    """Gradual unfreezing with discriminative learning rates (ULMFiT, Howard & Ruder 2018,
+    https://arxiv.org/abs/1801.06146).
 
     Args:
-        stages: names, input to output, the heads last.
-        epochs: of the whole training.
-        head_epochs: epochs in which only the heads train.
+        stages, epochs, lr_decay, batchnorm: as in `Strategy`.
+        head_epochs: number of epochs at the start in which only the heads train.
         unfrozen_by: fraction of all epochs, 0..1, after which the last stage has unfrozen.
-        schedule: instead of both: the epoch (from 0) from which each named stage trains; the rest stays frozen.
-        patience: instead of all three: the next stage unfreezes when the monitored metric has not improved for so
-            many epochs, counted from the last unfreezing.
-        warmup_epochs: over how many epochs the rate of a stage that has just unfrozen rises from 0. Adam's first steps
-            have the full rate in every weight whatever the gradient, and would undo what the stage was pretrained to.
-        lr_decay, batchnorm: as in `Strategy`.
+        schedule: replaces `head_epochs` and `unfrozen_by`: the epoch (from 0) from which each named stage trains;
+            stages that it does not name stay frozen.
+        patience: replaces all three: the next stage unfreezes when the monitored metric has not improved for this many
+            epochs, counted from the last unfreezing.
+        warmup_epochs: number of epochs in which the learning rate of a newly unfrozen stage rises from 0. Adam's first
+            steps move every weight by the full learning rate, however small its gradient, which would destroy the
+            pretrained features.
+
     Raises:
-        UserError: a negative `warmup_epochs`, a stage in the schedule that the backbone lacks, an epoch that the
-            training does not reach, nothing that trains at first, or a patience with a schedule, below 1 or as long as
-            the training.
+        UserError: `warmup_epochs` is negative; `schedule` names an unknown stage, an epoch after the end, or nothing
+            that trains in epoch 0; `patience` is below 1, at least `epochs`, or together with a schedule.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class GradualUnfreeze(Strategy):
         if warmup_epochs < 0:
             raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
         self.warmup_epochs, self.patience = warmup_epochs, patience
-        self.best, self.since = -math.inf, 0  # score, and the epochs that were done at it or at the last unfreeze
+        self.best, self.since = -math.inf, 0  # best score, and the epoch of it or of the last unfreezing
         if patience is not None:
             _check_patience(patience, epochs, schedule)
             self.starts = {HEADS: 0}
@@ -83,7 +84,7 @@ class GradualUnfreeze(Strategy):
 
     def warmup(self, stage: str, epoch: float) -> float:
         start = self.starts.get(stage, 0)
-        if start == 0 or self.warmup_epochs == 0:  # what trains from the start is warmed up by the schedule
+        if start == 0 or self.warmup_epochs == 0:  # the scheduler warms up what trains from the start
             return 1.0
         return min(1.0, max(0.0, (epoch - start) / self.warmup_epochs))
 
@@ -109,7 +110,9 @@ def _check_schedule(schedule: Mapping[str, int], stages: list[str], epochs: int)
                 f"write a smaller number, or trainer.max_epochs={max(schedule.values()) + 1}"
             )
     if schedule.get(HEADS) and min(schedule.values()) > 0:
-        raise UserError("strategy.schedule lets nothing train in epoch 0: leave heads out of it, they train from there")
+        raise UserError(
+            "strategy.schedule freezes everything in epoch 0: leave heads out of it, and they train from epoch 0"
+        )
 
 
 def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | None) -> None:
@@ -124,7 +127,7 @@ def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | No
 
 def _spread(stages: list[str], epochs: int, head_epochs: int, unfrozen_by: float) -> dict[str, int]:
     """The epoch from which each stage trains, evenly from `head_epochs` to `unfrozen_by * epochs`."""
-    # Of a single epoch there is no other way: a try of the rest (debug=fast) goes on.
+    # A training of one epoch (debug=fast) is allowed to train the heads only.
     if not _is_count(head_epochs) or head_epochs >= max(2, epochs):
         raise UserError(
             f"strategy.head_epochs={head_epochs}: the training has {epochs} epochs, and the backbone would never "

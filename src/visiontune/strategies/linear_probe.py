@@ -4,7 +4,7 @@ from visiontune.strategies.base import HEADS, Strategy
 
 
 class LinearProbe(Strategy):
-    """The backbone stays as it was pretrained (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644)."""
+    """Linear probing: the backbone stays frozen (Alain & Bengio 2016, https://arxiv.org/abs/1610.01644)."""
 
     def __init__(self, stages: list[str], epochs: int, batchnorm: str = "frozen") -> None:
         super().__init__(stages, epochs, batchnorm=batchnorm)  # no BatchNorm trains here

@@ -16,17 +16,17 @@ DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
 class Lora(Strategy):
     """Adapters of low rank on linear and convolution layers (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
-    peft puts them in. Grouped convolutions, depthwise ones among them, have too few weights for one. They begin at
-    zero change; `plain_state` adds them to the weights that they stand beside.
+    The peft library inserts them. Grouped and depthwise convolutions have too few weights and get none. Adapters start
+    as zero; `plain_state` merges them into the weights that they adapt.
 
     Args:
-        rank: of every adapter.
-        alpha: the change is scaled by alpha / rank.
-        dropout: 0..1, before the adapters.
+        rank: rank of every adapter.
+        alpha: the output of an adapter is scaled by alpha / rank.
+        dropout: dropout before the adapters, 0..1.
         lr_decay: as in `Strategy`.
 
     Raises:
-        UserError: peft is not installed, or a rank below 1.
+        UserError: peft is not installed, or `rank` is below 1.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Lora(Strategy):
             raise UserError(
                 "strategy=lora needs peft, an extra of this package: pip install 'visiontune[lora]'"
             ) from error
-        # A pattern, since a list names ends of names too: `conv1` would be every block's, depthwise ones among them.
+        # A pattern, since peft compares a list with the ends of names: `conv1` would match a layer in every block.
         targets = "|".join(re.escape(name) for name, module in network.named_modules() if _adaptable(module))
         before = {id(parameter) for parameter in network.parameters()}
         settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
@@ -62,7 +62,7 @@ class Lora(Strategy):
     def describe(self) -> dict[str, Any]:
         return {"adapter_scale": self.alpha / self.rank}
 
-    def picks(self, module: nn.Module, name: str) -> bool:
+    def trains_parameter(self, module: nn.Module, name: str) -> bool:
         return id(getattr(module, name)) in self.adapters
 
 
@@ -71,28 +71,28 @@ def _adaptable(module: nn.Module) -> bool:
 
 
 def _plain(module: _ConvNd) -> bool:
-    """Whether its forward pass is torch's: not one of those that pad or standardise by themselves."""
+    """Whether it has torch's own forward pass, and does not pad its input or standardise its weights."""
     return type(module).forward is nn.Conv2d.forward
 
 
 def plain_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint, every adapter added to the weight that it stands beside: the library's own keys.
+    """The weights of a checkpoint with every adapter merged into the weight that it adapts, under the library's keys.
 
-    A checkpoint without adapters gives its weights as they are.
+    The weights of a checkpoint without adapters are unchanged.
     """
     state = dict(checkpoint["state_dict"])
     scale = checkpoint.get("visiontune", {}).get("adapter_scale")
     for key in [key for key in state if key.endswith(DOWN)]:
         place = key.removesuffix(DOWN)
         down, up, weight = state.pop(key), state.pop(place + UP), state.pop(f"{place}.base_layer.weight")
-        # A convolution's adapter is one of its own size to `rank` channels, then one of 1 x 1.
+        # The adapter of a convolution is one with the same kernel and `rank` channels, then a 1 x 1.
         state[f"{place}.weight"] = weight + scale * (up.flatten(1) @ down.flatten(1)).view_as(weight)
         if (bias := state.pop(f"{place}.base_layer.bias", None)) is not None:
             state[f"{place}.bias"] = bias
     return state
 
 
-def beside_adapters(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Plain weights under the names that they have in a network with adapters, whose names are `own`."""
-    renamed = {key.replace(".base_layer.", "."): key for key in own if ".base_layer." in key}
+def rename_for_adapters(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """Rename plain weights to their names in a network with adapters, whose state has the keys `names`."""
+    renamed = {key.replace(".base_layer.", "."): key for key in names if ".base_layer." in key}
     return {renamed.get(key, key): value for key, value in state.items()}

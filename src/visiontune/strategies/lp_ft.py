@@ -1,4 +1,4 @@
-"""First the heads, then everything."""
+"""The heads train first, then everything."""
 
 from visiontune.errors import UserError
 from visiontune.strategies.base import HEADS, Strategy
@@ -7,17 +7,17 @@ from visiontune.strategies.base import HEADS, Strategy
 class LpFt(Strategy):
     """Linear probing, then fine-tuning (Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
 
-    Fine-tuning from a random head distorts the pretrained features while the head settles; from a fitted one it
-    does not. A run begins at the closed-form probe in any case (`probe=auto`); these epochs go on from it, with the
-    training's own loss and augmentation.
+    Fine-tuning with a random head distorts the pretrained features while the head converges; with a trained head it
+    does not. With `probe=auto` a run already starts from a closed-form linear probe; these epochs train the heads
+    further, with the loss and the augmentation of the training.
 
     Args:
-        probe_epochs: fraction of all epochs, 0..1, in which the heads train alone; of two epochs or more one at least,
-            and one at least is left for the rest.
+        probe_epochs: fraction of all epochs in which only the heads train, between 0 and 1. With two epochs or more, it
+            is rounded to at least one epoch, and at least one epoch remains for all stages.
         lr_decay, batchnorm: as in `Strategy`.
 
     Raises:
-        UserError: another fraction.
+        UserError: `probe_epochs` is not between 0 and 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A kind of parameter trains in every stage, with the heads."""
+"""One kind of parameter trains in every stage, with the heads."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -15,18 +15,18 @@ class NormOnly(Strategy):
         lr_decay, batchnorm: as in `Strategy`.
     """
 
-    def picks(self, module: nn.Module, name: str) -> bool:
-        # A norm of timm's is a class of its own that only some derive from torch's.
+    def trains_parameter(self, module: nn.Module, name: str) -> bool:
+        # Only some of timm's norms derive from torch's.
         return isinstance(module, NORMS) or "norm" in type(module).__name__.lower()
 
 
 class BiasOnly(Strategy):
-    """Biases, those of norms among them (BitFit, Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199; TinyTL,
+    """All biases, including those of norms (BitFit, Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199; TinyTL,
     Cai et al. 2020, https://arxiv.org/abs/2007.11622).
 
     Args:
         lr_decay, batchnorm: as in `Strategy`.
     """
 
-    def picks(self, module: nn.Module, name: str) -> bool:
+    def trains_parameter(self, module: nn.Module, name: str) -> bool:
         return name == "bias" or name.endswith("_bias")

@@ -23,7 +23,7 @@ from visiontune.errors import UserError
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.strategies.lora import Lora, beside_adapters, plain_state
+from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
 from visiontune.training.build import build_finetuner
 
 # A config may name everything that this package defines, and these kinds of classes of its libraries. It may not name
@@ -172,7 +172,7 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     initial = model.state_dict()
     state |= {key: value for key, value in mean_std.items() if initial[key].shape == value.shape}
     state |= {key: initial[key] for key in mean_std if key not in state}
-    report = load_state(model, beside_adapters(state, initial), f"run {run.path.name}", min_matched)
+    report = load_state(model, rename_for_adapters(state, initial), f"run {run.path.name}", min_matched)
     report.reshaped += reshaped
     report.missing = [key for key in report.missing if not any(line.startswith(f"{key} ") for line in reshaped)]
     return report

@@ -20,10 +20,11 @@ def test_library_is_chosen_by_name() -> None:
 
 
 def test_unknown_names_and_options_say_what_is_near() -> None:
-    with pytest.raises(
-        UserError, match=r"resnet5O: torchvision or timm or small_cnn has no.*nearest: resnet50 \(torchv"
-    ):
+    where = "no such network in torchvision, timm or visiontune"
+    with pytest.raises(UserError, match=rf"backbone.name=resnet5O: {where}; near it: resnet50 \(torchvision\), "):
         build("resnet5O")
+    with pytest.raises(UserError, match=r"resnet5O: no such network in timm; near it: resnet50 \(timm\)"):
+        build("resnet5O", library="timm")
     with pytest.raises(UserError, match="library=tensorflow is not one of auto, torchvision, timm, small_cnn"):
         build("resnet18", library="tensorflow")
     with pytest.raises(UserError, match=r"resnet18 cannot be built with {'colour': 1}"):

@@ -8,7 +8,7 @@ from torch import nn
 
 from visiontune.errors import UserError
 from visiontune.models.backbones import build
-from visiontune.models.backbones.narrowing import shapes_of
+from visiontune.models.backbones.narrowing import list_shapes
 
 SHAPES = {"block1.conv1": "6x3x3x3", "block1.norm1": "6", "block2.conv1": "5x6x3x3", "block2.norm1": "5"}
 
@@ -25,7 +25,7 @@ def test_weights_are_cut_and_widths_measured() -> None:
     assert torch.equal(narrow.model.block2.conv1.weight, wide.model.block2.conv1.weight[:5, :6])
     assert narrow.model.block1.norm1.num_features == 6 and narrow.model.block1.norm1.running_var.shape == (6,)
     assert (narrow.model.block2.conv1.in_channels, narrow.model.block2.conv1.out_channels) == (6, 5)
-    assert shapes_of(narrow.model) == shapes_of(wide.model) | SHAPES
+    assert list_shapes(narrow.model) == list_shapes(wide.model) | SHAPES
     assert [name for name, _ in narrow.stages()] == [name for name, _ in wide.stages()]
     assert sum(p.numel() for _, s in narrow.stages() for p in s.parameters()) == (6 * 27 + 12) + (5 * 6 * 9 + 10)
 
@@ -33,7 +33,7 @@ def test_weights_are_cut_and_widths_measured() -> None:
 def test_every_kind_of_layer() -> None:
     """Depthwise and grouped convolutions, linear layers, layer norms and scales of ConvNeXt."""
     plain, _ = build("convnext_tiny", weights=None)
-    whole = shapes_of(plain.model)
+    whole = list_shapes(plain.model)
     assert whole["features.1.0.layer_scale"] == "96x1x1" and whole["features.1.0.block.0"] == "96x1x7x7"
     halves = {
         "features.0.0": "48x3x4x4",

@@ -87,9 +87,9 @@ def _create(
         for backbone in candidates
         for match in difflib.get_close_matches(name, backbone.names(), 3)
     ]
-    advice = f"nearest: {', '.join(near)}" if near else "write e.g. backbone.name=resnet50"
-    where = " or ".join(dict.fromkeys(backbone.library for backbone in candidates))
-    raise UserError(f"backbone.name={name}: {where} has no such network; {advice}")
+    advice = f"near it: {', '.join(near)}" if near else "write e.g. backbone.name=resnet50"
+    where = "torchvision, timm or visiontune" if library == "auto" else library
+    raise UserError(f"backbone.name={name}: no such network in {where}; {advice}")
 
 
 def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) -> WeightReport:

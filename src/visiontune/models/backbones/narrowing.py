@@ -11,7 +11,7 @@ from visiontune.errors import UserError
 from visiontune.models.backbones.backbone import Backbone
 
 
-def shapes_of(model: nn.Module) -> dict[str, str]:
+def list_shapes(model: nn.Module) -> dict[str, str]:
     """``{path: "24x3x3x3"}`` of every module's weight, and of every parameter of a module that has none.
 
     Biases and running statistics are not listed: they are as long as the weight of their module.
@@ -27,7 +27,7 @@ def shapes_of(model: nn.Module) -> dict[str, str]:
 
 
 def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int, ...] | None) -> None:
-    """Cut weights in place to `shapes`: the entries of `shapes_of` that differ from what the library builds.
+    """Cut weights in place to `shapes`: the entries of `list_shapes` that differ from what the library builds.
 
     The first channels remain. The backbone's `channels` and `embedding_dim` are measured again.
 

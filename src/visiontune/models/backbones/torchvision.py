@@ -38,9 +38,9 @@ class TorchvisionBackbone(Backbone):
             UserError: an option that the network does not know, or images too small for it.
         """
         network = build_network(name, options)
-        take_apart = family(name)
-        assert take_apart is not None, name
-        anatomy = take_apart(network)
+        build_anatomy = family(name)
+        assert build_anatomy is not None, name
+        anatomy = build_anatomy(network)
         adapt_input(network, in_channels)
         mean, std = statistics(name)
         super().__init__(

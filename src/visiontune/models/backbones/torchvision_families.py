@@ -169,4 +169,4 @@ FAMILIES: dict[str, Callable[[Any], Anatomy]] = {
 
 
 def family(name: str) -> Callable[[Any], Anatomy] | None:
-    return next((take_apart for pattern, take_apart in FAMILIES.items() if re.match(pattern, name)), None)
+    return next((build_anatomy for pattern, build_anatomy in FAMILIES.items() if re.match(pattern, name)), None)

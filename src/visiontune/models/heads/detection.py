@@ -170,7 +170,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         yield predictions, [{name: v.to(device) for name, v in t.items() if name != "crowd"} for t in plain]
 
     def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
-        return computed["ap_per_class"].by_class()
+        return computed["ap_per_class"].as_dict()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The objects as JSON, best first, and the score of the best."""

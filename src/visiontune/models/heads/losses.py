@@ -68,8 +68,8 @@ class ModuleLoss(nn.Module):
             arguments = predictions[rows], targets[rows], known[rows]
             values = self._reduce(*arguments)
             if values.ndim == 0:
-                one_by_one = zip(*(argument.split(1) for argument in arguments), strict=True)
-                values = torch.stack([self._reduce(*one) for one in one_by_one])
+                samples = zip(*(argument.split(1) for argument in arguments), strict=True)
+                values = torch.stack([self._reduce(*sample) for sample in samples])
             losses[rows] = values.to(losses)
         return losses
 

@@ -15,7 +15,7 @@ class PerClass(NamedTuple):
     classes: tuple[str, ...]
     values: Tensor  # (classes,), NaN where there is nothing to measure
 
-    def by_class(self) -> dict[str, Tensor]:
+    def as_dict(self) -> dict[str, Tensor]:
         values = self.values.reshape(-1)  # torchmetrics gives a scalar for a single class
         return dict(zip(self.classes, values, strict=True))
 
@@ -39,7 +39,7 @@ def name_scalars(computed: Mapping[str, Value]) -> dict[str, Tensor]:
     scalars: dict[str, Tensor] = {}
     for name, value in computed.items():
         if isinstance(value, PerClass):
-            scalars |= {f"{value.metric}/{label}": number for label, number in value.by_class().items()}
+            scalars |= {f"{value.metric}/{label}": number for label, number in value.as_dict().items()}
         elif value.numel() == 1:
             scalars[name] = value
     return scalars

@@ -192,7 +192,7 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         yield scores, torch.stack(targets).to(scores).nan_to_num(UNKNOWN).long()
 
     def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
-        return computed["ap_per_class"].by_class()
+        return computed["ap_per_class"].as_dict()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The labels above the threshold, best first, and the highest score of all."""

@@ -57,9 +57,9 @@ def draw_objects(
         masks: ``(N, H, W)`` of 0 and 1.
         classes: all class names; their order chooses the colours. Without them, the name of a class chooses its colour.
     """
-    by_class = dict(zip(classes, class_colours(classes), strict=True))
+    colour_by_class = dict(zip(classes, class_colours(classes), strict=True))
     labels = [_class_name(name) for name in names]
-    colours = [by_class.get(label) or _wheel(zlib.crc32(label.encode()) % 24) for label in labels]
+    colours = [colour_by_class.get(label) or _wheel(zlib.crc32(label.encode()) % 24) for label in labels]
     enlarged = enlarge(image.cpu())
     factor = enlarged.shape[-1] // image.shape[-1]
     if masks is not None and len(masks):

@@ -20,7 +20,7 @@ def pool_boxes(pool: MultiScaleRoIAlign, raw: Raw, boxes: list[Tensor]) -> Tenso
     if not torch.compiler.is_exporting():
         return pool(levels, boxes, input_sizes(raw))
     (rois,) = boxes  # torchvision's `forward` depends on their number
-    assigned = pool.mappyramid_levels([rois])
+    assigned = pool.map_levels([rois])
     indexed = torch.cat([rois.new_zeros(rois.shape[0], 1), rois], 1)
     pooled = rois.new_zeros(rois.shape[0], raw["level_0"].shape[1], *pool.output_size)
     for i, (level, scale) in enumerate(zip(levels.values(), pool.scales, strict=True)):

@@ -184,7 +184,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
             yield labels[None], target.as_subclass(Tensor).to(labels)[None]
 
     def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
-        return computed["iou_per_class"].by_class()
+        return computed["iou_per_class"].as_dict()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The largest classes with their shares of the image; the mean probability of the chosen classes."""
