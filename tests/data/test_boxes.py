@@ -93,5 +93,5 @@ def test_the_target() -> None:
     assert target["crowd"].tolist() == [False, True]
     empty = StoredBoxes(np.zeros((0, 4), dtype=np.float32), [], [], SIZE).load(SIZE)
     assert empty["boxes"].shape == (0, 4) and empty["labels"].shape == (0,) and empty["crowd"].dtype == torch.bool
-    with pytest.raises(UserError, match="boxes of an image of 64x48 pixels; it has 48x64"):
+    with pytest.raises(UserError, match="expected an image of 64x48 pixels for its boxes, got 48x64"):
         stored.load((64, 48))

@@ -113,8 +113,8 @@ def test_sizes_in_the_file_do_not_count(root: Path) -> None:
 
     change_json(root / "train.json", other)
     assert read(root, FILES, FOLDERS).notes == [
-        "1 images are not of the size that their annotation says, their own counts: images/train/p00.jpg is "
-        "64x48, said to be 48x64 (turned by its EXIF orientation?)"
+        "1 images have another size than annotated; the size of the file is used: images/train/p00.jpg is "
+        "64x48, annotated as 48x64 (rotated by its EXIF orientation?)"
     ]
 
 
@@ -129,7 +129,7 @@ def test_a_turned_picture_is_measured_as_it_is_seen(root: Path) -> None:
 def test_pictures_that_no_file_names_are_said(root: Path) -> None:
     Image.new("RGB", (8, 8)).save(root / "images/train/extra.jpg")
     notes = read(root, FILES, FOLDERS).notes
-    assert notes == ["1 images that no annotation file lists are left out: images/train/extra.jpg"]
+    assert notes == ["1 images that are in no annotation file are left out: images/train/extra.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -137,44 +137,44 @@ def test_pictures_that_no_file_names_are_said(root: Path) -> None:
     [
         (
             lambda d: d["annotations"][0].update(category_id=9),
-            "train.json annotation 101 (images/train/p00.jpg): category 9 is none of 3, 7",
+            "train.json annotation 101 (images/train/p00.jpg): unknown category 9, known are 3, 7",
         ),
         (
             lambda d: d["annotations"][0].update(image_id=5000),
-            "train.json: annotation 101 is for image 5000, which is not among its images",
+            "train.json: annotation 101 is for image 5000, which the file does not list",
         ),
         (
             lambda d: d["annotations"][0].update(category_id=[3]),
-            "train.json annotation 101 (images/train/p00.jpg): category [3] is none of 3, 7",
+            "train.json annotation 101 (images/train/p00.jpg): unknown category [3], known are 3, 7",
         ),
         (
             lambda d: d["annotations"][0].update(image_id=[100]),
-            "train.json: annotation 101 is for image [100], which is not among its images",
+            "train.json: annotation 101 is for image [100], which the file does not list",
         ),
-        (lambda d: d["images"][0].update(id=[1]), "train.json: an image needs id and file_name; one is {{'id': [1]"),
+        (lambda d: d["images"][0].update(id=[1]), "train.json: an image needs id and file_name, got {{'id': [1]"),
         (
             lambda d: d["images"][1].update(id=100),
             "train.json: two images have the id 100: images/train/p00.jpg and p01.jpg",
         ),
         (
             lambda d: d["images"][1].update(file_name="p00.jpg"),
-            "train.json: the images 100, 102 are one file, images/train/p00.jpg",
+            "train.json: the images 100, 102 are the same file, images/train/p00.jpg",
         ),
         (
             lambda d: d["images"][1].update(file_name="gone.jpg"),
-            "1 of 8 images that train.json lists are not under {root}/images/train; is it data.images?\n"
+            "1 of 8 images in train.json do not exist under {root}/images/train; is data.images correct?\n"
             "  image 102: images/train/gone.jpg",
         ),
-        (lambda d: d["images"][0].pop("file_name"), "train.json: an image needs id and file_name; one is {{'id': 100"),
+        (lambda d: d["images"][0].pop("file_name"), "train.json: an image needs id and file_name, got {{'id': 100"),
         (
             lambda d: d["categories"][0].update(name="roof"),
-            "val.json and train.json have other categories, such as 7: 'roof'. Give all splits the same list.",
+            "val.json and train.json have different categories, such as 7: 'roof'. Write the same list in all files.",
         ),
-        (lambda d: d["categories"].pop(), "val.json and train.json have other categories, such as 3: 'brick'"),
+        (lambda d: d["categories"].pop(), "val.json and train.json have different categories, such as 3: 'brick'"),
         (lambda d: d["categories"][0].update(id=3), "train.json: two categories have the id 3"),
         (lambda d: d["categories"][0].update(name="brick"), "train.json: two categories have the name 'brick'"),
-        (lambda d: d["categories"][0].pop("name"), "train.json: category (7, None) needs a number as id, and a name"),
-        (lambda d: d.pop("annotations"), "train.json: no COCO annotations: it has no list 'annotations' of objects"),
+        (lambda d: d["categories"][0].pop("name"), "train.json: category (7, None) needs an integer id and a name"),
+        (lambda d: d.pop("annotations"), "train.json: not a COCO file: expected a list 'annotations' of objects"),
     ],
 )
 def test_what_can_be_wrong(root: Path, change: Callable[[Document], Any], message: str) -> None:
@@ -198,16 +198,16 @@ def test_what_can_be_wrong(root: Path, change: Callable[[Document], Any], messag
             {"segmentation": {"size": 5, "counts": [81]}},
             "its run lengths are of size 5, the image's is [48, 64] (H, W)",
         ),
-        ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "its run lengths have no pixel"),
+        ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "its run lengths are empty"),
         (
             {"segmentation": [[700, 700, 800, 700, 800, 800]]},
-            "its polygons lie outside its box, or far outside its image",
+            "its polygons are outside its box, or far outside its image",
         ),
         (
             {"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]},
-            "its polygons lie outside its box, or far outside its image",
+            "its polygons are outside its box, or far outside its image",
         ),
-        ({"segmentation": [[5, 5, 1e12, 5, 9, 9]]}, "its polygons lie outside its box, or far outside its image"),
+        ({"segmentation": [[5, 5, 1e12, 5, 9, 9]]}, "its polygons are outside its box, or far outside its image"),
     ],
 )
 def test_objects_that_cannot_be(root: Path, change: dict[str, Any], message: str) -> None:
@@ -237,7 +237,7 @@ def test_broken_json_is_named_with_its_line(root: Path) -> None:
             {"annotations": "none.json", "images": "images"},
             "data.annotations: the file {root}/none.json does not exist",
         ),
-        ({"annotations": {"train": "train.json", "dev": "val.json"}}, "data.annotations: 'dev' is no split"),
+        ({"annotations": {"train": "train.json", "dev": "val.json"}}, "data.annotations: unknown split 'dev'"),
         ({"images": {"train": "images/train"}}, "data.images={{'train': 'images/train'}} and data.annotations={{"),
         ({"images": "photos"}, "data.images: the folder {root}/photos does not exist"),
         ({"on_bad_box": "skip"}, "data.on_bad_box=skip: write one of error, clip, drop"),
@@ -249,7 +249,7 @@ def test_keys_that_do_not_fit(root: Path, arguments: dict[str, Any], message: st
 
 def test_a_picture_of_two_splits(root: Path) -> None:
     change_json(root / "val.json", lambda document: document["images"][0].update(file_name="../train/p00.jpg"))
-    assert bad(root) == "images/train/p00.jpg is in the annotations of both train and val. It has one split."
+    assert bad(root) == "images/train/p00.jpg is in the annotations of both train and val. A sample has one split."
 
 
 def test_from_the_config(root: Path, make: Callable[..., VisionData]) -> None:

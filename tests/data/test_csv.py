@@ -74,7 +74,7 @@ def test_an_empty_cell_is_not_labelled(root: Path) -> None:
     assert second["classification"] is None and second["regression"] is None
     assert second["multilabel"].tolist() == [1.0, 1.0]
     assert third["multilabel"] is None and third["regression"] is not None
-    assert source.notes == ["1 rows lack some of count, area: they are not labelled for regression"]
+    assert source.notes == ["1 rows have empty cells in count, area: they are not labelled for regression"]
 
 
 def test_classes_sorted_or_given(root: Path) -> None:
@@ -108,7 +108,7 @@ def test_lists_take_the_place_of_the_column(root: Path) -> None:
     write_lists(root / "splits")
     source = read(root, "table.csv", label="kind", splits="splits")
     assert Counter(sample.split for sample in source.samples) == {"train": 8, "val": 2, "test": 2}
-    assert source.notes == ["data.splits=splits counts, not the column split"]
+    assert source.notes == ["data.splits=splits is used instead of the column split"]
 
 
 def test_paths_relative_to_a_folder(root: Path) -> None:
@@ -123,20 +123,20 @@ def test_paths_relative_to_a_folder(root: Path) -> None:
         (
             5,
             {"area": "nan"},
-            "table.csv:5: area 'nan' is no number: correct it, or leave it empty where it is not known",
+            "table.csv:5: area 'nan' is not a number: correct it, or leave it empty if it is unknown",
         ),
-        (5, {"area": "inf"}, "table.csv:5: area 'inf' is no number"),
-        (5, {"area": "1e39"}, "table.csv:5: area '1e39' is no number"),
-        (5, {"count": "two"}, "table.csv:5: count 'two' is no number"),
-        (6, {"brick": "2"}, "table.csv:6: brick '2': write 0 or 1, or leave it empty where it is not known"),
+        (5, {"area": "inf"}, "table.csv:5: area 'inf' is not a number"),
+        (5, {"area": "1e39"}, "table.csv:5: area '1e39' is not a number"),
+        (5, {"count": "two"}, "table.csv:5: count 'two' is not a number"),
+        (6, {"brick": "2"}, "table.csv:6: brick '2': write 0 or 1, or leave it empty if it is unknown"),
         (7, {"split": "dev"}, "table.csv:7: split 'dev': write train, val or test, or leave it empty"),
-        (8, {"path": "images/p00.jpg"}, "table.csv:8: images/p00.jpg is in line 2 already. An image has one row."),
-        (8, {"path": "images/../images/p00.jpg"}, "table.csv:8: images/p00.jpg is in line 2 already"),
+        (8, {"path": "images/p00.jpg"}, "table.csv:8: images/p00.jpg is already in line 2. An image has one row."),
+        (8, {"path": "images/../images/p00.jpg"}, "table.csv:8: images/p00.jpg is already in line 2"),
         (8, {"path": " "}, "table.csv:8: the path is empty"),
         (
             9,
             {"path": "images/gone.jpg"},
-            "1 of 12 images are not under {root}; is data.images right?\n  table.csv:9: ",
+            "1 of 12 images do not exist under {root}; is data.images correct?\n  table.csv:9: ",
         ),
     ],
 )
@@ -156,8 +156,8 @@ def test_cells_that_cannot_be(root: Path, line: int, cells: dict[str, str], mess
         ),
         ({"labels": ["brick", "roof"]}, "data.labels: table.csv has no column 'roof'; it has path"),
         ({"targets": ["count", "count"]}, "data.targets=['count', 'count']: a column is named twice"),
-        ({"classes": ["tile", "roof"]}, "table.csv:2: kind 'brick' is none of data.classes=['tile', 'roof']"),
-        ({"label": None, "labels": None, "targets": None}, "say what table.csv is to teach: data.label=COLUMN"),
+        ({"classes": ["tile", "roof"]}, "table.csv:2: kind 'brick' is not in data.classes=['tile', 'roof']"),
+        ({"label": None, "labels": None, "targets": None}, "table.csv: no task is configured: write data.label=COLUMN"),
         ({"images": "photos"}, "data.images: the folder {root}/photos does not exist"),
     ],
 )
@@ -171,10 +171,10 @@ def test_keys_that_do_not_fit(root: Path, arguments: dict[str, object], message:
         ("", "data.table: t.csv has no column 'path'"),
         ("file,kind\na.jpg,cat\n", "data.table: t.csv has no column 'path'; it has file, kind"),
         ("path,kind\n", "t.csv has no rows"),
-        ("path,kind,kind\na.jpg,cat,dog\n", "t.csv:1: two columns have one name: path, kind, kind"),
-        ("path,kind\nimages/p00.jpg\n", "t.csv:2: 1 cells in 2 columns"),
+        ("path,kind,kind\na.jpg,cat,dog\n", "t.csv:1: two columns have the same name: path, kind, kind"),
+        ("path,kind\nimages/p00.jpg\n", "t.csv:2: 1 cells, expected 2"),
         ('path,kind\n"images/p00.jpg,cat\n', "data.table: {root}/t.csv cannot be read (unexpected end of data)"),
-        ("path,kind\nimages/p00.jpg,cat\n", "t.csv: column 'kind' holds 1 classes: two or more are needed"),
+        ("path,kind\nimages/p00.jpg,cat\n", "t.csv: column 'kind' has 1 classes, expected two or more"),
     ],
 )
 def test_tables_that_cannot_be(root: Path, text: str, message: str) -> None:
@@ -185,7 +185,7 @@ def test_tables_that_cannot_be(root: Path, text: str, message: str) -> None:
 def test_nothing_is_labelled(root: Path) -> None:
     for line in range(2, 14):
         edit(root, line, area="")
-    assert bad(root) == "table.csv: no row has all of count, area: nothing is labelled for regression"
+    assert bad(root) == "table.csv: no row has values in all of count, area: no image is labelled for regression"
 
 
 def test_from_the_config(root: Path, make: Callable[..., VisionData]) -> None:

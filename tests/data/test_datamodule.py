@@ -304,6 +304,6 @@ def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
     only = _select_tasks(source, ["colour"])
     assert list(only.schema) == ["colour"] and [sample.path for sample in only.samples] == [f"{i}" for i in range(8)]
     assert all(set(sample.targets) == {"colour"} for sample in only.samples)
-    assert only.notes == ["2 of 10 images have no label for colour: they are left out"]
+    assert only.notes == ["2 of 10 images have no label for colour and are left out"]
     with pytest.raises(UserError, match=r"^heads\.depth: the data has no such task, it has colour, size$"):
         _select_tasks(source, ["depth"])

@@ -11,7 +11,7 @@ import torch
 from torchvision import tv_tensors
 
 from visiontune.data.boxes import StoredBoxes
-from visiontune.data.fingerprint import content_of, fingerprint
+from visiontune.data.fingerprint import fingerprint, hash_mask
 from visiontune.data.label_maps import Coding, StoredLabelMap
 from visiontune.data.polygons import StoredInstances
 from visiontune.data.readers import digit_scenes
@@ -57,7 +57,7 @@ def test_other_labels_have_another_hash(one: Any, other: Any) -> None:
 def test_where_a_mask_lies_is_no_label() -> None:
     pixels = np.zeros((4, 4), dtype=np.uint8)
     maps = [
-        StoredLabelMap(Path(place), [0], Coding(["ground"]), content_of(content))
+        StoredLabelMap(Path(place), [0], Coding(["ground"]), hash_mask(content))
         for place, content in (("a.png", pixels), ("b.png", pixels), ("a.png", pixels + 1))
     ]
     hashes = [fingerprint({"segmentation": stored}) for stored in maps]

@@ -73,7 +73,7 @@ def test_lists_name_pictures_in_many_ways(photos: Path) -> None:
         "dog/dog0.png": "val",
         "newt/newt1.png": "val",
     }
-    assert source.notes == [f"34 images that no list in {photos / 'lists'} names are left out"]
+    assert source.notes == [f"34 images that are in no list in {photos / 'lists'} are left out"]
 
 
 def test_lists_relative_to_the_images(photos: Path) -> None:
@@ -99,7 +99,7 @@ def test_lists_that_do_not_fit(photos: Path, lists: dict[str, list[str]], messag
 def test_a_stem_must_mean_one_picture(photos: Path, picture: Callable[..., Path]) -> None:
     picture(photos / "dog" / "cat0.png", 77)
     as_lists(photos, train=["cat0"])
-    with pytest.raises(UserError, match=r"train\.txt:1: 'cat0': 2 images are called so"):
+    with pytest.raises(UserError, match=r"train\.txt:1: 'cat0': 2 images have this name"):
         read(photos, splits="lists")
 
 
@@ -124,7 +124,7 @@ def test_groups_by_pattern(photos: Path, make: Make) -> None:
     assert len(splits) == 10 and all(len(where) == 1 for where in splits.values())
     with pytest.raises(UserError, match=r"does not match .*cat/cat0\.png.*An example"):
         read(photos, group_pattern="(patient)")
-    with pytest.raises(UserError, match="no regular expression with a group"):
+    with pytest.raises(UserError, match="not a regular expression with a group"):
         read(photos, group_pattern="cat|dog|newt")
 
 
@@ -143,7 +143,7 @@ def test_missing_root(tmp_path: Path, make: Make) -> None:
 
 def test_empty_folder(tmp_path: Path, make: Make) -> None:
     (tmp_path / "empty").mkdir()
-    assert "holds no images. Expected one folder a class" in bad(make, tmp_path / "empty")
+    assert "has no images. Expected one folder per class" in bad(make, tmp_path / "empty")
 
 
 def test_a_class_without_pictures(photos: Path, make: Make) -> None:
@@ -154,7 +154,7 @@ def test_a_class_without_pictures(photos: Path, make: Make) -> None:
 def test_a_single_class(photos: Path, make: Make) -> None:
     for name in ("dog", "newt"):
         shutil.rmtree(photos / name)
-    assert "holds a single class, 'cat'" in bad(make, photos)
+    assert "has a single class, 'cat'" in bad(make, photos)
 
 
 def test_a_class_in_val_that_train_lacks(photos: Path, make: Make) -> None:
@@ -184,7 +184,7 @@ def test_more_samples_a_class_than_there_are(photos: Path, make: Make) -> None:
         ("data.image_size=[16]", "data.image_size=[16]"),
         ("data.batch_size=0", "data.batch_size=0: write 1 or more"),
         ("data.num_workers=many", "data.num_workers=many: write auto"),
-        ("data.channels=2", "data.channels=2: 3 (colour)"),
+        ("data.channels=2", "data.channels=2: write 3 (color)"),
         ("data.resize=zoom", "data.resize=zoom: choose one of squash, crop, letterbox"),
         ("data.cache=disk", "data.cache=disk: write none or memory"),
         ("data.labelled=many", "data.labelled=many: a share of the training samples, above 0 and at most 1"),

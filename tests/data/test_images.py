@@ -106,13 +106,13 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
 
 
 def test_four_channels_are_not_made_up(tmp_path: Path, picture: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match=r"a\.png.*3 bands \(RGB\), data\.channels=4 wants four"):
+    with pytest.raises(UserError, match=r"a\.png.*3 bands \(RGB\), data\.channels=4 needs four"):
         load_image(picture(tmp_path / "a.png"), 4)
 
 
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UserError, match="no agreed range"):
+    with pytest.raises(UserError, match="no defined range"):
         load_image(tmp_path / "float.tif")
 
 

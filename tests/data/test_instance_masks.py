@@ -68,7 +68,7 @@ def test_masks_beside_their_pictures_and_lists(root: Path) -> None:
     write_lists(root / "splits")
     source = read(root, **KEYS | {"masks": "PNGImages"}, splits="splits")
     assert [(s.path, s.split) for s in source.samples] == [(f"PNGImages/{s.name}.png", s.split) for s in scenes()]
-    assert "are one folder" in bad(root, masks="PNGImages", suffix="")
+    assert "are the same folder" in bad(root, masks="PNGImages", suffix="")
 
 
 def test_a_picture_without_a_mask_is_told(root: Path) -> None:
@@ -79,20 +79,20 @@ def test_a_picture_without_a_mask_is_told(root: Path) -> None:
 
 
 def test_what_cannot_be(root: Path) -> None:
-    assert bad(root, classes=["person", "dog"]).startswith("data.classes=['person', 'dog']: these masks tell objects")
-    assert bad(root, classes=None).endswith("such as data.classes=[person]")
+    assert bad(root, classes=["person", "dog"]).startswith("data.classes=['person', 'dog']: expected one class")
+    assert bad(root, classes=None).endswith("write e.g. data.classes=[person]")
     assert bad(root, masks="Masks").startswith(f"data.masks: the folder {root / 'Masks'} does not exist")
     assert "The mask of FudanPed00001.jpg is called FudanPed00001.png" in bad(root, suffix="")
     stored = read(root, **KEYS).samples[1].targets["instances"]
     save_values(np.zeros((HEIGHT, WIDTH - 1)), stored.path)
-    with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: 63x48 pixels, its image has 64x48 pixels"):
+    with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: the mask has 63x48 pixels, its image 64x48 pixels"):
         stored.load(SIZE)
     assert "PedMasks/FudanPed00002_mask.png: 63x48 pixels, its image PNGImages/FudanPed00002.png has" in bad(root)
     stored.path.write_bytes(b"no image")
     assert "PedMasks/FudanPed00002_mask.png" in bad(root)
     stored.path.unlink()
     save_values(np.zeros(SIZE), root / "PedMasks" / "other.png")
-    assert bad(root).startswith("1 masks have no image of their name; add it or remove:\n")
+    assert bad(root).startswith("1 masks have no image of the same name; add or remove:\n")
     (root / "PedMasks" / "other.png").unlink()
     for path in (root / "PedMasks").iterdir():
         save_values(np.zeros(SIZE), path)

@@ -83,8 +83,8 @@ def test_values_that_stand_for_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read(tmp_path / "m.png", Coding(["a", "b"]), (2, 2))
     assert str(error.value) == (
-        "1 masks have values that stand for no class; the classes have 0, 1. Write data.classes and data.values for "
-        "more of them, or data.ignore_value=8 to ignore one:\n  m.png: 8, 9"
+        "1 masks have values that belong to no class; the classes have 0, 1. Add them to data.classes and data.values, "
+        "or write data.ignore_value=8 to ignore a value:\n  m.png: 8, 9"
     )
     Image.fromarray(np.array([[[1, 2, 3], [9, 9, 9]]], dtype=np.uint8)).save(tmp_path / "c.png")
     with pytest.raises(UserError, match=r"c\.png: \[9, 9, 9\]$"):
@@ -93,17 +93,17 @@ def test_values_that_stand_for_nothing(tmp_path: Path) -> None:
 
 def test_another_size_than_the_picture(tmp_path: Path) -> None:
     coding = write(tmp_path / "m.png", "grey")
-    message = r"1 masks are not of the size of their images; .*\n  m\.png: 4x3 pixels, its image p\.jpg has 3x4"
+    message = r"1 masks have another size than their images; .*\n  m\.png: 4x3 pixels, its image p\.jpg has 3x4"
     with pytest.raises(UserError, match=message):
         read(tmp_path / "m.png", coding, (4, 3))
     stored = read(tmp_path / "m.png", coding)
-    with pytest.raises(UserError, match=r"m\.png: 4x3 pixels, its image has 3x4 pixels"):
+    with pytest.raises(UserError, match=r"m\.png: the mask has 4x3 pixels, its image 3x4 pixels"):
         stored.load((4, 3))
 
 
 def test_black_and_white_masks_ask_what_white_is(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(UserError, match=r"hold the values 0, 255 alone.*data\.values=\[0, 255\].*ignore_value=255"):
+    with pytest.raises(UserError, match=r"have only the values 0, 255.*data\.values=\[0, 255\].*ignore_value=255"):
         read(tmp_path / "m.png", Coding(["soil", "leaf"]), (2, 2))
     whole = read(tmp_path / "m.png", Coding(["soil", "leaf"], [0, 255]), (2, 2))
     assert whole.load((2, 2)).tolist() == [[0, 1], [1, 0]] and whole.labels == [0, 1]
@@ -114,10 +114,10 @@ def test_black_and_white_masks_ask_what_white_is(tmp_path: Path) -> None:
 def test_a_photo_is_no_mask(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(UserError, match=r"m\.png: it has colours: write data\.values=\[\[RED, GREEN, BLUE\], \.\.\.\]"):
+    with pytest.raises(UserError, match=r"m\.png: it has colors: write data\.values=\[\[RED, GREEN, BLUE\], \.\.\.\]"):
         read(tmp_path / "m.png", Coding(CLASSES), (8, 8))
     Image.fromarray(rng.random((8, 8)).astype(np.float32)).save(tmp_path / "m.tif")
-    with pytest.raises(UserError, match=r"m\.tif: its values are not whole numbers from 0 to 65535"):
+    with pytest.raises(UserError, match=r"m\.tif: its values are not integers from 0 to 65535"):
         read(tmp_path / "m.tif", Coding(CLASSES), (8, 8))
 
 
@@ -133,11 +133,11 @@ def test_a_mask_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"values": [0, 1]}, "data.values has 2 values for 3 classes"),
         ({"values": [0, 1, 1]}, "two classes have the same value"),
-        ({"values": [0, 1, 70000]}, "70000 is no pixel value: write a number from 0 to 65535"),
-        ({"values": [0, [1, 2, 3], [4, 5, 6]]}, r"0 is no colour: write \[RED, GREEN, BLUE\]"),
-        ({"values": [[0, 0, 0], [1, 2], [4, 5, 6]]}, r"\[1, 2\] is no colour"),
+        ({"values": [0, 1, 70000]}, "70000 is not a pixel value: write a number from 0 to 65535"),
+        ({"values": [0, [1, 2, 3], [4, 5, 6]]}, r"0 is not a color: write \[RED, GREEN, BLUE\]"),
+        ({"values": [[0, 0, 0], [1, 2], [4, 5, 6]]}, r"\[1, 2\] is not a color"),
         ({"ignore": 2}, "data.ignore_value=2 is the value of class 'stem'"),
-        ({"classes": [str(i) for i in range(256)]}, "data.classes has 256 names: a mask can tell 255 classes"),
+        ({"classes": [str(i) for i in range(256)]}, "data.classes has 256 names: a mask can have at most 255 classes"),
     ],
 )
 def test_codings_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:

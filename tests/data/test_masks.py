@@ -50,8 +50,8 @@ def test_a_pair_of_folders_a_split(root: Path) -> None:
     source = read(root, images, masks, CLASSES)
     assert Counter(sample.split for sample in source.samples) == {"train": 8, "val": 2, "test": 2}
     assert Counter(sample.split for sample in read(root, images, "masks", CLASSES).samples)["train"] == 8
-    assert bad(root, images=images, masks={"train": "X/trainannot"}).endswith("are not of the same splits")
-    assert "is one a split, data.images=images is not" in bad(root, masks=masks)
+    assert bad(root, images=images, masks={"train": "X/trainannot"}).endswith("expected the same splits")
+    assert "has one folder per split, data.images=images has not" in bad(root, masks=masks)
     doubled = {"train": "images", "val": "images"}
     assert bad(root, images=doubled) == "images/p00.jpg is in both train and val. A sample has one split."
 
@@ -103,21 +103,21 @@ def test_other_values_and_void(root: Path) -> None:
     [
         (None, {"classes": None}, "data.classes is not set: the masks have the values 0, 1, 2. Write data.classes="),
         (None, {"classes": ["a", "b", "a"]}, "data.classes=['a', 'b', 'a']: two classes have the same name"),
-        (None, {"classes": ["a", "b"]}, "9 masks have values that stand for no class; the classes have 0, 1. Write"),
-        (None, {"values": [0, 1]}, "data.values has 2 values for 3 classes: write one a class"),
+        (None, {"classes": ["a", "b"]}, "9 masks have values that belong to no class; the classes have 0, 1. Add"),
+        (None, {"values": [0, 1]}, "data.values has 2 values for 3 classes: write one value per class"),
         (None, {"masks": "annot"}, "data.masks: the folder {root}/annot does not exist"),
         (None, {"images": "photos"}, "data.images: the folder {root}/photos does not exist"),
         (None, {"masks": "splits"}, "{root}/splits has no mask for any image in {root}/images. The mask of p00.jpg"),
-        (None, {"images": "splits"}, "{root}/masks has masks, but there are no images in {root}/splits"),
+        (None, {"images": "splits"}, "{root}/masks has masks, but no images in {root}/splits"),
         (
             lambda root: (root / "images/p04.jpg").unlink(),
             {},
-            "1 masks have no image of their name; add it or remove:\n  masks/p04.png",
+            "1 masks have no image of the same name; add or remove:\n  masks/p04.png",
         ),
         (
             lambda root: (root / "images/p04.jpg").unlink(),
             {"splits": "splits"},
-            "1 masks have no image of their name; add it or remove:\n  masks/p04.png",
+            "1 masks have no image of the same name; add or remove:\n  masks/p04.png",
         ),
         (
             lambda root: (root / "splits/val.txt").write_text("p08\np44\n"),
@@ -127,13 +127,13 @@ def test_other_values_and_void(root: Path) -> None:
         (
             lambda root: Image.new("L", (WIDTH, HEIGHT), 9).save(root / "masks/p04.png"),
             {},
-            "1 masks have values that stand for no class; the classes have 0, 1, 2. Write data.classes and data.values "
-            "for more of them, or data.ignore_value=9 to ignore one:\n  masks/p04.png: 9",
+            "1 masks have values that belong to no class; the classes have 0, 1, 2. Add them to data.classes and "
+            "data.values, or write data.ignore_value=9 to ignore a value:\n  masks/p04.png: 9",
         ),
         (
             lambda root: Image.new("L", (HEIGHT, WIDTH)).save(root / "masks/p04.png"),
             {},
-            "1 masks are not of the size of their images; repair or remove:\n"
+            "1 masks have another size than their images; repair or remove them:\n"
             "  masks/p04.png: 48x64 pixels, its image images/p04.jpg has 64x48 pixels",
         ),
         (

@@ -112,7 +112,7 @@ def test_one_dataset_a_split(make: Make) -> None:
         ("label", "classification", r"the label 3, but there are 3 classes \(red, green, blue\)"),
         ("vector", "multilabel", r"multilabel target: 1 values, but there are 3 classes"),
         ("box", "detection", r"within the image of 24x20 pixels, got \[0\.0, 0\.0, 30\.0, 5\.0\] as box 0"),
-        ("map", "segmentation", r"expected integers of shape \(20, 24\), .* got ndarray of shape \(5, 5\)"),
+        ("map", "segmentation", r"expected integers of the image's shape \(20, 24\), got ndarray of shape \(5, 5\)"),
     ],
 )
 def test_a_wrong_item_is_named(own: Make, item: str, task: str, message: str) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_item_is_named(own: Make, item: str, task: str, message: str) ->
         ("own_datasets.Missing", r"_target_=own_datasets\.Missing: cannot be imported"),
         ("visiontune.compare.main", r"expected a class with __len__ and __getitem__"),
         ("own_datasets.Broken", r"own_datasets\.Broken raises TypeError"),
-        ("own_datasets.Random", r"data\.dataset\[0\] gives another image each time"),
+        ("own_datasets.Random", r"data\.dataset\[0\] returns a different image each time"),
     ],
 )
 def test_a_wrong_dataset_is_refused(make: Make, target: str, message: str) -> None:

@@ -100,11 +100,11 @@ def test_voc_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets, "VOCDetection", offline)
-    with pytest.raises(UserError, match=r"VOC2012 is not there, .*\(no route to host\)\. Unpack https://.*\.tar in "):
+    with pytest.raises(UserError, match=r"VOC2012 does not exist, .*\(no route to host\)\. Unpack https://.*\.tar in "):
         voc.read(tmp_path, download="2012")
     with pytest.raises(UserError, match=r"data\.download=2020: write a year of the challenge, 2007, .*2012$"):
         voc.read(tmp_path, download=2020)
-    with pytest.raises(UserError, match=r"data\.root is not set: say where VOCdevkit is"):
+    with pytest.raises(UserError, match=r"data\.root is not set: write the folder of VOCdevkit"):
         voc.read(None, download="2012")
 
 

@@ -208,7 +208,7 @@ def test_a_missing_val_is_carved_out_of_train() -> None:
 
 def test_folds_ignore_the_owners_splits_and_say_so() -> None:
     _, notes = assign(owned(a="train", b="test"), SCHEMA, ratio=RATIO, seed=0, fold=0, folds=4)
-    assert notes == ["the owner's splits are ignored: k-fold takes all samples"]
+    assert notes == ["the splits of the dataset are ignored: k-fold uses all samples"]
 
 
 def test_leaks_are_noted() -> None:
@@ -216,7 +216,7 @@ def test_leaks_are_noted() -> None:
     train = [sample for sample in some if sample.split == "train"][:3]
     some += [replace(sample, path=f"copy/{i}", split="test") for i, sample in enumerate(train)]
     _, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
-    assert notes == ["leak: 3 identical images are in both train and test; the numbers of test flatter"]
+    assert notes == ["leak: 3 identical images are in both train and test; the test metrics are too optimistic"]
 
 
 @pytest.mark.parametrize(
@@ -277,5 +277,5 @@ def test_classes_of_objects_that_train_lacks_are_noted() -> None:
         "objects: 1 of 3 classes are in val or test but not in train: rare",
         "objects: 1 of 3 classes are in no image at all: never",
     ]
-    with pytest.raises(UserError, match=r"data\.per_class counts images of one class each, objects has no such"):
+    with pytest.raises(UserError, match=r"data\.per_class needs images with one class each, but objects"):
         assign(given, KINDS, ratio=RATIO, seed=0, per_class=2)

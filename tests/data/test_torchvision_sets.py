@@ -66,7 +66,7 @@ def test_a_damaged_idx_file(tmp_path: Path) -> None:
     write_idx(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="train-images-idx3-ubyte is no complete IDX file"):
+    with pytest.raises(UserError, match="train-images-idx3-ubyte is not a complete IDX file"):
         read(tmp_path, "MNIST")
 
 
@@ -114,9 +114,9 @@ def test_a_set_that_is_not_there(tmp_path: Path, make: Make) -> None:
     overrides = ["data=torchvision", f"data.root={tmp_path / 'none'}"]
     with pytest.raises(UserError, match=r"DTD is not under data\.root=.*write data\.download=true"):
         make(*overrides, "data.name=DTD", "data.download=false")
-    with pytest.raises(UserError, match=r"data\.name=CIFAR: no set of that name\. Did you mean data\.name=CIFAR10"):
+    with pytest.raises(UserError, match=r"data\.name=CIFAR: unknown data set\. Did you mean data\.name=CIFAR10"):
         make(*overrides, "data.name=CIFAR")
-    with pytest.raises(UserError, match=r"data\.name=None: no set of that name"):
+    with pytest.raises(UserError, match=r"data\.name=None: unknown data set"):
         make(*overrides)
     assert not (tmp_path / "none").exists()
 

@@ -61,14 +61,14 @@ def test_folders_that_are_not_there_give_no_task(root: Path) -> None:
     shutil.rmtree(root / "ImageSets")
     source = read(root)
     assert {sample.split for sample in source.samples} == {None}
-    assert source.notes == [f"there are no lists of splits in {root}/ImageSets/Main: data.split_ratio makes them"]
+    assert source.notes == [f"there are no split lists in {root}/ImageSets/Main: the data is split by data.split_ratio"]
     shutil.rmtree(root / "Annotations")
     assert bad(root).startswith(f"{root}/JPEGImages has no annotations: write data.annotations=DIR")
 
 
 def test_masks_alone_need_the_classes(root: Path) -> None:
     shutil.rmtree(root / "Annotations")
-    assert bad(root) == "data.classes is not set: no XML file says what the values of the masks mean"
+    assert bad(root) == "data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]"
     for classes in (["brick", "tile"], ["background", "brick", "tile"]):
         source = read(root, classes=classes)
         assert source.schema["segmentation"].classes == ["background", "brick", "tile"]
@@ -115,7 +115,7 @@ def test_difficult_objects(root: Path, difficult: str, count: int, crowd: list[b
     assert (
         source.notes
         == {
-            "ignore": ["1 difficult objects are neither found nor missed in metrics (data.difficult=ignore)"],
+            "ignore": ["1 difficult objects are ignored by metrics (data.difficult=ignore)"],
             "keep": [],
             "drop": ["1 difficult objects are left out (data.difficult=drop)"],
         }[difficult]
@@ -128,8 +128,8 @@ def test_the_pictures_own_size_counts(root: Path) -> None:
     page(root, "p02", "<size><width>64</width><height>48</height><depth>3</depth></size>", "")
     source = read(root, masks=None)
     assert source.notes == [
-        "1 images are not of the size that their annotation says, their own counts: JPEGImages/p01.jpg is 64x48, "
-        "said to be 640x48"
+        "1 images have another size than annotated; the size of the file is used: JPEGImages/p01.jpg is 64x48, "
+        "annotated as 640x48"
     ]
     assert source.samples[0].targets["detection"].load(SIZE)["boxes"].tolist() == [[6, 13, 21, 27]]
 
@@ -180,7 +180,7 @@ def test_bad_boxes_are_dropped_if_asked(root: Path) -> None:
 
 def test_a_class_that_is_not_asked_for(root: Path) -> None:
     assert (
-        bad(root, classes=["tile", "roof"]) == "Annotations/p00.xml:4: 'brick' is none of data.classes=['tile', 'roof']"
+        bad(root, classes=["tile", "roof"]) == "Annotations/p00.xml:4: 'brick' is not in data.classes=['tile', 'roof']"
     )
 
 
@@ -189,7 +189,7 @@ def test_a_class_that_is_not_asked_for(root: Path) -> None:
     [
         (
             lambda root: (root / "JPEGImages" / "p00.jpg").unlink(),
-            r"1 annotations have no image of their name in {root}/JPEGImages:\n  Annotations/p00.xml",
+            r"1 annotations have no image of the same name in {root}/JPEGImages:\n  Annotations/p00.xml",
         ),
         (
             lambda root: (root / "ImageSets/Main/val.txt").write_text("p08\np77\n"),
@@ -197,11 +197,11 @@ def test_a_class_that_is_not_asked_for(root: Path) -> None:
         ),
         (
             lambda root: save_palette(np.full(SIZE, 3, dtype=np.uint8), root / "SegmentationClass" / "p01.png"),
-            "1 masks have values that stand for no class; the classes have 0, 1, 2.",
+            "1 masks have values that belong to no class; the classes have 0, 1, 2.",
         ),
         (
             lambda root: save_palette(np.zeros((9, 9), dtype=np.uint8), root / "SegmentationClass" / "p01.png"),
-            r"1 masks are not of the size of their images; repair or remove:\n  SegmentationClass/p01.png: 9x9",
+            r"1 masks have another size than their images; repair or remove them:\n  SegmentationClass/p01.png: 9x9",
         ),
         (
             lambda root: (root / "SegmentationClass" / "p01.png").write_bytes(b"no image"),
@@ -209,7 +209,7 @@ def test_a_class_that_is_not_asked_for(root: Path) -> None:
         ),
         (
             lambda root: shutil.copy(root / "JPEGImages" / "p00.jpg", root / "JPEGImages" / "p00.jpeg"),
-            "{root}/JPEGImages/p00.jpeg and p00.jpg: one name, two files.",
+            "{root}/JPEGImages/p00.jpeg and p00.jpg: two files of the same name.",
         ),
     ],
 )

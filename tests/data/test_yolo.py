@@ -81,10 +81,10 @@ def test_empty_and_missing_label_files_are_pictures_without_objects(root: Path) 
     (root / "labels/train/p01.txt").write_text("")
     source = read(root)
     assert [len(sample.targets["detection"].labels) for sample in source.samples][2:4] == [0, 0]
-    assert source.notes == ["1 images have no label file: they count as images without objects"]
+    assert source.notes == ["1 images have no label file: they are used as images without objects"]
     shutil.rmtree(root / "labels")
     assert bad(root) == (
-        f"no image has a label file: that of images/train/p00.jpg would be {root}/labels/train/p00.txt"
+        f"no image has a label file: that of images/train/p00.jpg should be {root}/labels/train/p00.txt"
     )
 
 
@@ -104,7 +104,7 @@ def test_lists_of_pictures(root: Path) -> None:
     (root / "train.txt").write_text("images/train/p00.jpg\n")
     assert counts(root) == {"train": 1, "val": 2, "test": 2} and read(root).notes == []
     (root / "train.txt").write_text("images/train/p00.jpg\nimages/train/gone.jpg\n")
-    assert bad(root) == f"1 listed images are not there:\n  {root}/train.txt:2: images/train/gone.jpg"
+    assert bad(root) == f"1 listed images do not exist:\n  {root}/train.txt:2: images/train/gone.jpg"
 
 
 def test_several_folders_of_a_split(root: Path) -> None:
@@ -127,7 +127,7 @@ def test_paths_of_another_machine(root: Path) -> None:
     say(root, f"path: /content/fruit\ntrain: ../images/train\nval: ../images/val\n{NAMES}")
     source = read(root)
     assert Counter(sample.split for sample in source.samples) == {"train": 8, "val": 2}
-    assert source.notes == [f"path /content/fruit of {root}/data.yaml is not there: {root} is taken in its place"]
+    assert source.notes == [f"path /content/fruit of {root}/data.yaml does not exist: {root} is used instead"]
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["link", "link as text"])
@@ -189,9 +189,12 @@ def test_grey_pictures(root: Path, make: Callable[..., VisionData]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: class 2 is none of the names' ids 0, 1"),
-        ("0.5 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: class 0.5 is none of the names' ids 0, 1"),
-        ("brick 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: 'brick 0.5 0.5 0.1 0.1' is no label: write CLASS X Y WIDTH"),
+        ("2 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: unknown class 2, the ids of names are 0, 1"),
+        ("0.5 0.5 0.5 0.1 0.1", "labels/train/p01.txt:2: unknown class 0.5, the ids of names are 0, 1"),
+        (
+            "brick 0.5 0.5 0.1 0.1",
+            "labels/train/p01.txt:2: 'brick 0.5 0.5 0.1 0.1' is not a label: write CLASS X Y WIDTH",
+        ),
         ("1 0.5 0.5 0 0.1", "labels/train/p01.txt:2: box 32, 21.6, 32, 26.4 has no area"),
         ("1 0.9 0.5 0.4 0.1", "labels/train/p01.txt:2: box 44.8, 21.6, 70.4, 26.4 leaves its image of 64x48 pixels"),
         ("1 nan 0.5 0.4 0.1", "labels/train/p01.txt:2: box nan, 21.6, nan, 26.4 is not made of numbers"),
@@ -216,15 +219,15 @@ def test_labels_that_cannot_be(root: Path, text: str, message: str) -> None:
     ("text", "message"),
     [
         ("train: images/train\nval: images/dev\n" + NAMES, "{root}/data.yaml: val: {root}/images/dev does not exist."),
-        ("train: labels/train\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train holds no images"),
+        ("train: labels/train\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train has no images"),
         (NAMES, "{root}/data.yaml: no train and val: write folders of images, such as train: images/train"),
-        ("train: images/train\n", "{root}/data.yaml: names: write one for each class, such as names: [cat, dog]"),
-        ("train: images/train\nnames: {a: cat}\n", "{root}/data.yaml: names: write one for each class"),
-        ("train: images/train\nnames: [cat, cat]\n", "{root}/data.yaml: names: write one for each class"),
+        ("train: images/train\n", "{root}/data.yaml: names: write a name for each class, such as names: [cat, dog]"),
+        ("train: images/train\nnames: {a: cat}\n", "{root}/data.yaml: names: write a name for each class"),
+        ("train: images/train\nnames: [cat, cat]\n", "{root}/data.yaml: names: write a name for each class"),
         ("train: images/train\nnc: 3\n" + NAMES, "{root}/data.yaml: nc is 3, but there are 2 names"),
         ("train: images/train\nval: images/train\n" + NAMES, "images/train/p00.jpg is in both train and val of {root}"),
         ("train: [images\nval: 3", "{root}/data.yaml:2: broken YAML ("),
-        ("just words", "{root}/data.yaml: no YOLO data set: it has no train, val and names"),
+        ("just words", "{root}/data.yaml: not a YOLO data set: expected the keys train, val and names"),
     ],
 )
 def test_files_that_cannot_be(root: Path, text: str, message: str) -> None:

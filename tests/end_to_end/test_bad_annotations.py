@@ -56,51 +56,51 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "yolo",
             lambda root: replace(root / "labels/val/p08.txt", "0 ", "2 "),
-            "labels/val/p08.txt:1: class 2 is none of the names' ids 0, 1",
+            "labels/val/p08.txt:1: unknown class 2, the ids of names are 0, 1",
             id="unknown class",
         ),
         pytest.param(
             "coco",
             lambda root: (root / "images/val/p09.jpg").unlink(),
-            "1 of 2 images that val.json lists are not under {root}/images/val; is it data.images?\n"
+            "1 of 2 images in val.json do not exist under {root}/images/val; is data.images correct?\n"
             "  image 124: images/val/p09.jpg",
             id="image listed but missing",
         ),
         pytest.param(
             "csv",
             lambda root: (root / "images/p09.jpg").unlink(),
-            "1 of 12 images are not under {root}; is data.images right?\n  table.csv:11: images/p09.jpg",
+            "1 of 12 images do not exist under {root}; is data.images correct?\n  table.csv:11: images/p09.jpg",
             id="image in a table but missing",
         ),
         pytest.param(
             "coco",
             lambda root: change_json(root / "train.json", lambda d: d["annotations"][2].update(image_id=999)),
-            "train.json: annotation 104 is for image 999, which is not among its images",
+            "train.json: annotation 104 is for image 999, which the file does not list",
             id="annotation for no image",
         ),
         pytest.param(
             "voc",
             lambda root: (root / "JPEGImages/p09.jpg").unlink(),
-            "1 annotations have no image of their name in {root}/JPEGImages:\n  Annotations/p09.xml",
+            "1 annotations have no image of the same name in {root}/JPEGImages:\n  Annotations/p09.xml",
             id="XML for no image",
         ),
         pytest.param(
             "masks",
             lambda root: (root / "images/p09.jpg").unlink(),
-            "1 masks have no image of their name; add it or remove:\n  masks/p09.png",
+            "1 masks have no image of the same name; add or remove:\n  masks/p09.png",
             id="mask for no image",
         ),
         pytest.param(
             "masks",
             lambda root: Image.new("L", (64, 48), 7).save(root / "masks/p09.png"),
-            "1 masks have values that stand for no class; the classes have 0, 1, 2. Write data.classes and data.values "
-            "for more of them, or data.ignore_value=7 to ignore one:\n  masks/p09.png: 7",
+            "1 masks have values that belong to no class; the classes have 0, 1, 2. Add them to data.classes and "
+            "data.values, or write data.ignore_value=7 to ignore a value:\n  masks/p09.png: 7",
             id="mask value outside the classes",
         ),
         pytest.param(
             "masks",
             lambda root: Image.new("L", (64, 40)).save(root / "masks/p09.png"),
-            "1 masks are not of the size of their images; repair or remove:\n"
+            "1 masks have another size than their images; repair or remove them:\n"
             "  masks/p09.png: 64x40 pixels, its image images/p09.jpg has 64x48 pixels",
             id="mask of another size",
         ),
@@ -113,13 +113,13 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "csv",
             lambda root: replace(root / "table.csv", ",1,2.1", ",1,NaN"),
-            "table.csv:2: area 'NaN' is no number: correct it, or leave it empty where it is not known",
+            "table.csv:2: area 'NaN' is not a number: correct it, or leave it empty if it is unknown",
             id="NaN in a table",
         ),
         pytest.param(
             "coco",
             lambda root: change_json(root / "val.json", lambda d: d["categories"][0].update(name="roof")),
-            "val.json and train.json have other categories, such as 7: 'roof'. Give all splits the same list.",
+            "val.json and train.json have different categories, such as 7: 'roof'. Write the same list in all files.",
             id="other label map",
         ),
     ],

@@ -54,7 +54,7 @@ def test_missing_root(refused: Callable[..., str], tmp_path: Path) -> None:
 def test_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert refused("data=image_folder", f"data.root={tmp_path / 'empty'}").startswith(
-        f"{tmp_path / 'empty'} holds no images. Expected one folder a class"
+        f"{tmp_path / 'empty'} has no images. Expected one folder per class"
     )
 
 

@@ -252,11 +252,11 @@ def add_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "sky" / "07.png").unlink(), "1 images of this run are no longer there: sky/07.png"),
-        (lambda root: paint(root / "sky" / "07.png"), "1 images are not what they were in this run: sky/07.png"),
-        (add, "1 images are there that this run did not have: sky/new.png. Take them away, or start a new run from"),
-        (add_class, "20 images are there that this run did not have: apple/"),
-        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run are no longer there: sky/"),
+        (lambda root: (root / "sky" / "07.png").unlink(), "1 images of this run no longer exist: sky/07.png"),
+        (lambda root: paint(root / "sky" / "07.png"), "1 images have changed since this run started: sky/07.png"),
+        (add, "1 images are new since this run started: sky/new.png. Remove them, or start a new run from"),
+        (add_class, "20 images are new since this run started: apple/"),
+        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run no longer exist: sky/"),
     ],
     ids=["gone", "other content", "more", "a class more", "a class gone"],
 )
@@ -297,7 +297,7 @@ def test_other_formats_that_have_changed(
     build_data(cfg).assign_as(splits, grown=False)
     victim = data.samples("val")[0].path
     paint(root / victim)
-    with pytest.raises(UserError, match=f"^1 images are not what they were in this run: {re.escape(victim)}$"):
+    with pytest.raises(UserError, match=f"^1 images have changed since this run started: {re.escape(victim)}$"):
         build_data(cfg).assign_as(splits, grown=False)
     (root / victim).unlink()
     with pytest.raises(UserError, match=re.escape(Path(victim).stem)):
@@ -313,7 +313,7 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     data, splits = build_data(cfg), tmp_path / "splits.csv"
     record(data, splits)
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"^1 images are there that this run did not have: images/p11.jpg. Take them"):
+    with pytest.raises(UserError, match=r"^1 images are new since this run started: images/p11.jpg. Remove them"):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # who only measures leaves it out
 
@@ -367,9 +367,7 @@ def test_a_label_that_has_changed(name: str, config: Callable[..., Any], small: 
     build_data(elsewhere).assign_as(splits, grown=False)  # where it lies makes no difference
     file, change = RELABELLED[name]
     change(root / file)
-    with pytest.raises(
-        UserError, match=r"^1 images have other labels than in this run: \S*p00.jpg. Put those back, or"
-    ):
+    with pytest.raises(UserError, match=r"^1 images have other labels than in this run: \S*p00.jpg. Restore them, or"):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # who only measures may have corrected them
     build_data(cfg).assign_as(older, grown=False)  # begun before labels were hashed

@@ -40,8 +40,8 @@ def build_data(
 
     Args:
         data: the group `data`; interpolations in it are resolved.
-        augment: the group `augment`; none means none.
-        tasks: those of the data to use; None means all.
+        augment: the group `augment`; None means no augmentation.
+        tasks: names of the tasks to use; None means all.
 
     Raises:
         UserError: the config or the data is wrong.
@@ -49,8 +49,8 @@ def build_data(
     settings = _to_dict(data)
     module = settings.pop("datamodule", None)
     if module and module.get("_target_"):
-        given = {key: settings[key] for key in ("image_size", "channels")}
-        return build_own_module({k: v for k, v in module.items() if v is not None}, **given, seed=seed, tasks=tasks)
+        shape = {key: settings[key] for key in ("image_size", "channels")}
+        return build_own_module({k: v for k, v in module.items() if v is not None}, **shape, seed=seed, tasks=tasks)
     reader = dict(settings.pop("reader"))
     known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed"}
     for key in settings:
@@ -70,7 +70,7 @@ def build_data(
 
 
 def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
-    """The source with these tasks alone, and without the images that have a label for none of them."""
+    """Keep only these tasks, and only images with a label for at least one of them."""
     if missing := [task for task in tasks if task not in source.schema]:
         raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(source.schema)}")
     samples = [
@@ -81,7 +81,7 @@ def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
     notes = list(source.notes)
     if len(labelled) < len(samples):
         left_out = len(samples) - len(labelled)
-        notes.append(f"{left_out} of {len(samples)} images have no label for {' or '.join(tasks)}: they are left out")
+        notes.append(f"{left_out} of {len(samples)} images have no label for {' or '.join(tasks)} and are left out")
     return replace(source, schema={task: source.schema[task] for task in tasks}, samples=labelled, notes=notes)
 
 

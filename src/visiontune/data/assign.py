@@ -1,4 +1,4 @@
-"""From what the owner said and the user asked to the three lists of samples, and the words about it."""
+"""Assign every sample to train, val or test."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,66 +25,66 @@ def assign(
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Decide every sample's split.
 
-    The owner's splits stand unless folds are asked for; a missing val is carved out of train, a missing test stays
-    missing.
+    The splits that the dataset comes with are used unless `folds` is set. If it has no val split, part of train
+    becomes val; if it has no test split, there is no test split.
 
     Returns:
-        split -> samples sorted by path, and notes on whatever was decided or left out.
+        split -> samples sorted by path, and notes on what was decided or left out.
 
     Raises:
-        UserError: the ratio or the folds make no sense, a split comes out empty, a class has nothing to train on, or
-            more samples a class are asked for than there are.
+        UserError: the ratio or the folds are invalid, a split is empty, a class has no training samples, or
+            `per_class` is larger than the number of samples of a class.
     """
     splits.check_ratio(ratio)
     notes: list[str] = []
-    owned = any(sample.split for sample in samples)
+    has_splits = any(sample.split for sample in samples)
     strata = splits.strata(samples, schema) if stratify else None
     if (fold is None) != (folds is None):
         raise UserError("k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)")
     if fold is not None and folds is not None:
-        decided = splits.k_fold(samples, fold, folds, ratio, seed, strata)
-        wanted: tuple[str, ...] = SPLITS
-        notes += ["the owner's splits are ignored: k-fold takes all samples"] if owned else []
-    elif owned:
-        decided, more = _as_owned(samples, ratio, seed, strata)
-        wanted = ("train", "val")
+        assignment = splits.k_fold(samples, fold, folds, ratio, seed, strata)
+        required: tuple[str, ...] = SPLITS
+        notes += ["the splits of the dataset are ignored: k-fold uses all samples"] if has_splits else []
+    elif has_splits:
+        assignment, more = _keep_dataset_splits(samples, ratio, seed, strata)
+        required = ("train", "val")
         notes += more
     else:
-        decided = splits.by_ratio(samples, ratio, seed, strata)
-        wanted = tuple(split for split in SPLITS if ratio.get(split, 0) > 0)
+        assignment = splits.by_ratio(samples, ratio, seed, strata)
+        required = tuple(split for split in SPLITS if ratio.get(split, 0) > 0)
     ordered = sorted(samples, key=lambda sample: sample.path)
-    result = {split: [sample for sample in ordered if decided.get(sample.path) == split] for split in SPLITS}
-    for split in wanted:
+    result = {split: [sample for sample in ordered if assignment.get(sample.path) == split] for split in SPLITS}
+    for split in required:
         if not result[split]:
             raise UserError(
                 f"{len(samples)} samples are too few: nothing is left for {split}. Add images, or give "
                 f"{split} a larger share of data.split_ratio."
             )
     check_classes(result, schema)
-    notes += _fewer_in_train(result, schema, per_class, limit_train, seed, strata)
+    notes += _reduce_train(result, schema, per_class, limit_train, seed, strata)
     return result, notes + check_classes(result, schema)
 
 
 def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskInfo]) -> list[str]:
-    """Notes on classes that nothing can be learned of, since no training sample has them.
+    """Notes on classes that no training sample has.
 
     Raises:
-        UserError: there are such where an image is of one class. Where it has many, or none, a rare one may well be
-            missing in a part.
+        UserError: a class of a single-label task has no training sample. In other tasks a rare class may be absent
+            from a split.
     """
     notes = []
     for task, info in schema.items():
         if not info.target_kind.names_classes:
             continue
         absent = {split: set(splits.missing_classes(samples, task, info)) for split, samples in result.items()}
-        lacking = [name for name in info.classes if name in absent["train"]]
-        nowhere = [name for name in lacking if all(name in absent[split] for split in ("val", "test"))]
-        elsewhere = [name for name in lacking if name not in nowhere]
-        if lacking and info.target_kind.single_label:
-            name = lacking[0]
-            here = [split for split in ("val", "test") if name not in absent[split]]
-            where = f"is in {' and '.join(here)} but not in train" if here else "has no samples in train"
-            others = f" (and {len(lacking) - 1} more classes)" if len(lacking) > 1 else ""
+        untrained = [name for name in info.classes if name in absent["train"]]
+        nowhere = [name for name in untrained if all(name in absent[split] for split in ("val", "test"))]
+        elsewhere = [name for name in untrained if name not in nowhere]
+        if untrained and info.target_kind.single_label:
+            name = untrained[0]
+            present = [split for split in ("val", "test") if name not in absent[split]]
+            where = f"is in {' and '.join(present)} but not in train" if present else "has no samples in train"
+            others = f" (and {len(untrained) - 1} more classes)" if len(untrained) > 1 else ""
             raise UserError(
                 f"class {name!r}{others} {where}: nothing to learn it from. Add it to train, or remove the class."
             )
@@ -94,41 +94,43 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
     return notes
 
 
-def _as_owned(
+def _keep_dataset_splits(
     samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: splits.Strata | None
 ) -> tuple[dict[str, str], list[str]]:
-    """The owner's splits, with val carved out of train where there is none."""
+    """The splits that the dataset comes with; part of train becomes val if there is no val split."""
     notes = []
-    unsaid = sum(sample.split is None for sample in samples)
-    if unsaid:
-        notes.append(f"{unsaid} samples without a split are left out, since the owner gave others one")
-    decided = {sample.path: sample.split for sample in samples if sample.split is not None}
-    if "val" not in decided.values():
+    unassigned = sum(sample.split is None for sample in samples)
+    if unassigned:
+        notes.append(f"{unassigned} samples without a split are left out, since other samples have one")
+    assignment = {sample.path: sample.split for sample in samples if sample.split is not None}
+    if "val" not in assignment.values():
         train = [sample for sample in samples if sample.split == "train"]
-        decided |= splits.carve_val(train, ratio, seed, strata) if train else {}
-        notes.append(f"no val split was given: {list(decided.values()).count('val')} samples are taken out of train")
-    return decided, notes + _leaks(samples, decided)
+        assignment |= splits.carve_val(train, ratio, seed, strata) if train else {}
+        notes.append(f"no val split was given: {list(assignment.values()).count('val')} samples are taken out of train")
+    return assignment, notes + _leaks(samples, assignment)
 
 
-def _leaks(samples: list[Sample], decided: Mapping[str, str]) -> list[str]:
-    """Notes on images, and on groups, that the owner put into more than one split."""
-    pictures: dict[str, set[str]] = defaultdict(set)
-    groups: dict[str, set[str]] = defaultdict(set)
+def _leaks(samples: list[Sample], assignment: Mapping[str, str]) -> list[str]:
+    """Notes on images and groups that are in more than one split of the dataset."""
+    image_splits: dict[str, set[str]] = defaultdict(set)
+    group_splits: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        if sample.path in decided:
-            pictures[sample.content].add(decided[sample.path])
+        if sample.path in assignment:
+            image_splits[sample.content].add(assignment[sample.path])
             if sample.group is not None:
-                groups[sample.group].add(decided[sample.path])
+                group_splits[sample.group].add(assignment[sample.path])
     notes = []
-    for what, places in (("identical images", pictures), ("groups", groups)):
-        for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
-            count = sum({one, other} <= where for where in places.values())
+    for what, places in (("identical images", image_splits), ("groups", group_splits)):
+        for first, second in (("train", "test"), ("train", "val"), ("val", "test")):
+            count = sum({first, second} <= sample_splits for sample_splits in places.values())
             if count:
-                notes.append(f"leak: {count} {what} are in both {one} and {other}; the numbers of {other} flatter")
+                notes.append(
+                    f"leak: {count} {what} are in both {first} and {second}; the {second} metrics are too optimistic"
+                )
     return notes
 
 
-def _fewer_in_train(
+def _reduce_train(
     result: dict[str, list[Sample]],
     schema: Mapping[str, TaskInfo],
     per_class: int | None,
@@ -136,11 +138,11 @@ def _fewer_in_train(
     seed: int,
     strata: splits.Strata | None,
 ) -> list[str]:
-    """Cut train down as asked, in place; notes on what that left out."""
+    """Apply `limit_train` and `per_class` to the train split in place; returns notes on what was left out."""
     notes = []
     if limit_train is not None:
         before = len(result["train"])
-        result["train"] = splits.first(result["train"], limit_train, seed, strata)
+        result["train"] = splits.select_samples(result["train"], limit_train, seed, strata)
         if not result["train"]:
             raise UserError(
                 f"data.limit_train={limit_train}: the smallest group has more samples; write a larger number"
@@ -150,7 +152,10 @@ def _fewer_in_train(
         before = len(result["train"])
         task, info = next(iter(schema.items()))
         if not info.target_kind.single_label:
-            raise UserError(f"data.per_class counts images of one class each, {task} has no such: data.limit_train=N")
+            raise UserError(
+                f"data.per_class needs images with one class each, but {task} does not have them; "
+                "write data.limit_train=100"
+            )
         classes = splits.strata(result["train"], {task: info})
         result["train"] = splits.few_shot(result["train"], per_class, info.classes, seed, classes)
         notes.append(f"data.per_class={per_class}: {before - len(result['train'])} training samples are left out")
@@ -158,18 +163,20 @@ def _fewer_in_train(
 
 
 def keep_labels(samples: list[Sample], share: float, seed: int) -> list[Sample]:
-    """The samples with each task's label kept by about that share of them, drawn by content for each task apart.
+    """Keep each task's label for about `share` of the samples and remove it from the others.
+
+    The draw depends on the image content, and is independent for each task.
 
     Raises:
-        UserError: a share outside 0..1.
+        UserError: `share` is outside 0..1.
     """
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise UserError(f"data.labelled={share}: a share of the training samples, above 0 and at most 1")
     if share == 1:
         return samples
 
-    def kept(sample: Sample) -> dict[str, Any]:
-        drawn = {task: derive(seed, "labelled", task, sample.content) / 2**63 for task in sample.targets}
-        return {task: target for task, target in sample.targets.items() if drawn[task] < share}
+    def draw_targets(sample: Sample) -> dict[str, Any]:
+        draws = {task: derive(seed, "labelled", task, sample.content) / 2**63 for task in sample.targets}
+        return {task: target for task, target in sample.targets.items() if draws[task] < share}
 
-    return [replace(sample, targets=kept(sample)) for sample in samples]
+    return [replace(sample, targets=draw_targets(sample)) for sample in samples]

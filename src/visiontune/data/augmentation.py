@@ -1,4 +1,4 @@
-"""How training varies an image.
+"""Augmentation of training images.
 
 All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the image.
 """
@@ -22,27 +22,28 @@ AUTO = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "augmix": v2.A
 
 @dataclass(frozen=True)
 class Augment:
-    """The keys of `augment.*`; each at its default does nothing.
+    """The keys of `augment.*`; the defaults disable all augmentation.
 
     Attributes:
-        crop: a random rectangle with this share of the area, as `[least, most]`, such as `[0.5, 1.0]`.
-        ratio: how much the rectangle may be stretched, as `[3/4, 4/3]`.
-        resize_range: resize by a factor between these, keeping the shape, then cut or pad to the input: `[0.5, 1.5]`.
-            Instead of `crop`, for objects of many sizes.
-        flip: mirror left and right, half of the time. Off where left and right make another class (digits, text).
-        vertical_flip: mirror up and down, half of the time (from above, microscopes).
-        rotate: degrees to each side.
-        scale: zoom, as `[0.9, 1.1]`.
-        fill: grey value (0..255) of what rotation, zoom and padding leave empty (in label maps: no truth).
-        min_visible: an object of whose box less than this share is left in the image is no target any more.
-        color: brightness, contrast and saturation up to 1 +- this.
-        hue: hue, up to this part of the colour circle to each side (0..0.5).
-        grey: chance of an image without colour.
-        blur: chance of a slight blur.
-        erase: chance of a rectangle being wiped out, of the image and not of the truth.
-        auto: `trivial`, `rand` or `augmix`: a published policy of many operations.
-        mixup: alpha of mixup (two images averaged), a batch; 0 is off.
-        cutmix: alpha of cutmix (a rectangle out of another image), a batch; 0 is off. With both, each batch has one.
+        crop: crop a random rectangle with this share of the area, as `[min, max]`, such as `[0.5, 1.0]`.
+        ratio: range of the change of the rectangle's aspect ratio, such as `[3/4, 4/3]`.
+        resize_range: resize by a factor in this range, then crop or pad to the input size, such as `[0.5, 1.5]`.
+            Replaces `crop` for objects of many sizes.
+        flip: flip horizontally with probability 0.5. Disable it if flipping changes the class (digits, text).
+        vertical_flip: flip vertically with probability 0.5 (aerial or microscope images).
+        rotate: largest rotation in degrees, in both directions.
+        scale: range of the zoom factor, such as `[0.9, 1.1]`.
+        fill: grey value (0..255) for pixels that rotation, zoom and padding leave empty (`IGNORE` in label maps).
+        min_visible: drop an object if a smaller share of its box than this is left in the image.
+        color: change brightness, contrast and saturation by a factor of up to 1 +- this.
+        hue: shift the hue by up to this share of the color circle, in both directions (0..0.5).
+        grey: probability of converting to grey.
+        blur: probability of a slight blur.
+        erase: probability of erasing a rectangle of the image; targets are not changed.
+        auto: `trivial`, `rand` or `augmix`, published policies of many operations.
+        mixup: alpha of mixup (average two images); 0 disables it.
+        cutmix: alpha of cutmix (paste a rectangle of another image); 0 disables it. With mixup and cutmix, each batch
+            uses one of them.
     """
 
     crop: tuple[float, float] | None = None
@@ -65,34 +66,34 @@ class Augment:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Augment":
-        """Raises UserError for a key or a value that has no meaning."""
+        """Build from a config. Raises UserError for an unknown key or an invalid value."""
         known = [field.name for field in fields(cls)]
         for key in config:
             if key not in known:
-                raise UserError(f"augment.{key} is no augmentation; choose from {', '.join(known)}")
+                raise UserError(f"augment.{key}: unknown key; known are {', '.join(known)}")
         augment = cls(**config)
         for key in ("rotate", "color", "hue", "grey", "blur", "erase", "min_visible", "mixup", "cutmix", "fill"):
             value = getattr(augment, key)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise UserError(f"augment.{key}={value}: write a number, 0 or more")
         if augment.fill > 255:
-            raise UserError(f"augment.fill={augment.fill}: a grey value, from 0 to 255")
+            raise UserError(f"augment.fill={augment.fill}: write a grey value from 0 to 255")
         if augment.auto is not None and augment.auto not in AUTO:
             raise UserError(f"augment.auto={augment.auto}: choose one of null, {', '.join(AUTO)}")
         for key in ("crop", "ratio", "resize_range", "scale"):
             pair = getattr(augment, key)
             if pair is not None and not _rising(pair):
-                raise UserError(f"augment.{key}={pair}: write two rising numbers, such as augment.{key}=[0.8, 1.0]")
+                raise UserError(f"augment.{key}={pair}: write two increasing numbers, such as augment.{key}=[0.8, 1.0]")
         if augment.crop is not None and augment.crop[1] > 1:
-            raise UserError(f"augment.crop={augment.crop}: a share of the image's area, at most 1.0")
+            raise UserError(f"augment.crop={augment.crop}: write shares of the image's area up to 1.0")
         if augment.crop is not None and augment.resize_range is not None:
-            raise UserError("augment.crop and augment.resize_range both cut the image; write augment.crop=null")
+            raise UserError("augment.crop and augment.resize_range both crop the image; write augment.crop=null")
         for key in ("grey", "blur", "erase", "min_visible"):
             if not 0 <= getattr(augment, key) <= 1:
-                what = "share" if key == "min_visible" else "chance"
-                raise UserError(f"augment.{key}={getattr(augment, key)}: a {what}, from 0 to 1")
+                what = "share" if key == "min_visible" else "probability"
+                raise UserError(f"augment.{key}={getattr(augment, key)}: write a {what} from 0 to 1")
         if not 0 <= augment.hue <= 0.5:
-            raise UserError(f"augment.hue={augment.hue}: from 0 to 0.5")
+            raise UserError(f"augment.hue={augment.hue}: write a number from 0 to 0.5")
         return augment
 
 
@@ -108,17 +109,17 @@ def train_transform(
     channels: int = 3,
     kinds: Collection[TargetKind] = (),
 ) -> v2.Transform:
-    """`eval_transform` varied as `augment` says; equal to it where that says nothing.
+    """`fit` with the augmentation of `augment`, for uint8 images.
 
     Args:
         kinds: the kinds of the targets that are transformed with the image.
 
     Raises:
-        UserError: `augment.auto` with other than three channels, or with targets that it cannot move.
+        UserError: `augment.auto` is set, but there are not three channels, or targets have geometry.
     """
     moved = sorted({kind.name for kind in kinds if kind.has_geometry})
     recolored = any(kind.recolored for kind in kinds)
-    steps = [*steps_before(kinds), *_placing(augment, size, resize)]
+    steps = [*steps_before(kinds), *_fit_steps(augment, size, resize)]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augment.vertical_flip:
@@ -134,43 +135,43 @@ def train_transform(
             raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
         if moved:
             raise UserError(
-                f"augment.auto={augment.auto} turns and shears images, which does not reach the targets of "
+                f"augment.auto={augment.auto} rotates and shears images but not the targets of "
                 f"{' and '.join(moved)}; write augment.auto=null augment.color=0.3"
             )
         steps.append(AUTO[augment.auto](fill=augment.fill))
-    colors: list[v2.Transform] = []
+    color_steps: list[v2.Transform] = []
     if augment.color or augment.hue:
-        # Saturation and hue are properties of three channels alone.
-        more = {"saturation": augment.color, "hue": augment.hue} if channels == 3 else {}
-        colors.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **more))
+        # Only images with three channels have saturation and hue.
+        three_channels = {"saturation": augment.color, "hue": augment.hue} if channels == 3 else {}
+        color_steps.append(v2.ColorJitter(brightness=augment.color, contrast=augment.color, **three_channels))
     if augment.grey and channels == 3:
-        colors.append(v2.RandomGrayscale(augment.grey))
-    steps += [RecolorTargets(step) for step in colors] if recolored else colors
-    alone: list[v2.Transform] = []
+        color_steps.append(v2.RandomGrayscale(augment.grey))
+    steps += [RecolorTargets(step) for step in color_steps] if recolored else color_steps
+    image_only: list[v2.Transform] = []
     if augment.blur:
-        alone.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
+        image_only.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
     if augment.erase:
-        alone.append(v2.RandomErasing(augment.erase))
-    steps += [ImageOnly(step) for step in alone] if moved else alone
+        image_only.append(v2.RandomErasing(augment.erase))
+    steps += [ImageOnly(step) for step in image_only] if moved else image_only
     return steps[0] if len(steps) == 1 else v2.Compose(steps)
 
 
-def _placing(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.Transform]:
-    """The steps that lead to images of `size` (H, W)."""
+def _fit_steps(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.Transform]:
+    """The transforms that crop and resize images to `size` (H, W)."""
     if augment.resize_range is not None:
         return [ResizeAndCut(size, augment.resize_range, resize, augment.fill)]
     if augment.crop is None:
         return fit(size, resize, augment.fill)
-    # Where evaluation squashes, a crop with the image's own shape is squashed just as much.
+    # If evaluation squashes images, a crop with the image's aspect ratio is squashed in the same way.
     cut = ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None)
     return [cut, *fit(size, "letterbox" if resize == "letterbox" else "squash", augment.fill)]
 
 
 class ShareCrop(v2.Transform):
-    """Cut out a random rectangle with a share of the area, stretched around an aspect ratio.
+    """Crop a random rectangle with a share of the image's area.
 
-    `v2.RandomResizedCrop` stretches around 1:1 in pixels, whatever the image's shape; this one stretches around the
-    image's own (`aspect=None`) or a given one (width / height), and leaves the resizing to the next step.
+    The aspect ratio of the rectangle varies around that of the image (`aspect=None`) or around `aspect` (width /
+    height), while that of `v2.RandomResizedCrop` varies around 1. The crop is not resized.
     """
 
     def __init__(self, share: tuple[float, float], ratio: tuple[float, float], aspect: float | None) -> None:
@@ -183,7 +184,7 @@ class ShareCrop(v2.Transform):
         area = height * width * (self.share[0] + draw[0] * (self.share[1] - self.share[0]))
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         aspect = (self.aspect or width / height) * math.exp(low + draw[1] * (high - low))
-        # A stretched rectangle that would stick out is cut at the image's edge.
+        # The rectangle is limited to the image.
         w = max(1, min(width, round(math.sqrt(area * aspect))))
         h = max(1, min(height, round(math.sqrt(area / aspect))))
         return {"top": int(draw[2] * (height - h + 1)), "left": int(draw[3] * (width - w + 1)), "height": h, "width": w}

@@ -1,4 +1,4 @@
-"""From a source to loaders: scan, verify, split; then batches as the network takes them."""
+"""The LightningDataModule of a `Source`: verify images, assign splits, build loaders."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,36 +15,36 @@ from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.batch import Batch
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_frame, eval_transform
-from visiontune.data.loaders import as_size, data_loader, to_network, workers
+from visiontune.data.loaders import as_size, data_loader, resolve_workers, to_network
 from visiontune.data.mixing import BatchMixer
-from visiontune.data.recorded import recorded, split_rows
+from visiontune.data.recorded import read_splits, split_rows
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, progress
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
 from visiontune.data.splits import strata
-from visiontune.data.verify import verify as verified
+from visiontune.data.verify import verify as verify_samples
 from visiontune.errors import UserError
 
-# (loader, split) -> another loader of the same batches.
+# (loader, split) -> a loader that replaces it.
 LoaderWrapper = Callable[[DataLoader[Batch], str], Any]
 
 
 class VisionData(L.LightningDataModule):
-    """All data of a run. Everything is checked and decided in the constructor; nothing is drawn later.
+    """All data of a run. The constructor checks the data and assigns all splits.
 
-    The Trainer must be told `use_distributed_sampler=False`: the batches already know rank and world size.
+    The Trainer needs `use_distributed_sampler=False`: the batch sampler already shards samples among ranks.
 
     Args:
-        image_size: what the network sees, in pixels: one number, or (H, W).
-        batch_size: samples a process and step.
-        num_workers: data-loader workers; `auto` is none where all images are in memory, else one less than the cores,
-            at most 8.
+        image_size: size of the network's input in pixels: one number, or (H, W).
+        batch_size: samples per process and step.
+        num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores minus 1, at
+            most 8.
         resize: `squash`, `crop` or `letterbox`.
-        cache: `none`, or `memory` to keep the images decoded (shrunk to cover 1.5 times the image size).
+        cache: `none`, or `memory` to keep decoded images (resized to cover 1.5 times the image size).
         labelled: share of the training samples that keep each task's label, 0..1.
         balanced: draw every class equally often in training.
 
     Raises:
-        UserError: anything about the data or these arguments that training could not live with.
+        UserError: the data or the arguments are invalid.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class VisionData(L.LightningDataModule):
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
-        samples = self._samples = verified(source.root, source.samples, verify)
+        samples = self._samples = verify_samples(source.root, source.samples, verify)
         self._splits, notes = assign(
             samples,
             self.schema,
@@ -98,21 +98,21 @@ class VisionData(L.LightningDataModule):
         if labelled != 1:
             notes += [note for note in check_classes(self._splits, self.schema) if note not in notes]
         self.notes = [*source.notes, *notes]
-        self.num_workers = workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
+        self.num_workers = resolve_workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING
-        self.view: Callable[[int], int] = int  # epoch -> what augmentation draws from
-        self.wrap_loader: LoaderWrapper | None = None  # of the loaders that a training uses
-        self.has_views = True  # what augmentation draws is known, so that its outputs can be cached
+        self.view: Callable[[int], int] = int  # epoch -> the number that seeds augmentation
+        self.wrap_loader: LoaderWrapper | None = None  # applied to the loaders of training and validation
+        self.has_views = True  # augmentation is reproducible, so its outputs can be cached
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples of `train`, `val` or `test`, sorted by path; empty where there is no such split."""
+        """The samples of `train`, `val` or `test`, sorted by path; empty if the split does not exist."""
         if split not in SPLITS:
             raise UserError(f"split={split}: choose one of {', '.join(SPLITS)}")
         return self._splits[split]
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
-        """split -> task -> class name -> how many labels of it (images, or boxes)."""
+        """split -> task -> class name -> number of its labels (images or boxes)."""
         result: dict[str, dict[str, dict[str, int]]] = {}
         for split, samples in self._splits.items():
             result[split] = {}
@@ -153,33 +153,33 @@ class VisionData(L.LightningDataModule):
 
         Args:
             sharded: each rank of a distributed run gets its share instead of all samples.
-            at_most: of a larger split so many samples, evenly spread.
-            original_images: batches hold the `original_image` of every sample.
+            at_most: largest number of samples, evenly spaced in the split.
+            original_images: whether batches have the `original_image` of every sample.
 
         Raises:
             UserError: the data has no such split.
         """
         if not self.samples(split):
-            raise UserError(f"the data has no {split} split: none was given, and data.split_ratio.{split} made none")
+            raise UserError(f"the data has no {split} split: the data set has none, and data.split_ratio created none")
         dataset = self.dataset(split, augmented=False)
         dataset.original_images = original_images
         return self._loader(dataset, sharded=sharded, at_most=at_most)
 
     def assign_as(self, path: Path, grown: bool = True) -> None:
-        """Take the splits of a `splits.csv` instead, so that a set that has grown since is measured as it was.
+        """Use the splits of a run's `splits.csv`, so that a data set with new images is evaluated as before.
 
         Args:
-            grown: whether it may have, or have other labels: what trains on is to be what it was.
+            grown: whether new samples and changed labels are allowed; not when training is resumed.
 
         Raises:
-            UserError: the samples are not those that are recorded.
+            UserError: the samples differ from those in the file.
         """
-        self._splits = recorded(path, self._samples, self.schema, self._splits, grown)
+        self._splits = read_splits(path, self._samples, self.schema, self._splits, grown)
         self._splits["train"] = keep_labels(self._splits["train"], self.labelled, self.seed)
         self._datasets.clear()
 
     def dataset(self, split: str, *, augmented: bool) -> VisionDataset:
-        """The split as a dataset; made once, so that images kept in memory are decoded once."""
+        """The split as a dataset; cached, so that images are decoded once with `cache=memory`."""
         key = (split, augmented)
         if key not in self._datasets:
             transform = self.train_transform if augmented else self.eval_transform
@@ -210,7 +210,7 @@ class VisionData(L.LightningDataModule):
         return self.to_network(batch, training=training, epoch=trainer.current_epoch if trainer is not None else 0)
 
     def to_network(self, batch: Batch, *, training: bool = False, epoch: int = 0) -> Batch:
-        """`image` as float 0..1, channels last in memory; mixed with its neighbours where training says so."""
+        """Convert `image` to float 0..1 in channels-last format; in training, also apply mixup or cutmix."""
         batch = to_network(batch)
         return self._mixer(batch, epoch) if training and self._mixer is not None else batch
 
@@ -245,6 +245,6 @@ def _check(batch_size: int, channels: int, cache: str) -> None:
     if batch_size < 1:
         raise UserError(f"data.batch_size={batch_size}: write 1 or more")
     if channels not in (1, 3, 4):
-        raise UserError(f"data.channels={channels}: 3 (colour), 1 (grey) or 4 (four bands as stored)")
+        raise UserError(f"data.channels={channels}: write 3 (color), 1 (grey) or 4 (four bands as stored)")
     if cache not in ("none", "memory"):
         raise UserError(f"data.cache={cache}: write none or memory")

@@ -1,4 +1,4 @@
-"""Samples as tensors, one at a time."""
+"""A map-style Dataset that loads and transforms samples."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,16 +22,16 @@ from visiontune.data.targets import Stored
 
 
 class VisionDataset(Dataset[dict[str, Any]]):
-    """Loads, transforms and names samples.
+    """Loads samples and transforms them.
 
-    What the transform draws depends on (seed, epoch, index) alone: not on the worker, the order, or what was drawn
-    before. The process's own random state is left as it was.
+    Random transforms depend only on (seed, epoch, index): not on the worker, the order, or earlier draws. The random
+    state of the process is restored afterwards.
 
     Args:
-        transform: takes `(image, targets)`, the image `(C, H, W)` uint8; geometry in the targets moves along.
-        frame: (H, W) of an image -> where the transform puts it. With it every item also has its `frame` and its
-            `truth`: the targets in the image's own pixels, which predictions are measured against.
-        tasks: what every item has a target for; None where the sample has none.
+        transform: takes `(image, targets)`, the image `(C, H, W)` uint8, and moves targets with geometry as well.
+        frame: (H, W) of an image -> where the transform puts it. If set, every item also has its `frame` and its
+            `truth`: the targets in pixels of the original image, which metrics compare predictions with.
+        tasks: names of the targets of every item; the target is None where the sample has none.
     """
 
     def __init__(
@@ -52,12 +52,13 @@ class VisionDataset(Dataset[dict[str, Any]]):
         self.original_images = False  # whether items hold their `original_image`
 
     def keep_in_memory(self, size: tuple[int, int]) -> None:
-        """Decode everything once: what evaluation sees as it is, training images shrunk to cover 1.5 times `size`.
+        """Decode all images once and keep them.
 
-        An image of `size` (H, W) costs about 7 x H x W bytes for training, so that crops stay sharp, and 12 x H x W
-        for evaluation (340 and 600 KB at 224 pixels); targets come on top, for masks a byte a pixel and object (in
-        evaluation of the whole image: not for large sets of instances). Call it before workers start: they then
-        share it.
+        For evaluation the transformed items are kept, for training images resized to cover 1.5 times `size`, so that
+        crops stay sharp. With `size` (H, W) that is about 12 x H x W bytes per evaluation image and 7 x H x W per
+        training image (600 and 340 KB at 224 pixels). Targets need more memory: a mask takes a byte per pixel and
+        object, in evaluation at the original size, so large instance datasets may not fit. Call it before workers
+        start: they then share the memory.
         """
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
 
@@ -78,11 +79,11 @@ class VisionDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The sample `index` as seen in `epoch`, for a key `(epoch, index)`; a plain index means epoch 0.
+        """The sample `index` in `epoch`, for a key `(epoch, index)`; a plain index means epoch 0.
 
         Returns:
-            `image` (C, H, W), uint8 or float32 0..1 as the transform gives it, `targets` task -> target or None,
-            `index`, `path`, and `size`, the (H, W) of the image before any transform; with a `frame`, that and
+            `image` (C, H, W), uint8 or float32 0..1 depending on the transform, `targets` task -> target or None,
+            `index`, `path`, and `size`, the (H, W) of the image before any transform; in evaluation also `frame` and
             `truth`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -95,7 +96,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         loaded = self._kept[index] if self._kept is not None else self._load(index)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
-            # One image is too little work to share: threads that wait for each other cost up to 100 times as much.
+            # One image is too little work for several threads: synchronizing them takes up to 100 times as long.
             torch.set_num_threads(1)
             torch.default_generator.manual_seed(derive(self.seed, "augment", epoch, index))
             return self._item(index, loaded)
@@ -132,12 +133,12 @@ class VisionDataset(Dataset[dict[str, Any]]):
         return image, targets, targets, (height, width)
 
 
-# Image, targets to be transformed, targets as they are, and original (H, W) of a sample.
+# Image, targets to transform, targets of the original image, and original (H, W) of a sample.
 _Loaded = tuple[Tensor, dict[str, Any], dict[str, Any], tuple[int, int]]
 
 
 def collate(items: list[dict[str, Any]]) -> Batch:
-    """The `Batch` of some items; without `image` where they have none."""
+    """Combine items into a `Batch`; without `image` if the items have none."""
     batch: Any = {
         "targets": {task: [item["targets"][task] for item in items] for task in items[0]["targets"]},
         "index": torch.tensor([item["index"] for item in items]),

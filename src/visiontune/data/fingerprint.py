@@ -1,4 +1,4 @@
-"""What is known of an image as a short hash, so that a run notices labels that have changed."""
+"""Short hashes of targets, so that a resumed run notices changed labels."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -14,15 +14,15 @@ PLAIN = (int, float, str, bytes)
 
 
 def fingerprint(targets: Mapping[str, Any]) -> str:
-    """A hash of a sample's targets: equal in every process, and wherever the files lie."""
+    """A hash of a sample's targets: equal in every process and for every location of the files."""
     digest = hashlib.blake2b(digest_size=8)
     for part in _parts(targets):
         digest.update(part)
     return digest.hexdigest()
 
 
-def content_of(codes: np.ndarray) -> str:
-    """The hash of a mask's pixels, which its target in a file is told by."""
+def hash_mask(codes: np.ndarray) -> str:
+    """The hash of a mask's pixels, which identifies a target that is stored in a file."""
     return hashlib.blake2b(codes.tobytes(), digest_size=8).hexdigest()
 
 
@@ -36,11 +36,11 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield f"{value!r};".encode()
     elif isinstance(value, list | tuple):
         yield f"{len(value)}:".encode()
-        if all(isinstance(one, PLAIN) for one in value):
+        if all(isinstance(item, PLAIN) for item in value):
             yield repr(value).encode()  # at once: a large set has millions of numbers
         else:
-            for one in value:
-                yield from _parts(one)
+            for item in value:
+                yield from _parts(item)
     elif isinstance(value, Mapping):
         for key in sorted(value):
             yield f"{key}:".encode()
@@ -49,6 +49,6 @@ def _parts(value: Any) -> Iterator[bytes]:
         for field in fields(value):
             yield f"{field.name}:".encode()
             yield from _parts(getattr(value, field.name))
-    elif isinstance(value, Stored):  # somebody's own, of whose inside nothing is known
+    elif isinstance(value, Stored):  # a user's class: only its labels are known
         yield from _parts(list(value.labels))
-    # Nothing else is a label: where a file lies, how its values are read.
+    # Other values are not part of a label, such as the path of its file.

@@ -1,7 +1,7 @@
-"""How an image fits the network's input, the same pixels every time, and the way back.
+"""Fit images to the network's input without randomness, and compute where they lie in it.
 
-All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the image. Sizes are whole
-numbers by whole-number arithmetic, so that an exported graph comes to the same ones.
+All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the image. Sizes are
+computed in integer arithmetic, so that an exported graph computes the same ones.
 """
 
 from collections.abc import Collection
@@ -26,11 +26,11 @@ def eval_transform(
 ) -> v2.Transform:
     """Fit the whole image into `size` (H, W): the same pixels every time, float32 0..1.
 
-    In float, not in uint8 as training does: torchvision's uint8 resize is off by up to a whole grey level on a tenth of
-    the pixels and by another amount on another processor, and nothing outside PyTorch gives the same.
+    It resizes in float, while training resizes in uint8: torchvision's uint8 resize is off by up to one grey level for
+    a tenth of the pixels, differs between processors, and cannot be reproduced outside PyTorch.
 
-    `squash` changes the aspect ratio and loses nothing; `crop` keeps it, shrinks the short side to 8/7 of the size and
-    takes the middle (as ImageNet is evaluated); `letterbox` keeps it and pads.
+    `squash` changes the aspect ratio and shows the whole image; `crop` keeps the aspect ratio, resizes the short side
+    to 8/7 of the size and takes the center (as ImageNet is evaluated); `letterbox` keeps the aspect ratio and pads.
 
     Args:
         kinds: the kinds of the targets that are transformed with the image.
@@ -41,7 +41,7 @@ def eval_transform(
 
 
 def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transform]:
-    """The steps of a way to fit `size`."""
+    """The transforms that fit an image into `size` (H, W); `resize` is one of `FITS`."""
     if resize == "squash":
         return [Squash(size)]
     if resize == "crop":
@@ -51,37 +51,37 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
     raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
 
 
-def eval_frame(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> Frame:
-    """Where a whole `image` of (H, W) pixels lies in an input of `size` (h, w) that `eval_transform` made of it."""
-    height, width = fitted(resize, picture, size)
-    if resize == "crop":  # halves of no negative number: Python rounds them down, ONNX towards zero
-        return Frame(picture, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
-    return Frame(picture, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
+def eval_frame(resize: str, stored: tuple[int, int], size: tuple[int, int]) -> Frame:
+    """Where `eval_transform` puts an image of `stored` (H, W) pixels in an input of `size` (h, w)."""
+    height, width = fitted(resize, stored, size)
+    if resize == "crop":  # never halve a negative number: Python rounds it down, ONNX towards zero
+        return Frame(stored, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
+    return Frame(stored, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
 
 
-def fitted(resize: str, picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the whole `image` after it was resized for `size`, before anything is cut off or padded."""
+def fitted(resize: str, stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of an image of `stored` (H, W) pixels after resizing for `size`, before cropping or padding."""
     if resize == "squash":
         return size
-    return _covering(picture, _margin(size)) if resize == "crop" else _inside(picture, size)
+    return _covering(stored, _margin(size)) if resize == "crop" else _inside(stored, size)
 
 
 def _margin(size: tuple[int, int]) -> tuple[int, int]:
-    """What `crop` takes its middle of."""
+    """(H, W) that `crop` resizes to before it takes the center of `size`."""
     return round(size[0] * 8 / 7), round(size[1] * 8 / 7)
 
 
-def _covering(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the smallest image of this shape that covers `size`."""
-    height, width = picture
+def _covering(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the smallest image with this aspect ratio that covers `size`."""
+    height, width = image_size
     h: Any = torch.sym_max(size[0], _over(height * size[1], width))
     w: Any = torch.sym_max(size[1], _over(width * size[0], height))
     return h, w
 
 
-def _inside(picture: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the largest image of this shape that fits into `size`, at least a pixel."""
-    height, width = picture
+def _inside(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the largest image with this aspect ratio that fits into `size`, at least one pixel."""
+    height, width = image_size
     h: Any = torch.sym_min(size[0], _over(height * size[1], width))
     w: Any = torch.sym_min(size[1], _over(width * size[0], height))
     return torch.sym_max(1, h), torch.sym_max(1, w)
@@ -93,10 +93,10 @@ def _over(a: int, b: int) -> int:
 
 
 class Resizing(v2.Transform):
-    """A step that resizes, boxes and masks too; images bilinear and antialiased.
+    """A transform that resizes images (bilinear, antialiased), boxes and masks.
 
-    torchvision's own resize takes the upper left of the pixels that become one for masks, which shifts them against
-    the image by up to half a pixel; here it is the middle one.
+    For masks, torchvision's resize takes the upper left of the pixels that are merged, which shifts the mask against
+    the image by up to half a pixel; this one takes the central pixel.
     """
 
     def resize(self, inpt: Any, size: list[int]) -> Any:
@@ -123,7 +123,7 @@ class Squash(Resizing):
 
 
 class ShortSide(Resizing):
-    """Resize, keeping the shape, to the smallest image that covers `size` (H, W)."""
+    """Resize to the smallest image that covers `size` (H, W), keeping the aspect ratio."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class ShortSide(Resizing):
 
 
 class Middle(v2.Transform):
-    """The middle `size` (H, W) of a larger image."""
+    """Crop the central `size` (H, W) of a larger image."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class Middle(v2.Transform):
 
 
 class Letterbox(Resizing):
-    """Resize, keeping the shape, to fit into `size` (H, W); the image in the middle."""
+    """Resize to fit into `size` (H, W), keeping the aspect ratio, and pad on all sides."""
 
     def __init__(self, size: tuple[int, int], fill: float = 0) -> None:
         super().__init__()
@@ -167,17 +167,17 @@ class Letterbox(Resizing):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         resized = self.resize(inpt, params["size"])
-        return self._call_kernel(F.pad, resized, params["padding"], fill=self.fill.of(inpt))
+        return self._call_kernel(F.pad, resized, params["padding"], fill=self.fill.value_for(inpt))
 
 
 class ResizeAndCut(Resizing):
-    """Resize by a random factor, keeping what `resize` does to the shape; cut or pad at random to `size` (H, W).
+    """Resize by a random factor, then crop or pad at random positions to `size` (H, W).
 
     Large-scale jitter (Ghiasi et al. 2021, https://arxiv.org/abs/2012.07177): objects are seen in many sizes.
 
     Args:
-        factors: least and most, 1 as evaluation shows it.
-        resize: one of `FITS`.
+        factors: smallest and largest factor; 1 is the scale of evaluation.
+        resize: one of `FITS`; decides about the aspect ratio.
         fill: grey value (0..255) of the padding.
     """
 
@@ -204,4 +204,4 @@ class ResizeAndCut(Resizing):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         resized = self.resize(inpt, params["size"])
         cut = self._call_kernel(F.crop, resized, *params["cut"])
-        return self._call_kernel(F.pad, cut, params["padding"], fill=self.fill.of(inpt))
+        return self._call_kernel(F.pad, cut, params["padding"], fill=self.fill.value_for(inpt))

@@ -1,6 +1,6 @@
-"""Reading pixels: whatever the file holds becomes `(C, H, W)` uint8, the right way up.
+"""Decode image files to `(C, H, W)` uint8 in their upright orientation.
 
-Pillow reads every format: torchvision's decoders, twice as fast for JPEG, are deprecated (0.29) and about to go.
+Pillow reads every format. torchvision's decoders are twice as fast for JPEG, but deprecated since 0.29.
 """
 
 from collections import deque
@@ -24,15 +24,16 @@ PROBLEMS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.Deco
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is that of an image we read; hidden files (``._photo.jpg``) are not."""
+    """Whether the suffix is that of a supported image format; False for hidden files (``._photo.jpg``)."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def load_image(path: Path, channels: int = 3) -> Tensor:
     """Decode a file to `(channels, H, W)` uint8 with its EXIF orientation applied.
 
-    Transparent pixels lie over white, 16-bit grey is scaled to 8 bits (65535 -> 255), CMYK becomes RGB, an animation
-    gives its first frame. Four channels are taken as stored (RGBA, CMYK, four-band TIFF), never made up.
+    Transparent pixels are blended with white, 16-bit grey is scaled to 8 bits (65535 -> 255), CMYK is converted to
+    RGB, and of an animation the first frame is read. With `channels=4` the file must have four bands (RGBA, CMYK,
+    four-band TIFF), which are returned as stored.
 
     Raises:
         UserError: the file cannot be read or decoded; the message names it.
@@ -49,7 +50,7 @@ def load_image(path: Path, channels: int = 3) -> Tensor:
 
 
 def load_images(paths: Sequence[Path], channels: int = 3) -> Iterator[Tensor]:
-    """`load_image` of each in order, some of the next ones decoded ahead by threads."""
+    """`load_image` for each path in order; threads decode the next images ahead."""
     with ThreadPoolExecutor() as pool:
         ahead: deque[Future[Tensor]] = deque()
         try:
@@ -67,19 +68,19 @@ def read_image_size(path: Path) -> tuple[int, int]:
     """(H, W) of what `load_image` gives, without decoding a JPEG's pixels.
 
     Raises:
-        OSError, ValueError and what else PROBLEMS names: no image.
+        OSError, ValueError and the other types in `PROBLEMS`: the file is not an image.
     """
     if not path.stat().st_size:
         raise ValueError("the file is empty")
     with Image.open(path) as image:
         width, height = image.size
-        # Pillow's size of a TIFF has it in already.
+        # For TIFF, Pillow has already applied the orientation to the size.
         turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
 def reason(error: BaseException) -> str:
-    """What is wrong in a few words, without the memory addresses and source lines that decoders put in."""
+    """A short description of an error, without the memory addresses and source lines that decoders add."""
     text = str(error).strip().split("\n")[0]
     if "cannot identify image file" in text:
         return "not an image"
@@ -89,7 +90,7 @@ def reason(error: BaseException) -> str:
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
-    """An image in memory with as many channels as asked: grey repeated, colour weighed to grey (ITU-R 601)."""
+    """Convert an image in memory to `channels`: grey is repeated, color is converted to grey (ITU-R 601)."""
     have = image.shape[0]
     if have == channels:
         return image
@@ -98,19 +99,19 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
     if have == 3 and channels == 1:
         grey = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
         return grey.round().to(torch.uint8)
-    raise UserError(f"The images have {have} channels, data.channels={channels} wants another number.")
+    raise UserError(f"data.channels={channels}: the images have {have} channels; write data.channels={have}")
 
 
 def image_pixels(image: Image.Image, channels: int) -> np.ndarray:
     """`(H, W, channels)` uint8 of an opened image."""
     if channels == 4:
         if len(image.getbands()) != 4:
-            raise ValueError(f"it has {len(image.getbands())} bands ({image.mode}), data.channels=4 wants four")
+            raise ValueError(f"it has {len(image.getbands())} bands ({image.mode}), data.channels=4 needs four")
         return np.array(image)
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     elif image.mode in ("F", "LAB"):
-        raise ValueError(f"{image.mode} pixels have no agreed range; save it with 8 or 16 bits")
+        raise ValueError(f"{image.mode} pixels have no defined range; save it with 8 or 16 bits")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -1,4 +1,4 @@
-"""Masks: image files that say the class of each pixel by its value, its palette index or its colour."""
+"""Masks: image files that encode the class of each pixel as a grey value, a palette index or a color."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,39 +9,41 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from visiontune.data.fingerprint import content_of
+from visiontune.data.fingerprint import hash_mask
 from visiontune.data.images import PROBLEMS, reason
 from visiontune.data.scan import scan
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError, listed, some
 
-Value = int | Sequence[int]  # a number, or red, green and blue
+Value = int | Sequence[int]  # a grey value or palette index, or [red, green, blue]
 
 
 class Coding:
-    """Which value in a mask stands for which class.
+    """Maps the values in masks to class labels.
 
     Args:
         classes: names, in label order.
-        values: of each class; by default 0, 1, 2, ...
-        ignore: the value of pixels without a truth; by default 255 where no class has it.
+        values: the value of each class; by default 0, 1, 2, ...
+        ignore: the value of unlabelled pixels; by default 255, if no class has it.
 
     Raises:
-        UserError: these do not fit together.
+        UserError: the arguments contradict each other.
     """
 
     def __init__(self, classes: Sequence[str], values: Sequence[Value] | None = None, ignore: Value | None = None):
         chosen = list(range(len(classes))) if values is None else list(values)
         if len(chosen) != len(classes):
-            raise UserError(f"data.values has {len(chosen)} values for {len(classes)} classes: write one a class")
+            raise UserError(
+                f"data.values has {len(chosen)} values for {len(classes)} classes: write one value per class"
+            )
         if len(classes) > IGNORE:
-            raise UserError(f"data.classes has {len(classes)} names: a mask can tell {IGNORE} classes")
+            raise UserError(f"data.classes has {len(classes)} names: a mask can have at most {IGNORE} classes")
         self.classes = list(classes)
         self.colours = any(not isinstance(value, int) for value in chosen)
         self.codes = [self._code(value, "data.values") for value in chosen]
         if len(set(self.codes)) < len(self.codes):
             raise UserError(f"data.values={chosen}: two classes have the same value")
-        self.said_ignore = ignore is not None
+        self.has_ignore_value = ignore is not None
         if ignore is not None:
             self.ignore: int | None = self._code(ignore, "data.ignore_value")
             if self.ignore in self.codes:
@@ -55,10 +57,10 @@ class Coding:
     def _code(self, value: Value, key: str) -> int:
         if self.colours:
             if isinstance(value, int) or len(value) != 3 or not all(0 <= part <= 255 for part in value):
-                raise UserError(f"{key}: {value} is no colour: write [RED, GREEN, BLUE], each from 0 to 255")
+                raise UserError(f"{key}: {value} is not a color: write [RED, GREEN, BLUE], each from 0 to 255")
             return (value[0] << 16) + (value[1] << 8) + value[2]
         if not isinstance(value, int) or not 0 <= value < 1 << 16:
-            raise UserError(f"{key}: {value} is no pixel value: write a number from 0 to 65535")
+            raise UserError(f"{key}: {value} is not a pixel value: write a number from 0 to 65535")
         return value
 
     def show(self, code: int) -> str:
@@ -67,7 +69,7 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class StoredLabelMap:
-    """A segmentation target in a file; `labels` are the classes that occur in it, `content` the hash of its pixels."""
+    """A segmentation target in a file. `labels` are the classes that occur in it, `content` is a hash of its pixels."""
 
     path: Path
     labels: list[int]
@@ -80,18 +82,18 @@ class StoredLabelMap:
         except PROBLEMS as error:
             raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: {_pixels(codes.shape)}, its image has {_pixels(size)}")
+            raise UserError(f"{self.path}: the mask has {_pixels(codes.shape)}, its image {_pixels(size)}")
         return LabelMap(torch.from_numpy(self.coding.table[codes]))
 
 
-def look_at_masks(root: Path, paths: Sequence[str], colours: bool = False) -> dict[str, dict[str, Any]]:
-    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file, remembered.
+def read_masks(root: Path, paths: Sequence[str], colours: bool = False) -> dict[str, dict[str, Any]]:
+    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file; results are cached.
 
     Raises:
-        UserError: lists the files that are no masks.
+        UserError: lists the files that cannot be read as masks.
     """
-    look = _look_at_colours if colours else _look_at_values
-    return scan(root, paths, look, "mask-colours-hashed" if colours else "mask-values-hashed")
+    read = _read_colours if colours else _read_values
+    return scan(root, paths, read, "mask-colours-hashed" if colours else "mask-values-hashed")
 
 
 def label_maps(
@@ -100,66 +102,72 @@ def label_maps(
     """image -> its target, for a mapping image -> mask; paths are relative to the root.
 
     Raises:
-        UserError: a mask cannot be read, has another size than its image, or a value that stands for no class.
+        UserError: a mask cannot be read, has another size than its image, or has a value of no class.
     """
-    seen = look_at_masks(root, sorted(masks.values()), coding.colours)
+    contents = read_masks(root, sorted(masks.values()), coding.colours)
     wrong = [
-        f"{mask}: {_pixels(seen[mask]['size'])}, its image {picture} has {_pixels(sizes[picture])}"
-        for picture, mask in masks.items()
-        if tuple(seen[mask]["size"]) != sizes[picture]
+        f"{mask}: {_pixels(contents[mask]['size'])}, its image {image} has {_pixels(sizes[image])}"
+        for image, mask in masks.items()
+        if tuple(contents[mask]["size"]) != sizes[image]
     ]
     if wrong:
-        raise UserError(f"{len(wrong)} masks are not of the size of their images; repair or remove:{listed(wrong)}")
-    label_of = {code: label for label, code in enumerate(coding.codes)}
-    known = {*label_of, coding.ignore}
-    strange = {mask: [code for code in seen[mask]["values"] if code not in known] for mask in masks.values()}
-    if lines := [f"{mask}: {some([coding.show(c) for c in codes], 5)}" for mask, codes in strange.items() if codes]:
-        first = coding.show(next(filter(None, strange.values()))[0])
         raise UserError(
-            f"{len(lines)} masks have values that stand for no class; the classes have "
-            f"{some([coding.show(code) for code in coding.codes], 12)}. Write data.classes and data.values for more of "
-            f"them, or data.ignore_value={first} to ignore one:{listed(lines)}"
+            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
         )
-    _check_ignored(coding, {code for mask in masks.values() for code in seen[mask]["values"]})
+    code_labels = {code: label for label, code in enumerate(coding.codes)}
+    known_codes = {*code_labels, coding.ignore}
+    unknown_codes = {
+        mask: [code for code in contents[mask]["values"] if code not in known_codes] for mask in masks.values()
+    }
+    if lines := [
+        f"{mask}: {some([coding.show(c) for c in codes], 5)}" for mask, codes in unknown_codes.items() if codes
+    ]:
+        first = coding.show(next(filter(None, unknown_codes.values()))[0])
+        raise UserError(
+            f"{len(lines)} masks have values that belong to no class; the classes have "
+            f"{some([coding.show(code) for code in coding.codes], 12)}. Add them to data.classes and data.values, "
+            f"or write data.ignore_value={first} to ignore a value:{listed(lines)}"
+        )
+    _check_ignored(coding, {code for mask in masks.values() for code in contents[mask]["values"]})
     return {
-        picture: StoredLabelMap(
+        image: StoredLabelMap(
             root / mask,
-            sorted(label_of[code] for code in seen[mask]["values"] if code in label_of),
+            sorted(code_labels[code] for code in contents[mask]["values"] if code in code_labels),
             coding,
-            seen[mask]["content"],
+            contents[mask]["content"],
         )
-        for picture, mask in masks.items()
+        for image, mask in masks.items()
     }
 
 
-def _check_ignored(coding: Coding, found: set[int]) -> None:
-    """Black and white masks, whose white nobody said to ignore, have their objects ignored."""
-    present = found & set(coding.codes)
-    if not coding.said_ignore and coding.ignore in found and len(present) < 2 <= len(coding.codes):
+def _check_ignored(coding: Coding, values: set[int]) -> None:
+    """Refuse masks in which 255 probably means an object (black and white) but would be ignored by default."""
+    present = values & set(coding.codes)
+    if not coding.has_ignore_value and coding.ignore in values and len(present) < 2 <= len(coding.codes):
         codes = [*sorted(present), IGNORE]
         raise UserError(
-            f"the masks hold the values {', '.join(map(str, codes))} alone, and {IGNORE} is ignored by default. Write "
-            f"data.values={codes} where {IGNORE} is a class, or data.ignore_value={IGNORE} where it is none."
+            f"the masks have only the values {', '.join(map(str, codes))}, and {IGNORE} is ignored by default. Write "
+            f"data.values={codes} if {IGNORE} is a class, or data.ignore_value={IGNORE} if it is not."
         )
 
 
-def _look_at_values(path: Path) -> dict[str, Any]:
-    return _look(path, colours=False)
+def _read_values(path: Path) -> dict[str, Any]:
+    return _read_mask(path, colours=False)
 
 
-def _look_at_colours(path: Path) -> dict[str, Any]:
-    return _look(path, colours=True)
+def _read_colours(path: Path) -> dict[str, Any]:
+    return _read_mask(path, colours=True)
 
 
-def _look(path: Path, colours: bool) -> dict[str, Any]:
+def _read_mask(path: Path, colours: bool) -> dict[str, Any]:
     codes = pixel_codes(path, colours)
-    # A photo in place of a mask has thousands of values; more than there can be classes are enough to tell.
+    # A photo instead of a mask has thousands of values: keep only enough of them for the error message.
     values = np.unique(codes)[: 2 * IGNORE].tolist()
-    return {"size": list(codes.shape), "values": values, "content": content_of(codes)}
+    return {"size": list(codes.shape), "values": values, "content": hash_mask(codes)}
 
 
 def pixel_codes(path: Path, colours: bool) -> np.ndarray:
-    """``(H, W)`` of values (the index where there is a palette), or of colours as one number."""
+    """``(H, W)`` grey values or palette indices; with `colours`, each color as one number 0xRRGGBB."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
         if colours:
@@ -167,14 +175,14 @@ def pixel_codes(path: Path, colours: bool) -> np.ndarray:
             return (parts[..., 0] << 16) + (parts[..., 1] << 8) + parts[..., 2]
         pixels = np.asarray(image)
     if pixels.ndim == 3:
-        bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # what is left out is transparency
+        bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # the last band is transparency
         if (bands != bands[..., :1]).any():
-            raise ValueError("it has colours: write data.values=[[RED, GREEN, BLUE], ...], one a class")
+            raise ValueError("it has colors: write data.values=[[RED, GREEN, BLUE], ...], one per class")
         pixels = bands[..., 0]
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint8)
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 1 << 16:
-        raise ValueError("its values are not whole numbers from 0 to 65535")
+        raise ValueError("its values are not integers from 0 to 65535")
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Loaders and batches, with or without a data module around them."""
+"""Build data loaders, with or without a data module."""
 
 import os
 import resource
@@ -23,12 +23,12 @@ OPEN_FILES = 65_536
 
 
 def to_network(batch: Batch) -> Batch:
-    """`image` from uint8 0..255 to float32 0..1, channels last in memory (a quarter faster and more on CPU).
+    """`image` from uint8 0..255 to float32 0..1, in channels-last format (at least 25% faster on CPU).
 
-    Targets that are images (of restoration) become float32 0..1 as well.
+    Targets that are images (dense tasks) become float32 0..1 as well.
     """
     image = batch["image"]
-    if "frozen" not in batch:  # no network is run on the image there
+    if "frozen" not in batch:  # the network does not read the image
         image = F.to_dtype(image, torch.float32, scale=True).contiguous(memory_format=torch.channels_last)
     values: dict[str, Any] = {**batch, "image": image}
     values |= {key: _as_floats(values[key]) for key in ("targets", "truth") if key in values}
@@ -53,13 +53,13 @@ def image_loader(
     fill: float = 0,
     batch_size: int = 32,
 ) -> DataLoader[Batch]:
-    """Batches of loose images in their order, prepared as in evaluation.
+    """A loader of images that are not part of a data set, transformed as in evaluation.
 
     Args:
-        images: gives names and images ``(C, H, W)`` uint8, anew at each call.
+        images: returns an iterator of names and images ``(C, H, W)`` uint8; called for each pass.
 
     Returns:
-        `path` holds the names, `original_image` the images as they came; `targets` is empty.
+        Batches with the names as `path`, the images as `original_image`, and empty `targets`.
     """
     dataset: Any = _NamedImages(images, as_size(image_size), resize, fill)
     return DataLoader(dataset, batch_size, collate_fn=collate)
@@ -84,7 +84,7 @@ class _NamedImages(IterableDataset[dict[str, Any]]):
 
 
 def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """(H, W) of one number or two."""
+    """(H, W) from one number or two."""
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise UserError(f"data.image_size={image_size}: write one number of pixels, or [HEIGHT, WIDTH]")
@@ -107,15 +107,15 @@ def data_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        # Without one of its own, every pass would draw from the process's random state.
+        # Without a generator, every pass would draw from the global random state.
         generator=torch.Generator(),
     )
 
 
 def _allow_many_files() -> None:
-    """Each tensor that comes from a data-loader worker is an open file here: of a batch of objects with masks hundreds.
+    """Raise the limit of open files: each tensor from a data-loader worker is an open file in this process.
 
-    The usual limit of 1,024 would be a crash, or a batch that never comes; every process may raise its own.
+    A batch with masks has hundreds of tensors. At the usual limit of 1,024, loading would crash or hang.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
@@ -123,10 +123,10 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def workers(asked: int | str, in_memory: bool) -> int:
-    """How many data-loader workers `data.num_workers` means on this machine."""
-    if asked == "auto":
+def resolve_workers(num_workers: int | str, in_memory: bool) -> int:
+    """The number of data-loader workers for `data.num_workers` on this machine."""
+    if num_workers == "auto":
         return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)
-    if not isinstance(asked, int) or asked < 0:
-        raise UserError(f"data.num_workers={asked}: write auto, or how many processes (0 is none)")
-    return asked
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise UserError(f"data.num_workers={num_workers}: write auto, or the number of data-loader workers, such as 4")
+    return num_workers

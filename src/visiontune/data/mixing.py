@@ -1,4 +1,4 @@
-"""Mixup and cutmix of a whole batch, on its device, for all tasks at once."""
+"""Mixup and cutmix of a whole batch, on its device, for all tasks together."""
 
 from operator import itemgetter
 from typing import Any
@@ -14,13 +14,14 @@ from visiontune.errors import UserError
 
 
 class BatchMixer:
-    """Turns targets of classification and multilabel tasks into soft ones, a float vector `(classes,)` a sample.
+    """Mixes images, and turns classification and multilabel targets into soft ones: one float `(classes,)` per sample.
 
-    It sums to 1 for classification. A label that is unknown (NaN) in one of the mixed images stays so.
+    Soft classification targets sum to 1. A label that is unknown (NaN) in one of two mixed images is unknown in the
+    result.
 
     Args:
-        mixup: alpha of mixup (Zhang et al. 2018), 0 for off.
-        cutmix: alpha of cutmix (Yun et al. 2019), 0 for off; with both, every batch draws one of them.
+        mixup: alpha of mixup (Zhang et al. 2018), 0 disables it.
+        cutmix: alpha of cutmix (Yun et al. 2019), 0 disables it; with both, each batch uses one of them at random.
 
     Raises:
         UserError: a task's targets cannot be mixed.
@@ -37,7 +38,7 @@ class BatchMixer:
         self.choices = [(v2.MixUp, mixup)] * (mixup > 0) + [(v2.CutMix, cutmix)] * (cutmix > 0)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """The batch with float images mixed; what is drawn depends on the seed, the epoch and the batch's samples."""
+        """Mix a batch of float images; the draw depends on the seed, the epoch and the batch's samples."""
         count = len(batch["image"])
         if count < 2:  # nothing to mix with
             share = torch.eye(count)
@@ -48,7 +49,7 @@ class BatchMixer:
             kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
             order = _together(batch["targets"])
             image = batch["image"] if order is None else batch["image"][order]
-            # Mixing "which sample am I" gives the share of each sample in each image: good for any task's labels.
+            # Mixing the samples' indices gives the share of each sample in each image: it mixes the labels of any task.
             image, share = kind(alpha=alpha, num_classes=count)(image, torch.arange(count))
             if order is not None:
                 back = order.argsort()
@@ -58,22 +59,25 @@ class BatchMixer:
         return {**batch, "image": image, "targets": targets}
 
     def _soft(self, task: str, values: list[Any], share: Tensor) -> list[Tensor | None]:
-        """Mixed targets; none for an image that has something of an unlabelled one in it."""
+        """Mixed targets of a task; None for an image that is mixed with an unlabelled one."""
         info = self.schema[task]
         classes, soften = len(info.classes), info.target_kind.soft_vector
-        nothing = torch.full((classes,), torch.nan)
-        labels = torch.stack([nothing if value is None else soften(value, classes) for value in values])
+        unknown_vector = torch.full((classes,), torch.nan)
+        labels = torch.stack([unknown_vector if value is None else soften(value, classes) for value in values])
         unknown = (share > 0).float() @ labels.isnan().float() > 0
         vectors = (share.float() @ labels.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
         without = torch.tensor([value is None for value in values])
-        lost = ((share > 0) & without).any(1)
-        return [None if gone else vector for vector, gone in zip(vectors, lost.tolist(), strict=True)]
+        unlabelled_mixes = ((share > 0) & without).any(1)
+        return [
+            None if unlabelled else vector
+            for vector, unlabelled in zip(vectors, unlabelled_mixes.tolist(), strict=True)
+        ]
 
 
 def _together(targets: dict[str, list[Any]]) -> Tensor | None:
-    """An order in which samples that are labelled for the same tasks stand side by side; None where all are.
+    """An order that groups samples labelled for the same tasks; None if all samples are labelled for the same tasks.
 
-    Each is mixed with the one before it, and loses its label where that one has none.
+    Each sample is mixed with the previous one, and loses its label if that one has none.
     """
     labelled = list(zip(*([value is None for value in values] for values in targets.values()), strict=True))
     if len(set(labelled)) == 1:

@@ -1,4 +1,4 @@
-"""The loaders of a team's own LightningDataModule: checked, completed, and the same batches again after a resume."""
+"""Wrap the loaders of a user's LightningDataModule: check and complete batches, and make them reproducible."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -18,13 +18,13 @@ from visiontune.errors import UserError
 
 
 class OwnLoader:
-    """Iterates a user's loader.
+    """Iterates over a user's loader.
 
-    Everything that the loader draws from the random states of torch, numpy and Python depends on (seed, split, epoch)
-    alone, and does not disturb the training's own draws: a resumed run sees the batches of the uninterrupted one.
+    All random numbers that the loader draws from torch, numpy and Python depend only on (seed, split, epoch), and do
+    not affect those of training: a resumed run gets the same batches as an uninterrupted one.
 
     Args:
-        shape: (C, H, W) that the network is built for.
+        shape: (C, H, W) of the network's input.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class OwnLoader:
 
     @property
     def sampler(self) -> "OwnLoader":
-        """Itself: the Trainer tells the epoch to a loader's samplers."""
+        """Itself, since the Trainer calls `set_epoch` of a loader's samplers."""
         return self
 
     batch_sampler = sampler
@@ -55,7 +55,7 @@ class OwnLoader:
             set_epoch(self.epoch)
 
     def resume_at(self, epoch: int, done: int) -> None:
-        """Leave out the first `done` batches of `epoch` in the next pass."""
+        """Skip the first `done` batches of `epoch` in the next pass."""
         self.set_epoch(epoch)
         self._skip = done
 
@@ -88,10 +88,10 @@ class OwnLoader:
                 yield batch
 
     def _complete(self, batch: Any, start: int, where: str) -> Batch:
-        """The batch with everything that the contract asks for; tasks without a head are left out."""
+        """Check a batch and add the missing entries of `Batch`; tasks without a head are left out."""
         if not isinstance(batch, Mapping) or not {"image", "targets"} <= set(batch):
-            came = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-            raise UserError(f"{where}: expected a dict with image and targets (visiontune.data.Batch), got {came}")
+            actual = f"the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+            raise UserError(f"{where}: expected a dict with image and targets (visiontune.data.Batch), got {actual}")
         image = _check_image(batch["image"], self.shape, where)
         count = len(image)
         targets = batch["targets"]
@@ -99,7 +99,7 @@ class OwnLoader:
             values = targets.get(task) if isinstance(targets, Mapping) else None
             if not isinstance(values, list | tuple) or len(values) != count:
                 raise UserError(
-                    f"{where}: expected targets {{{task!r}: a list of {count} targets, None where there is no label}}, "
+                    f"{where}: expected targets {{{task!r}: a list of {count} targets, None without a label}}, "
                     f"got {type(values).__name__}" + (f" of {len(values)}" if isinstance(values, list | tuple) else "")
                 )
         complete: dict[str, Any] = {
@@ -117,10 +117,10 @@ class OwnLoader:
 
 def _check_image(image: Any, shape: tuple[int, int, int], where: str) -> Tensor:
     if not isinstance(image, Tensor) or image.ndim != 4 or tuple(image.shape[1:]) != shape:
-        came = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        actual = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise UserError(
             f"{where}: expected images (B, {', '.join(map(str, shape))}), as data.channels and data.image_size say, "
-            f"got {came}; write e.g. data.image_size=160"
+            f"got {actual}; write e.g. data.image_size=160"
         )
     if image.dtype != torch.uint8 and not (image.is_floating_point() and image.min() >= 0 and image.max() <= 1):
         values = f"{image.dtype} from {image.min():g} to {image.max():g}"
@@ -132,7 +132,7 @@ def _check_image(image: Any, shape: tuple[int, int, int], where: str) -> Tensor:
 
 
 class _RandomState:
-    """Random states of torch, numpy and Python of their own, which stand in for the process's while active."""
+    """Separate random states of torch, numpy and Python, which replace the global ones while active."""
 
     def __init__(self, seed: int) -> None:
         with self._restored():

@@ -1,7 +1,7 @@
-"""A LightningDataModule of a team's own in place of `VisionData`: `data=python data.datamodule._target_=mine.Module`.
+"""A user's LightningDataModule instead of `VisionData`: `data=python data.datamodule._target_=mine.Module`.
 
-It has `schema` (task -> TaskInfo) and gives the batches of `visiontune.data.batch`. Of these `image` and `targets` are
-required; the rest has defaults. All batches are read once before training: they are checked, and their labels counted.
+It has `schema` (task -> TaskInfo) and yields batches as in `visiontune.data.batch`, of which only `image` and `targets`
+are required. All batches are read once before training, to check them and to count their labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ NOTE = (
 
 
 class OwnModuleData(VisionData):
-    """Gives the batches of a user's module, and what the rest of the package asks of `VisionData`.
+    """Adapts a user's module to the interface of `VisionData`.
 
-    Training runs on one device: a user's loader does not know how to share its samples among ranks.
+    Training runs on one device, since a user's loader does not shard its samples among ranks.
 
     Raises:
-        UserError: the module has no schema or gives other batches than the contract says.
+        UserError: the module has no schema, or its batches are invalid.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OwnModuleData(VisionData):
         self.num_workers = getattr(self._loaders["train"].loader, "num_workers", 0)
 
     def _read(self, split: str) -> list[Sample]:
-        """The samples of a split without their images; `image` reads the batches up to its own again."""
+        """The samples of a split without their images; `image` reads the batches again, up to that of the sample."""
         samples = []
         for number, batch in enumerate(self._loaders[split]):
             for place, path in enumerate(batch["path"]):
@@ -100,7 +100,7 @@ class OwnModuleData(VisionData):
     def eval_loader(
         self, split: str, sharded: bool = False, at_most: int | None = None, original_images: bool = False
     ) -> Any:
-        """The batches of a split as the module gives them, training ones augmented; the first `at_most` samples."""
+        """The batches of a split as the module yields them (train is augmented); the first `at_most` samples."""
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: {KEY} has no {split}_dataloader")
         loader = self._loaders[split]
@@ -113,7 +113,7 @@ class OwnModuleData(VisionData):
         return loader if batches is None else loader.first(batches)
 
     def assign_as(self, path: Path, grown: bool = True) -> None:
-        """The module decides the splits, in every run anew."""
+        """Does nothing: the module decides the splits in every run."""
 
 
 def build_own_module(
@@ -143,11 +143,11 @@ def _schema(module: Any, tasks: Sequence[str] | None) -> dict[str, TaskInfo]:
 
 
 def _stored(target: Any, info: TaskInfo) -> Any:
-    """A target with geometry without its pixels: counts and splits need its labels alone."""
+    """A target with geometry is reduced to its labels, which are sufficient for counts and splits."""
     if target is None or not info.target_kind.has_geometry:
         return target
     return StoredTarget(info.labels(target), "", _not_stored)
 
 
 def _not_stored(size: tuple[int, int]) -> Any:
-    raise UserError(f"{KEY} keeps no targets: read them from its batches")
+    raise UserError(f"{KEY}: targets are not stored; read them from its batches")

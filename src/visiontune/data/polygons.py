@@ -1,6 +1,6 @@
-"""Instances as annotation files have them, polygons or run lengths, drawn when they are needed.
+"""Instances from annotation files, as polygons or run lengths, drawn on demand.
 
-They are drawn as pycocotools draws them (the rules of the COCO data set), through faster_coco_eval's copy of its masks.
+The masks equal those of pycocotools (the rules of COCO); they are drawn by faster_coco_eval, which contains its code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ from torchvision import tv_tensors
 from visiontune.data.boxes import ROUNDING, BoxCheck, StoredBoxes
 from visiontune.data.targets import Stored
 
-# Polygons (flat x, y in pixels; their union), or COCO's compressed run lengths.
+# Polygons (flat x, y in pixels; the mask is their union), or COCO's compressed run lengths.
 Segment = list[np.ndarray] | dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class StoredInstances:
-    """An instances target that is drawn when it is needed, and the boxes that go with it."""
+    """An instances target whose masks are drawn on demand, and its boxes."""
 
     boxes: StoredBoxes
     segments: list[Segment]
@@ -41,11 +41,11 @@ class StoredInstances:
 
 @dataclass
 class Objects:
-    """What annotations say of the objects of one image, unchecked.
+    """The annotated objects of one image, before any check.
 
     Attributes:
         boxes: x1, y1, x2, y2 in pixels.
-        segments: None where an object has a box alone.
+        segments: None for an object that has only a box.
     """
 
     boxes: list[Sequence[float]] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Objects:
         self.areas.append(area)
 
     def stored(self, size: tuple[int, int], check: BoxCheck, where: Callable[[int], str]) -> dict[str, Stored]:
-        """Targets by task: `detection`, and `instances` where no good object lacks its segment."""
+        """task -> target: `detection`, and `instances` if every object that passes the check has a segment."""
         good, kept = check(self.boxes, size, where)
         areas = [self.areas[i] for i in kept] if any(self.areas) else None
         boxes = StoredBoxes(good, [self.labels[i] for i in kept], [self.crowd[i] for i in kept], size, areas)
@@ -86,23 +86,23 @@ def draw(segment: Segment, size: tuple[int, int]) -> np.ndarray:
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segment, *size)))
 
 
-def parse(given: Any, size: tuple[int, int]) -> Segment | None:
-    """The `segmentation` of a COCO annotation; None where it is empty.
+def parse(segmentation: Any, size: tuple[int, int]) -> Segment | None:
+    """Parse the `segmentation` of a COCO annotation; None if it is empty.
 
     Raises:
         ValueError: it is neither polygons nor run lengths of an image of `size`.
     """
-    if not given:
+    if not segmentation:
         return None
-    if isinstance(given, Mapping):
-        return _run_lengths(given, size)
-    if not isinstance(given, list):
+    if isinstance(segmentation, Mapping):
+        return _run_lengths(segmentation, size)
+    if not isinstance(segmentation, list):
         raise ValueError("its segmentation is neither a list of polygons nor run lengths")
-    return [polygon(one) for one in given]
+    return [polygon(numbers) for numbers in segmentation]
 
 
 def polygon(numbers: Any) -> np.ndarray:
-    """Raises ValueError where these are not x, y, x, y, ... of three points or more."""
+    """Raises ValueError unless the numbers are x, y, x, y, ... of three points or more."""
     try:
         points = np.asarray(numbers, dtype=np.float64)
     except (TypeError, ValueError):
@@ -115,30 +115,30 @@ def polygon(numbers: Any) -> np.ndarray:
 
 
 def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
-    """Whether polygons lie about their box (x1, y1, x2, y2), where the box itself lies in its image.
+    """Whether polygons overlap their box (x1, y1, x2, y2); not checked if the box itself leaves the image.
 
-    Run lengths always do, being as large as the image.
+    True for run lengths, which always have the size of the image.
     """
     inside = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
     if not isinstance(segment, list) or not inside:
         return True
-    points = np.concatenate([one.reshape(-1, 2) for one in segment])
+    points = np.concatenate([part.reshape(-1, 2) for part in segment])
     low, high = points.min(0), points.max(0)
-    near = np.abs(points).max() <= 10 * max(size)  # drawing takes memory by the largest number
+    near = np.abs(points).max() <= 10 * max(size)  # memory for drawing grows with the largest coordinate
     return bool(near and (low <= np.array(box[2:]) + ROUNDING).all() and (high >= np.array(box[:2]) - ROUNDING).all())
 
 
-def _run_lengths(given: Mapping[str, Any], size: tuple[int, int]) -> Segment:
-    counts = given.get("counts")
-    if given.get("size") != list(size):
-        raise ValueError(f"its run lengths are of size {given.get('size')}, the image's is {list(size)} (H, W)")
+def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> Segment:
+    counts = segmentation.get("counts")
+    if segmentation.get("size") != list(size):
+        raise ValueError(f"its run lengths are of size {segmentation.get('size')}, the image's is {list(size)} (H, W)")
     rle: dict[str, Any] = {"size": list(size), "counts": counts}
     try:
         if isinstance(counts, list):
             rle = coco_mask.frPyObjects(rle, *size)
-        mask = coco_mask.decode(rle)  # the only step that finds lengths which do not sum up
+        mask = coco_mask.decode(rle)  # only decoding notices lengths with a wrong sum
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"its run lengths are broken ({str(error).splitlines()[0][:80]})") from error
     if not mask.any():
-        raise ValueError("its run lengths have no pixel")
+        raise ValueError("its run lengths are empty")
     return rle

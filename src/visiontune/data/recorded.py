@@ -1,4 +1,4 @@
-"""The splits of a run: `splits.csv`, written when it is begun and read whenever it is taken up again."""
+"""The splits of a run: `splits.csv`, written at its start and read when it is resumed or evaluated."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ def split_rows(
     """The rows of `splits.csv`: path, split, group, and hashes of the image and of its labels.
 
     Args:
-        samples: with the labels that are there, of which a split may have been given a share alone.
+        samples: all samples with all their labels; those in `splits` may have fewer (`data.labelled`).
     """
     whole = {sample.path: sample for sample in samples}
     return [
@@ -32,7 +32,7 @@ def split_rows(
 
 
 def _labels(sample: Sample, schema: Mapping[str, TaskInfo]) -> str:
-    """By name where an image has one class: its number is another where a class has come before it."""
+    """A hash of the labels. Classes are hashed by name, since their number changes when a class is added."""
     named = {}
     for task, target in sample.targets.items():
         classes = schema[task].classes
@@ -40,40 +40,43 @@ def _labels(sample: Sample, schema: Mapping[str, TaskInfo]) -> str:
     return fingerprint(named)
 
 
-def recorded(
+def read_splits(
     path: Path,
     samples: Sequence[Sample],
     schema: Mapping[str, TaskInfo],
-    now: Mapping[str, Sequence[Sample]],
+    current: Mapping[str, Sequence[Sample]],
     grown: bool,
 ) -> dict[str, list[Sample]]:
-    """The splits of `splits.csv`, of the samples that are there.
+    """Assign the samples to the splits of a run's `splits.csv`.
 
     Args:
-        now: the splits that the samples would have today.
-        grown: whether there may be more than are recorded, and other labels.
+        current: the splits that the samples would have in a new run.
+        grown: whether new samples and changed labels are allowed.
 
     Raises:
-        UserError: a sample recorded there is gone, or has other content or labels now; or there are more.
+        UserError: a sample of the file is missing or has changed; or, unless `grown`, labels have changed or there are
+            new samples.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    here = {sample.path: sample for sample in samples}
-    if gone := [row["path"] for row in rows if row["path"] not in here]:
-        raise UserError(f"{len(gone)} images of this run are no longer there: {', '.join(gone[:5])}")
-    if other := [row["path"] for row in rows if row["content"] != here[row["path"]].content]:
-        raise UserError(f"{len(other)} images are not what they were in this run: {', '.join(other[:5])}")
-    anew = f"start a new run from its weights with weights_from={path.parent}"
-    # A run of an older version has no hashes of labels.
-    said = {} if grown else {row["path"]: row["labels"] for row in rows if row.get("labels")}
-    if relabelled := [name for name, labels in said.items() if labels != _labels(here[name], schema)]:
+    samples_by_path = {sample.path: sample for sample in samples}
+    if missing := [row["path"] for row in rows if row["path"] not in samples_by_path]:
+        raise UserError(f"{len(missing)} images of this run no longer exist: {', '.join(missing[:5])}")
+    if changed := [row["path"] for row in rows if row["content"] != samples_by_path[row["path"]].content]:
+        raise UserError(f"{len(changed)} images have changed since this run started: {', '.join(changed[:5])}")
+    alternative = f"start a new run from its weights with weights_from={path.parent}"
+    # Runs of older versions have no hashes of labels.
+    label_hashes = {} if grown else {row["path"]: row["labels"] for row in rows if row.get("labels")}
+    if relabelled := [
+        name for name, labels in label_hashes.items() if labels != _labels(samples_by_path[name], schema)
+    ]:
         raise UserError(
-            f"{len(relabelled)} images have other labels than in this run: {', '.join(relabelled[:5])}. Put those "
-            f"back, or {anew}"
+            f"{len(relabelled)} images have other labels than in this run: {', '.join(relabelled[:5])}. Restore "
+            f"them, or {alternative}"
         )
     known = {row["path"] for row in rows}
-    if not grown and (new := [s.path for split in now.values() for s in split if s.path not in known]):
+    if not grown and (new := [s.path for split in current.values() for s in split if s.path not in known]):
         raise UserError(
-            f"{len(new)} images are there that this run did not have: {', '.join(new[:5])}. Take them away, or {anew}"
+            f"{len(new)} images are new since this run started: {', '.join(new[:5])}. Remove them, or {alternative}"
         )
-    return {split: [here[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}
+    return {split: [samples_by_path[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}

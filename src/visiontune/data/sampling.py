@@ -1,4 +1,4 @@
-"""Which samples stand in which batch: a pure function of (seed, epoch), rank and world size. Where a run goes on."""
+"""The samples of each batch: a pure function of seed, epoch, rank and world size; and where to resume."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +13,20 @@ BEGINNING = {"epoch": 0, "done": 0}
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of `(view, index)` pairs, so that a worker knows the epoch (or its view) without holding state.
+    """Batches of `(view, index)` pairs, so that data-loader workers need no state to know the epoch (or its view).
 
-    Rank r takes every world-th sample of the common order: step k of all ranks together sees what one process with the
-    same global batch sees in its step k. In training the order wraps around to equal lengths, and a last batch of one
-    sample a rank is dropped (BatchNorm has no variance of one). In evaluation nothing is repeated or dropped; with
-    several ranks all have equally many batches where that is possible, since a rank that stops early leaves the others
-    waiting.
+    Rank r takes every world-th sample of the common order, so that step k of all ranks together has the samples of step
+    k of a single process with the same global batch size. In training, the order wraps around to equal lengths, and a
+    last batch of one sample per rank is dropped (BatchNorm cannot compute a variance). In evaluation, nothing is
+    repeated or dropped; all ranks have the same number of batches if possible, since ranks wait for each other.
 
     Args:
-        count: how many samples there are.
-        batch_size: samples a rank and step.
+        count: number of samples.
+        batch_size: samples per rank and step.
         shuffle: training (True) or evaluation in the given order (False).
-        weights: chance of each sample; drawn with replacement, `count` times an epoch.
-        at_most: of more samples than that an evaluation takes so many, evenly spread.
-        view: epoch -> the number that augmentation draws from; None gives every epoch its own.
+        weights: sampling weights; `count` samples per epoch are drawn with replacement.
+        at_most: largest number of samples in an evaluation, evenly spaced.
+        view: epoch -> the number that seeds augmentation; None is the epoch itself.
     """
 
     def __init__(
@@ -53,20 +52,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def sampler(self) -> "EpochBatches":
-        """Itself: the Trainer tells the epoch to a batch sampler's `sampler`, not to the batch sampler."""
+        """Itself, since the Trainer calls `set_epoch` of a batch sampler's `sampler`, not of the batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch (the Trainer does)."""
+        """Called by the Trainer before each epoch."""
         self.epoch = epoch
 
     def resume_at(self, epoch: int, done: int) -> None:
-        """Begin the next pass alone after the `done` first batches of its epoch, as `progress` gave them."""
-        self.set_epoch(epoch)  # data-loader workers begin before the Trainer says it
+        """Skip the first `done` batches of `epoch` in the next pass; the arguments come from `progress`."""
+        self.set_epoch(epoch)  # data-loader workers start before the Trainer calls it
         self._skip = done
 
     def order(self, epoch: int) -> list[int]:
-        """The epoch's samples over all ranks, before they are sharded out."""
+        """The sample indices of an epoch, before they are sharded among ranks."""
         if not self.shuffle:
             return [i * self.total // self.count for i in range(self.count)]
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
@@ -91,7 +90,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return len(self._sizes(share))
 
     def _sizes(self, share: int) -> list[int]:
-        """The length of each batch of a rank that has `share` samples."""
+        """The size of each batch of a rank with `share` samples."""
         whole, rest = divmod(share, self.batch_size)
         if self.shuffle:
             drop = rest == 1 and whole > 0
@@ -104,7 +103,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def progress(trainer: L.Trainer) -> dict[str, int]:
-    """The epoch that a run goes on in, and how many of its batches have trained: they are not decoded again."""
+    """The epoch in which to resume, and the number of its batches that are done and need no decoding."""
     loop = trainer.fit_loop
     done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
     if done >= trainer.num_training_batches:
@@ -113,9 +112,9 @@ def progress(trainer: L.Trainer) -> dict[str, int]:
 
 
 def balanced_weights(labels: Sequence[int | None]) -> list[float]:
-    """One over the frequency of each sample's class, so that every class is drawn equally often.
+    """One over the frequency of each sample's class, so that all classes are drawn equally often.
 
-    A sample without a class counts as one of a class of its own.
+    Samples without a class form an additional class.
     """
     frequency = Counter(labels)
     return [1 / frequency[label] for label in labels]

@@ -1,4 +1,4 @@
-"""Every file is looked at once; what was seen in it is remembered outside the data."""
+"""Read facts from every file once, and cache them outside the data folder."""
 
 import hashlib
 import json
@@ -17,20 +17,20 @@ from visiontune.errors import UserError, listed
 
 
 def cache_folder() -> Path:
-    """Where results are remembered: `$XDG_CACHE_HOME/visiontune` or `~/.cache/visiontune`, never beside the data."""
+    """The cache folder: `$XDG_CACHE_HOME/visiontune` or `~/.cache/visiontune`, never in the data folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visiontune"
 
 
 def scan(
-    root: Path, paths: Iterable[str], look: Callable[[Path], Any], kind: str, cache_dir: Path | None = None
+    root: Path, paths: Iterable[str], read: Callable[[Path], Any], kind: str, cache_dir: Path | None = None
 ) -> dict[str, Any]:
-    """What `look` says of each file, by path under the root.
+    """The result of `read` for each file, by path under the root.
 
-    A file whose path, size and time are as remembered is not looked at again.
+    Results are cached: a file is read again only if its path, size or modification time has changed.
 
     Args:
-        look: what it returns is remembered as JSON, so a tuple may come back as a list.
-        kind: names the memory; results of different `look`s are of different kinds.
+        read: its results are stored as JSON, which turns tuples into lists.
+        kind: name of the cache; different `read` functions need different names.
 
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are.
@@ -38,55 +38,55 @@ def scan(
     stamps = {path: _stamp(root / path) for path in paths}
     if not stamps:
         return {}
-    place = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    memory = (cache_dir or cache_folder()) / "verified" / f"{place}-{kind}.json"
+    root_hash = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    memory = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.json"
     remembered = _recall(memory)
     known = {
         path: remembered[path][2] for path, stamp in stamps.items() if stamp and remembered.get(path, [])[:2] == stamp
     }
-    todo = [path for path in stamps if path not in known]
-    bad: list[tuple[str, str]] = []
-    for path, (seen, problem) in zip(todo, _in_parallel(look, [root / path for path in todo]), strict=True):
+    remaining = [path for path in stamps if path not in known]
+    problems: list[tuple[str, str]] = []
+    for path, (value, problem) in zip(remaining, _in_parallel(read, [root / path for path in remaining]), strict=True):
         if problem:
-            bad.append((path, problem))
+            problems.append((path, problem))
         else:
-            known[path] = seen
-    if todo:
-        looked = {path: [*(stamps[path] or []), seen] for path, seen in known.items()}
-        _remember(memory, remembered | looked)
-    if bad:
-        count = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-        lines = listed([f"{path}: {problem}" for path, problem in sorted(bad)])
+            known[path] = value
+    if remaining:
+        updated = {path: [*(stamps[path] or []), value] for path, value in known.items()}
+        _remember(memory, remembered | updated)
+    if problems:
+        count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
+        lines = listed([f"{path}: {problem}" for path, problem in sorted(problems)])
         raise UserError(f"{count} under {root} cannot be read; repair or remove:{lines}")
     return known
 
 
 def read_image_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """(H, W) of each image, as training will see it."""
+    """(H, W) of each image after its EXIF orientation is applied."""
     return {path: (size[0], size[1]) for path, size in scan(root, paths, read_image_size, "size").items()}
 
 
-def _in_parallel(look: Callable[[Path], Any], paths: list[Path]) -> list[tuple[Any, str]]:
-    """`(what was seen, "")` or `(None, problem)` of each path. Threads do: decoding and hashing release the lock."""
+def _in_parallel(read: Callable[[Path], Any], paths: list[Path]) -> list[tuple[Any, str]]:
+    """`(result, "")` or `(None, problem)` for each path, in threads: decoding and hashing release the GIL."""
 
-    def safely(path: Path) -> tuple[Any, str]:
+    def try_read(path: Path) -> tuple[Any, str]:
         try:
-            return look(path), ""
+            return read(path), ""
         except UserError as error:
             return None, reason(error.__cause__ or error)
         except PROBLEMS as error:
             return None, reason(error)
 
-    quiet = len(paths) < 500 or not sys.stderr.isatty()
+    hide_progress = len(paths) < 500 or not sys.stderr.isatty()
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
-        results = pool.map(safely, paths)
-        return list(track(results, "Checking images", len(paths), console=Console(stderr=True), disable=quiet))
+        results = pool.map(try_read, paths)
+        return list(track(results, "Checking images", len(paths), console=Console(stderr=True), disable=hide_progress))
 
 
 def _stamp(path: Path) -> list[int] | None:
     try:
         info = path.stat()
-    except OSError:  # told with the other unreadable files, when it is looked at
+    except OSError:  # reported with the other unreadable files when it is read
         return None
     return [info.st_size, info.st_mtime_ns]
 
@@ -94,7 +94,7 @@ def _stamp(path: Path) -> list[int] | None:
 def _recall(memory: Path) -> dict[str, list]:
     try:
         return json.loads(memory.read_text())
-    except (OSError, ValueError):  # never written, or cut off while writing: look again
+    except (OSError, ValueError):  # missing or incomplete: read the files again
         return {}
 
 
@@ -104,7 +104,7 @@ def _remember(memory: Path, results: dict[str, list]) -> None:
         memory.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(results))
         part.replace(memory)
-    except OSError as error:  # a read-only home costs a second look, not the run
+    except OSError as error:  # a read-only home folder must not stop the run
         print(
             f"note: {memory} cannot be written ({error.strerror}); images are checked again next time",
             file=sys.stderr,

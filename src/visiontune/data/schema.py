@@ -1,4 +1,4 @@
-"""What a reader gives: tasks with their classes, samples with their targets."""
+"""The result of a reader: tasks with their classes, and samples with their targets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One task of a data set; the only owner of its class names.
+    """One task of a data set, with its class names.
 
     Attributes:
         kind: the kind of target, such as ``classification``.
@@ -27,11 +27,11 @@ class TaskInfo:
 
     @property
     def target_kind(self) -> TargetKind:
-        """The facts of its targets; a kind without an entry in `KINDS` is a plain value."""
+        """The properties of its targets; a kind that is not in `KINDS` is a plain value."""
         return KINDS.get(self.kind) or TargetKind()
 
     def labels(self, target: Any) -> Sequence[int]:
-        """The class labels of a target: one a class, object or class that occurs; empty for None and for values."""
+        """The class labels of a target, one per object or class in it; empty for None and plain values."""
         if isinstance(target, Stored):
             return target.labels
         return [] if target is None else self.target_kind.labels(target)
@@ -39,18 +39,17 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is known of it.
+    """One image with its targets.
 
     Attributes:
-        path: relative to the source's root, with forward slashes; a made-up name (``digits/0007``) where the
-            image lives in memory.
-        targets: task -> target, or how to get it (`Stored`). A missing or None target means: not labelled for this
-            task. Targets with geometry are tv_tensors, so that the transforms move them with the image.
-        split: what the owner of the data said, or None.
-        group: samples of one group never straddle two splits (a patient, a video, a burst).
-        image: ``(C, H, W)`` uint8 where the set lives in memory, or a function that loads it; None where it is the file
-            at `path`.
-        content: hash of the image's content; the scan fills it in where the reader does not.
+        path: relative to the source's root, with forward slashes; a name such as ``digits/0007`` for an image in
+            memory.
+        targets: task -> target, or a `Stored` that loads it. With a missing or None target, the image is not labelled
+            for the task. Targets with geometry are tv_tensors, so that transforms move them with the image.
+        split: the split that the data set assigns, or None.
+        group: samples of one group are always in the same split (a patient, a video, a burst).
+        image: ``(C, H, W)`` uint8 of an image in memory, or a function that loads it; None for a file at `path`.
+        content: hash of the image; filled in by `verify` if the reader does not set it.
     """
 
     path: str
@@ -63,11 +62,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as its reader found it: nothing verified, nothing split.
+    """A data set as read, before verification and splitting.
 
     Attributes:
-        notes: whatever was left out, in words; never silent.
-        root: the folder that sample paths are relative to; None where no image is a file.
+        notes: messages about everything that was left out.
+        root: the folder that sample paths are relative to; None if no image is a file.
     """
 
     schema: dict[str, TaskInfo]

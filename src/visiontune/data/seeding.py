@@ -1,4 +1,4 @@
-"""One seed out of several facts."""
+"""Derive seeds from several values."""
 
 import hashlib
 

@@ -1,7 +1,7 @@
-"""Who trains, who validates, who tests: pure functions of the samples' content and a seed.
+"""Split samples into train, val and test: pure functions of their content and a seed.
 
-The unit that moves is never a file but everything that belongs together: samples of one group, and samples with
-identical images. Units stand in an order given by hash(seed, content), so neither names nor file order matter.
+Splits assign units, not single samples: all samples of a group, or with identical images, belong to one unit. Units are
+ordered by hash(seed, content), so that file names and file order do not matter.
 """
 
 import warnings
@@ -14,12 +14,12 @@ from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
 from visiontune.errors import UserError
 
-Strata = Mapping[str, int | None]  # path -> the class a sample is shared out by; a path that is not in it has none
+Strata = Mapping[str, int | None]  # path -> the class to stratify a sample by; a missing path has none
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Samples that must share a split, with the stratum most of them have (None where there is none)."""
+    """Samples that must be in the same split, and the most frequent stratum among them (None if they have none)."""
 
     key: int
     stratum: int | None
@@ -27,17 +27,17 @@ class Unit:
 
 
 def strata(samples: list[Sample], schema: Mapping[str, TaskInfo]) -> dict[str, int | None]:
-    """path -> the class of each sample; where it has several, the one that the fewest samples have.
+    """path -> class of each sample; of several classes, the one that the fewest samples have.
 
-    The first task of the schema that has classes decides; a sample without a label of it has None.
+    It uses the first task of the schema with class labels; samples without a label for it have None.
     """
     for task, info in schema.items():
         labels = {sample.path: set(info.labels(sample.targets.get(task))) for sample in samples}
-        frequency = Counter(label for found in labels.values() for label in found)
+        frequency = Counter(label for sample_labels in labels.values() for label in sample_labels)
         if frequency:
             return {
-                path: min(found, key=lambda label: (frequency[label], label), default=None)
-                for path, found in labels.items()
+                path: min(sample_labels, key=lambda label: (frequency[label], label), default=None)
+                for path, sample_labels in labels.items()
             }
     return {}
 
@@ -45,10 +45,10 @@ def strata(samples: list[Sample], schema: Mapping[str, TaskInfo]) -> dict[str, i
 def by_ratio(
     samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: Strata | None = None
 ) -> dict[str, str]:
-    """Split by shares that sum to 1; each stratum is shared out alike, the totals are right to one unit.
+    """Split by shares that sum to 1, in each stratum alike; the totals are exact up to one unit.
 
-    Every unit gets its place within its stratum, from 0 to 1, and the list sorted by that place is cut once: this keeps
-    the totals exact even for classes of two or three, where cutting class by class would round every one of them.
+    Every unit gets its relative position in its stratum, 0 to 1, and the list sorted by position is cut once. So the
+    totals are exact even with classes of two or three samples, while cutting each class would round each of them.
 
     Returns:
         path -> split.
@@ -61,7 +61,7 @@ def by_ratio(
             places.append(((before + len(unit.samples) / 2) / total, unit.key, unit))
             before += len(unit.samples)
     places.sort(key=lambda place: place[:2])
-    # Test first and train last, so that the only unit of a class (place 0.5) trains.
+    # Test is first and train last, so that the only unit of a class (position 0.5) is in train.
     result: dict[str, str] = {}
     done = 0
     test_until = ratio.get("test", 0.0) * len(samples)
@@ -82,85 +82,87 @@ def k_fold(
     seed: int,
     strata: Strata | None = None,
 ) -> dict[str, str]:
-    """Fold `fold` (from 0) of `folds` is the test split; over all folds each sample is tested exactly once.
+    """Fold `fold` (from 0) of `folds` is the test split: over all folds, each sample is tested exactly once.
 
-    Of the rest, val takes the share val / (train + val) of the ratio, in a draw of its own for each fold: the val
-    splits of two folds have no more in common than chance gives.
+    A share val / (train + val) of the other samples becomes val. Each fold has an independent draw, so that the val
+    splits of two folds overlap only by chance.
     """
     if folds < 2 or not 0 <= fold < folds:
-        raise UserError(f"data.fold={fold} data.folds={folds}: folds is 2 or more, and fold goes from 0 to folds - 1")
+        raise UserError(f"data.fold={fold} data.folds={folds}: write folds of 2 or more; fold goes from 0 to folds - 1")
     units = sorted((unit for units in _units(samples, seed, strata).values() for unit in units), key=lambda u: u.key)
     if len(units) < folds:
         raise UserError(f"data.folds={folds}: there are {len(units)} images or groups; write {len(units)} or less")
-    held = {sample.path for unit in _fold(units, fold, folds, strata or {}) for sample in unit.samples}
-    rest = [sample for sample in samples if sample.path not in held]
-    # Drawn anew for each fold: one draw for all would give two folds nearly the same val split.
-    return dict.fromkeys(held, "test") | carve_val(rest, ratio, derive(seed, "val of fold", fold), strata)
+    test_paths = {sample.path for unit in _fold(units, fold, folds, strata or {}) for sample in unit.samples}
+    rest = [sample for sample in samples if sample.path not in test_paths]
+    # With the same seed for all folds, two folds would have nearly the same val split.
+    return dict.fromkeys(test_paths, "test") | carve_val(rest, ratio, derive(seed, "val of fold", fold), strata)
 
 
 def _fold(units: list[Unit], fold: int, folds: int, strata: Strata) -> list[Unit]:
-    """Fold `fold` of the units, which stand in the order of their hash.
+    """Fold `fold` of the units, which are ordered by their hash.
 
-    scikit-learn's StratifiedKFold where every unit is one sample; where there are groups or copies
-    StratifiedGroupKFold, which is slower by a factor of thousands (ten seconds for 20,000 groups).
+    If every unit is a single sample, it uses scikit-learn's StratifiedKFold, otherwise StratifiedGroupKFold, which is
+    thousands of times slower (ten seconds for 20,000 groups).
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
 
     numbers = [number for number, unit in enumerate(units) for _ in unit.samples]
     labels = [strata.get(sample.path) for unit in units for sample in unit.samples]
     labels = [-1 if label is None else label for label in labels]
-    if max(Counter(labels).values()) < folds:  # no class reaches every fold: nothing to stratify by
+    if max(Counter(labels).values()) < folds:  # no class has a sample for every fold: do not stratify
         labels = [0] * len(labels)
     splitter = (StratifiedKFold if len(numbers) == len(units) else StratifiedGroupKFold)(folds)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer samples than folds
-        _, held = next(islice(splitter.split(labels, labels, numbers), fold, None))
-    return [units[number] for number in sorted({numbers[i] for i in held})]
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer samples than folds
+        _, test_indices = next(islice(splitter.split(labels, labels, numbers), fold, None))
+    return [units[number] for number in sorted({numbers[i] for i in test_indices})]
 
 
 def carve_val(
     samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: Strata | None = None
 ) -> dict[str, str]:
-    """Train and val out of samples that are all for training, in the ratio's own proportion of the two."""
+    """Split training samples into train and val, in the proportion of these two in the ratio."""
     share = ratio["val"] / (ratio["train"] + ratio["val"])
     return by_ratio(samples, {"train": 1 - share, "val": share}, seed, strata)
 
 
 def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: int, strata: Strata) -> list[Sample]:
-    """`per_class` samples of each class (as `strata` says), the first by hash; samples without one are left out.
+    """`per_class` samples of each class in `strata`, the first by hash; samples without a class are left out.
 
     Raises:
-        UserError: a class has fewer.
+        UserError: a class has fewer samples.
     """
     if per_class < 1:
         raise UserError(f"data.per_class={per_class}: write 1 or more, or null for all samples")
     samples_per_class: dict[int | None, list[Sample]] = defaultdict(list)
     for sample in samples:
         samples_per_class[strata.get(sample.path)].append(sample)
-    kept = []
+    selected = []
     for label, name in enumerate(classes):
-        mine = sorted(samples_per_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path))
-        if len(mine) < per_class:
+        candidates = sorted(
+            samples_per_class[label], key=lambda sample: (derive(seed, "shot", sample.content), sample.path)
+        )
+        if len(candidates) < per_class:
             raise UserError(
-                f"data.per_class={per_class}: class {name!r} has {len(mine)} training samples. "
-                f"Write data.per_class={len(mine)} or less, or null for all samples."
+                f"data.per_class={per_class}: class {name!r} has {len(candidates)} training samples. "
+                f"Write data.per_class={len(candidates)} or less, or null for all samples."
             )
-        kept += mine[:per_class]
-    return sorted(kept, key=lambda sample: sample.path)
+        selected += candidates[:per_class]
+    return sorted(selected, key=lambda sample: sample.path)
 
 
-def first(samples: list[Sample], count: int, seed: int, strata: Strata | None = None) -> list[Sample]:
-    """About `count` samples with the strata in their proportion; all of them where there are no more."""
+def select_samples(samples: list[Sample], count: int, seed: int, strata: Strata | None = None) -> list[Sample]:
+    """About `count` samples, stratified; all samples if there are not more."""
     if count < 1:
         raise UserError(f"data.limit_train={count}: write 1 or more, or null for all samples")
     if count >= len(samples):
         return samples
-    chosen = by_ratio(samples, {"test": count / len(samples)}, seed, strata)
-    return [sample for sample in samples if chosen[sample.path] == "test"]
+    assignment = by_ratio(samples, {"test": count / len(samples)}, seed, strata)
+    return [sample for sample in samples if assignment[sample.path] == "test"]
 
 
 def check_ratio(ratio: Mapping[str, float]) -> None:
-    """Raises UserError unless the shares are of train, val and test, sum to 1, and train and val have some."""
+    """Raises UserError unless the shares of train, val and test sum to 1, and those of train and val are positive."""
     example = "Write for instance data.split_ratio={train: 0.7, val: 0.15, test: 0.15}"
     if set(ratio) - set(SPLITS) or min(ratio.get("train", 0), ratio.get("val", 0)) <= 0 or ratio.get("test", 0) < 0:
         raise UserError(
@@ -171,18 +173,18 @@ def check_ratio(ratio: Mapping[str, float]) -> None:
 
 
 def _units(samples: list[Sample], seed: int, strata: Strata | None) -> dict[int | None, list[Unit]]:
-    """The units of each stratum, in the order of their hash; one stratum of all where not stratified."""
-    found: dict[int | None, list[Unit]] = defaultdict(list)
+    """The units of each stratum, ordered by hash; without strata, all units are in one stratum."""
+    units_by_stratum: dict[int | None, list[Unit]] = defaultdict(list)
     for members in _together(samples):
         stratum = _stratum(members, strata or {})
         key = derive(seed, min(sample.content for sample in members))
-        found[stratum].append(Unit(key, stratum, tuple(members)))
-    ordered = sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0))
+        units_by_stratum[stratum].append(Unit(key, stratum, tuple(members)))
+    ordered = sorted(units_by_stratum.items(), key=lambda item: (item[0] is None, item[0] or 0))
     return {stratum: sorted(units, key=lambda unit: unit.key) for stratum, units in ordered}
 
 
 def _together(samples: list[Sample]) -> list[list[Sample]]:
-    """Samples joined by an equal group or equal content, however long the chain (union-find)."""
+    """Connected components of samples that share a group or their content (union-find)."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def find(node: tuple[str, str]) -> tuple[str, str]:
@@ -202,9 +204,9 @@ def _together(samples: list[Sample]) -> list[list[Sample]]:
 
 
 def _stratum(members: list[Sample], strata: Strata) -> int | None:
-    """The stratum most samples have, the smallest of equals; None where none has one."""
-    said = Counter(stratum for sample in members if (stratum := strata.get(sample.path)) is not None)
-    return min(said, key=lambda stratum: (-said[stratum], stratum)) if said else None
+    """The most frequent stratum, the smallest one in a tie; None if no sample has one."""
+    frequency = Counter(stratum for sample in members if (stratum := strata.get(sample.path)) is not None)
+    return min(frequency, key=lambda stratum: (-frequency[stratum], stratum)) if frequency else None
 
 
 def missing_classes(samples: list[Sample], task: str, info: TaskInfo) -> list[str]:

@@ -1,4 +1,4 @@
-"""What torchvision's transforms leave to be done for targets: what fills gaps, which objects are left, who joins in."""
+"""Transforms of targets beyond those of torchvision: fill values, removal of invisible objects, recoloring."""
 
 import math
 from typing import Any
@@ -13,11 +13,11 @@ from visiontune.data.targets import IGNORE, LabelMap
 
 
 class Measurement(tv_tensors.Mask):
-    """A dense target of real numbers ``(C, H, W)``: never interpolated, never recoloured, NaN where there is none."""
+    """A dense target of real numbers ``(C, H, W)``: never interpolated or recolored, NaN where the value is unknown."""
 
 
 class Fill:
-    """What a transform leaves empty: `grey` (0..255) in images, `IGNORE` in label maps, 0 in masks, NaN elsewhere."""
+    """The fill value of padding: `grey` (0..255) in images, `IGNORE` in label maps, 0 in masks, NaN in measurements."""
 
     def __init__(self, grey: float) -> None:
         self.by_type: dict[type | str, float] = {
@@ -27,12 +27,12 @@ class Fill:
             "others": grey,
         }
 
-    def of(self, inpt: Any) -> float:
+    def value_for(self, inpt: Any) -> float:
         return self.by_type.get(type(inpt), self.by_type["others"])
 
 
 class KeepWhole(v2.Transform):
-    """Have every box twice: `boxes` are cut at each edge they meet, `whole` never are."""
+    """Add a copy of the boxes as `whole`, which later crops do not clip."""
 
     def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
         if targets is None:
@@ -49,7 +49,7 @@ class KeepWhole(v2.Transform):
 
 
 class Measure(v2.Transform):
-    """Tell dense targets of real numbers from those that are images."""
+    """Mark dense targets of real numbers as `Measurement`, to tell them from images."""
 
     def forward(self, image: Any, targets: dict[str, Any] | None = None) -> Any:
         if targets is None:
@@ -61,10 +61,10 @@ class Measure(v2.Transform):
 
 
 class Tidy(v2.Transform):
-    """Cut boxes at the image's edge, fit them to their masks, and drop the objects that are gone.
+    """Clip boxes to the image, fit them to their masks, and drop objects that are no longer visible.
 
-    An object is gone where less than a pixel of its width or height is left, or less than `min_visible` (0..1) of the
-    area of its box, as `KeepWhole` kept it.
+    An object is dropped if less than a pixel of its width or height is left, or less than `min_visible` (0..1) of the
+    area of its whole box, as copied by `KeepWhole`.
     """
 
     def __init__(self, min_visible: float = 0.0) -> None:
@@ -91,18 +91,18 @@ class Tidy(v2.Transform):
             keep &= (masks > 0).flatten(1).any(1)
             inside[keep] = _around(masks[keep])
         keep &= (inside[:, 2:] - inside[:, :2]).amin(1) >= 1
-        # Every entry has a row an object.
+        # Every entry has one row per object.
         kept = {key: tv_tensors.wrap(value[keep], like=value) for key, value in target.items() if key != "whole"}
         return {**kept, "boxes": tv_tensors.wrap(inside[keep], like=boxes)}
 
 
 def _around(masks: Tensor) -> Tensor:
-    """The tightest boxes ``(N, 4)``; torchvision's end on the last pixel instead of behind it."""
+    """The tightest boxes ``(N, 4)``; torchvision's end at the last pixel instead of after it."""
     return masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
 class ImageOnly(v2.Transform):
-    """A step for the image, whatever the targets are."""
+    """Apply a transform to the image and not to the targets."""
 
     def __init__(self, step: v2.Transform) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ImageOnly(v2.Transform):
 
 
 class RecolorTargets(v2.Transform):
-    """A step for the image and for those targets that are images of its kind (as many channels, uint8 as well)."""
+    """Apply a transform to the image and to targets that are images with the same channels and dtype."""
 
     def __init__(self, step: v2.Transform) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""The forms a target takes. What has geometry is a tv_tensor, so that the transforms move it with the image.
+"""The forms of targets. Targets with geometry are tv_tensors, so that transforms move them with the image.
 
 | task | target |
 | --- | --- |
 | classification | int |
 | multilabel | float `(C,)` of 0 and 1 |
 | regression | float `(V,)`, in the user's units |
-| segmentation | `LabelMap` `(H, W)` uint8, `IGNORE` where there is no truth |
+| segmentation | `LabelMap` `(H, W)` uint8, `IGNORE` for unlabelled pixels |
 | detection | `{"boxes": BoundingBoxes (N, 4) XYXY float32, "labels": (N,) int64, "crowd": (N,) bool}`; \
-`"area": (N,) float32`, in pixels of the image as it lies on disk, where the file gives it |
+`"area": (N,) float32`, in pixels of the image on disk, if the annotations have it |
 | instances | the same with `"masks": Mask (N, H, W) uint8 of 0 and 1` |
 | dense | `tv_tensors.Image (C, H, W)`, uint8 or float 0..1 |
 """
@@ -23,22 +23,22 @@ IGNORE = 255
 
 
 class LabelMap(tv_tensors.Mask):
-    """A class a pixel, ``(H, W)`` uint8; `IGNORE` is no class, and what a transform leaves empty."""
+    """The class of each pixel, ``(H, W)`` uint8; `IGNORE` for unlabelled pixels and padding."""
 
 
 @runtime_checkable
 class Stored(Protocol):
-    """A target that lies in a file, or is drawn from polygons, when it is needed."""
+    """A target that is loaded from a file, or drawn from polygons, on demand."""
 
     @property
     def labels(self) -> Sequence[int]:
-        """The class labels in it, one an object (one a class that occurs, for label maps)."""
+        """Its class labels, one per object (for label maps, one per class that occurs)."""
 
     def load(self, size: tuple[int, int]) -> Any:
         """The target of an image of (H, W) pixels.
 
         Raises:
-            UserError: it cannot be read, or does not belong to an image of this size.
+            UserError: it cannot be read, or has another size.
         """
 
 
@@ -51,12 +51,12 @@ def objects(
     crowd: Tensor | Sequence[bool] | None = None,
     area: Tensor | Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    """A detection target (an instances target with `masks`) of an image of (H, W) pixels, also for no objects.
+    """A detection target (an instances target with `masks`) of an image of (H, W) pixels; it may have no objects.
 
     Args:
         boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels.
-        crowd: which of them stand for many; they count neither as found nor as missed.
-        area: what metrics by size go by; None (or 0 for one object) is the area of its mask or box.
+        crowd: which boxes cover many objects; metrics ignore them.
+        area: areas for metrics by object size; None (or 0 for a single object) means the area of its mask or box.
     """
     coordinates = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     target: dict[str, Tensor] = {

@@ -1,4 +1,4 @@
-"""Objects of classes that a user's config names."""
+"""Build objects of classes that are named in a user's config."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,11 +14,11 @@ def build_object(node: Mapping[str, Any], name: str, fits: Callable[[type], bool
 
     Args:
         name: the key of `node` in the config.
-        fits: whether a class belongs there; nothing else is called.
-        expected: the class that belongs there, in words, for the message.
+        fits: whether a class is allowed; other classes are not called.
+        expected: description of the allowed classes for the error message.
 
     Raises:
-        UserError: it cannot be imported or built, or does not belong there.
+        UserError: the class cannot be imported or built, or is not allowed.
     """
     target = node["_target_"]
     try:

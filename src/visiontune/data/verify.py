@@ -1,4 +1,4 @@
-"""Every image is looked at once, before training: unreadable ones are named, readable ones get a content hash."""
+"""Check every image once before training: report unreadable files, and hash the content of the others."""
 
 import hashlib
 from dataclasses import replace
@@ -21,21 +21,22 @@ MEMORY = {"full": "full", "header": "opened", "off": "hashed"}
 def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_dir: Path | None = None) -> list[Sample]:
     """Check every image and fill in `content`.
 
-    `full` decodes each file; `header` reads its header alone; `off` believes it; `auto` is `full` up to 20,000 images
-    and `header` above. The content is a hash of all bytes in every mode, so that splits do not depend on it. A file
-    whose path, size and time are as remembered is not read again. Images in memory are hashed, shape and all.
+    `full` decodes each file; `header` reads only its header; `off` checks nothing; `auto` is `full` up to 20,000 images
+    and `header` above. In every mode the content is a hash of all bytes, so that splits do not depend on the mode. A
+    file is read again only if its path, size or modification time has changed. Images in memory are hashed with their
+    shape.
 
     Raises:
-        UserError: lists the first ten files that cannot be read, and how many there are; or samples share a path.
+        UserError: lists the first ten files that cannot be read, and how many there are; or samples have the same path.
     """
     if mode not in MODES:
         raise UserError(f"data.verify={mode!r}: choose one of {', '.join(MODES)}")
-    if twice := len(samples) - len({sample.path for sample in samples}):
-        raise UserError(f"{twice} samples are listed twice under the same path")
+    if duplicates := len(samples) - len({sample.path for sample in samples}):
+        raise UserError(f"{duplicates} samples are listed twice under the same path")
     on_disk = [sample.path for sample in samples if sample.image is None]
     mode = _resolve(mode, len(on_disk))
-    look = {"full": _look_full, "header": _look_header, "off": _hash}[mode]
-    contents = scan(root or Path(), on_disk, look, MEMORY[mode], cache_dir)
+    read = {"full": _hash_decodable, "header": _hash_opened, "off": _hash}[mode]
+    contents = scan(root or Path(), on_disk, read, MEMORY[mode], cache_dir)
     return [
         replace(sample, content=sample.content or _hash_memory(sample.image) or contents[sample.path])
         for sample in samples
@@ -46,14 +47,14 @@ def _resolve(mode: str, count: int) -> str:
     return mode if mode != "auto" else "full" if count <= FULL_UP_TO else "header"
 
 
-def _look_full(path: Path) -> str:
-    # Channels as training reads them make no difference to whether a file decodes.
+def _hash_decodable(path: Path) -> str:
+    # Whether a file can be decoded does not depend on the number of channels.
     load_image(path)
     return _hash(path)
 
 
-def _look_header(path: Path) -> str:
-    with Image.open(path):  # reads the header alone
+def _hash_opened(path: Path) -> str:
+    with Image.open(path):  # reads only the header
         return _hash(path)
 
 
@@ -65,7 +66,7 @@ def _hash(path: Path) -> str:
 
 
 def _hash_memory(image: Any) -> str:
-    """The hash of an image in memory; empty where it is not."""
+    """The hash of an image in memory; empty for other images."""
     if not isinstance(image, Tensor):
         return ""
     pixels = image.contiguous().numpy()

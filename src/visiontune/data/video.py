@@ -1,6 +1,6 @@
-"""Videos: frames out of a file, and images into one.
+"""Read frames from videos, and write images as videos.
 
-PyAV does it, whose wheels bring FFmpeg along. It is an extra, since they hold libraries under the GPL as well.
+It uses PyAV, whose wheels contain FFmpeg. PyAV is an optional extra, since its wheels also contain GPL libraries.
 """
 
 from collections.abc import Iterator
@@ -29,28 +29,28 @@ def is_video(path: Path) -> bool:
 
 
 def frames(path: Path, channels: int = 3) -> Iterator[Tensor]:
-    """Every frame in order, ``(channels, H, W)`` uint8, the right way up; one is in memory at a time.
+    """All frames in order, ``(channels, H, W)`` uint8, upright; only one is in memory at a time.
 
     Raises:
-        UserError: no video, or broken at some frame; the message names the file.
+        UserError: the file is not a video, or a frame is corrupt; the message has the path.
     """
     count = 0
     _check_installed()
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
-                picture = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                picture = torch.rot90(picture, frame.rotation // 90)  # both count counter-clockwise
-                yield with_channels(picture.permute(2, 0, 1), channels)
+                image = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                image = torch.rot90(image, frame.rotation // 90)  # both count counter-clockwise
+                yield with_channels(image.permute(2, 0, 1), channels)
                 count += 1
-    except (av.FFmpegError, IndexError) as error:  # IndexError: it has no video stream, perhaps sound alone
+    except (av.FFmpegError, IndexError) as error:  # IndexError: there is no video stream, only sound
         raise UserError(f"{path}: cannot be read as a video after {count} frames. Repair or convert it.") from error
     if not count:
-        raise UserError(f"{path}: a video without a frame")
+        raise UserError(f"{path}: the video has no frames")
 
 
 def frame_rate(path: Path) -> Fraction:
-    """Frames a second, on average; 25 where the file does not say. Raises UserError as `frames` does."""
+    """Average frames per second; 25 if the file does not have it. Raises UserError like `frames`."""
     _check_installed()
     try:
         with av.open(str(path)) as container:
@@ -65,10 +65,10 @@ def _check_installed() -> None:
 
 
 class VideoWriter:
-    """Images one after another as an MP4 file; a context manager.
+    """Writes images to an MP4 file; a context manager.
 
-    The first image gives the size (an odd side loses its last pixel: the codec wants even ones); later ones are cut
-    or filled with black at the right and below.
+    The first image defines the size (rounded down to even numbers, which the codec needs); later images are cropped or
+    padded with black at the right and bottom.
     """
 
     def __init__(self, path: Path, rate: Fraction) -> None:
@@ -77,21 +77,18 @@ class VideoWriter:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.container = av.open(str(path), "w")
         self.stream = cast(av.VideoStream, self.container.add_stream(codec, rate=rate))
-        self.stream.pix_fmt = "yuv420p"  # what every player shows
+        self.stream.pix_fmt = "yuv420p"  # supported by every player
         self.size: tuple[int, int] | None = None
 
-    def write(self, picture: Tensor) -> None:
-        """
-        Args:
-            image: uint8 ``(3, H, W)``.
-        """
+    def write(self, image: Tensor) -> None:
+        """Append a frame, uint8 ``(3, H, W)``."""
         if self.size is None:
-            height, width = (side // 2 * 2 for side in picture.shape[-2:])
+            height, width = (side // 2 * 2 for side in image.shape[-2:])
             self.size = (height, width)
             self.stream.height, self.stream.width = self.size
-        missing = [max(0, side - have) for side, have in zip(self.size, picture.shape[-2:], strict=True)]
-        full = F.pad(picture, [0, 0, missing[1], missing[0]])[:, : self.size[0], : self.size[1]]
-        frame = av.VideoFrame.from_ndarray(full.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+        missing = [max(0, side - have) for side, have in zip(self.size, image.shape[-2:], strict=True)]
+        padded = F.pad(image, [0, 0, missing[1], missing[0]])[:, : self.size[0], : self.size[1]]
+        frame = av.VideoFrame.from_ndarray(padded.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
         self.container.mux(self.stream.encode(frame))
 
     def __enter__(self) -> Self:

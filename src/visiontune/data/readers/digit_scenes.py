@@ -1,7 +1,7 @@
-"""Scenes composed of scikit-learn's real handwritten digits on coloured textures: one small set for every task.
+"""Scenes of scikit-learn's real handwritten digits on colored textures: a small data set for every kind of task.
 
-Nothing is read from disk or fetched. A scene follows from the seed, its split and its number alone, and no digit
-occurs in two splits. The images have noise in them; the dense task is to take it out.
+Nothing is downloaded. A scene depends only on the seed, its split and its index, and no digit occurs in two splits.
+The images are noisy; the dense task is to remove the noise.
 """
 
 from dataclasses import dataclass
@@ -20,34 +20,36 @@ from visiontune.data.targets import LabelMap, objects
 from visiontune.errors import UserError
 
 DIGITS = [str(digit) for digit in range(10)]
-SHARES = (0.8, 0.9)  # of the digits, and of the scenes: where training ends, and where validation does
+SHARES = (0.8, 0.9)  # of the digits and of the scenes: the ends of train and of val
 
 
 def read(scenes: int = 1000, scene_size: int = 96, noise: float = 0.1, scene_seed: int = 0) -> Source:
-    """Scenes with one to five digits each, 80% of them for training; seven tasks, named as their kinds.
+    """Scenes with one to five digits each, 80% of them for training, with a task of every kind.
 
     Args:
-        scenes: in all splits together.
+        scenes: number of scenes in all splits together.
         scene_size: height and width in pixels.
-        noise: standard deviation of the Gaussian noise, where 1 is from black to white.
+        noise: standard deviation of the Gaussian noise; 1 is the difference between black and white.
 
     Raises:
         UserError: too few scenes, too small ones, or noise out of range.
     """
-    for key, value, least in (("scenes", scenes, 20), ("scene_size", scene_size, 64)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"data.{key}={value}: write {least} or more")
+    for key, value, minimum in (("scenes", scenes, 20), ("scene_size", scene_size, 64)):
+        if not isinstance(value, int) or value < minimum:
+            raise UserError(f"data.{key}={value}: write {minimum} or more")
     if not 0 <= noise <= 1:
         raise UserError(f"data.noise={noise}: write a number from 0 to 1, such as data.noise=0.1")
     digits, digit_labels = load_digits()
     order = np.random.default_rng(scene_seed).permutation(len(digits))
     samples = []
-    for place, (split, part, numbers) in enumerate(zip(SPLITS, _cut(order), _cut(np.arange(scenes)), strict=True)):
-        images, labels = digits[part] / 16, digit_labels[part]
+    for split_index, (split, digit_indices, numbers) in enumerate(
+        zip(SPLITS, _split_items(order), _split_items(np.arange(scenes)), strict=True)
+    ):
+        images, labels = digits[digit_indices] / 16, digit_labels[digit_indices]
         for i in range(len(numbers)):
-            rng = np.random.default_rng([scene_seed, place, i])
+            rng = np.random.default_rng([scene_seed, split_index, i])
             scene = compose(rng, images, labels, scene_size)
-            noisy = scene.picture + noise * rng.standard_normal(scene.picture.shape)
+            noisy = scene.image + noise * rng.standard_normal(scene.image.shape)
             path = f"digit_scenes/{split}/{i:04d}"
             samples.append(Sample(path, _targets(scene), split, image=_uint8(noisy)))
     classes = {
@@ -64,21 +66,21 @@ def read(scenes: int = 1000, scene_size: int = 96, noise: float = 0.1, scene_see
 
 @dataclass(frozen=True, eq=False)
 class SceneObjects:
-    """Boxes around what is seen of each digit, and its masks, made when they are needed."""
+    """Boxes around the visible part of each digit, and optionally its masks, built on demand."""
 
     owner: Tensor
     labels: list[int]
     masks: bool
 
     def load(self, size: tuple[int, int]) -> dict[str, Tensor]:
-        seen = self.owner == torch.arange(1, len(self.labels) + 1)[:, None, None]
-        boxes = masks_to_boxes(seen) + torch.tensor([0.0, 0.0, 1.0, 1.0])  # to the end of the last pixel
-        return objects(boxes, self.labels, size, masks=seen if self.masks else None)
+        visible = self.owner == torch.arange(1, len(self.labels) + 1)[:, None, None]
+        boxes = masks_to_boxes(visible) + torch.tensor([0.0, 0.0, 1.0, 1.0])  # to the end of the last pixel
+        return objects(boxes, self.labels, size, masks=visible if self.masks else None)
 
 
 @dataclass(frozen=True, eq=False)
 class SceneLabels:
-    """0 for the background, the digit plus 1 where one is seen, made when it is needed."""
+    """A label map built on demand: 0 for the background, digit + 1 for digits."""
 
     owner: Tensor
     digits: list[int]
@@ -102,13 +104,13 @@ def _targets(scene: Scene) -> dict[str, Any]:
         "segmentation": SceneLabels(owner, labels),
         "detection": SceneObjects(owner, labels, masks=False),
         "instances": SceneObjects(owner, labels, masks=True),
-        "dense": tv_tensors.Image(_uint8(scene.picture)),
+        "dense": tv_tensors.Image(_uint8(scene.image)),
     }
 
 
-def _cut(things: np.ndarray) -> list[np.ndarray]:
-    return np.split(things, [round(share * len(things)) for share in SHARES])
+def _split_items(items: np.ndarray) -> list[np.ndarray]:
+    return np.split(items, [round(share * len(items)) for share in SHARES])
 
 
-def _uint8(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy((picture * 255).round().clip(0, 255).astype(np.uint8))
+def _uint8(image: np.ndarray) -> Tensor:
+    return torch.from_numpy((image * 255).round().clip(0, 255).astype(np.uint8))

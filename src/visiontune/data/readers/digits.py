@@ -1,4 +1,4 @@
-"""The embedded set: 1,797 real handwritten digits of 8x8 pixels that scikit-learn carries (UCI ML, test part)."""
+"""The 1,797 real handwritten digits of 8x8 pixels that scikit-learn contains (UCI ML, test part)."""
 
 import gzip
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ def read(task: str = "classification") -> Source:
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits: images `(1797, 8, 8)` of 0..16, and labels `(1797,)`.
 
-    The file is read without scikit-learn, whose import takes longer (0.7 s) than all else that the default plan reads.
+    The file is read without scikit-learn, whose import takes 0.7 s, longer than everything else that `plan` does.
     """
     package = find_spec("sklearn")
     assert package is not None and package.submodule_search_locations

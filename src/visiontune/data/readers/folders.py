@@ -1,4 +1,4 @@
-"""Folders and paths of a data set, as every reader takes them."""
+"""Folders and paths of a data set, shared by the readers."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -12,24 +12,24 @@ PerSplit = str | Mapping[str, str]
 
 
 def root_folder(root: str | Path | None) -> Path:
-    """Raises UserError: not set, or no such folder."""
+    """The absolute path of `data.root`. Raises UserError if it is not set or does not exist."""
     if not root:
         raise UserError("data.root is not set: say where the images are, such as data.root=~/photos")
     return existing(Path(root).expanduser().absolute(), "data.root")
 
 
 def existing(folder: Path, key: str) -> Path:
-    """Raises UserError, with the key to write, where there is no such folder."""
+    """The folder itself. Raises UserError, with the key to write, if it does not exist."""
     if not folder.is_dir():
         raise UserError(f"{key}: the folder {folder} does not exist. Write {key}=DIR with an existing one.")
     return folder
 
 
 def per_split(value: PerSplit | None, key: str) -> dict[str | None, str]:
-    """split -> name; a single name is that of no split in particular.
+    """split -> name; a single name has the key None and is used for all splits.
 
     Raises:
-        UserError: nothing, or a split that there is not.
+        UserError: the value is empty, or names an unknown split.
     """
     example = f"write {key}=NAME, or {key}='{{train: NAME, val: NAME}}'"
     if not value:
@@ -37,18 +37,18 @@ def per_split(value: PerSplit | None, key: str) -> dict[str | None, str]:
     if not isinstance(value, Mapping):
         return {None: value}
     if unknown := [name for name in value if str(name).lower() not in SPLIT_NAMES]:
-        raise UserError(f"{key}: {unknown[0]!r} is no split: {example}")
+        raise UserError(f"{key}: unknown split {unknown[0]!r}: {example}")
     return {SPLIT_NAMES[str(split).lower()]: name for split, name in value.items() if name}
 
 
 def all_files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
-    """Everything inside at any depth, in order; linked folders are followed, those in `without` are not entered."""
-    closed = {path.resolve() for path in without}
-    found = []
-    for where, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if Path(where, name).resolve() not in closed]
-        found += [Path(where, name) for name in names]
-    return sorted(found)
+    """All files at any depth, sorted; follows links to folders, and skips the folders in `without`."""
+    excluded = {path.resolve() for path in without}
+    files = []
+    for directory, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if Path(directory, name).resolve() not in excluded]
+        files += [Path(directory, name) for name in names]
+    return sorted(files)
 
 
 def image_files(folder: Path, without: Iterable[Path] = ()) -> list[Path]:
@@ -60,15 +60,15 @@ def relative(path: Path, root: Path) -> str:
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Path inside the folder without its suffix -> file.
+    """Path relative to the folder, without its suffix -> file.
 
     Raises:
-        UserError: two files with one such name.
+        UserError: two files have the same path without suffix.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            raise UserError(f"{found[stem]} and {path.name}: one name, two files. Rename or remove one of them.")
-        found[stem] = path
-    return found
+        if stem in files:
+            raise UserError(f"{files[stem]} and {path.name}: two files of the same name. Rename or remove one of them.")
+        files[stem] = path
+    return files

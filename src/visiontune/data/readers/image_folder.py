@@ -1,4 +1,4 @@
-"""Classification images in folders: `CLASS/*` or `{train,val,test}/CLASS/*`, with or without lists of splits."""
+"""Classification with one folder per class: `CLASS/*` or `{train,val,test}/CLASS/*`, optionally with split lists."""
 
 import re
 from collections import defaultdict
@@ -19,51 +19,50 @@ def read(
     group_pattern: str | None = None,
     task: str = "classification",
 ) -> Source:
-    """Read a folder of classes.
+    """Read images in class folders.
 
     Args:
         root: the data folder; sample paths are relative to it.
-        images: where under the root the class (or split) folders are.
-        splits: folder under the root with `{train,val,test}.txt`; a line names an image by its path or stem.
-        group_pattern: regular expression searched in each path; what its first group matches names the sample's
-            group, such as `(patient\\d+)_`.
+        images: folder under the root that contains the class (or split) folders.
+        splits: folder under the root with `{train,val,test}.txt`; a line is the path or stem of an image.
+        group_pattern: regular expression searched in each path; the match of its first group is the name of the
+            sample's group, such as `(patient\\d+)_`.
 
     Raises:
-        UserError: no such folder, no images, fewer than two classes, a class without images, or a split list
-            that does not fit.
+        UserError: the folder does not exist or has no images, there are fewer than two classes, a class has no
+            images, or a split list is wrong.
     """
     root = root_folder(root)
     base = existing(root / images, "data.images")
-    tops, notes = _subfolders(base)
-    if splits:  # the lists may lie among the classes
-        tops = [top for top in tops if (base / top).resolve() != (root / splits).resolve()]
+    folders, notes = _subfolders(base)
+    if splits:  # the split lists may be beside the class folders
+        folders = [name for name in folders if (base / name).resolve() != (root / splits).resolve()]
     class_folders: list[tuple[str | None, str, Path]] = []
-    if _are_splits(tops):
-        ours = {top: SPLIT_NAMES[top.lower()] for top in tops if top.lower() in SPLIT_NAMES}
-        notes += [f"folder {base / top} is left out: it is no split" for top in tops if top not in ours]
-        for top, said in ours.items():
-            names, more = _subfolders(base / top)
+    if _are_splits(folders):
+        split_names = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+        notes += [f"folder {base / name} is left out: it is not a split" for name in folders if name not in split_names]
+        for split_folder in split_names:
+            names, more = _subfolders(base / split_folder)
             notes += more
-            class_folders += [(said, name, base / top / name) for name in names]
+            class_folders += [(split_names[split_folder], name, base / split_folder / name) for name in names]
     else:
-        class_folders += [(None, name, base / name) for name in tops]
-    found: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
-    strangers: list[Path] = []
+        class_folders += [(None, name, base / name) for name in folders]
+    class_files: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
+    others: list[Path] = []
     for split, name, folder in class_folders:
-        inside = all_files(folder)
-        found[name] += [(split, path) for path in inside if is_image(path)]
-        strangers += [path for path in inside if not is_image(path)]
-    if strangers:
+        files = all_files(folder)
+        class_files[name] += [(split, path) for path in files if is_image(path)]
+        others += [path for path in files if not is_image(path)]
+    if others:
         notes.append(
-            f"{len(strangers)} files that are not images are left out: "
-            + some([relative(path, root) for path in strangers])
+            f"{len(others)} files that are not images are left out: " + some([relative(path, root) for path in others])
         )
-    classes = sorted(found)
-    _check(base, found)
+    classes = sorted(class_files)
+    _check(base, class_files)
     samples = [
-        Sample(path=relative(path, root), targets={task: label}, split=said)
+        Sample(path=relative(path, root), targets={task: label}, split=split)
         for label, name in enumerate(classes)
-        for said, path in found[name]
+        for split, path in class_files[name]
     ]
     if group_pattern:
         samples = [replace(sample, group=_group(sample.path, group_pattern)) for sample in samples]
@@ -75,28 +74,28 @@ def read(
 
 
 def _are_splits(folders: list[str]) -> bool:
-    """`train` with `val` or `test`, or nothing but split names; a class may be called "train" (car, bus, train)."""
-    lower = {folder.lower() for folder in folders}
-    return "train" in lower and (lower <= set(SPLIT_NAMES) or len(lower & set(SPLIT_NAMES)) > 1)
+    """Whether folders are splits: `train` with another split, or split names only. A class may be named "train" too."""
+    names = {folder.lower() for folder in folders}
+    return "train" in names and (names <= set(SPLIT_NAMES) or len(names & set(SPLIT_NAMES)) > 1)
 
 
 def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible folders inside, and a note on the files that lie beside them."""
+    """Names of the visible folders inside, and a note on images beside them."""
     entries = sorted(folder.iterdir())
     loose = [path for path in entries if path.is_file() and is_image(path)]
     notes = [f"{len(loose)} images directly in {folder} are left out: they have no class folder"] if loose else []
     return [path.name for path in entries if path.is_dir() and not path.name.startswith(".")], notes
 
 
-def _check(base: Path, found: dict[str, list]) -> None:
-    layout = "one folder a class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with such folders inside"
-    if not any(found.values()):
-        raise UserError(f"{base} holds no images. Expected {layout}; read are {' '.join(sorted(SUFFIXES))}.")
-    for name, pictures in found.items():
-        if not pictures:
+def _check(base: Path, class_files: dict[str, list]) -> None:
+    layout = "one folder per class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with class folders inside"
+    if not any(class_files.values()):
+        raise UserError(f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}.")
+    for name, files in class_files.items():
+        if not files:
             raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.")
-    if len(found) == 1:
-        raise UserError(f"{base} holds a single class, {next(iter(found))!r}. Expected {layout}.")
+    if len(class_files) == 1:
+        raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.")
 
 
 def _group(path: str, pattern: str) -> str:
@@ -105,7 +104,7 @@ def _group(path: str, pattern: str) -> str:
         if match and match.group(1):
             return match.group(1)
     except (re.error, IndexError) as error:
-        problem = f"is no regular expression with a group ({error})"
+        problem = f"is not a regular expression with a group ({error})"
     else:
         problem = f"does not match {path}"
     raise UserError(f"data.group_pattern={pattern!r} {problem}. An example: data.group_pattern='(patient\\d+)_'")

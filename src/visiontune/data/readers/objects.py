@@ -1,4 +1,4 @@
-"""What the readers of objects (COCO, VOC, YOLO) share once their samples are made."""
+"""Schema and notes of samples with objects, shared by the readers of COCO, VOC and YOLO."""
 
 from typing import Any
 
@@ -6,27 +6,27 @@ from visiontune.data.schema import Sample, TaskInfo
 
 
 def object_tasks(samples: list[Sample], classes: list[str]) -> tuple[dict[str, TaskInfo], list[str]]:
-    """The schema, and notes: detection, and instances where any object has a segment; else its targets are removed."""
-    drawn = [sample for sample in samples if "instances" in sample.targets]
+    """The schema and notes. It has instances if any object has a segment; otherwise these targets are removed."""
+    segmented = [sample for sample in samples if "instances" in sample.targets]
     schema = {"detection": TaskInfo("detection", classes)}
-    if not any(sample.targets["instances"].labels for sample in drawn):
-        for sample in drawn:
+    if not any(sample.targets["instances"].labels for sample in segmented):
+        for sample in segmented:
             del sample.targets["instances"]
         return schema, []
     schema["instances"] = TaskInfo("instances", classes)
-    lacking = len(samples) - len(drawn)
-    note = f"{lacking} images have objects without polygon or mask: they have no instances target"
-    return schema, [note] if lacking else []
+    missing = len(samples) - len(segmented)
+    note = f"{missing} images have objects without polygon or mask: they have no instances target"
+    return schema, [note] if missing else []
 
 
-def size_notes(said: dict[str, tuple[Any, Any]], sizes: dict[str, tuple[int, int]]) -> list[str]:
-    """A note on images that are not of the (H, W) that their annotation says; 0 or nothing means unsaid."""
-    other = [path for path, size in said.items() if all(size) and size != sizes[path]]
-    if not other:
+def size_notes(annotated: dict[str, tuple[Any, Any]], sizes: dict[str, tuple[int, int]]) -> list[str]:
+    """A note on images whose size differs from the annotated (H, W); 0 or None means not annotated."""
+    mismatches = [path for path, size in annotated.items() if all(size) and size != sizes[path]]
+    if not mismatches:
         return []
-    path = other[0]
-    turned = " (turned by its EXIF orientation?)" if sizes[path] == said[path][::-1] else ""
+    path = mismatches[0]
+    hint = " (rotated by its EXIF orientation?)" if sizes[path] == annotated[path][::-1] else ""
     return [
-        f"{len(other)} images are not of the size that their annotation says, their own counts: {path} is "
-        f"{sizes[path][1]}x{sizes[path][0]}, said to be {said[path][1]}x{said[path][0]}{turned}"
+        f"{len(mismatches)} images have another size than annotated; the size of the file is used: {path} is "
+        f"{sizes[path][1]}x{sizes[path][0]}, annotated as {annotated[path][1]}x{annotated[path][0]}{hint}"
     ]

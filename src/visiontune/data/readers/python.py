@@ -1,8 +1,8 @@
 """A Dataset of your own: any class with `__len__` and `__getitem__` that returns (image, target).
 
-Every item is read once before training: its image is hashed, its target is checked. After that images, masks and
-boxes are loaded again when they are needed, in the data-loader workers; class labels and vectors stay in memory.
-The splits follow from the hashes of the images, not from the order of the items.
+Every item is read once before training: its image is hashed and its target is checked. Later, data-loader workers
+load images, masks and boxes again; class labels and vectors stay in memory. Splits depend on the hashes of the images,
+not on the order of the items.
 """
 
 import sys
@@ -30,7 +30,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True, eq=False)
 class StoredTarget:
-    """A target with geometry, which is loaded from the Dataset when it is needed."""
+    """A target with geometry, loaded from the Dataset on demand."""
 
     labels: Sequence[int]
     content: str
@@ -43,20 +43,20 @@ def read(
     classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     channels: int = 3,
 ) -> Source:
-    """Read a Dataset, or one a split.
+    """Read a Dataset, or one Dataset per split.
 
-    A Dataset may have `classes`, the class names (by task where there are several), and `groups`, a name for each
-    item: items of one group never stand in two splits.
+    A Dataset may have `classes`, the class names (task -> names if there are several tasks), and `groups`, a name for
+    each item: items of one group are never in two splits.
 
     Args:
-        dataset: `_target_` and its arguments; or split -> such a mapping.
-        task: the kind of the targets, which is the name of the task as well. A list of kinds, or task -> kind, where
-            targets are mappings {task: target}.
-        classes: names in label order, instead of those of the Dataset; by task where there are several.
-        channels: of the images, as `data.channels` says.
+        dataset: `_target_` and its arguments, or split -> such a mapping.
+        task: the kind of the targets, which is also the name of the task. For several tasks, whose targets are
+            mappings {task: target}: a list of kinds, or task -> kind.
+        classes: names in label order, instead of those of the Dataset; task -> names if there are several tasks.
+        channels: number of image channels, `data.channels`.
 
     Raises:
-        UserError: a class cannot be imported or built, or an item is not what it should be.
+        UserError: a class cannot be imported or built, or an item is invalid.
     """
     kinds = _kinds(task)
     parts = {split: _build(node, _name(split)) for split, node in _parts(dataset).items()}
@@ -95,8 +95,8 @@ def _kinds(task: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
 
 
 def _parts(dataset: Mapping[str, Any] | None) -> dict[str | None, Mapping[str, Any]]:
-    """split -> the `_target_` and arguments of its Dataset; None stands for a Dataset that is not split yet."""
-    # The keys that the YAML file declares are null where they are not used; `train` may also be an argument.
+    """split -> `_target_` and arguments of its Dataset; the key None means that the Dataset is to be split."""
+    # Unused keys of the YAML file are null; `train` may also be an argument of the Dataset.
     declared = ("_target_", "train", "val", "test")
     nodes = {key: value for key, value in (dataset or {}).items() if key not in declared or value is not None}
     if "_target_" in nodes:
@@ -116,33 +116,35 @@ def _build(node: Mapping[str, Any], name: str) -> Any:
 
 
 def _names(classes: Any, task: str) -> list[str] | None:
-    """The class names for a task, given as a list or as task -> list."""
+    """The class names of a task, from a list or a mapping task -> list."""
     names = classes.get(task) if isinstance(classes, Mapping) else classes
     return [str(name) for name in names] if names else None
 
 
 def _dataset_names(parts: Mapping[str | None, Any], task: str) -> list[str] | None:
-    found = {split: _names(getattr(part, "classes", None), task) for split, part in parts.items()}
-    first = next(iter(found.values()))
-    for split, names in found.items():
+    names_by_split = {split: _names(getattr(part, "classes", None), task) for split, part in parts.items()}
+    first = next(iter(names_by_split.values()))
+    for split, names in names_by_split.items():
         if names != first:
-            raise UserError(f"{_name(split)} has other classes than {_name(next(iter(found)))}: {names} and {first}")
+            raise UserError(
+                f"{_name(split)} has other classes than {_name(next(iter(names_by_split)))}: {names} and {first}"
+            )
     return first
 
 
 def _samples(
     items: Items, split: str | None, names: Mapping[str, list[str] | None], counts: dict[str, int]
 ) -> list[Sample]:
-    """The samples of a Dataset; `counts` (task -> number of classes) grows where there are no names."""
+    """The samples of a Dataset; raises `counts` (task -> number of classes) for tasks without class names."""
     if not len(items):
         raise UserError(f"{items.name}: the Dataset is empty")
     _check_repeatable(items)
     groups = getattr(items.dataset, "groups", None)
     if groups is not None and len(groups) != len(items):
         raise UserError(f"{items.name}: expected {len(items)} groups, one an item, got {len(groups)}")
-    quiet = len(items) < 500 or not sys.stderr.isatty()
+    hide_progress = len(items) < 500 or not sys.stderr.isatty()
     samples = []
-    for index in track(range(len(items)), "Reading the Dataset", console=Console(stderr=True), disable=quiet):
+    for index in track(range(len(items)), "Reading the Dataset", console=Console(stderr=True), disable=hide_progress):
         height, width = items.image(index).shape[-2:]
         targets = {}
         for task, kind in items.kinds.items():
@@ -153,9 +155,9 @@ def _samples(
             if names[task] is None and (counts[task] == 0 or not kind.value_per_class):
                 counts[task] = max(counts[task], count)
             if count > counts[task] or (kind.value_per_class and count != counts[task]):
-                what = f"{count} values" if kind.value_per_class else f"the label {count - 1}"
+                problem = f"{count} values" if kind.value_per_class else f"the label {count - 1}"
                 raise UserError(
-                    f"{items.name}[{index}]: {task} target: {what}, but there are {counts[task]} classes"
+                    f"{items.name}[{index}]: {task} target: {problem}, but there are {counts[task]} classes"
                     + (f" ({', '.join(names[task] or [])})" if names[task] else "")
                 )
             if kind.has_geometry:
@@ -179,6 +181,6 @@ def _check_repeatable(items: Items) -> None:
     items.reload()
     if items.content(0) != content:
         raise UserError(
-            f"{items.name}[0] gives another image each time: leave random transforms to augment, such as "
+            f"{items.name}[0] returns a different image each time: move random transforms to augment, such as "
             "augment=standard, so that runs can be resumed and compared"
         )

@@ -1,4 +1,4 @@
-"""The items of a user's own Dataset, as images and targets in the forms that the package uses."""
+"""Convert the items of a user's Dataset to images and targets in the forms that the package uses."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from visiontune.errors import UserError
 class Items:
     """Reads a map-style Dataset of (image, target).
 
-    The last item is kept, so that image and target of a sample are loaded once.
+    The last item is cached, so that image and target of a sample are loaded once.
 
     Args:
         kinds: task -> kind of its target.
-        single: the target itself is that of the only task; otherwise it is a mapping {task: target}.
-        channels: of the images.
-        name: of the Dataset in error messages.
+        single: whether there is one task and items hold its target; otherwise items hold {task: target}.
+        channels: number of image channels.
+        name: name of the Dataset in error messages.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Items:
             raise UserError(f"{self.name}[{index}]: image: {error}") from error
 
     def target(self, index: int, task: str, size: tuple[int, int]) -> Any:
-        """The target for a task in the form of `visiontune.data.targets`; None where the image is not labelled.
+        """The target for a task in the form of `visiontune.data.targets`; None if the image is not labelled.
 
         Args:
             size: (H, W) of the image.
@@ -53,8 +53,10 @@ class Items:
         value = self._item(index)[1]
         if not self.single:
             if not isinstance(value, Mapping) or set(value) - set(self.kinds):
-                came = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
-                raise UserError(f"{self.name}[{index}]: expected a target {{{', '.join(self.kinds)}: ...}}, got {came}")
+                actual = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+                raise UserError(
+                    f"{self.name}[{index}]: expected a target {{{', '.join(self.kinds)}: ...}}, got {actual}"
+                )
             value = value.get(task)
         if value is None:
             return None
@@ -64,7 +66,7 @@ class Items:
             raise UserError(f"{self.name}[{index}]: {task} target: {error}") from error
 
     def content(self, index: int) -> str:
-        """The hash of the image's pixels, whatever `channels` is."""
+        """A hash of the image's pixels, independent of `channels`."""
         image = self._item(index)[0]
         if isinstance(image, Image.Image) and image.mode == "P":
             image = image.convert("RGBA")
@@ -97,9 +99,9 @@ def _image(image: Any, channels: int) -> Tensor:
         image = torch.from_numpy(image)
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image
     if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) not in (1, 3, 4):
-        came = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else describe(image)
+        actual = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else describe(image)
         raise ValueError(
             "expected a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C) with 1, 3 or 4 channels, "
-            f"got {came}"
+            f"got {actual}"
         )
     return with_channels(image.as_subclass(Tensor).contiguous(), channels)

@@ -1,6 +1,6 @@
-"""Drawing one scene: a coloured texture, and handwritten digits that lie on it and over each other.
+"""Draw a scene: a colored texture with handwritten digits on it, which may overlap.
 
-In double precision throughout: rounded to 0..255, the images are the same on every machine.
+All computations use double precision, so that the images, rounded to 0..255, are the same on every machine.
 """
 
 import math
@@ -15,33 +15,33 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[Any]]
 
 TEXTURES = ["gradient", "clouds", "stripes", "checks"]
-MOST = 5  # digits a scene
+MOST = 5  # digits per scene
 HEIGHTS = (16.0, 36.0)  # of a digit, in pixels
 TURN = 15.0  # degrees to each side
 TRIES = 20
-LEAST_VISIBLE = 0.3  # of a digit's pixels, when others lie over it
+LEAST_VISIBLE = 0.3  # of a digit's pixels, if other digits cover it
 MOST_OVERLAP = 0.4  # of the smaller of two boxes
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What was drawn.
+    """A drawn scene.
 
     Attributes:
         image: ``(3, H, W)`` in 0..1.
-        owner: ``(H, W)`` uint8, 0 for the background, i + 1 for what is seen of the i-th digit.
-        labels: of the digits, in the order in which they were put down.
-        texture: of the background, its place in `TEXTURES`.
+        owner: ``(H, W)`` uint8, 0 for the background, i + 1 for the visible pixels of digit i.
+        labels: labels of the digits, in the order of drawing.
+        texture: index of the background in `TEXTURES`.
     """
 
-    picture: Array
+    image: Array
     owner: Ints
     labels: list[int]
     texture: int
 
 
 def compose(rng: np.random.Generator, images: Array, labels: Ints, size: int) -> Scene:
-    """One to `MOST` of these digits on a square texture, each where it leaves enough of the others to be seen.
+    """Draw one to `MOST` of these digits on a square texture; enough of each digit stays visible.
 
     Args:
         images: ``(N, 8, 8)`` in 0..1.
@@ -49,35 +49,35 @@ def compose(rng: np.random.Generator, images: Array, labels: Ints, size: int) ->
         size: of the scene, in pixels.
     """
     texture = int(rng.integers(len(TEXTURES)))
-    picture = _background(rng, TEXTURES[texture], size)
+    image = _background(rng, TEXTURES[texture], size)
     owner = np.zeros((size, size), dtype=np.uint8)
     boxes: list[tuple[int, int, int, int]] = []
     areas: list[int] = []
     placed: list[int] = []
     for _ in range(int(rng.integers(1, MOST + 1))):
-        chosen = int(rng.integers(len(images)))
-        ink = _ink(rng, images[chosen])
+        digit = int(rng.integers(len(images)))
+        ink = _ink(rng, images[digit])
         mask = ink >= 0.5
         height, width = mask.shape
         for _ in range(TRIES):
             top, left = (int(rng.integers(size - side + 1)) for side in (height, width))
             box, window = (left, top, left + width, top + height), np.s_[top : top + height, left : left + width]
             covered = np.bincount(owner[window][mask], minlength=len(areas) + 1)[1:]
-            seen = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:] - covered
-            if (seen < LEAST_VISIBLE * np.array(areas)).any() or any(_overlap(box, b) > MOST_OVERLAP for b in boxes):
+            visible = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:] - covered
+            if (visible < LEAST_VISIBLE * np.array(areas)).any() or any(_overlap(box, b) > MOST_OVERLAP for b in boxes):
                 continue
             owner[window][mask] = len(areas) + 1
-            patch = picture[:, window[0], window[1]]
+            patch = image[:, window[0], window[1]]
             patch += ink * (_colour(rng, patch.mean((1, 2)))[:, None, None] - patch)
             boxes.append(box)
             areas.append(int(mask.sum()))
-            placed.append(int(labels[chosen]))
+            placed.append(int(labels[digit]))
             break
-    return Scene(picture, owner, placed, texture)
+    return Scene(image, owner, placed, texture)
 
 
 def _ink(rng: np.random.Generator, image: Array) -> Array:
-    """How much of each pixel an enlarged and turned digit covers, 0..1, cut to where it does."""
+    """An enlarged and rotated digit: the covered part of each pixel, 0..1, cropped to the digit."""
     scale = math.exp(rng.uniform(*np.log(HEIGHTS))) / 8
     turn = math.radians(rng.uniform(-TURN, TURN))
     side = math.ceil(8 * scale * 1.3) + 2
@@ -90,13 +90,13 @@ def _ink(rng: np.random.Generator, image: Array) -> Array:
 
 
 def _colour(rng: np.random.Generator, around: Array) -> Array:
-    """Light on dark and dark on light, with a tint."""
+    """A tinted color: light on a dark background, dark on a light one."""
     tint = rng.uniform(0, 1, 3)
     return 0.75 + 0.25 * tint if around.mean() < 0.5 else 0.3 * tint
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The part of the smaller box that lies in the other."""
+    """The overlap of two boxes as a share of the smaller one."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(0, width) * max(0, height) / smaller
@@ -105,21 +105,21 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> floa
 def _background(rng: np.random.Generator, texture: str, size: int) -> Array:
     """``(3, H, W)`` in 0..1: a texture between two colours, with clouds over it."""
     y, x = np.mgrid[:size, :size] / size - 0.5
-    turn = rng.uniform(0, 2 * math.pi)
-    along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    angle = rng.uniform(0, 2 * math.pi)
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     waves = rng.uniform(4, 9)
     if texture == "gradient":
-        mixed = along / 1.2 + 0.5
+        mixture = along / 1.2 + 0.5
     elif texture == "clouds":
-        mixed = 0.5 + 0.6 * _clouds(rng, 1, size)[0]
+        mixture = 0.5 + 0.6 * _clouds(rng, 1, size)[0]
     elif texture == "stripes":
-        mixed = 0.5 + 0.5 * np.sin(2 * math.pi * waves * along)
+        mixture = 0.5 + 0.5 * np.sin(2 * math.pi * waves * along)
     else:
-        mixed = (np.floor(waves * along) + np.floor(waves * across)) % 2
+        mixture = (np.floor(waves * along) + np.floor(waves * across)) % 2
     first = rng.uniform(0.2, 0.8, 3)
     second = (first + rng.uniform(0.15, 0.4, 3) * rng.choice([-1, 1], 3)).clip(0.1, 0.9)
-    picture = first[:, None, None] + (second - first)[:, None, None] * mixed
-    return (picture + 0.08 * _clouds(rng, 3, size)).clip(0, 1)
+    image = first[:, None, None] + (second - first)[:, None, None] * mixture
+    return (image + 0.08 * _clouds(rng, 3, size)).clip(0, 1)
 
 
 def _clouds(rng: np.random.Generator, channels: int, size: int) -> Array:

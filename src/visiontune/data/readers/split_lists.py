@@ -1,4 +1,4 @@
-"""The owner's splits as `{train,val,test}.txt`, whatever the format of the data."""
+"""Splits from lists `{train,val,test}.txt`, for data of any format."""
 
 import re
 from collections import defaultdict
@@ -15,14 +15,13 @@ NUMBERS = re.compile(r"(\s+-?\d+)+$")
 def apply_split_lists(
     samples: list[Sample], root: Path, images: str | Collection[str], folder: Path
 ) -> tuple[list[Sample], list[str]]:
-    """Give each sample the split whose list names it; those that no list names are left out, and noted.
+    """Assign samples to the split of the list that contains them; leave out samples in no list, with a note.
 
-    A line is a sample's path under the root, its path under `images`, either without its suffix, or its stem; numbers
-    after it, as some owners write them, do not matter. `trainval.txt` is train where neither train.txt nor
-    val.txt is.
+    A line is a sample's path under the root or under `images`, with or without suffix, or its stem. Numbers after it,
+    which some data sets have, are ignored. `trainval.txt` is read as train if there is no train.txt and no val.txt.
 
     Raises:
-        UserError: no lists, a line that names no sample or several, a sample in two lists.
+        UserError: there are no lists, a line matches no sample or several, or a sample is in two lists.
     """
     files = {split: folder / f"{split}.txt" for split in SPLITS if (folder / f"{split}.txt").is_file()}
     if not {"train", "val"} & set(files) and (folder / "trainval.txt").is_file():
@@ -31,7 +30,7 @@ def apply_split_lists(
         raise UserError(f"data.splits: {folder} has no train.txt. Expected train.txt, val.txt and test.txt there.")
     folders = [images] if isinstance(images, str) else list(images)
     index = _names(samples, folders)
-    chosen: dict[str, tuple[str, str]] = {}
+    assignments: dict[str, tuple[str, str]] = {}
     for split, file in files.items():
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
             name = line.strip().replace("\\", "/").removeprefix("./")
@@ -42,25 +41,25 @@ def apply_split_lists(
             where = f"{file}:{number}"
             paths = index.get(name, set())
             if len(paths) != 1:
-                what = f"{len(paths)} images are called so" if paths else f"no such image under {root / folders[0]}"
-                raise UserError(f"{where}: {name!r}: {what}. Write its path under {root}.")
+                problem = f"{len(paths)} images have this name" if paths else f"no such image under {root / folders[0]}"
+                raise UserError(f"{where}: {name!r}: {problem}. Write its path under {root}.")
             (path,) = paths
-            if chosen.setdefault(path, (split, where))[0] != split:
-                raise UserError(f"{where}: {path} is already in {chosen[path][1]}. A sample has one split.")
-    kept = [replace(sample, split=chosen[sample.path][0]) for sample in samples if sample.path in chosen]
-    rest = len(samples) - len(kept)
-    return kept, [f"{rest} images that no list in {folder} names are left out"] if rest else []
+            if assignments.setdefault(path, (split, where))[0] != split:
+                raise UserError(f"{where}: {path} is already in {assignments[path][1]}. A sample has one split.")
+    kept = [replace(sample, split=assignments[sample.path][0]) for sample in samples if sample.path in assignments]
+    count = len(samples) - len(kept)
+    return kept, [f"{count} images that are in no list in {folder} are left out"] if count else []
 
 
 def _names(samples: list[Sample], folders: list[str]) -> dict[str, set[str]]:
-    """Every name a line may use -> the paths it could mean."""
+    """Name that a line may contain -> paths of the matching samples."""
     names: dict[str, set[str]] = defaultdict(set)
-    # A stem means an image only where nothing is called so in full.
+    # A stem matches an image only if it is not the full name of another one.
     stems: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         path = PurePosixPath(sample.path)
         stems[path.stem].add(sample.path)
-        for whole in {path, *(path.relative_to(folder) for folder in folders if path.is_relative_to(folder))}:
-            names[str(whole)].add(sample.path)
-            names[str(whole.with_suffix(""))].add(sample.path)
+        for full_name in {path, *(path.relative_to(folder) for folder in folders if path.is_relative_to(folder))}:
+            names[str(full_name)].add(sample.path)
+            names[str(full_name.with_suffix(""))].add(sample.path)
     return {**stems, **names}

@@ -1,6 +1,6 @@
-"""The classification sets that torchvision knows: found under the root, or downloaded there.
+"""torchvision's classification data sets: read from the root, or downloaded to it.
 
-OxfordIIITPet has masks as well, its trimaps: a segmentation task beside the breed.
+OxfordIIITPet also has masks (its trimaps), which become a segmentation task.
 """
 
 import gzip
@@ -27,7 +27,7 @@ SPLIT_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
 SPLIT_ALL = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
 UNSPLIT: dict[str | None, dict[str, Any]] = {None: {}}
 
-# Our split -> how the set's own class is told which part to open.
+# split -> the arguments of torchvision's class that select it.
 SETS: dict[str, dict[Any, dict[str, Any]]] = {
     "MNIST": TRAIN_TEST,
     "FashionMNIST": TRAIN_TEST,
@@ -50,29 +50,29 @@ SETS: dict[str, dict[Any, dict[str, Any]]] = {
     "EuroSAT": UNSPLIT,
     "SUN397": UNSPLIT,
 }
-# Sets with masks beside the labels: where they are, and what their values mean.
+# Data sets with masks: their folder, and the meaning of their values.
 MASKS = {"OxfordIIITPet": ("oxford-iiit-pet/annotations/trimaps", {1: "pet", 2: "background", 3: "border"})}
 IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def read(root: str | Path, name: str | None, download: bool = True, task: str = "classification") -> Source:
-    """Read a set with its owner's splits.
+    """Read a data set with its official splits.
 
-    Small sets live in memory; those of image files are read from disk as they are needed.
+    Small data sets are kept in memory; image files are read from disk on demand.
 
     Args:
-        root: where the set is, or where it is put.
-        name: torchvision's own name, such as `CIFAR10`.
-        download: fetch what is not found under the root.
+        root: folder of the data set, or where to download it.
+        name: torchvision's class name, such as `CIFAR10`.
+        download: whether to download a data set that is not under the root.
 
     Raises:
-        UserError: an unknown name, or a set that is neither there nor to be had.
+        UserError: the name is unknown, or the data set neither exists nor can be downloaded.
     """
     if name not in SETS:
         near = get_close_matches(name or "", SETS, n=1, cutoff=0.4)
         hint = f" Did you mean data.name={near[0]}?" if near else ""
-        raise UserError(f"data.name={name}: no set of that name.{hint} There are {', '.join(SETS)}.")
+        raise UserError(f"data.name={name}: unknown data set.{hint} Known are {', '.join(SETS)}.")
     root = Path(root).expanduser().absolute()
     if name in IN_IDX_FILES:
         files = _idx_files(root, name)
@@ -100,7 +100,7 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
         classes = classes or _class_names(getattr(dataset, "classes", None), max(labels) + 1)
         samples += [
             Sample(path or f"{name}/{split or 'all'}/{i:05d}", {task: label}, split, image=image)
-            for i, (path, image, label) in enumerate(zip(*_pictures(dataset, root), labels, strict=True))
+            for i, (path, image, label) in enumerate(zip(*_images_or_paths(dataset, root), labels, strict=True))
         ]
     schema = {task: TaskInfo("classification", classes)}
     if name in MASKS:
@@ -109,9 +109,9 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
 
 
 def _idx_files(root: Path, name: str) -> dict[str, tuple[Path, Path]] | None:
-    """split -> (images, labels), from `root/NAME/raw` (torchvision's place), `root/NAME`, `root/raw` or `root`.
+    """split -> (images, labels), from `root/NAME/raw`, `root/NAME`, `root/raw` or `root`.
 
-    torchvision reads the first of these alone, and no compressed file.
+    torchvision itself reads only the first of these folders, and no compressed files.
     """
     for folder in (root / name / "raw", root / name, root / "raw", root):
         files = {
@@ -125,7 +125,7 @@ def _idx_files(root: Path, name: str) -> dict[str, tuple[Path, Path]] | None:
 
 
 def _idx_file(folder: Path, stem: str, dimensions: int) -> Path | None:
-    # Some mirrors have a dot where the original has a hyphen.
+    # Some mirrors write a dot instead of the hyphen.
     for name in (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte"):
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
@@ -134,7 +134,7 @@ def _idx_file(folder: Path, stem: str, dimensions: int) -> Path | None:
 
 
 def _read_idx(path: Path, read_file: Callable[[str], Tensor]) -> Tensor:
-    """`read_image_file` or `read_label_file` of torchvision, on a file that may be compressed."""
+    """Apply torchvision's `read_image_file` or `read_label_file` to a file that may be compressed."""
     try:
         if path.suffix != ".gz":
             return read_file(str(path))
@@ -142,12 +142,12 @@ def _read_idx(path: Path, read_file: Callable[[str], Tensor]) -> Tensor:
             plain.write(gzip.decompress(path.read_bytes()))
             plain.flush()
             return read_file(plain.name)
-    except Exception as error:  # torchvision asserts, views and converts: a type of error for each kind of damage
-        raise UserError(f"{path} is no complete IDX file ({error}). Fetch it again.") from error
+    except Exception as error:  # torchvision raises different types of errors for each kind of damage
+        raise UserError(f"{path} is not a complete IDX file ({error}). Download it again.") from error
 
 
 def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int, str]) -> dict[str, TaskInfo]:
-    """Give the samples the masks of their stems; the task, or none where the folder is not there."""
+    """Add the masks of the same stems to the samples; returns the task, or {} if the folder does not exist."""
     if not (root / folder).is_dir():
         return {}
     masks = {sample.path: f"{folder}/{Path(sample.path).stem}.png" for sample in samples}
@@ -159,21 +159,23 @@ def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int
 
 
 def _open(name: str, root: Path, options: dict[str, Any], download: bool) -> Any:
-    """The set's own object; what is there is never fetched again."""
-    make = getattr(datasets, name)
+    """Open the data set with torchvision; downloads only what is missing."""
+    dataset_class = getattr(datasets, name)
     try:
-        return make(root, **options)
+        return dataset_class(root, **options)
     except (RuntimeError, OSError) as error:
-        absent = error
+        missing = error
     if not download:
-        raise UserError(f"{name} is not under data.root={root} ({absent}). Put it there, or write data.download=true.")
+        raise UserError(
+            f"{name} is not under data.root={root} ({missing}). Copy it there, or write data.download=true."
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return make(root, **options, download=True)
+        return dataset_class(root, **options, download=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(
             f"{name} is not under data.root={root}, and could not be downloaded ({error}). "
-            f"Put the files there as torchvision.datasets.{name} wants them, or choose another data.name."
+            f"Copy the files there in the layout of torchvision.datasets.{name}, or choose another data.name."
         ) from error
 
 
@@ -184,8 +186,8 @@ def _labels(dataset: Any) -> list[int]:
     return [int(label) for _, label in _pairs(dataset)]
 
 
-def _pictures(dataset: Any, root: Path) -> tuple[list[str], list[Tensor | None]]:
-    """Paths under the root ("" where the images are in memory), and images (None where they are files)."""
+def _images_or_paths(dataset: Any, root: Path) -> tuple[list[str], list[Tensor | None]]:
+    """Paths under the root ("" for images in memory), and images (None for files)."""
     if hasattr(dataset, "data"):
         images = _as_nchw(torch.as_tensor(np.asarray(dataset.data)))
         return [""] * len(images), list(images)
@@ -199,19 +201,19 @@ def _pictures(dataset: Any, root: Path) -> tuple[list[str], list[Tensor | None]]
 
 
 def _pairs(dataset: Any) -> list[tuple[Any, int]]:
-    """`(file, label)` of the sets that are kept as such pairs."""
+    """`(file, label)` of data sets that store such pairs."""
     return dataset.samples if hasattr(dataset, "samples") else dataset._samples
 
 
 def _as_nchw(images: Tensor) -> Tensor:
-    """`(N, C, H, W)` out of `(N, H, W)`, `(N, H, W, 3)` or itself."""
+    """`(N, H, W)`, `(N, H, W, 3)` or `(N, C, H, W)` -> `(N, C, H, W)`."""
     if images.ndim == 3:
         return images.unsqueeze(1)
     return images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
 
 
 def _class_names(names: Any, count: int) -> list[str]:
-    """The set's class names as words: MNIST's "7 - seven" is "7", synonyms give their first, no names give numbers."""
+    """Class names as single words: "7" for MNIST's "7 - seven", the first synonym, numbers without names."""
     if not names:
         return [str(label) for label in range(count)]
     first = [name if isinstance(name, str) else name[0] for name in names]

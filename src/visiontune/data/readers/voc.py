@@ -1,8 +1,7 @@
-"""Detection and segmentation as Pascal VOC has them: an XML file an image, index PNGs, lists of splits.
+"""Detection and segmentation in Pascal VOC format: an XML file per image, palette PNGs, split lists.
 
-Coordinates are taken as they stand: x1, y1, x2, y2 in pixels from 0. (The challenge's own files count from 1 and
-include the last pixel, so that their boxes begin a pixel too far right and down; most tools that write this format do
-not.)
+Coordinates are read as x1, y1, x2, y2 in pixels from 0, as most tools write them. The files of the VOC challenge count
+from 1 and include the last pixel, so that their boxes begin one pixel too far to the right and bottom.
 """
 
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from visiontune.data.boxes import BoxCheck
-from visiontune.data.label_maps import Coding, Value, label_maps, look_at_masks
+from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
 from visiontune.data.polygons import Objects
 from visiontune.data.readers.folders import all_files, by_stem, existing, image_files, relative, root_folder
 from visiontune.data.readers.objects import size_notes
@@ -25,7 +24,7 @@ from visiontune.errors import UserError, listed, some
 
 DIFFICULT = ("ignore", "keep", "drop")
 USUAL = {"annotations": "Annotations", "masks": "SegmentationClass", "splits": "ImageSets/Main"}
-# The challenge's classes; 1 to 20 in its masks.
+# The classes of the challenge; their values in masks are 1 to 20.
 CHALLENGE = (  # noqa: SIM905
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
     "sofa train tvmonitor"
@@ -45,20 +44,21 @@ def read(
     on_bad_box: str = "error",
     download: str | int | None = None,
 ) -> Source:
-    """Read VOC's format; where a folder of the usual name is missing, there is no such task.
+    """Read VOC's format; a task is left out if its default folder does not exist.
 
     Args:
         root: the data folder (such as VOCdevkit/VOC2012); the other paths are relative to it.
-        classes: names without the background, in label order; by default those in the XML all_files, sorted.
-        values: of background and classes in the masks; by default 0, 1, 2, ... (as the challenge has them, if so).
-        ignore_value: of pixels without a truth, by default 255.
-        difficult: objects marked so count neither as found nor as missed (`ignore`), like others (`keep`), or are
-            left out (`drop`).
-        on_bad_box: what becomes of a box that cannot be: `error`, `clip` or `drop`.
-        download: a year of the challenge, found under the root as torchvision unpacks it, or fetched there.
+        classes: names without the background, in label order; by default those in the XML files, sorted.
+        values: value of background and each class in the masks; by default those of the challenge if the masks have
+            them, else 0, 1, 2, ...
+        ignore_value: the value of unlabelled pixels, by default 255.
+        difficult: what happens to objects marked as difficult: metrics ignore them (`ignore`), they are used like
+            others (`keep`), or they are left out (`drop`).
+        on_bad_box: what happens to invalid boxes: `error`, `clip` or `drop`.
+        download: a year of the challenge, which is read from the root as unpacked by torchvision, or downloaded.
 
     Raises:
-        UserError: a file is missing, broken or does not belong to an image, or has a box or a value that cannot be.
+        UserError: a file is missing, broken or does not belong to an image, or has an invalid box or value.
     """
     root = root_folder(root if download is None else challenge_folder(root, download, images))
     if difficult not in DIFFICULT:
@@ -68,19 +68,19 @@ def read(
         classes = [name for name in classes if name != "background"]
     base = existing(root / images, "data.images")
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
-    samples, pages, maps, notes = _files(root, base, xml, png)
+    samples, xml_files, maps, notes = _files(root, base, xml, png)
     if lists := _folder(root, splits, "splits"):
         samples, more = apply_split_lists(samples, root, images, lists)
         notes += more
     elif splits:
-        notes.append(f"there are no lists of splits in {root / splits}: data.split_ratio makes them")
+        notes.append(f"there are no split lists in {root / splits}: the data is split by data.split_ratio")
     paths = [sample.path for sample in samples]
     sizes = read_image_sizes(root, paths)
     schema: dict[str, TaskInfo] = {}
     targets: dict[str, dict[str, Stored]] = {path: {} for path in paths}
-    if pages:
+    if xml_files:
         boxes, classes, more = _boxes(
-            {path: pages[path] for path in paths if path in pages}, root, sizes, classes, difficult, check
+            {path: xml_files[path] for path in paths if path in xml_files}, root, sizes, classes, difficult, check
         )
         schema["detection"] = TaskInfo("detection", classes)
         notes += more + check.notes()
@@ -88,7 +88,9 @@ def read(
             targets[path]["detection"] = target
     if maps:
         if not classes:
-            raise UserError("data.classes is not set: no XML file says what the values of the masks mean")
+            raise UserError(
+                "data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]"
+            )
         chosen = {path: maps[path] for path in paths if path in maps}
         coding, more = _coding(root, chosen, classes, values, ignore_value)
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
@@ -100,7 +102,7 @@ def read(
 
 
 def _folder(root: Path, name: str | None, key: str) -> Path | None:
-    """The folder; none where it is not there and has its usual name."""
+    """The folder; None if it has its default name and does not exist."""
     if not name or (name == USUAL[key] and not (root / name).is_dir()):
         return None
     return existing(root / name, f"data.{key}")
@@ -110,29 +112,33 @@ def _files(
     root: Path, base: Path, xml: Path | None, png: Path | None
 ) -> tuple[list[Sample], dict[str, Path], dict[str, str], list[str]]:
     """Samples without targets, image -> XML file, image -> mask, and notes."""
-    inside = image_files(base, without=[folder for folder in (xml, png) if folder and folder != base])
+    image_paths = image_files(base, without=[folder for folder in (xml, png) if folder and folder != base])
     if png == base:  # images and masks side by side
-        inside = [path for path in inside if path.suffix.lower() != ".png"]
-    found = {stem: relative(path, root) for stem, path in by_stem(inside, base).items()}
-    pages = by_stem([path for path in all_files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
+        image_paths = [path for path in image_paths if path.suffix.lower() != ".png"]
+    images_by_stem = {stem: relative(path, root) for stem, path in by_stem(image_paths, base).items()}
+    xml_files = by_stem([path for path in all_files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
     masks = by_stem([path for path in image_files(png) if path.suffix.lower() == ".png"], png) if png else {}
-    if lonely := [relative(path, root) for stem, path in {**masks, **pages}.items() if stem not in found]:
-        raise UserError(f"{len(lonely)} annotations have no image of their name in {base}:{listed(sorted(lonely))}")
-    if not pages and not masks:
+    if unmatched := [
+        relative(path, root) for stem, path in {**masks, **xml_files}.items() if stem not in images_by_stem
+    ]:
+        raise UserError(
+            f"{len(unmatched)} annotations have no image of the same name in {base}:{listed(sorted(unmatched))}"
+        )
+    if not xml_files and not masks:
         raise UserError(f"{base} has no annotations: write data.annotations=DIR (XML files), data.masks=DIR or both")
-    kept = [path for stem, path in found.items() if stem in pages or stem in masks]
-    rest = sorted(set(found.values()) - set(kept))
-    notes = [f"{len(rest)} images without annotation are left out: {some(rest)}"] if rest else []
+    labelled = [path for stem, path in images_by_stem.items() if stem in xml_files or stem in masks]
+    unlabelled = sorted(set(images_by_stem.values()) - set(labelled))
+    notes = [f"{len(unlabelled)} images without annotation are left out: {some(unlabelled)}"] if unlabelled else []
     return (
-        [Sample(path, {}) for path in kept],
-        {found[stem]: path for stem, path in pages.items()},
-        {found[stem]: relative(path, root) for stem, path in masks.items()},
+        [Sample(path, {}) for path in labelled],
+        {images_by_stem[stem]: path for stem, path in xml_files.items()},
+        {images_by_stem[stem]: relative(path, root) for stem, path in masks.items()},
         notes,
     )
 
 
 def _boxes(
-    pages: dict[str, Path],
+    xml_files: dict[str, Path],
     root: Path,
     sizes: dict[str, tuple[int, int]],
     classes: list[str] | None,
@@ -140,27 +146,27 @@ def _boxes(
     check: BoxCheck,
 ) -> tuple[dict[str, Stored], list[str], list[str]]:
     """Detection targets by image, the classes, and notes."""
-    read_in = {path: _page(file, relative(file, root)) for path, file in pages.items()}
-    names = classes or sorted({one.name for _, found in read_in.values() for one in found})
+    annotations = {path: _read_xml(file, relative(file, root)) for path, file in xml_files.items()}
+    names = classes or sorted({item.name for _, items in annotations.values() for item in items})
     if not names:
-        raise UserError(f"none of {len(pages)} XML files has an object in it")
-    targets, hard = {}, 0
-    for path, (_, found) in read_in.items():
-        file = relative(pages[path], root)
+        raise UserError(f"{len(xml_files)} XML files contain no object")
+    targets, difficult_count = {}, 0
+    for path, (_, items) in annotations.items():
+        file = relative(xml_files[path], root)
         objects, lines = Objects(), []
-        for one in found:
-            where = f"{file}:{one.line}"
-            if one.name not in names:
-                raise UserError(f"{where}: {one.name!r} is none of data.classes={names}")
-            hard += one.difficult
-            if not (one.difficult and difficult == "drop"):
-                objects.add(one.box, names.index(one.name), crowd=one.difficult and difficult == "ignore")
+        for item in items:
+            where = f"{file}:{item.line}"
+            if item.name not in names:
+                raise UserError(f"{where}: {item.name!r} is not in data.classes={names}")
+            difficult_count += item.difficult
+            if not (item.difficult and difficult == "drop"):
+                objects.add(item.box, names.index(item.name), crowd=item.difficult and difficult == "ignore")
                 lines.append(where)
         targets[path] = objects.stored(sizes[path], check, lines.__getitem__)["detection"]
-    notes = size_notes({path: size for path, (size, _) in read_in.items()}, sizes)
-    if hard and difficult != "keep":
-        what = "left out" if difficult == "drop" else "neither found nor missed in metrics"
-        notes.append(f"{hard} difficult objects are {what} (data.difficult={difficult})")
+    notes = size_notes({path: size for path, (size, _) in annotations.items()}, sizes)
+    if difficult_count and difficult != "keep":
+        what = "left out" if difficult == "drop" else "ignored by metrics"
+        notes.append(f"{difficult_count} difficult objects are {what} (data.difficult={difficult})")
     return targets, names, notes
 
 
@@ -171,8 +177,8 @@ class _Object(NamedTuple):
     line: int
 
 
-def _page(path: Path, name: str) -> tuple[tuple[int, int], list[_Object]]:
-    """The (H, W) that an XML file says (0 where it does not), and its objects."""
+def _read_xml(path: Path, name: str) -> tuple[tuple[int, int], list[_Object]]:
+    """The (H, W) in an XML file (0 if missing), and its objects."""
     data = path.read_bytes()
     try:
         tree = ElementTree.fromstring(data)
@@ -182,9 +188,9 @@ def _page(path: Path, name: str) -> tuple[tuple[int, int], list[_Object]]:
         raise UserError(f"{name}:1: broken XML ({error})") from error
     nodes = tree.findall("object")
     lines = [data.count(b"\n", 0, match.start()) + 1 for match in re.finditer(rb"<object[\s>]", data)]
-    if len(lines) != len(nodes):  # one is in a comment, or two bytes are a letter
+    if len(lines) != len(nodes):  # an object is in a comment, or the encoding has two bytes per letter
         lines = [1] * len(nodes)
-    found = []
+    objects = []
     for line, node in zip(lines, nodes, strict=True):
         label = (node.findtext("name") or "").strip()
         corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
@@ -194,23 +200,25 @@ def _page(path: Path, name: str) -> tuple[tuple[int, int], list[_Object]]:
             label = ""
         if not label:
             raise UserError(f"{name}:{line}: an object needs a name, and bndbox with xmin, ymin, xmax, ymax as numbers")
-        found.append(_Object(label, (node.findtext("difficult") or "").strip() == "1", box, line))
+        objects.append(_Object(label, (node.findtext("difficult") or "").strip() == "1", box, line))
     height, width = (tree.findtext(f"size/{side}") or "" for side in ("height", "width"))
-    return (int(height) if height.isdigit() else 0, int(width) if width.isdigit() else 0), found
+    return (int(height) if height.isdigit() else 0, int(width) if width.isdigit() else 0), objects
 
 
 def _coding(
     root: Path, masks: dict[str, str], classes: list[str], values: list[Value] | None, ignore: Value | None
 ) -> tuple[Coding, list[str]]:
-    """What the values of the masks mean, and a note where that is concluded from the data."""
+    """The coding of the masks, and a note if it is inferred from the data."""
     names = ["background", *classes]
     if values is not None:
         return Coding(names, values, ignore), []
     codes = list(range(len(names)))
     if set(classes) <= set(CHALLENGE):
-        # A part of the challenge's set has fewer classes, with their numbers of old.
+        # A subset of the challenge has fewer classes, with the original values.
         official = [0, *(1 + CHALLENGE.index(name) for name in classes)]
-        seen = {code for found in look_at_masks(root, sorted(masks.values())).values() for code in found["values"]}
-        codes = official if seen <= {*official, IGNORE} else codes
-    said = [f"{code} {name}" for code, name in zip(codes, names, strict=True)]
-    return Coding(names, codes, ignore), [f"values in masks: {some(said, 22)}"]
+        values_in_masks = {
+            code for mask in read_masks(root, sorted(masks.values())).values() for code in mask["values"]
+        }
+        codes = official if values_in_masks <= {*official, IGNORE} else codes
+    meanings = [f"{code} {name}" for code, name in zip(codes, names, strict=True)]
+    return Coding(names, codes, ignore), [f"values in masks: {some(meanings, 22)}"]

@@ -1,4 +1,4 @@
-"""The files of the Pascal VOC challenge itself: found where torchvision unpacks them, or fetched by it."""
+"""The original files of the Pascal VOC challenge: located where torchvision unpacks them, or downloaded."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ YEARS = [year for year in DATASET_YEAR_DICT if year.isdigit()]
 
 
 def challenge_folder(root: str | Path | None, year: str | int, images: str) -> Path:
-    """The folder with `images` in it: the root itself, else that year's under it, such as VOCdevkit/VOC2012.
+    """The folder that contains `images`: the root itself, or that of the year under it, such as VOCdevkit/VOC2012.
 
     Raises:
-        UserError: there is no such year, or it is not there and cannot be had.
+        UserError: the year is unknown, or its files neither exist nor can be downloaded.
     """
     year = str(year)
     if year not in YEARS:
         raise UserError(f"data.download={year}: write a year of the challenge, {', '.join(sorted(YEARS))}")
     if not root:
-        raise UserError("data.root is not set: say where VOCdevkit is, or is put, such as data.root=~/data")
+        raise UserError("data.root is not set: write the folder of VOCdevkit, such as data.root=~/data")
     root = Path(root).expanduser().absolute()
     source = DATASET_YEAR_DICT[year]
     folder = root / source["base_dir"]
@@ -33,7 +33,7 @@ def challenge_folder(root: str | Path | None, year: str | int, images: str) -> P
         datasets.VOCDetection(root, year, "train", download=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(
-            f"{folder} is not there, and could not be downloaded ({error}). Unpack {source['url']} in {root}, or write "
-            f"data.root=DIR with the folder that has {source['base_dir']} in it."
+            f"{folder} does not exist, and could not be downloaded ({error}). Unpack {source['url']} in {root}, or "
+            f"write data.root=DIR with the folder that has {source['base_dir']} in it."
         ) from error
     return folder

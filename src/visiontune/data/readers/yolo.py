@@ -1,7 +1,7 @@
-"""Detection and instances as YOLO (Ultralytics) has them: a YAML file, and a text file an image.
+"""Detection and instances in the YOLO (Ultralytics) format: a YAML file, and a label file per image.
 
-A line of it is `CLASS X Y WIDTH HEIGHT` (the middle of a box) or `CLASS X Y X Y X Y ...` (a polygon), as shares of the
-image's width and height.
+A line of a label file is `CLASS X Y WIDTH HEIGHT` (X, Y is the center of the box) or `CLASS X Y X Y X Y ...` (a
+polygon), as fractions of the image's width and height.
 """
 
 from collections.abc import Mapping
@@ -20,56 +20,58 @@ from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import SPLITS, Sample, Source
 from visiontune.errors import UserError, listed, some
 
-NO_LABELS = {"classes.txt"}  # labelImg puts the names of the classes beside the labels
+NO_LABELS = {"classes.txt"}  # labelImg writes the class names beside the labels
 
 
 def read(
     root: str | Path | None, yaml: str = "data.yaml", splits: str | None = None, on_bad_box: str = "error"
 ) -> Source:
-    """Read the set that a YAML file tells of; an empty or missing label file means no objects.
+    """Read the data set that a YAML file describes; an empty or missing label file means no objects.
 
     Args:
         root: the data folder; by default that of the YAML file.
         yaml: file with `path`, `train`, `val`, `test` (each a folder, a list of images, or several) and `names`.
         splits: folder with `{train,val,test}.txt`, instead of the file's own splits.
-        on_bad_box: what becomes of a box that cannot be: `error`, `clip` or `drop`.
+        on_bad_box: what happens to invalid boxes: `error`, `clip` or `drop`.
 
     Raises:
-        UserError: a file is missing or broken, a class is unknown, or a box cannot be.
+        UserError: a file is missing or broken, a class is unknown, or a box is invalid.
     """
     root = root_folder(root if root else Path(yaml).expanduser().parent)
     file = root / Path(yaml).expanduser()
     if not file.is_file() and Path(yaml).is_file():
         file = Path(yaml).absolute()
-    said = _load(file)
-    names = _names(said, file)
+    config = _load(file)
+    names = _names(config, file)
     check = BoxCheck(on_bad_box)
-    bases, notes = _bases(said, file, root)
+    bases, notes = _bases(config, file, root)
     labels: dict[str, Path] = {}
-    split_of: dict[str, str] = {}
+    image_splits: dict[str, str] = {}
     for split in SPLITS:
-        for written in _pictures(said.get(split), bases, file, split):
-            path = relative(follow(written), root)
-            if split_of.setdefault(path, split) != split:
-                raise UserError(f"{path} is in both {split_of[path]} and {split} of {file}. A sample has one split.")
-            labels[path] = follow(_label_file(written))
+        for image_path in _split_images(config.get(split), bases, file, split):
+            path = relative(follow(image_path), root)
+            if image_splits.setdefault(path, split) != split:
+                raise UserError(
+                    f"{path} is in both {image_splits[path]} and {split} of {file}. A sample has one split."
+                )
+            labels[path] = follow(_label_file(image_path))
     if not labels:
         raise UserError(f"{file}: no train and val: write folders of images, such as train: images/train")
-    notes += _strangers(root, labels)
+    notes += _unmatched_labels(root, labels)
     sizes = read_image_sizes(root, labels)
     samples = []
-    without = 0
+    missing_labels = 0
     for path, label_file in labels.items():
         objects = Objects()
         lines: list[str] = []
         if label_file.is_file():
             _parse(label_file, relative(label_file, root), list(names), sizes[path], objects, lines, check)
-        without += not label_file.is_file()
-        samples.append(Sample(path, objects.stored(sizes[path], check, lines.__getitem__), split_of[path]))
-    if without == len(samples):
-        raise UserError(f"no image has a label file: that of {samples[0].path} would be {labels[samples[0].path]}")
-    if without:
-        notes.append(f"{without} images have no label file: they count as images without objects")
+        missing_labels += not label_file.is_file()
+        samples.append(Sample(path, objects.stored(sizes[path], check, lines.__getitem__), image_splits[path]))
+    if missing_labels == len(samples):
+        raise UserError(f"no image has a label file: that of {samples[0].path} should be {labels[samples[0].path]}")
+    if missing_labels:
+        notes.append(f"{missing_labels} images have no label file: they are used as images without objects")
     schema, more = object_tasks(samples, list(names.values()))
     notes += check.notes() + more
     if splits:
@@ -79,9 +81,9 @@ def read(
 
 
 def follow(path: Path) -> Path:
-    """The path, through links that stand as text: a file holding nothing but where it leads.
+    """Resolve symbolic links that are stored as text files with the path of their target.
 
-    Git writes symbolic links so where the system has none, and so do some archives.
+    Git and some archives write such files on systems without symbolic links.
     """
     if path.exists():
         return path
@@ -93,7 +95,7 @@ def follow(path: Path) -> Path:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        said = safe_load(file.read_text(encoding="utf-8-sig"))
+        config = safe_load(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"data.yaml: the file {file} does not exist. Write data.yaml=FILE") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -102,112 +104,118 @@ def _load(file: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{file}{line}: broken YAML ({getattr(error, 'problem', None) or error})") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{file}: no YOLO data set: it has no train, val and names")
-    return said
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: not a YOLO data set: expected the keys train, val and names")
+    return config
 
 
-def _names(said: Mapping[str, Any], file: Path) -> dict[int, str]:
-    """id -> name, by id."""
-    names = said.get("names")
+def _names(config: Mapping[str, Any], file: Path) -> dict[int, str]:
+    """id -> name, sorted by id."""
+    names = config.get("names")
     pairs = list(enumerate(names)) if isinstance(names, list) else list(names.items()) if names else []
     try:
-        found = dict(sorted((int(identity), str(name)) for identity, name in pairs))
+        names_by_id = dict(sorted((int(identity), str(name)) for identity, name in pairs))
     except (TypeError, ValueError):
-        found = {}
-    if not found or len(set(found.values())) < len(pairs):
+        names_by_id = {}
+    if not names_by_id or len(set(names_by_id.values())) < len(pairs):
         raise UserError(
-            f"{file}: names: write one for each class, such as names: [cat, dog] or names: {{0: cat, 1: dog}}"
+            f"{file}: names: write a name for each class, such as names: [cat, dog] or names: {{0: cat, 1: dog}}"
         )
-    if said.get("nc", len(found)) != len(found):
-        raise UserError(f"{file}: nc is {said['nc']}, but there are {len(found)} names")
-    return found
+    if config.get("nc", len(names_by_id)) != len(names_by_id):
+        raise UserError(f"{file}: nc is {config['nc']}, but there are {len(names_by_id)} names")
+    return names_by_id
 
 
-def _bases(said: Mapping[str, Any], file: Path, root: Path) -> tuple[list[Path], list[str]]:
-    """The folders that train, val and test may be relative to, and a note where the written one is not there."""
-    written = str(said.get("path") or ".")
-    found = [base for base in dict.fromkeys((file.parent / written, root / written)) if base.is_dir()]
-    if found:
-        return found, []
-    return [file.parent], [f"path {written} of {file} is not there: {file.parent} is taken in its place"]
+def _bases(config: Mapping[str, Any], file: Path, root: Path) -> tuple[list[Path], list[str]]:
+    """The folders that train, val and test may be relative to, and a note if `path` does not exist."""
+    folder = str(config.get("path") or ".")
+    folders = [base for base in dict.fromkeys((file.parent / folder, root / folder)) if base.is_dir()]
+    if folders:
+        return folders, []
+    return [file.parent], [f"path {folder} of {file} does not exist: {file.parent} is used instead"]
 
 
-def _pictures(entry: Any, bases: list[Path], file: Path, split: str) -> list[Path]:
-    """The images of a split, as the YAML writes their paths; not yet followed through links."""
-    found: list[Path] = []
-    for text in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
+def _split_images(entry: Any, bases: list[Path], file: Path, split: str) -> list[Path]:
+    """The images of a split, with paths as in the YAML file; links in text files are not resolved."""
+    images: list[Path] = []
+    for entry_path in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
         # Roboflow writes ../train/images beside train/images.
-        names = [text, text.removeprefix("../")]
+        names = [entry_path, entry_path.removeprefix("../")]
         choices = [base / name for name in names for base in bases]
         place = next((choice for choice in choices if follow(choice).exists()), None)
         if place is None:
             raise UserError(f"{file}: {split}: {choices[0]} does not exist. Write a folder of images or a .txt of them")
-        real = follow(place)
-        found += (
-            [place / path.relative_to(real) for path in image_files(real)] if real.is_dir() else _listed(real, bases)
+        target = follow(place)
+        images += (
+            [place / path.relative_to(target) for path in image_files(target)]
+            if target.is_dir()
+            else _read_list(target, bases)
         )
-        if not found:
-            raise UserError(f"{file}: {split}: {place} holds no images")
-    return found
+        if not images:
+            raise UserError(f"{file}: {split}: {place} has no images")
+    return images
 
 
-def _listed(file: Path, bases: list[Path]) -> list[Path]:
-    """The images that a text file lists, relative to the set's folder or (with ./) to the file's own."""
-    found, missing = [], []
+def _read_list(file: Path, bases: list[Path]) -> list[Path]:
+    """The images in a text file; their paths are relative to the data set or, with ./, to the text file."""
+    images, missing = [], []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if name := line.strip().replace("\\", "/"):
             folders = [file.parent, *bases] if name.startswith("./") else [*bases, file.parent]
             choices = [folder / name for folder in folders]
             place = next((choice for choice in choices if follow(choice).is_file()), None)
-            found.append(place or choices[0])
+            images.append(place or choices[0])
             missing += [] if place else [f"{file}:{number}: {name}"]
     if missing:
-        raise UserError(f"{len(missing)} listed images are not there:{listed(missing)}")
-    return found
+        raise UserError(f"{len(missing)} listed images do not exist:{listed(missing)}")
+    return images
 
 
-def _label_file(picture: Path) -> Path:
-    """The last folder called images in the path is called labels; without one, labels are beside the images."""
-    parts = list(picture.parts)
+def _label_file(image: Path) -> Path:
+    """The label file of an image: in `labels` in place of the last folder `images`, else beside the image."""
+    parts = list(image.parts)
     places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 
-def _strangers(root: Path, labels: Mapping[str, Path]) -> list[str]:
-    """A note on label files without an image. Sets as they are handed around have some, so it is no error."""
+def _unmatched_labels(root: Path, labels: Mapping[str, Path]) -> list[str]:
+    """A note on label files without an image; not an error, since published data sets have some."""
     expected = {label.resolve() for label in labels.values()}
-    picture_folders: dict[Path, set[Path]] = {}
+    image_folders: dict[Path, set[Path]] = {}
     for path, label in labels.items():
-        picture_folders.setdefault(label.parent, set()).add((root / path).parent)
-    strangers: list[str] = []
-    for folder, sources in picture_folders.items():
-        there = [path for path in folder.glob("*.txt") if path.name not in NO_LABELS and path.resolve() not in expected]
-        # A list may name some of the images alone.
-        stems = {path.stem for source in sources for path in source.iterdir() if is_image(path)} if there else set()
-        strangers += [relative(path, root) for path in there if path.stem not in stems]
-    return [f"{len(strangers)} label files have no image: {some(sorted(strangers))}"] if strangers else []
+        image_folders.setdefault(label.parent, set()).add((root / path).parent)
+    unmatched: list[str] = []
+    for folder, folders in image_folders.items():
+        files = [path for path in folder.glob("*.txt") if path.name not in NO_LABELS and path.resolve() not in expected]
+        # A list may contain only some of the images in a folder.
+        stems = (
+            {path.stem for image_folder in folders for path in image_folder.iterdir() if is_image(path)}
+            if files
+            else set()
+        )
+        unmatched += [relative(path, root) for path in files if path.stem not in stems]
+    return [f"{len(unmatched)} label files have no image: {some(sorted(unmatched))}"] if unmatched else []
 
 
 def _parse(
     file: Path, name: str, ids: list[int], size: tuple[int, int], objects: Objects, lines: list[str], check: BoxCheck
 ) -> None:
-    """Add what a label file says to `objects`, and the place of each to `lines`."""
+    """Add the objects of a label file to `objects`, and their locations (FILE:LINE) to `lines`."""
     height, width = size
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        words = line.split()
-        if not words:
+        fields = line.split()
+        if not fields:
             continue
         where = f"{name}:{number}"
         try:
-            identity, values = float(words[0]), [float(word) for word in words[1:]]
+            identity, values = float(fields[0]), [float(word) for word in fields[1:]]
         except ValueError:
-            raise UserError(f"{where}: {line.strip()[:60]!r} is no label: write CLASS X Y WIDTH HEIGHT") from None
+            raise UserError(f"{where}: {line.strip()[:60]!r} is not a label: write CLASS X Y WIDTH HEIGHT") from None
         if identity not in ids:
-            known = some([str(one) for one in ids], 12)
-            raise UserError(f"{where}: class {words[0]} is none of the names' ids {known}")
+            known = some([str(class_id) for class_id in ids], 12)
+            raise UserError(f"{where}: unknown class {fields[0]}, the ids of names are {known}")
         label = ids.index(int(identity))
         if len(values) == 4:
             x, y, w, h = values

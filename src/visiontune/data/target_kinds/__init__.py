@@ -1,6 +1,6 @@
-"""The kinds of targets: what mixing, transforms, splits and counts must know about each.
+"""The kinds of targets, and their properties for mixing, transforms, splits and counts.
 
-A new kind is a subclass of `TargetKind` and an entry here; nothing else asks which kind a target is.
+A new kind is a subclass of `TargetKind` and an entry here; no other code checks for a kind.
 """
 
 from collections.abc import Collection, Iterable
@@ -30,12 +30,12 @@ KINDS: dict[str, TargetKind] = {
 
 
 def steps_before(kinds: Collection[TargetKind]) -> list[v2.Transform]:
-    """The steps before all geometry for targets of these kinds, each once."""
+    """The transforms before all geometric ones for targets of these kinds, each once."""
     return _once(step for kind in kinds for step in kind.steps_before())
 
 
 def steps_after(kinds: Collection[TargetKind], min_visible: float = 0.0) -> list[v2.Transform]:
-    """The steps after all geometry, each once; `min_visible` is that of `Tidy`."""
+    """The transforms after all geometric ones, each once; `min_visible` is that of `Tidy`."""
     return _once(step for kind in kinds for step in kind.steps_after(min_visible))
 
 

@@ -1,4 +1,4 @@
-"""What the data code must know about a kind of target."""
+"""The properties of a kind of target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 
 class TargetKind:
-    """The facts of one kind of target. A new kind is a subclass with an entry in `KINDS`.
+    """The properties of one kind of target. A new kind is a subclass with an entry in `KINDS`.
 
     The defaults describe plain values: no class labels, no geometry, no mixing.
 
@@ -32,7 +32,7 @@ class TargetKind:
     value_per_class = False
 
     def labels(self, target: Any) -> Sequence[int]:
-        """The class labels of a loaded target: one a class, object or class that occurs."""
+        """The class labels of a loaded target, one per object or class in it."""
         return []
 
     def soft_vector(self, target: Any, classes: int) -> Tensor:
@@ -48,13 +48,13 @@ class TargetKind:
         return []
 
     def convert(self, value: Any, size: tuple[int, int]) -> Any:
-        """A target in the form of `visiontune.data.targets`, from what a user's own Dataset returns.
+        """A target in the form of `visiontune.data.targets`, from the value that a user's Dataset returns.
 
         Args:
             size: (H, W) of the image.
 
         Raises:
-            ValueError: says what was expected and what came.
+            ValueError: the value is invalid; the message says what was expected and what came.
         """
         raise NotImplementedError(f"data=python does not read {self.name} targets")
 

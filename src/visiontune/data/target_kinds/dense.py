@@ -1,4 +1,4 @@
-"""Dense targets: an image."""
+"""Dense targets: images."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Detection and instance targets: boxes with a class each, with or without masks."""
+"""Detection and instance targets: boxes with class labels, with or without masks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,14 +33,14 @@ class Detection(TargetKind):
 
     def convert(self, value: Any, size: tuple[int, int]) -> dict[str, Tensor]:
         if not isinstance(value, Mapping) or not set(self.keys) <= set(value):
-            came = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
-            raise ValueError(f"expected a dict with {', '.join(self.keys)}, got {came}")
+            actual = f"the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else describe(value)
+            raise ValueError(f"expected a dict with {', '.join(self.keys)}, got {actual}")
         boxes, labels = np.asarray(value["boxes"], dtype=np.float64), np.asarray(value["labels"])
         if boxes.size and (boxes.ndim != 2 or boxes.shape[1] != 4):
             raise ValueError(f"expected boxes (N, 4) of x1, y1, x2, y2 in pixels, got {describe(boxes)}")
         boxes = _inside(boxes.reshape(-1, 4), size)
         if labels.shape != (len(boxes),) or (labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0)):
-            raise ValueError(f"expected {len(boxes)} integer labels from 0, one a box, got {describe(labels)}")
+            raise ValueError(f"expected {len(boxes)} integer labels from 0, one per box, got {describe(labels)}")
         return objects(
             torch.from_numpy(boxes),
             torch.from_numpy(labels.astype(np.int64)),
@@ -63,33 +63,33 @@ class Instances(Detection):
         if not masks.size:
             masks = masks.reshape(0, *size)
         if masks.shape != (count, *size):
-            raise ValueError(f"expected masks of shape {(count, *size)}, one a box, got {describe(masks)}")
+            raise ValueError(f"expected masks of shape {(count, *size)}, one per box, got {describe(masks)}")
         return torch.from_numpy(masks > 0)
 
 
 def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The boxes, cut at the image's edge where they leave it by rounding.
+    """The boxes, clipped to the image if they leave it by at most `ROUNDING`.
 
     Raises:
         ValueError: a box is not made of numbers, has no area, or leaves the image by more than a pixel.
     """
-    cut = boxes.clip(0, np.array([size[1], size[0], size[1], size[0]]))
+    clipped = boxes.clip(0, np.array([size[1], size[0], size[1], size[0]]))
     with np.errstate(invalid="ignore"):
-        bad = ~((np.abs(boxes - cut) <= ROUNDING).all(1) & (cut[:, 2:] > cut[:, :2]).all(1))
+        bad = ~((np.abs(boxes - clipped) <= ROUNDING).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1))
     if bad.any():
         number = int(np.flatnonzero(bad)[0])
         raise ValueError(
             f"expected boxes x1 < x2, y1 < y2 within the image of {size[1]}x{size[0]} pixels, got "
             f"{boxes[number].tolist()} as box {number}"
         )
-    return cut
+    return clipped
 
 
 def _row_values(value: Mapping[str, Any], key: str, count: int) -> Tensor | None:
-    """What an optional key says of each object."""
+    """The values of an optional key, one per object."""
     if value.get(key) is None:
         return None
     values = torch.from_numpy(np.array(value[key]))
     if values.shape != (count,):
-        raise ValueError(f"expected {count} values of {key!r}, one a box, got {describe(values)}")
+        raise ValueError(f"expected {count} values of {key!r}, one per box, got {describe(values)}")
     return values

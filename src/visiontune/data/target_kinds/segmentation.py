@@ -1,4 +1,4 @@
-"""Segmentation targets: a class a pixel."""
+"""Segmentation targets: the class of each pixel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,9 @@ class Segmentation(TargetKind):
     def convert(self, value: Any, size: tuple[int, int]) -> LabelMap:
         labels = np.asarray(value)
         if labels.shape != size or labels.dtype.kind not in "iu":
-            raise ValueError(f"expected integers of shape {size}, as the image has, got {describe(labels)}")
+            raise ValueError(f"expected integers of the image's shape {size}, got {describe(labels)}")
         if labels.min() < 0 or labels.max() > IGNORE:
-            raise ValueError(f"expected labels from 0 to 254 ({IGNORE}: no truth), got {labels.min()}..{labels.max()}")
+            raise ValueError(
+                f"expected labels from 0 to 254, or {IGNORE} for unlabelled pixels, got {labels.min()}..{labels.max()}"
+            )
         return LabelMap(torch.from_numpy(labels.astype(np.uint8)))

@@ -1,4 +1,4 @@
-"""Targets without geometry: a class, a vector of zeros and ones, a vector of numbers."""
+"""Targets without geometry: a class, a vector of 0 and 1, or a vector of numbers."""
 
 import operator
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Multilabel(TargetKind):
         return (target > 0).nonzero()[:, 0].tolist()
 
     def soft_vector(self, target: Any, classes: int) -> Tensor:
-        return target.float().cpu()  # as the shares are; it is a few numbers
+        return target.float().cpu()  # like the mixing shares
 
     def convert(self, value: Any, size: tuple[int, int]) -> Tensor:
         vector = _vector(value)
@@ -71,7 +71,7 @@ class Regression(TargetKind):
 
 
 def describe(value: Any) -> str:
-    """A value in an error message: its type, and its shape or itself."""
+    """Describe a value in an error message: its type, and its shape or repr."""
     shape = getattr(value, "shape", None)
     text = f"of shape {tuple(shape)}" if shape is not None else repr(value)[:60]
     return f"{type(value).__name__} {text}"

@@ -242,6 +242,6 @@ def _confidence(logits: Tensor, frame: Frame) -> Tensor:
     Args:
         logits: ``(..., C, h, w)``.
     """
-    inside = frame.shown(logits)
+    inside = frame.remove_padding(logits)
     # The softmax of the largest logit alone: far faster than the softmax of all.
     return (inside - inside.amax(-3, keepdim=True)).exp().sum(-3).reciprocal().mean((-2, -1))
