@@ -82,7 +82,7 @@ def test_what_cannot_be(root: Path) -> None:
     assert bad(root, classes=["person", "dog"]).startswith("data.classes=['person', 'dog']: expected one class")
     assert bad(root, classes=None).endswith("write e.g. data.classes=[person]")
     assert bad(root, masks="Masks").startswith(f"data.masks: the folder {root / 'Masks'} does not exist")
-    assert "The mask of FudanPed00001.jpg is called FudanPed00001.png" in bad(root, suffix="")
+    assert "The mask of FudanPed00001.jpg must be called FudanPed00001.png" in bad(root, suffix="")
     stored = read(root, **KEYS).samples[1].targets["instances"]
     save_values(np.zeros((HEIGHT, WIDTH - 1)), stored.path)
     with pytest.raises(UserError, match=r"FudanPed00002_mask\.png: the mask has 63x48 pixels, its image 64x48 pixels"):
@@ -96,4 +96,4 @@ def test_what_cannot_be(root: Path) -> None:
     (root / "PedMasks" / "other.png").unlink()
     for path in (root / "PedMasks").iterdir():
         save_values(np.zeros(SIZE), path)
-    assert bad(root).startswith("none of the 11 masks in ")
+    assert bad(root).startswith("the 11 masks in ")

@@ -50,7 +50,7 @@ def replace(path: Path, old: str, new: str) -> None:
         pytest.param(
             "coco",
             lambda root: change_json(root / "train.json", lambda d: d["annotations"][2].update(category_id=1)),
-            "train.json annotation 104 (images/train/p01.jpg): category 1 is none of 3, 7",
+            "train.json annotation 104 (images/train/p01.jpg): unknown category 1, known are 3, 7",
             id="unknown category",
         ),
         pytest.param(
