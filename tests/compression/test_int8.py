@@ -64,7 +64,9 @@ def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_pat
     found = {line.split()[0]: float(line.split()[1]) for line in out.splitlines() if "/" in line.split()[0]}
     assert found["val/classification/loss"] == pytest.approx(metrics(quantized)["val/classification/loss"], abs=1e-6)
     assert "is a file already" in command("export", f"run={quantized.path}").message
-    assert "is a file, which cannot be trained" in command("train", f"run={quantized.path}", "epochs=99").message
+    assert (
+        "is an exported file, which cannot be trained" in command("train", f"run={quantized.path}", "epochs=99").message
+    )
     with pytest.raises(UserError, match="already quantized"):
         Int8().check(quantized.read_config())
 

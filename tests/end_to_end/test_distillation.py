@@ -255,7 +255,7 @@ def test_the_plan_says_who_teaches(command: Command, tiny: list[str], teacher: R
     ) in out
     assert "off: the teacher needs the images themselves" in out
     assert "too optimistic" not in out
-    assert "the teacher was trained on images of 20 x 20 and gets this run's, 16 x 16, enlarged" in out
+    assert "the teacher was trained on images of 20 x 20 and gets enlarged ones of 16 x 16" in out
     assert "the teacher was trained on images of" not in command("plan", *taught, "data.image_size=20").out
     other = command("plan", *taught, "seed=1").out
     assert "note: the teacher was trained on " in other and "test images: the student's scores on them" in other

@@ -133,7 +133,7 @@ def test_trials_go_on_where_the_range_test_finds_no_rate(
         (["search.candidates=full"], "search.candidates=full: expected a list of strategies, got text; write"),
         (
             ["search.candidates=[full,half]"],
-            "strategy=half: there is no such option; write strategy= one of bias_only,",
+            "strategy=half: unknown option; write strategy= one of bias_only,",
         ),
         (["search.candidates=[full,last_k]", "backbone.widths=[4]"], "strategy.k=2: the backbone has the 1 stages"),
         (["search.epochs=0"], "search.epochs=0: expected a fraction above 0 and at most 1, got 0; write search.epochs"),

@@ -311,7 +311,7 @@ def test_bad_techniques(command: Command, tiny: list[str]) -> None:
     message = command("plan", *tiny, "technique=[sam]", "technique.sam.rho=0").message
     assert message == "technique.sam.rho=0: expected a distance above 0, got 0; write technique.sam.rho=0.05"
     message = command("plan", *tiny, "technique=[sam]", "trainer.accumulate_grad_batches=2").message
-    assert message.startswith("technique=[sam] takes two gradients of one batch: write trainer.accumulate_grad_batches")
+    assert message.startswith("technique=[sam] needs two gradients of one batch: write trainer.accumulate_grad_batches")
     message = command("plan", *tiny, "technique=[swa,ema]").message
     assert message == "technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]"
 

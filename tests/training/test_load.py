@@ -97,5 +97,5 @@ def test_a_run_of_an_older_version_is_one_message(
     older.environment.write_text('{"packages": {"visiontune": "0.1.0"}, "overrides": []}')
     more = ["input=x"] if verb == "predict" else []
     message = command(verb, f"run={older.path}", *more).message
-    assert message.startswith(f"{older.config} is of visiontune 0.1.0, and this is {__version__}: ")
-    assert message.endswith(f"or take its weights into a new run with backbone.weights={older.path}")
+    assert message.startswith(f"{older.config} was written by visiontune 0.1.0, and this is {__version__}: ")
+    assert message.endswith(f"or start a new run from its weights with backbone.weights={older.path}")

@@ -120,9 +120,7 @@ def test_no_checkpoint_can_be_read(stopped: RunDirectory, command: Command) -> N
     for path in stopped.checkpoints.glob("*.ckpt"):
         truncate(path)
     message = command("train", f"run={stopped.path}").message
-    assert message.startswith(
-        f"no checkpoint of {stopped.path} can be read, so that it cannot be resumed; begin a new run"
-    )
+    assert message.startswith(f"no checkpoint of {stopped.path} can be read, so it cannot be resumed; start a new run")
     assert message.endswith("last.ckpt is corrupt: File is not a zip file")
     assert stopped.read_status()["error"] == "Killed: "  # nothing was started
 
@@ -206,7 +204,8 @@ def test_a_config_of_another_version(stopped: RunDirectory, command: Command) ->
     stopped.environment.write_text('{"packages": {"visiontune": "0.0.9"}}')
     message = command("train", f"run={stopped.path}").message
     assert (
-        message.startswith(f"{stopped.config} is of visiontune 0.0.9, and this is {__version__}: ") and "l1" in message
+        message.startswith(f"{stopped.config} was written by visiontune 0.0.9, and this is {__version__}: ")
+        and "l1" in message
     )
 
 

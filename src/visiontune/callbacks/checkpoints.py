@@ -21,10 +21,10 @@ from visiontune.runs.log_files import log_file_lengths
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file in the same folder and renames it, so that no file is ever half written.
+    """Writes checkpoints atomically: to a temporary file in the same folder, which is then renamed.
 
-    Lightning writes to the system's temporary folder. If that is on another disk the file is copied, and a run that is
-    killed meanwhile leaves a part of it.
+    Lightning writes to the system's temporary folder. If that is on another disk, the file is copied, and a run that is
+    killed during the copy leaves an incomplete file.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.checked = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises RuntimeError if the first checkpoint of a run cannot be loaded with `weights_only=True`."""
+        """Raise RuntimeError if the first checkpoint of a run cannot be loaded with `weights_only=True`."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_atomically(Path(path), checkpoint)
         if not self.checked:
@@ -43,23 +43,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 match = re.search(r"GLOBAL (\S+)", str(error))
                 raise RuntimeError(
                     f"a callback's state holds {match[1] if match else 'more than plain data'}, so that no checkpoint "
-                    "could be read again: let its state_dict give numbers, text, lists, dictionaries and tensors"
+                    "can be loaded: return only numbers, text, lists, dictionaries and tensors from its state_dict"
                 ) from error
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` after every epoch and interval, and `best.ckpt` when the monitored metric is better than ever.
+    """Writes `last.ckpt` after every epoch and interval, and `best.ckpt` when the monitored metric has improved.
 
-    Both are written between two batches, where a resume is exact: after a validation and all that is logged of it, and
-    before anything of the next batch. Place it first among the callbacks. The previous `last.ckpt` stays as
-    `previous.ckpt` until the training ends, in case the newest file is corrupt.
+    It writes between two batches, where a resume is exact: after the validation and its logging, and before the next
+    batch. It must be the first callback. The previous `last.ckpt` is kept as `previous.ckpt` until the training ends,
+    in case the newest file is corrupt.
 
     Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (of the linear probe), needs
-    no file name patterns, and writes `last.ckpt` when the run is interrupted. Of equal scores, which are common on a
-    small validation split, the later epoch is the best: its learning rate was lower.
+    no file name patterns, and writes `last.ckpt` when the run is interrupted. Equal scores are common on a small
+    validation split; then the later epoch is the best, since its learning rate was lower.
 
     Args:
-        run: where the files go.
+        run: the run directory to write to.
         monitor: name of the metric, and "max" or "min".
         every_steps: write `last.ckpt` after this number of steps as well.
         every_minutes: write it after this number of minutes as well.
@@ -87,7 +87,7 @@ class Checkpoints(Checkpoint):
         self.interrupted = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Ranks would stop at different batches and wait for each other.
+        # With several ranks, each would stop at another batch and wait for the others.
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -103,14 +103,14 @@ class Checkpoints(Checkpoint):
             self.handler = None
 
     def _interrupt(self, *_: Any) -> None:
-        """Ctrl-C stops between two batches, where a checkpoint is exact; the second one stops at once."""
+        """The first Ctrl-C stops between two batches, where a checkpoint is exact; the second stops at once."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
-        if self.stopped_before == trainer.max_epochs:  # it stopped early; a resume with more epochs trains them
+        if self.stopped_before == trainer.max_epochs:  # it stopped early; a resume with more epochs trains on
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -142,8 +142,8 @@ class Checkpoints(Checkpoint):
             (self.run.checkpoints / "previous.ckpt").unlink(missing_ok=True)
         if self.best_score is None and self.monitor in trainer.callback_metrics:
             raise RuntimeError(
-                f"{self.monitor} was NaN in every validation (a split of one class alone?), so that no epoch is the "
-                "best: write another monitor=val/TASK/METRIC"
+                f"{self.monitor} was NaN in every validation (does the split have a single class?), so there is no "
+                "best epoch: write another monitor=val/TASK/METRIC"
             )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Composing the config, and messages about what is wrong in it."""
+"""Compose and check the config, and explain errors in it."""

@@ -21,10 +21,10 @@ VERBS: dict[str, type[Section]] = {
 
 
 def check(verb: str, cfg: DictConfig) -> DictConfig:
-    """A copy of `cfg` without interpolations, where every value has the type of its key (`epochs=1e1` is 10).
+    """Resolve interpolations in a copy of `cfg` and convert each value to the type of its key (`epochs=1e1` is 10).
 
     Raises:
-        UserError: a value has another type, or is out of range.
+        UserError: a value has the wrong type or is out of range.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     model = VERBS[verb]
@@ -37,7 +37,7 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
 
 
 def _write_back(plain: dict[str, Any], section: BaseModel) -> None:
-    """Replace values in `plain` by those of the right type; keys keep their order."""
+    """Replace values in `plain` by the converted ones; keys keep their order."""
     for name, field in type(section).model_fields.items():
         key = field.alias or name
         if key in plain:

@@ -1,4 +1,4 @@
-"""The config of a command line that nobody typed."""
+"""Compose a config from Python."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,8 +16,8 @@ def config_dir() -> Path:
 
 
 def train_config(overrides: list[str]) -> DictConfig:
-    """What `visiontune train` would be given with these overrides; a user's `--config-dir` counts."""
-    # Hydra is not there in a process of a launcher.
+    """Compose the config of `visiontune train` with these overrides; a user's `--config-dir` is included."""
+    # Hydra is not initialised in a process of a launcher.
     inside = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside else initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose("train", overrides=overrides)

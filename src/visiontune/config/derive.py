@@ -1,4 +1,4 @@
-"""New configs made from others; a resolved config itself is never changed."""
+"""Derive new configs from others; a resolved config itself is never changed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ def derive(cfg: DictConfig, changes: Mapping[str, Any], without: Sequence[str] =
     """A read-only copy of `cfg` with other values for dotted keys, such as `{"trainer.max_epochs": 3}`.
 
     Args:
-        without: keys of the top level that the copy lacks.
+        without: top-level keys to leave out.
     """
     new = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in without])
     OmegaConf.set_readonly(new, False)

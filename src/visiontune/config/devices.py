@@ -1,4 +1,4 @@
-"""How many devices, and with them ranks, a run uses."""
+"""The number of devices, and so of ranks, that a run uses."""
 
 import torch
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ def count_devices(trainer: DictConfig) -> int:
     """`trainer.devices` as a number, 1 or more; -1 is all GPUs.
 
     Raises:
-        UserError: there are fewer devices, or there are several without a strategy that uses them.
+        UserError: the machine has fewer devices, or several devices need `trainer=ddp`.
     """
     devices, gpus = trainer.devices, torch.cuda.device_count()
     if trainer.accelerator == "gpu" and (devices > gpus or not gpus):

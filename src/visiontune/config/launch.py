@@ -1,4 +1,4 @@
-"""How a run was launched: what Hydra knows beside the config."""
+"""How a run was launched: what Hydra knows in addition to the config."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from hydra.types import RunMode
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch of `train`; the defaults are those of a call from Python.
+    """How `train` was launched; the defaults describe a call from Python.
 
     Attributes:
-        overrides: of the command line; of a sweep's job, that job's.
-        data: option chosen for the group `data`, which names a run without a data folder.
-        job: number of a sweep's job; None outside a sweep.
-        sets_backbone: the backbone was chosen on the command line, and not left to `weights_from`.
-        sets_lr: a learning rate was given on the command line, so that a search keeps it.
+        overrides: overrides of the command line, or of one job of a sweep.
+        data: the option of the group `data`; it names runs that have no data folder.
+        job: number of the job in a sweep; None outside a sweep.
+        sets_backbone: the command line chooses the backbone; otherwise `weights_from` does.
+        sets_lr: the command line sets the learning rate, so that a search keeps it.
     """
 
     overrides: tuple[str, ...] = ()

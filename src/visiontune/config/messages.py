@@ -1,4 +1,4 @@
-"""Say what is wrong with a config in one message: the key, and what to write instead."""
+"""Explain an error in a config with one message: the key, and what to write instead."""
 
 import re
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ from visiontune.errors import UserError
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
-    """The message for an error that the user can mend, or None when the fault is not in the config or the data."""
+    """The message for an error in the config or the data; None for other errors."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -33,16 +33,16 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
 
 
 def _unknown_option(text: str) -> str | None:
-    """For a group option that does not exist: those that do."""
+    """The message for an unknown option of a group, with the options that exist."""
     match = re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)", text)
     if match is None:
         return None
     group, option, listing = match.groups()
-    return f"{group}={option}: there is no such option; write {group}= one of {', '.join(listing.split())}"
+    return f"{group}={option}: unknown option; write {group}= one of {', '.join(listing.split())}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:
-    """For a key that no config has: its neighbours, the nearest first."""
+    """The message for an unknown key, with the keys near it, the nearest first."""
     match = re.search(r"Could not override '([^']+)'", text)
     if match is None:
         return None
@@ -50,13 +50,13 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     parent, _, leaf = key.rpartition(".")
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
     if not known:
-        return f"there is no config key {key!r}: `visiontune {verb} --cfg job` prints them all"
+        return f"unknown config key {key!r}: `visiontune {verb} --cfg job` prints all keys"
     close = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
-    # An abbreviation shares few letters with the whole word (lr, learning_rate), so its initials count as well.
+    # An abbreviation has few letters of the full word (lr, learning_rate), so compare the initials as well.
     initials = "".join(part[0] for part in leaf.split("_") if part)
     close.sort(key=lambda name: name != initials)
     names = ", ".join(f"{parent}.{name}" if parent else name for name in close[:8])
-    return f"there is no config key {key!r}; near it: {names} (a new key is added with +{key}=VALUE)"
+    return f"unknown config key {key!r}; near it: {names} (to add a new key, write +{key}=VALUE)"
 
 
 def _is_group_choice(override: str, config_dir: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What the command line says, as Hydra has to be told it."""
+"""Quote the values of overrides, so that Hydra reads them as the user meant them."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 
 from visiontune.config.compose import config_dir
 
-# Names, paths and columns: text, whatever it looks like. (A test compares them with the schema.)
+# Keys whose values are always text: names, paths and columns. (A test compares them with the schema.)
 TEXT = {
     *("name", "note", "run_dir", "sweep_dir", "run", "weights_from", "monitor", "paths.logs", "distill.teacher"),
     *("data.root", "data.name", "data.table", "data.label", "data.images", "data.masks", "data.annotations"),
@@ -17,7 +17,7 @@ TEXT = {
     *("input", "output", "checkpoint", "backend", "data_root"),
 }
 TEXT_LISTS = {"tags", "data.labels", "data.targets", "data.classes"}
-# A value that is quoted, a list, a mapping or an interpolation, or a function of Hydra's such as choice(a,b).
+# A quoted value, a list, a mapping, an interpolation, or a function of Hydra such as choice(a,b).
 STRUCTURED = re.compile(r"""^(['"\[{]|.*\$\{|(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool)\()""")
 
 
@@ -35,11 +35,11 @@ def _prepare(override: str, multirun: bool) -> str:
     if not sign or override.startswith("-"):
         return override
     name = key.lstrip("+")
-    if value.startswith("~"):  # shells leave it where KEY has a dot, and Hydra refuses it
+    if value.startswith("~"):  # shells do not expand it after KEY=, and Hydra refuses it
         value = os.path.expanduser(value)
     if name in TEXT_LISTS and (simple := re.fullmatch(r"\[([^\[\]{}'\"$]*)\]", value)):
         value = f"[{','.join(_quote(item.strip()) for item in simple[1].split(',') if item.strip())}]"
-    elif (name in TEXT or (config_dir() / name).is_dir()) and not STRUCTURED.match(value):  # or the option of a group
+    elif (name in TEXT or (config_dir() / name).is_dir()) and not STRUCTURED.match(value):  # or an option of a group
         value = ",".join(map(_quote, value.split(","))) if multirun else _quote(value)
     return f"{key}={value}"
 
@@ -49,7 +49,7 @@ def _quote(text: str) -> str:
     if text in ("", "null", "???") or _reads_as_text(text):
         return text
     escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
-    last = len(text) - len(text.rstrip("\\"))  # backslashes escape only before a quote, and there is one at the end
+    last = len(text) - len(text.rstrip("\\"))  # backslashes escape only before a quote, such as the final one
     return "'" + escaped + "\\" * last + "'"
 
 

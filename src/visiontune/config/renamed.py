@@ -1,4 +1,4 @@
-"""Old spellings of options and keys, and what to write instead."""
+"""Old names of options and keys, and what to write instead."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +19,7 @@ OPTIONS = {
     "strategy=base": "strategy=full",
     "backbone=default": "backbone=efficientnet_lite0",
 }
-# Keys: old -> new, after the options that the new one needs.
+# Keys: old -> new, preceded by the options that the new key needs.
 KEYS = {
     "strategy.cache": "frozen_features.cache",
     "strategy.views": "frozen_features.views",
@@ -42,20 +42,22 @@ ACCEPTED = {"predict": {"pictures": "images"}, "export": {"pictures": "images"}}
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Refuse old spellings on the command line.
+    """Refuse old names on the command line.
 
     Raises:
-        UserError: with the new spelling.
+        UserError: an old name is used; the message has the new one.
     """
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if override == "~callbacks.weight_average":
-            raise UserError(f"{override}: averaging is a technique now; write technique=none")
+            raise UserError(f"{override}: weight averaging is a technique now; write technique=none")
         if key == "strategy" and value.startswith("["):
-            raise UserError(f"{override}: strategy takes one option, techniques go beside it; write {_split(value)}")
+            raise UserError(
+                f"{override}: strategy takes one option, and techniques have their own key; write {_split(value)}"
+            )
         for option in value.split(","):
             if new := OPTIONS.get(f"{key}={option}"):
-                raise UserError(f"{key}={option} has a new spelling: write {new}")
+                raise UserError(f"{key}={option} has a new name: write {new}")
         for old, new in KEYS.items():
             if key == old or key.startswith(f"{old}."):
                 raise UserError(f"{key} has a new name: write {new}{key.removeprefix(old)}={value}")
@@ -71,10 +73,10 @@ def _split(value: str) -> str:
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse old keys in a composed config, where a user's own YAML file may have them.
+    """Refuse old keys in a composed config; they may come from a user's own YAML file.
 
     Raises:
-        UserError: with the new key.
+        UserError: an old key is used; the message has the new one.
     """
     for old, new in KEYS.items():
         parent, _, leaf = old.rpartition(".")
@@ -84,7 +86,7 @@ def check_keys(cfg: DictConfig) -> None:
 
 
 def accept_old_keys(verb: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The overrides with accepted old names replaced, and a note about each."""
+    """Replace accepted old names in the overrides; also return a note about each."""
     renamed, notes = [], []
     for override in overrides:
         key, sign, value = override.partition("=")

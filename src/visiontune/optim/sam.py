@@ -11,15 +11,15 @@ from visiontune.errors import UserError
 
 
 class Sam(Optimizer):
-    """Steps with the gradient at the worst weights nearby (SAM, Foret et al. 2021, https://arxiv.org/abs/2010.01412).
+    """Takes steps with the gradient at the worst weights nearby (SAM, Foret et al. 2021, https://arxiv.org/abs/2010.01412).
 
-    Each step costs two passes: one for the direction in which the loss rises, one for the gradient there. State and
-    groups are the wrapped optimizer's, and so is a checkpoint. `train/loss` is the mean of both passes.
+    Each step needs two passes: one finds the direction in which the loss rises, one computes the gradient there. State,
+    parameter groups and checkpoints are those of the wrapped optimizer. `train/loss` is the mean of both passes.
 
     Args:
         base: the optimizer that takes the step.
-        rho: how far away, in the norm of all weights that train.
-        statistics: BatchNorm's, which the first pass alone may change.
+        rho: distance to the worst weights, in the norm of all trained weights.
+        statistics: BatchNorm's running statistics, which only the first pass updates.
 
     Raises:
         UserError: `rho` is not above 0.
@@ -37,15 +37,15 @@ class Sam(Optimizer):
         assert closure is not None, "SAM needs the loss twice"
         with torch.enable_grad():
             loss = closure()
-        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.stack([p.grad.norm() for p in moved]).norm() if moved else torch.zeros(())
-        kept = [*moved, *self.statistics]
-        before = [tensor.detach().clone() for tensor in kept]
-        for p in moved:
+        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in trained]).norm() if trained else torch.zeros(())
+        restored = [*trained, *self.statistics]
+        before = [tensor.detach().clone() for tensor in restored]
+        for p in trained:
             p.add_(p.grad, alpha=float(self.rho / (norm + 1e-12)))
         with torch.enable_grad():
             closure()
-        for tensor, value in zip(kept, before, strict=True):
+        for tensor, value in zip(restored, before, strict=True):
             tensor.copy_(value)
         self.base.step()
         return loss

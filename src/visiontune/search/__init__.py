@@ -1,1 +1,1 @@
-"""Searching settings: the learning rate range test, trials of strategies."""
+"""Search for settings: the learning rate range test and trials of strategies."""

@@ -21,9 +21,9 @@ from visiontune.training.build import make
 from visiontune.training.fit import prepare
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
-SMOOTHING = 0.9  # of the exponential mean over steps
-MIN_LOSSES = 10  # means of fewer losses say nothing
-DIVERGED = 3.0  # times the lowest loss
+SMOOTHING = 0.9  # weight of earlier steps in the exponential mean
+MIN_LOSSES = 10  # the mean of fewer losses is too noisy
+DIVERGED = 3.0  # stop when the loss is this many times the lowest one
 
 
 class NoLossFell(UserError):
@@ -54,16 +54,16 @@ class RangeTest:
 
 
 def range_test(cfg: DictConfig) -> RangeTest:
-    """Train for some steps from where the run will begin, with a learning rate that rises from `LOWEST` to `HIGHEST`.
+    """Train the run's initial model for a few steps, with a learning rate that rises from `LOWEST` to `HIGHEST`.
 
-    All stages train that the strategy trains in its last epoch, and those that it may unfreeze by scores. Each stage
-    keeps its own fraction of the learning rate.
+    The stages that the strategy trains in its last epoch or may unfreeze by scores all train. Each stage keeps its own
+    fraction of the learning rate.
 
     Raises:
         NoLossFell: the loss falls at no learning rate.
     """
     constant = {"_target_": "visiontune.optim.schedulers.constant", "_partial_": True}
-    # With optimizer.lr=1, the learning rate of a group is its fraction.
+    # With optimizer.lr=1, the learning rate of a group equals its fraction.
     cfg = derive(cfg, {"optimizer.lr": 1.0, "scheduler": constant, "frozen_features.cache": "none"})
     with logging_to(None, quiet=True):
         data, model, _ = prepare(cfg)
@@ -86,7 +86,7 @@ def range_test(cfg: DictConfig) -> RangeTest:
 
 
 class LastEpoch(Strategy):
-    """In every epoch what another strategy trains in its last."""
+    """Trains in every epoch what another strategy trains in its last epoch."""
 
     def __init__(self, strategy: Strategy) -> None:
         super().__init__(strategy.stages, strategy.epochs, batchnorm=strategy.batchnorm)
@@ -125,7 +125,7 @@ class _RisingLr(L.Callback):
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Bias-corrected exponential mean, up to the first loss that is not finite."""
+    """Bias-corrected exponential means, up to the first loss that is not finite."""
     means: list[float] = []
     total = 0.0
     for count, loss in enumerate(losses, start=1):
@@ -137,10 +137,10 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 
 def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The highest learning rate up to which the loss fell: Smith's upper bound, where schedules such as cosine begin.
+    """The highest learning rate at which the loss still fell: Smith's upper bound, the peak of a cosine schedule.
 
     Raises:
-        NoLossFell: it fell at none.
+        NoLossFell: the loss fell at no learning rate.
     """
     lowest = min(range(MIN_LOSSES, len(losses)), key=losses.__getitem__, default=MIN_LOSSES)
     if lowest == MIN_LOSSES:

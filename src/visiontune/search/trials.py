@@ -24,8 +24,8 @@ from visiontune.training.build import build_data
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, candidate_configs
 
-MIN_EPOCHS = 3  # of a trial, so that a schedule of several phases has them all
-MIN_STEPS = 50  # with fewer steps, trials end at the probe that they start from
+MIN_EPOCHS = 3  # of a trial, so that it has all phases of a schedule
+MIN_STEPS = 50  # with fewer steps, trials end where they start, at the linear probe
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A config that was tried, its trial, and the trial's objective (`name` and `mode` of the monitored metric)."""
+    """A config, its trial, and the objective of the trial (`name` and `mode` of the monitored metric)."""
 
     cfg: DictConfig
     trial: Trial
@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was tried before a run; empty where nothing is searched."""
+    """The trials before a run; empty without a search."""
 
     trials: tuple[Trial, ...] = ()
     range_test: RangeTest | None = None
@@ -82,11 +82,11 @@ class SearchResult:
 def search(
     cfg: DictConfig, launch: Launch, train: Callable[[DictConfig], float]
 ) -> tuple[DictConfig, SearchResult | None]:
-    """`cfg` with the strategy and the learning rate that trials choose, and the trials; None where none are asked for.
+    """Choose the strategy and the learning rate of `cfg` by trials; return the new config and the trials.
 
-    With `search=strategy`, each candidate trains for a fraction of the epochs on a fraction of the training images.
-    The best one is tried with two more learning rates: that of a range test, which is the highest that a few steps
-    bear, and the geometric mean of that and its own.
+    Without `search` and `optimizer.lr=auto`, return `cfg` and None. With `search=strategy`, each candidate trains for a
+    fraction of the epochs on a fraction of the training images. Two more trials train the best one with other learning
+    rates: that of a range test (the highest at which the loss still falls), and the geometric mean of that and its own.
 
     Args:
         cfg: resolved.
@@ -94,24 +94,24 @@ def search(
     """
     if cfg.search is None and cfg.optimizer.lr != AUTO:
         return cfg, None
-    _check_place(cfg)
+    _check_run_dir(cfg)
     test: RangeTest | None = None
     if cfg.search is None:
         test = range_test(cfg)
         return derive(cfg, {"optimizer.lr": test.lr}), SearchResult(range_test=test)
     configs = candidate_configs(cfg, launch)
-    for config in configs.values():  # errors in any of them come before the first trains
+    for config in configs.values():  # raise errors of all candidates before the first one trains
         prepare(_with_lr(config, 1.0), download=False, load=False)
     if cfg.search.lr_range_test or cfg.optimizer.lr == AUTO:
         test = _range_test(next(iter(configs.values())))
     if test is not None:
         configs = {name: _with_lr(config, test.lr) for name, config in configs.items()}
-    candidates = [_try(cfg, config, name, train) for name, config in configs.items()]
+    candidates = [_run_trial(cfg, config, name, train) for name, config in configs.items()]
     best = _best(candidates)
     if test is not None and best.trial.lr != test.lr:
         for lr in (test.lr, math.sqrt(test.lr * best.trial.lr)):
             config = derive(best.cfg, {"optimizer.lr": lr})
-            candidates.append(_try(cfg, config, best.trial.strategy, train))
+            candidates.append(_run_trial(cfg, config, best.trial.strategy, train))
     best = _best(candidates)
     trials = tuple(candidate.trial for candidate in candidates)
     return best.cfg, SearchResult(trials, test, best.objective["name"], best.trial)
@@ -123,7 +123,7 @@ def _with_lr(cfg: DictConfig, lr: float) -> DictConfig:
 
 
 def _range_test(cfg: DictConfig) -> RangeTest | None:
-    """None where the loss falls at no learning rate, and the trials have one of their own."""
+    """Run a range test; None if the loss falls at no learning rate and the trials have their own."""
     try:
         return range_test(cfg)
     except NoLossFell:
@@ -134,14 +134,14 @@ def _range_test(cfg: DictConfig) -> RangeTest | None:
     return None
 
 
-def _check_place(cfg: DictConfig) -> None:
-    """Raises UserError where the run directory will be refused, before the trials and not after them."""
-    place = Path(cfg.run_dir).expanduser() if cfg.run_dir else None
-    if place is not None and place.exists() and not (place.is_dir() and not any(place.iterdir())):
-        raise UserError(f"{place} is not empty: name another run_dir, or continue a run in it with run={place}")
+def _check_run_dir(cfg: DictConfig) -> None:
+    """Raise UserError if `run_dir` cannot be used, before the trials and not after them."""
+    path = Path(cfg.run_dir).expanduser() if cfg.run_dir else None
+    if path is not None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path} is not empty: write another run_dir, or resume the run in it with run={path}")
 
 
-def _try(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[DictConfig], float]) -> Candidate:
+def _run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[DictConfig], float]) -> Candidate:
     """Train `config` for the fractions of epochs and images that `cfg.search` names."""
     epochs = max(MIN_EPOCHS, round(cfg.search.epochs * config.trainer.max_epochs))
     data = build_data(config)
@@ -166,6 +166,6 @@ def _try(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[DictCo
 
 
 def _best(candidates: list[Candidate]) -> Candidate:
-    """The candidate with the best score; of equal scores the first."""
+    """The candidate with the best score, the first one of equal scores."""
     sign = 1 if candidates[0].objective["mode"] == "max" else -1
     return max(candidates, key=lambda candidate: sign * candidate.trial.score)

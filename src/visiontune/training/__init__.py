@@ -1,1 +1,1 @@
-"""A training run: build its objects, fit, resume, load, evaluate."""
+"""Build the objects of a training run, fit, resume, load and evaluate it."""

@@ -1,4 +1,4 @@
-"""From a config to the objects of a run."""
+"""Build the objects of a run from its config."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,11 +53,11 @@ def build_data(cfg: DictConfig) -> VisionData:
 def build_finetuner(
     cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
-    """A FineTuner with the backbone's weights loaded, its heads sized by the data's schema.
+    """Build a FineTuner: the backbone with its weights, and heads of the sizes in the data's schema.
 
     Args:
-        download: False leaves weights random that would have to be fetched first (the report says so).
-        load: False leaves all of them random: a checkpoint follows.
+        download: False leaves weights random that would need a download (the report says so).
+        load: False leaves all weights random, since a checkpoint is loaded next.
     """
     size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
@@ -107,9 +107,9 @@ def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskIn
 
 
 def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers: Sequence[Logger] = ()) -> L.Trainer:
-    """The Trainer of a run: its own callbacks, then those of the config. It fits the backbone compiled, if asked to."""
+    """Build the Trainer with the fixed callbacks and those of the config; compile the backbone if `compile` is true."""
     if cfg.compile:
-        model.backbone.compile()  # in place, so that the names in checkpoints stay as they are
+        model.backbone.compile()  # in place, so that the names in checkpoints do not change
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
@@ -125,7 +125,7 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     terminal = sys.stdout.isatty()
     trainer = make(settings | {"_partial_": True})(
         callbacks=[*before, *_callbacks(cfg, model), *after, *([RichProgressBar()] if terminal else [])],
-        enable_progress_bar=terminal,  # elsewhere the line an epoch of History is all that is wanted
+        enable_progress_bar=terminal,  # elsewhere History prints one line per epoch
         logger=list(loggers),
         default_root_dir=str(run.path),
         use_distributed_sampler=False,
@@ -133,13 +133,13 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         enable_model_summary=False,
     )
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-    # Lightning puts it last: what the others do as a batch begins would then be done again by a run that goes on.
+    # Lightning puts it last. A resumed run would then repeat what the other callbacks do when a batch starts.
     trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Checkpoints))
     return trainer
 
 
 def check(cfg: DictConfig, model: FineTuner) -> None:
-    """Build optimizer, schedule, callbacks and Trainer once for nothing, to find wrong arguments before a run begins.
+    """Build optimizer, scheduler, callbacks and Trainer once, to find wrong arguments before a run begins.
 
     Raises:
         UserError: one of them refuses its arguments.
@@ -155,7 +155,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     }
     if "sam" in cfg.technique and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
         raise UserError(
-            "technique=[sam] takes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
+            "technique=[sam] needs two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
             "trainer.precision=bf16-mixed or 32-true"
         )
     check_loggers(cfg)
@@ -169,7 +169,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
         group = "trainer"
         with logging_to(None, quiet=True):
             instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
-    except Exception as error:  # torch and Lightning have many types for an argument that they do not like
+    except Exception as error:  # torch and Lightning raise many types for wrong arguments
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
@@ -177,24 +177,24 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
 
 
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
-    """Callbacks of `technique`, then those of `callbacks`."""
+    """Build the callbacks of `technique`, then those of `callbacks`."""
     name, mode = model.monitor
     techniques = [node for node in cfg.technique.values() if "_target_" in node]
     nodes = [*techniques, *(node for node in cfg.callbacks.values() if node)]
     return [_complete(make(node), monitor=name, mode=mode) for node in nodes]
 
 
-def _complete(made: Any, **arguments: Any) -> Any:
-    """Finish what a config marked `_partial_`; anything else is complete."""
-    return made(**arguments) if isinstance(made, partial) else made
+def _complete(callback: Any, **arguments: Any) -> Any:
+    """Call what a config marks as `_partial_` with `arguments`; return other callbacks as they are."""
+    return callback(**arguments) if isinstance(callback, partial) else callback
 
 
 def distributed(strategy: Any) -> Any:
     """DDP that allows frozen stages and unequal numbers of evaluation batches.
 
-    Every parameter is registered with DDP while it still requires a gradient; frozen ones then count as unused.
-    Buffers are not broadcast in each forward pass, which would make a rank with one batch more wait forever:
-    BatchNorm statistics are averaged before each validation instead.
+    DDP registers all parameters before any is frozen; frozen ones then count as unused. Buffers are not broadcast in
+    each forward pass, since a rank with one more batch would wait forever. BatchNorm statistics are averaged before
+    each validation instead.
     """
     if strategy != "ddp":
         return strategy

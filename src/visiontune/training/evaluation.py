@@ -19,9 +19,9 @@ class Evaluation:
     """The results of one split.
 
     Args:
-        rows: of predictions.csv, one for each sample and task.
+        rows: rows of predictions.csv, one for each sample and task.
         worst: for each task the samples with the largest loss, the largest first.
-        computed: for each task the metrics as tensors, such as the confusion matrix.
+        computed: for each task the metrics as tensors, including those that are not logged, such as a confusion matrix.
     """
 
     split: str
@@ -32,7 +32,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, list[PerClass]]:
-        """By task, the metrics of each class; in `metrics` they are `SPLIT/TASK/METRIC/CLASS`."""
+        """For each task the per-class metrics; in `metrics` their names are `SPLIT/TASK/METRIC/CLASS`."""
         return {
             task: [value for value in values.values() if isinstance(value, PerClass)]
             for task, values in self.computed.items()
@@ -60,11 +60,11 @@ def evaluate(
     stored: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> Evaluation:
-    """All metrics of `model` on the train, val or test split.
+    """Compute all metrics of `model` on the train, val or test split.
 
     Args:
-        stored: load the images as they are stored, for an exported file that resizes them itself.
-        callbacks: for the evaluation loop.
+        stored: load the original images, for an exported file that resizes them itself.
+        callbacks: further callbacks of the evaluation loop.
 
     Raises:
         UserError: the data has no such split.

@@ -1,4 +1,4 @@
-"""A run's model, ready to be fitted; every rank of a run makes the same."""
+"""Build the model of a run and fit it; every rank of a run builds the same model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from visiontune.training.teacher import attach_teacher
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch. Memory that the run frees stays allocated, which is faster."""
+    """Seed Python, NumPy and torch, and let the process keep freed memory, which is faster."""
     keep_allocated()
     L.seed_everything(seed, verbose=False)
 
@@ -31,16 +31,16 @@ def seed_everything(seed: int) -> None:
 def build_model(
     cfg: DictConfig, data: VisionData, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
-    """The model of a run, with its weights, its teacher and the cache of its frozen stages.
+    """Build the model of a run with its weights, its teacher and the cache of its frozen stages.
 
     Args:
-        download: False fetches no weights (the plan).
-        load: False loads none at all, since a checkpoint follows.
+        download: False downloads no weights (for the plan).
+        load: False loads no weights, since a checkpoint is loaded next.
 
     Raises:
-        UserError: something is wrong with the config or the data; nothing has been started.
+        UserError: the config or the data is wrong; nothing has been started.
     """
-    data.steps_per_epoch(cfg.trainer.devices)  # raises where it cannot be shared among so many ranks
+    data.steps_per_epoch(cfg.trainer.devices)  # raises if the data is too small for this number of ranks
     epochs = cfg.get("planned_epochs", cfg.trainer.max_epochs)
     model, weights = build_finetuner(cfg, data.schema, epochs, download, load)
     for task, head in model.heads.items():
@@ -62,7 +62,7 @@ def build_model(
 
 
 def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:
-    """Data and model of a run, as `train` makes them; for whoever needs no Trainer."""
+    """Build the data and the model of a run as `train` does, without a Trainer."""
     seed_everything(cfg.seed)
     data = build_data(cfg)
     model, weights = build_model(cfg, data, download, load)
@@ -77,10 +77,10 @@ def fit(
     checkpoint: Path | None,
     loggers: Sequence[Logger] = (),
 ) -> None:
-    """Fit in this process as one of the ranks, or where a Trainer is all that is wanted of `train`.
+    """Fit in this process, as a single rank or as one of several.
 
     Args:
-        loggers: of rank 0; the other ranks have none.
+        loggers: loggers of rank 0; other ranks have none.
     """
     log_hyperparameters(loggers, flatten(cfg))
     trainer = build_trainer(cfg, run, model, loggers)

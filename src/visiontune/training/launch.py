@@ -1,4 +1,4 @@
-"""One process a rank."""
+"""Fit with several ranks, one process each."""
 
 import os
 import socket
@@ -15,11 +15,14 @@ from visiontune.training.fit import build_model, fit, seed_everything
 
 
 def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
-    """Fit `run` in several processes and wait; when one fails, the others are stopped and its error is raised.
+    """Fit `run` in one process per rank and wait; if one fails, stop the others and raise its error.
 
-    Not Lightning's launchers: the one for scripts would run this command line again, a sweep with all of its jobs; the
-    ones for notebooks (`ddp_spawn`, `ddp_fork`) pickle the Trainer, the data and the model into each process, and give
-    back neither the state of callbacks nor that of the strategy. Here each rank builds its objects from `config.yaml`.
+    Each rank builds its objects from `config.yaml`. Lightning's launchers would train the same weights, but:
+
+    - `ddp` starts the command line again for each rank, in a sweep with all of its jobs.
+    - `ddp_fork` hangs if the parent process has used OpenMP with two or more threads, and Lightning refuses it if the
+      parent has used CUDA, which every job of a sweep does when it evaluates.
+    - `ddp_spawn` pickles the Trainer, which fails with an open TensorBoard logger.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -28,7 +31,7 @@ def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
 
 
 def _fit_rank(rank: int, ranks: int, port: int, path: Path, checkpoint: Path | None) -> None:
-    os.environ |= {  # what Lightning reads in a process that somebody else started
+    os.environ |= {  # what Lightning reads in a process that it did not start
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
         "WORLD_SIZE": str(ranks),

@@ -26,15 +26,15 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
 from visiontune.training.build import build_finetuner
 
-# A config may name everything that this package defines, and these kinds of classes of its libraries. It may not name
-# functions of the libraries: torch.utils.collect_env.run starts any command.
+# A config may name everything that this package defines, and these kinds of classes of its libraries. It must not name
+# functions of the libraries: torch.utils.collect_env.run runs any command.
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
 FULL = {"_target_": "visiontune.strategies.Full", "_partial_": True}
 KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
 def check_trusted(cfg: DictConfig, trust: bool = False) -> None:
-    """Refuse a run whose config names other code.
+    """Refuse a run whose config names code from elsewhere.
 
     Raises:
         UserError: a `_target_` is outside this package and its libraries' classes, and `trust` is false.
@@ -52,7 +52,7 @@ def _is_allowed(target: str) -> bool:
     if package not in ("visiontune", *LIBRARIES):
         return False
     value = get_object(target)
-    if package == "visiontune":  # defined here, not only imported here: visiontune.runs.environment.subprocess.run
+    if package == "visiontune":  # defined here and not only imported: visiontune.runs.environment.subprocess.run
         return str(getattr(value, "__module__", "")).split(".")[0] == package
     return isinstance(value, type) and issubclass(value, KINDS)
 
@@ -71,7 +71,7 @@ def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
-    """A run and its config, after `check_trusted`."""
+    """Open a run and its config, after `check_trusted`."""
     run = RunDirectory.open(path)
     cfg = run.read_config()
     check_readable(run, cfg)
@@ -81,10 +81,10 @@ def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
 
 
 def check_readable(run: RunDirectory, cfg: DictConfig) -> None:
-    """Refuse a config of another version that this version cannot read.
+    """Refuse a config that was written by another version and that this version cannot read.
 
     Raises:
-        UserError: it lacks a group, or names a class of this package that is not there.
+        UserError: it lacks a group, or names a class that this package does not have.
     """
     for group in ("frozen_features", "technique"):
         if group not in cfg:
@@ -93,7 +93,7 @@ def check_readable(run: RunDirectory, cfg: DictConfig) -> None:
         if target.startswith("visiontune."):
             try:
                 get_object(target)
-            except Exception as error:  # Hydra and Python have many types for a name that is not there
+            except Exception as error:  # Hydra and Python raise many types for an unknown name
                 raise version_mismatch(run, f"there is no {key}={target}") from error
 
 
@@ -101,13 +101,13 @@ def version_mismatch(run: RunDirectory, reason: str) -> UserError:
     """The error for a run whose config this version cannot read."""
     version = written_by(run) or "another version"
     return UserError(
-        f"{run.config} is of visiontune {version}, and this is {__version__}: {reason}. Use it with visiontune "
-        f"{version}, or take its weights into a new run with backbone.weights={run.path}"
+        f"{run.config} was written by visiontune {version}, and this is {__version__}: {reason}. Use visiontune "
+        f"{version}, or start a new run from its weights with backbone.weights={run.path}"
     )
 
 
 def written_by(run: RunDirectory) -> str | None:
-    """The version that began a run; None where nothing says it."""
+    """The version that started a run; None if its environment.json is missing."""
     if not run.environment.is_file():
         return None
     return json.loads(run.environment.read_text())["packages"]["visiontune"]
@@ -116,11 +116,11 @@ def written_by(run: RunDirectory) -> str | None:
 def load_model(
     run: RunDirectory, cfg: DictConfig, which: str = "best", plain: bool = False
 ) -> tuple[FineTuner, dict[str, TaskInfo]]:
-    """The FineTuner of a run with the weights of a checkpoint, and the tasks with their class names.
+    """Load the FineTuner of a run with the weights of a checkpoint; also return its tasks with their class names.
 
     Args:
         which: "best", "last" or the path of a checkpoint.
-        plain: merge LoRA adapters into the weights that they adapt.
+        plain: merge LoRA adapters into the weights.
 
     Raises:
         UserError: there is no such checkpoint, or another program wrote it.
@@ -145,7 +145,7 @@ def without_adapters(cfg: DictConfig) -> DictConfig:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has a type for a corrupt zip, a pickle with code, a missing file
+    except Exception as error:  # torch raises many types: a corrupt zip, a pickle with code, a missing file
         raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or "visiontune" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
@@ -155,8 +155,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> WeightReport:
     """Load the weights of another run's best checkpoint into `model`.
 
-    A head for other classes keeps its initialisation and is reported as reshaped, even where the shapes agree: its rows
-    would stand for other classes.
+    A head with other classes keeps its initial weights and is reported as reshaped, even if the shapes are equal, since
+    its rows would mean other classes.
     """
     path = run.checkpoint("best")
     checkpoint = read_checkpoint(path)

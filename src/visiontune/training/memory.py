@@ -1,4 +1,4 @@
-"""Memory of the process: its allocator, and its peak."""
+"""Memory of the process: allocator and peak."""
 
 import ctypes
 import gc
@@ -13,10 +13,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_allocated() -> None:
-    """Ask glibc not to hand large freed blocks back to the system.
+    """Ask glibc to keep large freed blocks instead of returning them to the system.
 
-    A training step on the CPU frees and takes the same hundreds of megabytes of activations again, and the system
-    would zero every page of them each time (measured in docs/benchmarks.md). Elsewhere than on glibc nothing happens.
+    A training step on the CPU frees and allocates the same hundreds of megabytes of activations, and the system would
+    zero every page each time (measured in docs/benchmarks.md). Without glibc nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -28,7 +28,7 @@ def keep_allocated() -> None:
 def forget_peak() -> None:
     """Reset the peak that `peak_mb` reports, on Linux and on GPUs.
 
-    Memory that an earlier job of a sweep has freed goes back to the system.
+    Memory that an earlier job of a sweep has freed is returned to the system.
     """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":

@@ -1,4 +1,4 @@
-"""Everything that circumstances decide about a config: the one place that does. The result is read-only."""
+"""Resolve a config: replace `auto` and `null` by values that depend on the data, the machine or another run."""
 
 import math
 from pathlib import Path
@@ -25,13 +25,13 @@ AUTO = "auto"
 
 
 def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
-    """The read-only config of a new run: checked, without `auto` or `null` where the circumstances decide.
+    """Check the config of a new run and replace `auto` and `null` by values; the result is read-only.
 
     Args:
-        cfg: `train.yaml` composed.
+        cfg: the composed `train.yaml`.
 
     Raises:
-        UserError: a value of a wrong type or out of range, or one that the machine or another run does not allow.
+        UserError: a value has the wrong type, is out of range, or does not fit the machine or another run.
     """
     check_keys(cfg)
     new = check("train", cfg)
@@ -63,14 +63,16 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
 
 
 def resolve_machine(cfg: DictConfig) -> DictConfig:
-    """What may differ each time that a run starts or resumes: paths, the number of devices, the teacher.
+    """Resolve what may change whenever a run starts or resumes: paths, the number of devices, the teacher.
 
     Raises:
-        UserError: there are fewer devices, or the teacher is not the one that the run began with.
+        UserError: the machine has fewer devices, or the teacher is not the one that the run started with.
     """
     changes: dict[str, Any] = {"trainer.devices": count_devices(cfg.trainer)}
     if root := cfg.data.get("root"):
-        changes["data.root"] = str(Path(root).expanduser().resolve())  # a run is read from other folders as well
+        changes["data.root"] = str(
+            Path(root).expanduser().resolve()
+        )  # a run may be opened from another working directory
     if cfg.distill.teacher is not None:
         teacher = RunDirectory.open(cfg.distill.teacher)
         digest = teacher.digest()
@@ -84,21 +86,21 @@ def resolve_machine(cfg: DictConfig) -> DictConfig:
 
 
 def candidate_configs(cfg: DictConfig, launch: Launch) -> dict[str, DictConfig]:
-    """By name of a strategy in `search.candidates`: the config of the run with that strategy.
+    """For each strategy in `search.candidates`, the config of the run with that strategy.
 
     Raises:
-        UserError: something is wrong with one of them.
+        UserError: one of the configs is wrong.
     """
     parsed = OverridesParser.create().parse_overrides(list(launch.overrides))
-    kept = [
+    other_overrides = [
         str(override.input_line)
         for override in parsed
         if override.key_or_group not in ("strategy", "search") and not override.key_or_group.startswith("search.")
     ]
-    # The place of the run is that of `cfg`: a sweep's folder is named by the time.
-    place = {"run_dir": cfg.run_dir, "sweep_dir": cfg.sweep_dir}
+    # Keep the run directory of `cfg`: composing again would name a sweep's folder by another time.
+    directories = {"run_dir": cfg.run_dir, "sweep_dir": cfg.sweep_dir}
     return {
-        name: derive(resolve(train_config([*kept, "search=none", f"strategy={name}"]), launch), place)
+        name: derive(resolve(train_config([*other_overrides, "search=none", f"strategy={name}"]), launch), directories)
         for name in cfg.search.candidates
     }
 
@@ -117,7 +119,7 @@ def _has_probe(head: DictConfig) -> bool:
 
 
 def _epochs_by_rule(cfg: DictConfig) -> int:
-    """Epochs that the strategy computes from the size of the data.
+    """Number of epochs that the strategy computes from the size of the data.
 
     Raises:
         UserError: the strategy has no such rule.

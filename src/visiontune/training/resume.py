@@ -24,7 +24,7 @@ from visiontune.runs.log_files import cut_log_files
 from visiontune.training.load import check_readable, check_trusted, read_checkpoint, version_mismatch, written_by
 from visiontune.training.resolve import resolve_machine
 
-# Everything else, such as the learning rate, stands in the checkpoint or decides what the run is.
+# Everything else, such as the learning rate, is stored in the checkpoint or defines the run.
 CHANGEABLE = (
     "trainer.",
     "data.root",
@@ -43,17 +43,17 @@ CHANGEABLE = (
 def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
     """The run's config with `overrides` applied, read-only, and the checkpoint to resume from.
 
-    A run that was stopped before its first checkpoint starts again in its own directory (the checkpoint is None).
+    A run without a checkpoint starts again in its own directory (the checkpoint is None).
 
     Raises:
-        UserError: the run is finished and no further epochs are asked for, an override is not allowed for a run that
-            has begun, or no checkpoint can be read.
+        UserError: the run is finished and no more epochs are requested, an override must not change in a resumed run,
+            or no checkpoint can be read.
     """
     cfg = run.read_config()
     if cfg.get("backend"):
         raise UserError(
-            f"the model of {run.path} is a file, which cannot be trained; start a new run from the weights that it was "
-            f"made of with weights_from={run.path}"
+            f"the model of {run.path} is an exported file, which cannot be trained; start a new run from the original "
+            f"weights with weights_from={run.path}"
         )
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     check_readable(run, cfg)
@@ -61,7 +61,7 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
     before = cfg.trainer.max_epochs
     for override in parsed:
         key = "trainer.max_epochs" if override.key_or_group == "epochs" else override.key_or_group
-        if key in ("run", "trust", "debug"):  # of this call, not of the run
+        if key in ("run", "trust", "debug"):  # keys of this call, not of the run
             continue
         if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
             raise UserError(
@@ -81,7 +81,7 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
 
 
 def _newest(run: RunDirectory) -> Path | None:
-    """`last.ckpt`; where it cannot be read, the one before, then the best."""
+    """`last.ckpt`, or the first readable one of `previous.ckpt` and `best.ckpt`."""
     errors = []
     for name in ("last", "previous", "best"):
         path = run.checkpoints / f"{name}.ckpt"
@@ -95,7 +95,7 @@ def _newest(run: RunDirectory) -> Path | None:
             errors.append(str(error))
     if errors:
         raise UserError(
-            f"no checkpoint of {run.path} can be read, so that it cannot be resumed; begin a new run, or put a copy of "
+            f"no checkpoint of {run.path} can be read, so it cannot be resumed; start a new run, or copy an intact "
             f"{run.checkpoints / 'last.ckpt'} there. {errors[0]}"
         )
     return None
@@ -106,7 +106,7 @@ def _check_sums(path: Path) -> None:
     try:
         with ZipFile(path) as file:
             corrupt = file.testzip()
-    except Exception as error:  # zipfile and zlib have a type for each way in which a file may be corrupt
+    except Exception as error:  # zipfile and zlib raise many types for corrupt files
         raise UserError(f"{path} is corrupt: {error}") from error
     if corrupt:
         raise UserError(f"{path} is corrupt: the checksum of {corrupt} is wrong")

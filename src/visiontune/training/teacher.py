@@ -1,4 +1,4 @@
-"""From `distill` in the config to the teacher of a run."""
+"""Attach the teacher that `distill` in the config names."""
 
 import csv
 
@@ -58,17 +58,17 @@ def attach_teacher(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
 
 
 def note_enlarged_images(teacher_size: tuple[int, int], size: tuple[int, int]) -> str | None:
-    """A note if the teacher gets images that are enlarged, with less detail than those that it was trained on."""
+    """A note if the teacher was trained on larger images than it gets from this run."""
     if teacher_size[0] * teacher_size[1] <= size[0] * size[1]:
         return None
     return (
-        f"the teacher was trained on images of {teacher_size[0]} x {teacher_size[1]} and gets this run's, "
-        f"{size[0]} x {size[1]}, enlarged, where it errs more: better train one with data.image_size={list(size)}"
+        f"the teacher was trained on images of {teacher_size[0]} x {teacher_size[1]} and gets enlarged ones of "
+        f"{size[0]} x {size[1]}, which makes it less accurate: better train one with data.image_size={list(size)}"
     )
 
 
 def note_known_images(run: RunDirectory, data: VisionData) -> str | None:
-    """A note if the teacher was trained on images that evaluate the student."""
+    """A note if the teacher was trained on images on which the student is evaluated."""
     with run.splits.open(newline="") as file:
         trained = {row["content"] for row in csv.DictReader(file) if row["split"] == "train"}
     counts = {split: sum(s.content in trained for s in data.samples(split)) for split in ("val", "test")}

@@ -1,4 +1,4 @@
-"""After the training: weights between the first and the best ones of a run."""
+"""Interpolate between the first and the best weights of a run after the training."""
 
 import torch
 from omegaconf import DictConfig
@@ -15,14 +15,14 @@ from visiontune.training.load import read_checkpoint
 
 
 def interpolate(cfg: DictConfig, run: RunDirectory, model: FineTuner, data: VisionData) -> None:
-    """Write the best of ``(1 - f) * start + f * best`` on the validation split as the new `best.ckpt`.
+    """Save the best weights ``(1 - f) * start + f * best`` on the validation split as the new `best.ckpt`.
 
     WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903. The factors f are `technique.wise_ft.factors` and
-    1, which is the best epoch itself; of equal scores the largest factor wins.
+    1, which is the best epoch itself. Among equal scores the largest factor wins.
     """
     start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
     if "wise_ft" in best["visiontune"]:
-        return  # a run that was stopped after this, and has had no better epoch since
+        return  # a resumed run that has had no better epoch since
     name, mode = model.monitor
     scores = {}
     for factor in sorted({*cfg.technique.wise_ft.factors, 1.0}):
@@ -30,18 +30,18 @@ def interpolate(cfg: DictConfig, run: RunDirectory, model: FineTuner, data: Visi
         evaluation = evaluate(model, data, "val", cfg.trainer.accelerator, cfg.trainer.precision)
         scores[factor] = evaluation.metrics[name]
     sign = 1 if mode == "max" else -1
-    chosen = max(scores, key=lambda factor: (sign * scores[factor], factor))
+    best_factor = max(scores, key=lambda factor: (sign * scores[factor], factor))
     text = ", ".join(f"{factor:g}: {score:.4f}" for factor, score in scores.items())
-    log.info(f"between start (0) and best epoch (1), {name} of {text}; chosen: {chosen:g}")
-    best["state_dict"] = between(start["state_dict"], best["state_dict"], chosen)
-    best["visiontune"]["wise_ft"] = chosen
+    log.info(f"between start (0) and best epoch (1), {name} of {text}; chosen: {best_factor:g}")
+    best["state_dict"] = between(start["state_dict"], best["state_dict"], best_factor)
+    best["visiontune"]["wise_ft"] = best_factor
     save_atomically(run.checkpoint("best"), best)
 
 
 def between(start: dict[str, Tensor], best: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """``(1 - factor) * start + factor * best`` of all weights; counters are the best's.
+    """``(1 - factor) * start + factor * best`` for all weights; integer buffers are those of `best`.
 
-    The change by an adapter is a product of two matrices that starts at zero: only one of them is interpolated.
+    An adapter is a product of two matrices that starts at zero, so only one of them is interpolated.
     """
     return {
         key: torch.lerp(start[key], value, factor) if value.is_floating_point() and not key.endswith(DOWN) else value
