@@ -27,13 +27,13 @@ def rows(run: RunDirectory) -> list[dict[str, str]]:
 def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Strategy -> the score that its trial has instead of its own; negative where the range test's rate is used."""
     given: dict[str, float] = {}
-    whole = trials._try
+    whole = trials._run_trial
 
     def scored(cfg: DictConfig, config: DictConfig, name: str, train: Any) -> Any:
         candidate = whole(cfg, config, name, train)
         return replace(candidate, trial=replace(candidate.trial, score=given[name]))
 
-    monkeypatch.setattr(trials, "_try", scored)
+    monkeypatch.setattr(trials, "_run_trial", scored)
     return given
 
 
@@ -143,7 +143,7 @@ def test_trials_go_on_where_the_range_test_finds_no_rate(
 def test_bad_input_is_found_before_anything_trains(
     overrides: list[str], words: str, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("range_test", "_try"):
+    for name in ("range_test", "_run_trial"):
         monkeypatch.setattr(trials, name, lambda *_: pytest.fail("something has trained"))
     assert words in command("train", *tiny, *SETTINGS, "search=strategy", *overrides).message
 

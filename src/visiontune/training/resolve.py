@@ -99,10 +99,12 @@ def candidate_configs(cfg: DictConfig, launch: Launch) -> dict[str, DictConfig]:
     ]
     # Keep the run directory of `cfg`: composing again would name a sweep's folder by another time.
     directories = {"run_dir": cfg.run_dir, "sweep_dir": cfg.sweep_dir}
-    return {
-        name: derive(resolve(train_config([*other_overrides, "search=none", f"strategy={name}"]), launch), directories)
-        for name in cfg.search.candidates
-    }
+    configs = {}
+    for name in cfg.search.candidates:
+        composed = train_config([*other_overrides, "search=none", f"strategy={name}"])
+        # A user's file may set keys of `search`, which search=none does not remove.
+        configs[name] = derive(resolve(derive(composed, {"search": None}), launch), directories)
+    return configs
 
 
 def _is_pretrained(cfg: DictConfig) -> bool:
