@@ -11,15 +11,15 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """The work was done and its result cannot be given: exit code 1, one message, no traceback."""
+    """The work ran but has no usable result: exit code 1, one message, no traceback."""
 
 
 def listed(lines: Sequence[str], most: int = 10) -> str:
-    """The first lines, each on one of its own and indented, and how many more there are."""
+    """The first lines, indented, each on a new line, and the number of further ones."""
     more = f"\n  and {len(lines) - most} more" if len(lines) > most else ""
     return "".join(f"\n  {line}" for line in lines[:most]) + more
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first names in a row."""
+    """The first names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -149,7 +149,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             "strategy.schedule={blocks.6: 1}",
             "strategy.schedule names stage 'blocks.6', which this backbone lacks: its stages are block1, block2, heads",
         ),
-        ("+loss_weights.depth=2", "loss_weights.depth: there is no such head; the heads are classification"),
+        ("+loss_weights.depth=2", "loss_weights.depth: unknown head; write one of classification"),
         (
             "backbone.name=resnet5",
             "backbone.name=resnet5: no such network in torchvision, timm or visiontune; near it: resnet50",

@@ -218,7 +218,7 @@ def test_a_batch_without_any_label_trains(tmp_path: Path) -> None:
 
 
 def test_unknown_heads_and_metrics_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^loss_weights.depth: there is no such head; the heads are colour, size$"):
+    with pytest.raises(UserError, match=r"^loss_weights.depth: unknown head; write one of colour, size$"):
         make("colour", "size", loss_weights={"depth": 1.0})
     with pytest.raises(UserError) as monitor:
         make(monitor="val/colour/map")

@@ -46,7 +46,7 @@ def test_batches_without_labels_teach_nothing_about_a_task() -> None:
 
 
 def test_what_cannot_be_weighed() -> None:
-    with pytest.raises(UserError, match=r"^loss_weights.c: there is no such head; the heads are a, b$"):
+    with pytest.raises(UserError, match=r"^loss_weights.c: unknown head; write one of a, b$"):
         build_loss_weights(["a", "b"], {"c": 1.0})
     with pytest.raises(UserError, match=r"^loss_weights=uncertain: write learned"):
         build_loss_weights(["a", "b"], "uncertain")

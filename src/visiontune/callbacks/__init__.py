@@ -1,4 +1,4 @@
-"""Callbacks of a training and of an evaluation; none of them knows any task."""
+"""Callbacks for training and evaluation; they do not depend on tasks."""
 
 from visiontune.callbacks.accumulation import LastWindowScale
 from visiontune.callbacks.auto_rgn import AutoRGN

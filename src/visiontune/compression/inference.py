@@ -1,8 +1,8 @@
-"""Peak memory of inference, measured in a process of its own.
+"""Measure the peak memory of inference in a new process.
 
     python -P inference.py RUN_DIR|FILE.onnx HEIGHT WIDTH CHANNELS THREADS
 
-An exported file runs without torch, as it would where it is deployed.
+An exported file runs without torch, as it does when it is deployed.
 """
 
 import subprocess

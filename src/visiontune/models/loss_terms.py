@@ -1,4 +1,4 @@
-"""Extra terms of the training loss, beside the losses of the heads."""
+"""Terms of the training loss in addition to the losses of the heads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -19,9 +19,7 @@ class FixedWeights(nn.Module):
         super().__init__()
         self.weights = dict.fromkeys(tasks, 1.0)
         if unknown := sorted(set(weights) - set(self.weights)):
-            raise UserError(
-                f"loss_weights.{unknown[0]}: there is no such head; the heads are {', '.join(self.weights)}"
-            )
+            raise UserError(f"loss_weights.{unknown[0]}: unknown head; write one of {', '.join(self.weights)}")
         self.weights |= {task: float(weight) for task, weight in weights.items()}
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:

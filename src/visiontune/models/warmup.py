@@ -1,4 +1,4 @@
-"""Learning rates of stages that have just been unfrozen."""
+"""Learning rates of newly unfrozen stages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

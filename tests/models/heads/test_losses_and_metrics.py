@@ -169,7 +169,7 @@ def test_metrics_that_are_not_fine_are_refused() -> None:
     ):
         with pytest.raises(UserError, match=message):
             build(entry)
-    with pytest.raises(UserError, match=r"metrics.accuracy: this head computes accuracy itself; write another name"):
+    with pytest.raises(UserError, match=r"metrics.accuracy: this head already computes accuracy; write another name"):
         classifier().add_metrics({"accuracy": build(KAPPA)["kappa"]})
 
 

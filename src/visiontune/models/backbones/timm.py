@@ -18,7 +18,7 @@ from visiontune.errors import UserError
 from visiontune.models.backbones.backbone import Backbone
 from visiontune.models.features import Features
 
-MAX_STAGES = 12  # a transformer's blocks are joined into at most so many
+MAX_STAGES = 12  # the blocks of a transformer are grouped into at most this many stages
 
 
 class TimmBackbone(Backbone):

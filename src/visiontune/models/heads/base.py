@@ -79,18 +79,18 @@ class Head(nn.Module, ABC):
         )
 
     def add_metrics(self, metrics: Mapping[str, ExtraMetric], key: str = "metrics") -> None:
-        """Compute these beside the head's own `metrics`; those with a direction can be the monitor.
+        """Compute these in addition to `metrics`; those with a direction can be the monitor.
 
         Args:
-            key: of the config, for messages.
+            key: the config key, for messages.
 
         Raises:
-            UserError: a name that the head uses itself.
+            UserError: the head already has a metric of this name.
         """
         for name in metrics:
             if name in self.directions:
                 raise UserError(
-                    f"{key}.{name}: this head computes {name} itself; write another name, such as {key}.my_{name}"
+                    f"{key}.{name}: this head already computes {name}; write another name, such as {key}.my_{name}"
                 )
         self.extra_metrics = {**self.extra_metrics, **metrics}
         monitors = {name: metric.direction for name, metric in metrics.items() if metric.direction is not None}

@@ -82,8 +82,8 @@ def probe(
     Args:
         x, x_val: ``(N, D)`` embeddings.
         y, y_val: ``(N,)`` class indices in ``0..classes-1``.
-        label_smoothing: 0..1, the one that training goes on with: a solution of another objective would first be
-            pulled away from where it is, and the features with it.
+        label_smoothing: 0..1, the same as in the training. A solution of another objective would move at the start of
+            the training, and change the features with it.
     """
     target = F.one_hot(y, classes) * (1 - label_smoothing) + label_smoothing / classes
     validation = partial(F.cross_entropy, target=y_val, label_smoothing=label_smoothing)
