@@ -28,6 +28,7 @@ from visiontune import cli
 from visiontune.callbacks import Checkpoints
 from visiontune.config.compose import config_dir
 from visiontune.data.dataset import VisionDataset
+from visiontune.models import finetuner
 from visiontune.models.epoch_means import EpochMeans
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -90,7 +91,8 @@ class Alternate(L.Callback):
     WITHOUT: tuple[tuple[Any, str, Any], ...] = (
         (FineTuner, "on_train_batch_start", lambda *_: None),
         (FineTuner, "on_train_batch_end", lambda *_: None),
-        (EpochMeans, "add", lambda *_: None),
+        (EpochMeans, "update", lambda *_: None),
+        (finetuner, "seed_step", lambda *_: None),
         (Checkpoints, "on_train_batch_start", lambda *_: None),
         (VisionDataset, "__getitem__", drawn),
     )
