@@ -54,23 +54,28 @@ def mutate(tree: Path, mutation: Mutation) -> tuple[Path, str]:
     return path, source.replace(*unique[0])
 
 
+def tests_fail(tree: Path, names: tuple[str, ...]) -> bool:
+    """Whether a test of these files fails; exits with a message if pytest itself does."""
+    tests = [str(find_path(tree, name).relative_to(tree)) for name in names]
+    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    if result.returncode not in (0, 1):
+        sys.exit(
+            f"pytest {' '.join(tests)} ended with {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+        )
+    return result.returncode == 1
+
+
 def is_caught(tree: Path, mutation: Mutation) -> bool:
     """Whether a test fails after the mutation; the tree is as before afterwards."""
     path, mutated = mutate(tree, mutation)
     source = path.read_text()
-    tests = [str(find_path(tree, test).relative_to(tree)) for test in mutation.tests]
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     path.write_text(mutated)
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+        return tests_fail(tree, mutation.tests)
     finally:
         path.write_text(source)
-    if result.returncode not in (0, 1):  # not a failed test: pytest itself, or no test at all
-        sys.exit(
-            f"{mutation.name}: pytest ended with {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
-        )
-    return result.returncode == 1
 
 
 def main() -> None:
@@ -90,6 +95,10 @@ def main() -> None:
         shutil.copytree(
             options.tree, copy, ignore=shutil.ignore_patterns(".git", ".venv", "logs", ".*_cache"), symlinks=True
         )
+        # Tests that fail without a mutation would catch everything.
+        for names in [] if options.check else sorted({mutation.tests for mutation in mutations}):
+            if tests_fail(copy, names):
+                sys.exit(f"{', '.join(names)} fail without a mutation")
         for mutation in mutations:
             if options.check:
                 mutate(copy, mutation)

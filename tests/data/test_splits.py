@@ -170,6 +170,16 @@ def test_few_shot_keeps_that_many_of_each() -> None:
         few_shot(samples(), 0, ["a", "b", "c"], 0, {})
 
 
+def test_few_shot_depends_on_content_and_seed_alone() -> None:
+    some = samples()
+    renamed = [replace(sample, path=sample.path[::-1]) for sample in reversed(some)]
+
+    def contents(these: list[Sample], seed: int) -> set[str]:
+        return {sample.content for sample in few_shot(these, 4, ["a", "b", "c"], seed, classes(these))}
+
+    assert contents(renamed, 0) == contents(some, 0) != contents(some, 1)
+
+
 def test_limit_train_keeps_the_proportion() -> None:
     result, notes = assign(samples(), SCHEMA, ratio=RATIO, seed=0, limit_train=20)
     assert Counter(sample.targets["classification"] for sample in result["train"]) == {0: 10, 1: 6, 2: 4}
