@@ -23,7 +23,7 @@ from real_layouts import LAYOUTS, write_pennfudan
 from running import NARROW, Command
 
 from visiontune import train
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import config_dir, train_config
 from visiontune.models.backbones import build
 from visiontune.runs import RunDirectory
 
@@ -229,8 +229,8 @@ def test_trainers_of_one_process_train(name: str, command: Command, tiny: list[s
 
 
 @pytest.mark.parametrize("name", [name for _, name in options("trainer")])
-def test_trainers_say_what_lightning_takes(name: str, config: Config) -> None:
-    cfg = config(f"trainer={name}", base=[])
+def test_trainers_say_what_lightning_takes(name: str) -> None:
+    cfg = train_config([f"trainer={name}"])  # not resolved: this machine may lack the devices
     settings = OmegaConf.to_container(cfg.trainer)
     assert isinstance(settings, dict)
     assert settings.pop("_target_") == "lightning.Trainer"

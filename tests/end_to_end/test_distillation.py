@@ -205,9 +205,9 @@ def test_two_processes_are_one(student: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["distill.weight=2"], "distill.weight=2: write a share from 0 to 1, such as distill.weight=0.5"),
-        (["distill.temperature=0"], "distill.temperature=0: write a number above 0, such as 4"),
-        (["distill.features=-1"], "distill.features=-1: write 0 for none, or a factor such as 1"),
+        (["distill.weight=2"], "distill.weight=2: expected a fraction from 0 to 1, got 2; write distill.weight=0.5"),
+        (["distill.temperature=0"], "distill.temperature=0: expected a number above 0, got 0"),
+        (["distill.features=-1"], "distill.features=-1: expected a number, 0 or more, got -1"),
         (["data.channels=1"], "write data.channels=3, or name another teacher"),
         (
             ["data=digit_scenes", "data.scenes=24", "heads=regression"],

@@ -294,9 +294,9 @@ def test_a_run_that_cannot_go_on(copied: RunDirectory, command: Command) -> None
         f"its weights with weights_from={copied.path}"
     )
     other = command("train", f"run={copied.path}", "strategy=full").message
-    assert other.startswith("strategy=full: a run continues as it was begun; what may change is how long and where")
+    assert other.startswith("strategy=full: a resumed run keeps its config; what may change is how long and where")
     rate = command("train", f"run={copied.path}", "trainer.max_epochs=20", "optimizer.lr=0.5").message
-    assert rate.startswith("optimizer.lr=0.5: a run continues as it was begun")
+    assert rate.startswith("optimizer.lr=0.5: a resumed run keeps its config")
     assert copied.read_status()["status"] == "finished"
 
 

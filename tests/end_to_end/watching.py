@@ -74,4 +74,4 @@ def state(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
 def fit_all(rank: int, count: int, port: int, paths: list[Path]) -> None:
     """One rank's part of several runs, one after the other."""
     for path in paths:
-        launch._work(rank, count, port, path, None)
+        launch._fit_rank(rank, count, port, path, None)

@@ -133,7 +133,7 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(UserError, match=r"No space left on device.*strategy\.cache=none"):
+    with pytest.raises(UserError, match=r"No space left on device.*frozen_features\.cache=none"):
         Store(samples=4, bits=32, folder=tmp_path).put(0, "stem", torch.tensor([1]), torch.tensor([[1.0]]))
 
 

@@ -153,7 +153,7 @@ WRONG = [
     (["logger=mlflow", "+logger.mlflow.uri=x"], "logger.mlflow: got an unexpected keyword argument 'uri'; its arg"),
     (["logger=mlflow", "logger.mlflow.tracking_uri=logs"], "logger.mlflow.tracking_uri=logs: expected an address"),
     (["logger=csv", "logger.csv._target_=visiontune.loggers.Nothing"], "logger.csv: "),
-    (["tags=first"], "tags=first: expected a list of words, such as tags=[baseline,augmented]"),
+    (["tags=first"], "tags=first: expected a list of words, got text; write tags=[baseline,v2]"),
 ]
 
 

@@ -17,7 +17,6 @@ from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError
 from visiontune.models.backbones import resolve_weights
 from visiontune.models.heads.probeable import Probeable
-from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data
 from visiontune.training.load import open_run
 
@@ -34,12 +33,11 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         UserError: a value has the wrong type, is out of range, or does not fit the machine or another run.
     """
     check_keys(cfg)
+    if cfg.name is None:  # before `check` resolves the interpolations of it
+        cfg = OmegaConf.merge(cfg, {"name": _default_name(cfg, launch)})  # type: ignore[assignment]
     new = check("train", cfg)
     if len({"ema", "swa"} & set(new.technique)) > 1:
         raise UserError("technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]")
-    if new.name is None:
-        folder = Path(new.data.root).expanduser().resolve().name if new.data.get("root") else launch.data
-        new.name = new.data.get("name") or folder
     if new.test == AUTO:
         new.test = launch.job is None or new.data.folds is not None
     if launch.job is not None:
@@ -62,6 +60,12 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
     return derive(new, changes)
 
 
+def _default_name(cfg: DictConfig, launch: Launch) -> str:
+    """The name of the data: `data.name`, the folder of `data.root`, or the option of `data`."""
+    root = cfg.data.get("root")
+    return str(cfg.data.get("name") or (Path(str(root)).expanduser().resolve().name if root else launch.data))
+
+
 def resolve_machine(cfg: DictConfig) -> DictConfig:
     """Resolve what may change whenever a run starts or resumes: paths, the number of devices, the teacher.
 
@@ -70,11 +74,10 @@ def resolve_machine(cfg: DictConfig) -> DictConfig:
     """
     changes: dict[str, Any] = {"trainer.devices": count_devices(cfg.trainer)}
     if root := cfg.data.get("root"):
-        changes["data.root"] = str(
-            Path(root).expanduser().resolve()
-        )  # a run may be opened from another working directory
+        # A run may be opened from another working directory.
+        changes["data.root"] = str(Path(root).expanduser().resolve())
     if cfg.distill.teacher is not None:
-        teacher = RunDirectory.open(cfg.distill.teacher)
+        teacher, _ = open_run(cfg.distill.teacher, cfg.trust)
         digest = teacher.digest()
         if cfg.distill.sha256 not in (None, digest):
             raise UserError(

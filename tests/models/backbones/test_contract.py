@@ -13,7 +13,8 @@ from torchvision import models
 from visiontune.config.compose import config_dir
 from visiontune.models.backbones import Backbone, build
 
-SHIPPED = sorted(yaml.safe_load(file.read_text())["name"] for file in (config_dir() / "backbone").glob("*.yaml"))
+FILES = [file for file in (config_dir() / "backbone").glob("*.yaml") if file.stem != "base"]
+SHIPPED = sorted(yaml.safe_load(file.read_text())["name"] for file in FILES)
 OTHERS = ["convnext_nano", "vit_tiny_patch16_224", "efficientvit_b0"]  # timm
 OTHERS += ["densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "mobilenet_v2"]  # torchvision
 SIZE = {"inception_v3": 96}  # pixels; 64 elsewhere
