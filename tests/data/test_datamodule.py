@@ -114,8 +114,8 @@ def test_pictures_kept_in_memory(tmp_path: Path, picture: Callable[..., Path], m
     for path in root.rglob("*.png"):
         path.rename(path.with_suffix(".moved"))
     batch = next(iter(kept))
-    assert isinstance(training.dataset, VisionDataset) and training.dataset._kept is not None
-    assert training.dataset._kept[0][0].shape == (3, 24, 32)
+    assert isinstance(training.dataset, VisionDataset) and training.dataset._cached is not None
+    assert training.dataset._cached[0][0].shape == (3, 24, 32)
     assert next(iter(training))["image"].shape[1:] == (3, 16, 16)
     for path in root.rglob("*.moved"):
         path.rename(path.with_suffix(".png"))

@@ -46,9 +46,9 @@ def assign(
         required: tuple[str, ...] = SPLITS
         notes += ["the splits of the dataset are ignored: k-fold uses all samples"] if has_splits else []
     elif has_splits:
-        assignment, more = _keep_dataset_splits(samples, ratio, seed, strata)
+        assignment, new_notes = _keep_dataset_splits(samples, ratio, seed, strata)
         required = ("train", "val")
-        notes += more
+        notes += new_notes
     else:
         assignment = splits.by_ratio(samples, ratio, seed, strata)
         required = tuple(split for split in SPLITS if ratio.get(split, 0) > 0)

@@ -47,7 +47,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.samples, self.root, self.transform = samples, root or Path(), transform
         self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
-        self._kept: list[_Loaded] | None = None
+        self._cached: list[_Loaded] | None = None
         self._items: list[dict[str, Any]] | None = None
         self.original_images = False  # whether items hold their `original_image`
 
@@ -73,7 +73,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
             if self.frame:
                 self._items = list(pool.map(lambda index: self._item(index, self._load(index)), range(len(self))))
             else:
-                self._kept = list(pool.map(load, range(len(self))))
+                self._cached = list(pool.map(load, range(len(self))))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,7 +93,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
     def _at(self, epoch: int, index: int) -> dict[str, Any]:
         if self._items is not None:
             return dict(self._items[index])
-        loaded = self._kept[index] if self._kept is not None else self._load(index)
+        loaded = self._cached[index] if self._cached is not None else self._load(index)
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
             # One image is too little work for several threads: synchronizing them takes up to 100 times as long.

@@ -75,8 +75,8 @@ def read_image_size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         width, height = image.size
         # For TIFF, Pillow has already applied the orientation to the size.
-        turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+        rotated = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (width, height) if rotated else (height, width)
 
 
 def reason(error: BaseException) -> str:

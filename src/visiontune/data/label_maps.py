@@ -31,18 +31,18 @@ class Coding:
     """
 
     def __init__(self, classes: Sequence[str], values: Sequence[Value] | None = None, ignore: Value | None = None):
-        chosen = list(range(len(classes))) if values is None else list(values)
-        if len(chosen) != len(classes):
+        class_values = list(range(len(classes))) if values is None else list(values)
+        if len(class_values) != len(classes):
             raise UserError(
-                f"data.values has {len(chosen)} values for {len(classes)} classes: write one value per class"
+                f"data.values has {len(class_values)} values for {len(classes)} classes: write one value per class"
             )
         if len(classes) > IGNORE:
             raise UserError(f"data.classes has {len(classes)} names: a mask can have at most {IGNORE} classes")
         self.classes = list(classes)
-        self.colours = any(not isinstance(value, int) for value in chosen)
-        self.codes = [self._code(value, "data.values") for value in chosen]
+        self.colours = any(not isinstance(value, int) for value in class_values)
+        self.codes = [self._code(value, "data.values") for value in class_values]
         if len(set(self.codes)) < len(self.codes):
-            raise UserError(f"data.values={chosen}: two classes have the same value")
+            raise UserError(f"data.values={class_values}: two classes have the same value")
         self.has_ignore_value = ignore is not None
         if ignore is not None:
             self.ignore: int | None = self._code(ignore, "data.ignore_value")

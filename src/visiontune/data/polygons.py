@@ -70,11 +70,13 @@ class Objects:
 
     def stored(self, size: tuple[int, int], check: BoxCheck, where: Callable[[int], str]) -> dict[str, Stored]:
         """task -> target: `detection`, and `instances` if every object that passes the check has a segment."""
-        good, kept = check(self.boxes, size, where)
-        areas = [self.areas[i] for i in kept] if any(self.areas) else None
-        boxes = StoredBoxes(good, [self.labels[i] for i in kept], [self.crowd[i] for i in kept], size, areas)
-        segments = [segment for i in kept if (segment := self.segments[i]) is not None]
-        if len(segments) < len(kept):
+        coordinates, indices = check(self.boxes, size, where)
+        areas = [self.areas[i] for i in indices] if any(self.areas) else None
+        boxes = StoredBoxes(
+            coordinates, [self.labels[i] for i in indices], [self.crowd[i] for i in indices], size, areas
+        )
+        segments = [segment for i in indices if (segment := self.segments[i]) is not None]
+        if len(segments) < len(indices):
             return {"detection": boxes}
         return {"detection": boxes, "instances": StoredInstances(boxes, segments)}
 
@@ -119,8 +121,8 @@ def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) 
 
     True for run lengths, which always have the size of the image.
     """
-    inside = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
-    if not isinstance(segment, list) or not inside:
+    box_in_image = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
+    if not isinstance(segment, list) or not box_in_image:
         return True
     points = np.concatenate([part.reshape(-1, 2) for part in segment])
     low, high = points.min(0), points.max(0)

@@ -17,17 +17,17 @@ def split_rows(
     Args:
         samples: all samples with all their labels; those in `splits` may have fewer (`data.labelled`).
     """
-    whole = {sample.path: sample for sample in samples}
+    samples_by_path = {sample.path: sample for sample in samples}
     return [
         {
             "path": sample.path,
             "split": split,
             "group": sample.group or "",
             "content": sample.content,
-            "labels": _labels(whole[sample.path], schema),
+            "labels": _labels(samples_by_path[sample.path], schema),
         }
-        for split, chosen in splits.items()
-        for sample in chosen
+        for split, members in splits.items()
+        for sample in members
     ]
 
 

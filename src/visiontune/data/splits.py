@@ -53,20 +53,20 @@ def by_ratio(
     Returns:
         path -> split.
     """
-    places: list[tuple[float, int, Unit]] = []
+    positions: list[tuple[float, int, Unit]] = []
     for units in _units(samples, seed, strata).values():
         total = sum(len(unit.samples) for unit in units)
         before = 0
         for unit in units:
-            places.append(((before + len(unit.samples) / 2) / total, unit.key, unit))
+            positions.append(((before + len(unit.samples) / 2) / total, unit.key, unit))
             before += len(unit.samples)
-    places.sort(key=lambda place: place[:2])
+    positions.sort(key=lambda item: item[:2])
     # Test is first and train last, so that the only unit of a class (position 0.5) is in train.
     result: dict[str, str] = {}
     done = 0
     test_until = ratio.get("test", 0.0) * len(samples)
     val_until = test_until + ratio.get("val", 0.0) * len(samples)
-    for _, _, unit in places:
+    for _, _, unit in positions:
         middle = done + len(unit.samples) / 2
         split = "test" if middle <= test_until else "val" if middle <= val_until else "train"
         result.update({sample.path: split for sample in unit.samples})
@@ -93,9 +93,9 @@ def k_fold(
     if len(units) < folds:
         raise UserError(f"data.folds={folds}: there are {len(units)} images or groups; write {len(units)} or less")
     test_paths = {sample.path for unit in _fold(units, fold, folds, strata or {}) for sample in unit.samples}
-    rest = [sample for sample in samples if sample.path not in test_paths]
+    remaining = [sample for sample in samples if sample.path not in test_paths]
     # With the same seed for all folds, two folds would have nearly the same val split.
-    return dict.fromkeys(test_paths, "test") | carve_val(rest, ratio, derive(seed, "val of fold", fold), strata)
+    return dict.fromkeys(test_paths, "test") | carve_val(remaining, ratio, derive(seed, "val of fold", fold), strata)
 
 
 def _fold(units: list[Unit], fold: int, folds: int, strata: Strata) -> list[Unit]:

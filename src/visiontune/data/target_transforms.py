@@ -84,16 +84,16 @@ class Tidy(v2.Transform):
         assert isinstance(boxes, tv_tensors.BoundingBoxes)
         height, width = boxes.canvas_size
         plain = boxes.as_subclass(Tensor)
-        inside = plain.clamp(plain.new_zeros(4), plain.new_tensor([width, height, width, height]))
-        keep = box_area(inside) >= self.min_visible * box_area(target.get("whole", boxes).as_subclass(Tensor))
+        clipped = plain.clamp(plain.new_zeros(4), plain.new_tensor([width, height, width, height]))
+        keep = box_area(clipped) >= self.min_visible * box_area(target.get("whole", boxes).as_subclass(Tensor))
         if "masks" in target:
             masks = target["masks"].as_subclass(Tensor)
             keep &= (masks > 0).flatten(1).any(1)
-            inside[keep] = _around(masks[keep])
-        keep &= (inside[:, 2:] - inside[:, :2]).amin(1) >= 1
+            clipped[keep] = _around(masks[keep])
+        keep &= (clipped[:, 2:] - clipped[:, :2]).amin(1) >= 1
         # Every entry has one row per object.
-        kept = {key: tv_tensors.wrap(value[keep], like=value) for key, value in target.items() if key != "whole"}
-        return {**kept, "boxes": tv_tensors.wrap(inside[keep], like=boxes)}
+        visible = {key: tv_tensors.wrap(value[keep], like=value) for key, value in target.items() if key != "whole"}
+        return {**visible, "boxes": tv_tensors.wrap(clipped[keep], like=boxes)}
 
 
 def _around(masks: Tensor) -> Tensor:

@@ -52,30 +52,32 @@ def read(
         for identity, path in paths[split].items():
             objects, ids = Objects(), []
             for annotation in by_image[identity]:
-                where = f"{files[split]} annotation {annotation.get('id')} ({path})"
+                location = f"{files[split]} annotation {annotation.get('id')} ({path})"
                 if not _is_known(annotation.get("category_id"), category_labels):
                     known = some([str(category) for category in categories], 12)
-                    raise UserError(f"{where}: unknown category {annotation.get('category_id')!r}, known are {known}")
+                    raise UserError(
+                        f"{location}: unknown category {annotation.get('category_id')!r}, known are {known}"
+                    )
                 try:
                     segment = parse(annotation.get("segmentation"), sizes[path])
                     box = _box(annotation.get("bbox"))
                     if not meets(segment, box, sizes[path]):
                         raise ValueError("its polygons are outside its box, or far outside its image")
                 except ValueError as error:
-                    check.refuse(f"{where}: {error}")
+                    check.refuse(f"{location}: {error}")
                     continue
                 area = annotation.get("area")
                 area = float(area) if isinstance(area, int | float) and area > 0 else 0.0
                 objects.add(
                     box, category_labels[annotation["category_id"]], bool(annotation.get("iscrowd")), segment, area
                 )
-                ids.append(where)
+                ids.append(location)
             samples.append(Sample(path, objects.stored(sizes[path], check, ids.__getitem__), split))
-    schema, more = object_tasks(samples, list(categories.values()))
-    notes += check.notes() + more
+    schema, new_notes = object_tasks(samples, list(categories.values()))
+    notes += check.notes() + new_notes
     if splits:
-        samples, more = apply_split_lists(samples, root, [*folders.values()], root / splits)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, [*folders.values()], root / splits)
+        notes += new_notes
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
 
 
@@ -111,11 +113,11 @@ def _categories(documents: dict[str | None, dict], files: dict[str | None, str])
     categories: dict[int, str] | None = None
     for split, document in documents.items():
         pairs = [(category.get("id"), category.get("name")) for category in document["categories"]]
-        if bad := [pair for pair in pairs if not isinstance(pair[0], int) or not isinstance(pair[1], str)]:
-            raise UserError(f"{files[split]}: category {bad[0]} needs an integer id and a name")
+        if invalid := [pair for pair in pairs if not isinstance(pair[0], int) or not isinstance(pair[1], str)]:
+            raise UserError(f"{files[split]}: category {invalid[0]} needs an integer id and a name")
         for what, values in (("id", [pair[0] for pair in pairs]), ("name", [pair[1] for pair in pairs])):
-            if twice := [value for value, count in Counter(values).items() if count > 1]:
-                raise UserError(f"{files[split]}: two categories have the {what} {twice[0]!r}")
+            if duplicates := [value for value, count in Counter(values).items() if count > 1]:
+                raise UserError(f"{files[split]}: two categories have the {what} {duplicates[0]!r}")
         if not pairs:
             raise UserError(f"{files[split]}: its list of categories is empty")
         names = dict(sorted(pairs))

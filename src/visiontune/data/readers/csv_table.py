@@ -92,8 +92,8 @@ def read(
             )
     if splits:
         notes += [f"data.splits={splits} is used instead of the column split"] if "split" in columns else []
-        samples, more = apply_split_lists(samples, root, images, root / splits)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, images, root / splits)
+        notes += new_notes
     schema = {task: info for task, (info, _, _) in tasks.items()}
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
 

@@ -42,8 +42,8 @@ def read(
         split_names = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
         notes += [f"folder {base / name} is left out: it is not a split" for name in folders if name not in split_names]
         for split_folder in split_names:
-            names, more = _subfolders(base / split_folder)
-            notes += more
+            names, new_notes = _subfolders(base / split_folder)
+            notes += new_notes
             class_folders += [(split_names[split_folder], name, base / split_folder / name) for name in names]
     else:
         class_folders += [(None, name, base / name) for name in folders]
@@ -67,8 +67,8 @@ def read(
     if group_pattern:
         samples = [replace(sample, group=_group(sample.path, group_pattern)) for sample in samples]
     if splits:
-        samples, more = apply_split_lists(samples, root, images, root / splits)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, images, root / splits)
+        notes += new_notes
     samples.sort(key=lambda sample: sample.path)
     return Source({task: TaskInfo("classification", classes)}, samples, notes, root)
 

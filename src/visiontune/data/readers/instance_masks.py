@@ -84,8 +84,8 @@ def read(
     pairs, notes = _pairs(root, base, mask_base, suffix)
     samples = [Sample(path, {}) for path in sorted(pairs)]
     if splits:
-        samples, more = apply_split_lists(samples, root, images, root / splits)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, images, root / splits)
+        notes += new_notes
     paths = [sample.path for sample in samples]
     sizes = read_image_sizes(root, paths)
     contents = scan(root, [pairs[path] for path in paths], _read_mask, "instance-masks-hashed")

@@ -60,11 +60,13 @@ def read(
     samples = [Sample(path, {}, image_splits[path]) for path in sorted(pairs)]
     notes = [f"{len(unmasked)} images without a mask are left out: {some(sorted(unmasked))}"] if unmasked else []
     if splits:
-        samples, more = apply_split_lists(samples, root, [folder for folder, _ in folders.values()], root / splits)
-        notes += more
-    chosen = {sample.path: pairs[sample.path] for sample in samples}
+        samples, new_notes = apply_split_lists(samples, root, [folder for folder, _ in folders.values()], root / splits)
+        notes += new_notes
+    masks_by_image = {sample.path: pairs[sample.path] for sample in samples}
     if not classes:
-        codes = sorted({value for mask in read_masks(root, [*chosen.values()]).values() for value in mask["values"]})
+        codes = sorted(
+            {value for mask in read_masks(root, [*masks_by_image.values()]).values() for value in mask["values"]}
+        )
         raise UserError(
             f"data.classes is not set: the masks have the values {some([str(value) for value in codes], 20)}. Write "
             f"data.classes=[NAME, NAME, ...] and, if they are not 0, 1, 2, ..., data.values=[...] of each class"
@@ -72,7 +74,7 @@ def read(
     if len(set(classes)) < len(classes):
         raise UserError(f"data.classes={classes}: two classes have the same name")
     coding = Coding(classes, values, ignore_value)
-    targets = label_maps(root, chosen, read_image_sizes(root, chosen), coding)
+    targets = label_maps(root, masks_by_image, read_image_sizes(root, masks_by_image), coding)
     for sample in samples:
         sample.targets["segmentation"] = targets[sample.path]
     return Source({"segmentation": TaskInfo("segmentation", list(classes))}, samples, notes, root)

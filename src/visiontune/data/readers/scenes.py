@@ -134,5 +134,5 @@ def _clouds(rng: np.random.Generator, channels: int, size: int) -> Array:
 @cache
 def _spread(cells: int, size: int) -> Array:
     """``(size, cells)``: linear interpolation between `cells` values."""
-    place = np.linspace(0, cells - 1, size)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
+    position = np.linspace(0, cells - 1, size)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))

@@ -38,17 +38,17 @@ def apply_split_lists(
                 name = NUMBERS.sub("", name)
             if not name:
                 continue
-            where = f"{file}:{number}"
+            location = f"{file}:{number}"
             paths = index.get(name, set())
             if len(paths) != 1:
                 problem = f"{len(paths)} images have this name" if paths else f"no such image under {root / folders[0]}"
-                raise UserError(f"{where}: {name!r}: {problem}. Write its path under {root}.")
+                raise UserError(f"{location}: {name!r}: {problem}. Write its path under {root}.")
             (path,) = paths
-            if assignments.setdefault(path, (split, where))[0] != split:
-                raise UserError(f"{where}: {path} is already in {assignments[path][1]}. A sample has one split.")
-    kept = [replace(sample, split=assignments[sample.path][0]) for sample in samples if sample.path in assignments]
-    count = len(samples) - len(kept)
-    return kept, [f"{count} images that are in no list in {folder} are left out"] if count else []
+            if assignments.setdefault(path, (split, location))[0] != split:
+                raise UserError(f"{location}: {path} is already in {assignments[path][1]}. A sample has one split.")
+    assigned = [replace(sample, split=assignments[sample.path][0]) for sample in samples if sample.path in assignments]
+    count = len(samples) - len(assigned)
+    return assigned, [f"{count} images that are in no list in {folder} are left out"] if count else []
 
 
 def _names(samples: list[Sample], folders: list[str]) -> dict[str, set[str]]:

@@ -70,8 +70,8 @@ def read(
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
     samples, xml_files, maps, notes = _files(root, base, xml, png)
     if lists := _folder(root, splits, "splits"):
-        samples, more = apply_split_lists(samples, root, images, lists)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, images, lists)
+        notes += new_notes
     elif splits:
         notes.append(f"there are no split lists in {root / splits}: the data is split by data.split_ratio")
     paths = [sample.path for sample in samples]
@@ -79,11 +79,11 @@ def read(
     schema: dict[str, TaskInfo] = {}
     targets: dict[str, dict[str, Stored]] = {path: {} for path in paths}
     if xml_files:
-        boxes, classes, more = _boxes(
+        boxes, classes, new_notes = _boxes(
             {path: xml_files[path] for path in paths if path in xml_files}, root, sizes, classes, difficult, check
         )
         schema["detection"] = TaskInfo("detection", classes)
-        notes += more + check.notes()
+        notes += new_notes + check.notes()
         for path, target in boxes.items():
             targets[path]["detection"] = target
     if maps:
@@ -91,11 +91,11 @@ def read(
             raise UserError(
                 "data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]"
             )
-        chosen = {path: maps[path] for path in paths if path in maps}
-        coding, more = _coding(root, chosen, classes, values, ignore_value)
+        masks_by_image = {path: maps[path] for path in paths if path in maps}
+        coding, new_notes = _coding(root, masks_by_image, classes, values, ignore_value)
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
-        notes += more
-        for path, stored in label_maps(root, chosen, sizes, coding).items():
+        notes += new_notes
+        for path, stored in label_maps(root, masks_by_image, sizes, coding).items():
             targets[path]["segmentation"] = stored
     samples = [replace(sample, targets=targets[sample.path]) for sample in samples]
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
@@ -155,13 +155,13 @@ def _boxes(
         file = relative(xml_files[path], root)
         objects, lines = Objects(), []
         for item in items:
-            where = f"{file}:{item.line}"
+            location = f"{file}:{item.line}"
             if item.name not in names:
-                raise UserError(f"{where}: {item.name!r} is not in data.classes={names}")
+                raise UserError(f"{location}: {item.name!r} is not in data.classes={names}")
             difficult_count += item.difficult
             if not (item.difficult and difficult == "drop"):
                 objects.add(item.box, names.index(item.name), crowd=item.difficult and difficult == "ignore")
-                lines.append(where)
+                lines.append(location)
         targets[path] = objects.stored(sizes[path], check, lines.__getitem__)["detection"]
     notes = size_notes({path: size for path, (size, _) in annotations.items()}, sizes)
     if difficult_count and difficult != "keep":

@@ -72,11 +72,11 @@ def read(
         raise UserError(f"no image has a label file: that of {samples[0].path} should be {labels[samples[0].path]}")
     if missing_labels:
         notes.append(f"{missing_labels} images have no label file: they are used as images without objects")
-    schema, more = object_tasks(samples, list(names.values()))
-    notes += check.notes() + more
+    schema, new_notes = object_tasks(samples, list(names.values()))
+    notes += check.notes() + new_notes
     if splits:
-        samples, more = apply_split_lists(samples, root, ".", root / splits)
-        notes += more
+        samples, new_notes = apply_split_lists(samples, root, ".", root / splits)
+        notes += new_notes
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
 
 
@@ -141,18 +141,20 @@ def _split_images(entry: Any, bases: list[Path], file: Path, split: str) -> list
     for entry_path in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
         # Roboflow writes ../train/images beside train/images.
         names = [entry_path, entry_path.removeprefix("../")]
-        choices = [base / name for name in names for base in bases]
-        place = next((choice for choice in choices if follow(choice).exists()), None)
-        if place is None:
-            raise UserError(f"{file}: {split}: {choices[0]} does not exist. Write a folder of images or a .txt of them")
-        target = follow(place)
+        candidates = [base / name for name in names for base in bases]
+        written_path = next((candidate for candidate in candidates if follow(candidate).exists()), None)
+        if written_path is None:
+            raise UserError(
+                f"{file}: {split}: {candidates[0]} does not exist. Write a folder of images or a .txt of them"
+            )
+        target = follow(written_path)
         images += (
-            [place / path.relative_to(target) for path in image_files(target)]
+            [written_path / path.relative_to(target) for path in image_files(target)]
             if target.is_dir()
             else _read_list(target, bases)
         )
         if not images:
-            raise UserError(f"{file}: {split}: {place} has no images")
+            raise UserError(f"{file}: {split}: {written_path} has no images")
     return images
 
 
@@ -162,10 +164,10 @@ def _read_list(file: Path, bases: list[Path]) -> list[Path]:
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if name := line.strip().replace("\\", "/"):
             folders = [file.parent, *bases] if name.startswith("./") else [*bases, file.parent]
-            choices = [folder / name for folder in folders]
-            place = next((choice for choice in choices if follow(choice).is_file()), None)
-            images.append(place or choices[0])
-            missing += [] if place else [f"{file}:{number}: {name}"]
+            candidates = [folder / name for folder in folders]
+            existing_path = next((candidate for candidate in candidates if follow(candidate).is_file()), None)
+            images.append(existing_path or candidates[0])
+            missing += [] if existing_path else [f"{file}:{number}: {name}"]
     if missing:
         raise UserError(f"{len(missing)} listed images do not exist:{listed(missing)}")
     return images
@@ -208,14 +210,14 @@ def _parse(
         fields = line.split()
         if not fields:
             continue
-        where = f"{name}:{number}"
+        location = f"{name}:{number}"
         try:
             identity, values = float(fields[0]), [float(word) for word in fields[1:]]
         except ValueError:
-            raise UserError(f"{where}: {line.strip()[:60]!r} is not a label: write CLASS X Y WIDTH HEIGHT") from None
+            raise UserError(f"{location}: {line.strip()[:60]!r} is not a label: write CLASS X Y WIDTH HEIGHT") from None
         if identity not in ids:
             known = some([str(class_id) for class_id in ids], 12)
-            raise UserError(f"{where}: unknown class {fields[0]}, the ids of names are {known}")
+            raise UserError(f"{location}: unknown class {fields[0]}, the ids of names are {known}")
         label = ids.index(int(identity))
         if len(values) == 4:
             x, y, w, h = values
@@ -225,10 +227,10 @@ def _parse(
             try:
                 points = polygon(values)
             except ValueError as error:
-                check.refuse(f"{where}: {error}")
+                check.refuse(f"{location}: {error}")
                 continue
             points[0::2] *= width
             points[1::2] *= height
             xs, ys = points[0::2], points[1::2]
             objects.add([xs.min(), ys.min(), xs.max(), ys.max()], label, segment=[points])
-        lines.append(where)
+        lines.append(location)

@@ -75,9 +75,9 @@ def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     clipped = boxes.clip(0, np.array([size[1], size[0], size[1], size[0]]))
     with np.errstate(invalid="ignore"):
-        bad = ~((np.abs(boxes - clipped) <= ROUNDING).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1))
-    if bad.any():
-        number = int(np.flatnonzero(bad)[0])
+        invalid = ~((np.abs(boxes - clipped) <= ROUNDING).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1))
+    if invalid.any():
+        number = int(np.flatnonzero(invalid)[0])
         raise ValueError(
             f"expected boxes x1 < x2, y1 < y2 within the image of {size[1]}x{size[0]} pixels, got "
             f"{boxes[number].tolist()} as box {number}"
