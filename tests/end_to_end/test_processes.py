@@ -180,7 +180,8 @@ def test_another_name(tmp_path: Path) -> None:
     assert 'birdwatch = "birdwatch.cli:main"' in (copy / "pyproject.toml").read_text()
 
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    help_ = [sys.executable, "-c", "from birdwatch.cli import main, config_dir; main(); print(config_dir())", "--help"]
+    code = "from birdwatch import cli; from birdwatch.config.compose import config_dir; cli.main(); print(config_dir())"
+    help_ = [sys.executable, "-c", code, "--help"]
     said = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[0] == "birdwatch VERB [overrides]" and said[-1] == str(copy / "configs")
     subset = [
