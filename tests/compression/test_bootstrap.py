@@ -57,6 +57,7 @@ def test_every_image_once_is_the_split(
         assert task == "classification" or value == pytest.approx(logged[0], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_accuracy(config: Callable[..., DictConfig]) -> None:
     """It is that of a coin; of two models on the same images the difference is known better than either."""
     cfg = config()

@@ -59,6 +59,7 @@ def test_what_is_left_of_a_run(run: RunDirectory, quantized: RunDirectory) -> No
     assert quantized.read_status()["objective"]["value"] == after["val/classification/accuracy"]
 
 
+@pytest.mark.slow
 def test_a_run_like_any_other(quantized: RunDirectory, command: Command, tmp_path: Path) -> None:
     out = command("evaluate", f"run={quantized.path}", "split=val").out
     found = {line.split()[0]: float(line.split()[1]) for line in out.splitlines() if "/" in line.split()[0]}
@@ -235,6 +236,7 @@ def test_bad_arguments(wrong: dict[str, Any]) -> None:
         Int8(**wrong)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges that ruin every layer: no file that is worse than was allowed passes for a result."""
     calibrate = Network.calibrate

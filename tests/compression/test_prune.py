@@ -235,6 +235,7 @@ def test_rounds_are_runs_and_a_killed_step_goes_on(
         assert (between.checkpoints / "best.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_adapters_are_merged(command: Command, tiny: list[str], tmp_path: Path) -> None:
     pytest.importorskip("peft")
     tuned = command("train", *tiny, "strategy=lora", "optimizer.lr=0.01", f"run_dir={tmp_path / 'lora'}").run

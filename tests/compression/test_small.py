@@ -82,6 +82,7 @@ def search(max_drop: float = 0.35, **more: object) -> Small:
     return Small(max_drop=max_drop, students={"tiny": []}, prune=[0.5], **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_fastest_within_the_limits(run: RunDirectory, pretended: list[str], tmp_path: Path) -> None:
     found = search().apply(run, tmp_path / "0_small")
     # Everything once; what it begins with is there.

@@ -23,7 +23,7 @@ from visiontune.deployment import files
 from visiontune.runs import RunDirectory
 
 TASKS = ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"]
-QUICK = [("classification", "onnx"), ("classification", "torch_export"), ("detection", "onnx")]
+QUICK = [("classification", "onnx"), ("classification", "torch_export")]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def copies() -> dict[str, RunDirectory]:
     return {}
 
 
-@pytest.fixture(scope="module", params=mostly_slow(TASKS, "classification", "detection"))
+@pytest.fixture(scope="module", params=mostly_slow(TASKS, "classification"))
 def run(
     request: pytest.FixtureRequest,
     trained_on: Callable[[str], RunDirectory],

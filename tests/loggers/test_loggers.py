@@ -107,6 +107,7 @@ def test_mlflow_has_the_same_and_a_resumed_run_is_one_run(
     assert (stored / "checkpoints" / "best.ckpt").read_bytes() == run.checkpoint("best").read_bytes()
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_is_a_run_in_the_group_of_the_sweep(
     command: Command, settings: list[str], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def test_it_trains_what_will_have_thawed(
     assert seen[0] == {"block1", "block2", "heads"}
 
 
+@pytest.mark.slow
 def test_auto_rate_trains_and_leaves_its_curve(command: Command, tiny: list[str]) -> None:
     run = command("train", *tiny, "optimizer.lr=auto", "augment=none", "data.limit_train=300").run
     rate = run.read_config().optimizer.lr

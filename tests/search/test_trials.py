@@ -96,6 +96,7 @@ def test_both_auto_try_nothing_twice(command: Command, tiny: list[str], scores: 
     assert len(rows(run)) == 2 and run.read_config().optimizer.lr == pytest.approx(float(rate))
 
 
+@pytest.mark.slow
 def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     whole = training.evaluate

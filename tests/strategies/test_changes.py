@@ -257,6 +257,7 @@ def test_the_rule_sets_the_epochs_where_nothing_else_does(command: Command, smal
     assert message.startswith("epochs=null: only strategy=bit_hyperrule computes")
 
 
+@pytest.mark.slow
 def test_a_lora_run_is_measured_and_gives_plain_weights(command: Command, tiny: list[str], tmp_path: Path) -> None:
     run = command("train", *tiny, "strategy=lora", "strategy.rank=2", f"run_dir={tmp_path / 'lora'}").run
     opened, cfg = open_run(str(run.path))

@@ -177,7 +177,7 @@ def test_compiled_it_is_frozen_too_and_has_the_same_keys(name: str) -> None:
 HEADS = ["detection", "segmentation", "dense", "regression", "multilabel", "instances", "multitask"]
 
 
-@pytest.mark.parametrize("head", mostly_slow(HEADS, "detection", "multilabel"))
+@pytest.mark.parametrize("head", mostly_slow(HEADS, "multilabel"))
 def test_under_every_head(head: str, command: Command, config: Callable[..., DictConfig], small: list[str]) -> None:
     settings = [
         *small, "data=digit_scenes", f"heads={head}", "data.scenes=20", "data.image_size=64", "data.batch_size=4",

@@ -146,6 +146,7 @@ def restorer() -> tuple[DenseHead, Backbone]:
     return DenseHead(backbone.shape, TaskInfo("dense", RGB), channels=32, detail=16, residual=True), backbone
 
 
+@pytest.mark.slow
 def test_learns_eight_pictures_by_heart() -> None:
     model, backbone = restorer()
     images, targets = scenes(8, side=32, noise=0.03)

@@ -171,6 +171,7 @@ def run_rank(rank: int, port: int, folder: Path) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:

@@ -139,7 +139,7 @@ def test_a_head_learns_from_the_teacher_alone(kind: str) -> None:
     assert last < (0.6 if kind == "dense" else 0.3) * first
 
 
-@pytest.mark.parametrize("kind", mostly_slow([*SMALL, "instances"], "fcos"))
+@pytest.mark.parametrize("kind", mostly_slow([*SMALL, "instances"]))
 def test_a_detector_learns_from_the_teacher_alone(kind: str) -> None:
     """The student never sees a label; its boxes become the teacher's own."""
     images, targets = drawn(4)
