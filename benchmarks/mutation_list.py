@@ -52,9 +52,11 @@ MUTATIONS = [
             ('(folder / "last.ckpt").replace(folder / "previous.ckpt")', '(folder / "last.ckpt").unlink()')),
     # 2. All parameter groups from step 0.
     mutation("biases_left_out", 2, "strategies/base.py", "strategies/test_strategies",
-            ("vectors = [p for p in parameters if p.ndim <= 1]", "vectors = [p for p in parameters if p.ndim < 1]")),
+            ("vectors = [p for p in parameters if p.ndim <= 1]", "vectors = [p for p in parameters if p.ndim < 1]"),
+            ("rest = [p for p in parameters if p.ndim <= 1]", "rest = [p for p in parameters if p.ndim < 1]")),
     mutation("norms_decay", 2, "strategies/base.py", "strategies/test_strategies",
-            ("(name + NO_DECAY, vectors, 0.0)]", "(name + NO_DECAY, vectors, weight_decay)]")),
+            ("(name + NO_DECAY, vectors, 0.0)]", "(name + NO_DECAY, vectors, weight_decay)]"),
+            ("(name + NO_DECAY, rest, 0.0)]", "(name + NO_DECAY, rest, weight_decay)]")),
     mutation("lr_decay_upside_down", 2, "strategies/base.py", "strategies/test_strategies",
             ("return self.lr_decay**distance", "return self.lr_decay ** -distance")),
     # 3. Ranks stay identical.
@@ -128,7 +130,8 @@ MUTATIONS = [
     mutation("seed_ignored", 12, "data/seeding.py", "data/test_sampling data/test_splits",
             ('"/".join(map(str, parts))', '"/".join(map(str, parts[1:]))')),
     mutation("warmup_from_the_peak", 12, SCHEDULERS, "optim/test_schedulers",
-            ("return (step + 1) / (warmup_steps + 1)", "return 1.0")),
+            ("return (step + 1) / (warmup_steps + 1)", "return 1.0"),
+            ("return (step + 1) / (rising + 1)", "return 1.0")),
     mutation("average_never_forgets", 12, AVERAGING, "callbacks/test_averaging",
             ("return 1 - min(1 - 1 / max(", "return 1 - max(1 - 1 / max(")),
 ]  # fmt: skip
