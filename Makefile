@@ -36,11 +36,12 @@ test: $(READY) ## The tests, in 4 minutes on 2 cores (offline, no GPU needed)
 test-slow: $(READY) ## Products, whole searches, real processes and kills: 15 minutes more
 	$(PYTEST) -m slow $(ARGS)
 
-lint: $(READY) ## ruff, mypy, and the direction of imports
+lint: $(READY) ## ruff, mypy, the direction of imports, and the limits of scripts/house.py
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/house.py
 
 schema: $(READY) ## Write the JSON schemas of the configs, which editors check YAML files with
 	$(BIN)/python scripts/schema.py
