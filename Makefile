@@ -49,7 +49,7 @@ schema: $(READY) ## Write the JSON schemas of the configs, which editors check Y
 bench: $(READY) ## Speed against a hand-written loop, written to docs/benchmarks.md
 	$(BIN)/python -m benchmarks.speed
 
-tensorboard: $(READY) ## Curves and pictures of every run under logs/
+tensorboard: $(READY) ## Curves and images of every run under logs/
 	$(BIN)/tensorboard --logdir logs
 
 lock: ## Renew requirements.lock from pyproject.toml

@@ -1,1 +1,1 @@
-"""What the figures in docs/ come from; each module is a command: python -m benchmarks.NAME."""
+"""Measure the numbers in docs/; each module is a command: python -m benchmarks.NAME."""

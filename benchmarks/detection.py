@@ -1,10 +1,10 @@
-"""Detection side by side: a loop written by hand around torchvision's FCOS, then `visiontune train`, on the same set.
+"""Compare `visiontune train` with a loop written by hand around torchvision's FCOS, on the same data set.
 
 python -m benchmarks.detection data.root=VOC_FOLDER [--epochs 5] [--lr 5e-4] [--seeds 3] [OVERRIDES ...]
 
-The loop has the same weights, FPN width, input size and batch size; AdamW, one-cycle, flips. Both are measured by the
-same metric on the validation split and the test split; with `test=false` on the first alone, to choose settings.
-Whatever else is on the command line goes to `visiontune train heads=detection data=voc`.
+The loop has the same weights, FPN width, input size and batch size, with AdamW, a one-cycle schedule and flips. Both
+are measured by the same metrics on the validation and test splits; with `test=false` on the validation split only, to
+choose settings. All other arguments go to `visiontune train heads=detection data=voc`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ TASK, METRICS = "detection", ("map_50", "map")
 
 
 class Body(nn.Module):
-    """EfficientNet-Lite0 and a feature pyramid of 128 channels on its strides 8, 16 and 32, as FCOS wants them."""
+    """EfficientNet-Lite0 with a feature pyramid of 128 channels on its strides 8, 16 and 32, as FCOS expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class Body(nn.Module):
         return self.pyramid(OrderedDict((str(i), level) for i, level in enumerate(maps)))
 
 
-def by_hand(data: VisionData, epochs: int, lr: float, seed: int) -> tuple[nn.Module, float]:
-    """The trained model, and the seconds of its training."""
+def train_by_hand(data: VisionData, epochs: int, lr: float, seed: int) -> tuple[nn.Module, float]:
+    """Train the loop; return the model and the seconds of its training."""
     torch.manual_seed(seed)
     classes = data.schema[TASK].classes
     anchors = AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
@@ -80,14 +80,14 @@ def by_hand(data: VisionData, epochs: int, lr: float, seed: int) -> tuple[nn.Mod
 
 @torch.inference_mode()
 def measure(model: nn.Module, data: VisionData, split: str) -> dict[str, float]:
-    """COCO's numbers for a torchvision detector."""
+    """COCO's metrics of a torchvision detector."""
     metrics = CocoMetrics(data.schema[TASK].classes)
     model.eval()
     for batch in data.eval_loader(split):
-        found = model([*data.to_network(batch)["image"]])
-        for frame, one in zip(batch["frame"], found, strict=True):
-            one["boxes"] = frame.boxes(one["boxes"])
-        metrics.update(found, batch["truth"][TASK])
+        predictions = model([*data.to_network(batch)["image"]])
+        for frame, prediction in zip(batch["frame"], predictions, strict=True):
+            prediction["boxes"] = frame.boxes(prediction["boxes"])
+        metrics.update(predictions, batch["truth"][TASK])
     return {name: float(value) for name, value in metrics.compute().items() if value.numel() == 1}
 
 
@@ -98,22 +98,22 @@ def config(overrides: list[str]) -> DictConfig:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5, help="of the loop; ours are set by epochs=N")
-    parser.add_argument("--lr", type=float, default=5e-4, help="of the loop; ours is set by optimizer.lr=X")
-    parser.add_argument("--seeds", type=int, default=1, help="how often both are trained")
+    parser.add_argument("--epochs", type=int, default=5, help="of the loop; epochs=N sets those of visiontune")
+    parser.add_argument("--lr", type=float, default=5e-4, help="of the loop; optimizer.lr=X sets that of visiontune")
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each")
     options, overrides = parser.parse_known_args()
     splits = ["val", "test"] if config(overrides).test else ["val"]
     rows: list[list[str]] = []
     for seed in range(options.seeds):
         data = build_data(config([*overrides, "augment=none", "augment.flip=true", f"seed={seed}"]))
-        model, seconds = by_hand(data, options.epochs, options.lr, seed)
+        model, seconds = train_by_hand(data, options.epochs, options.lr, seed)
         rows.append(row("loop by hand", seed, [measure(model, data, split) for split in splits], seconds))
         print(rows[-1], flush=True)
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "visiontune", "train", f"heads={TASK}", "data=voc", *overrides]
             subprocess.run([*command, f"seed={seed}", f"run_dir={folder}/run"], check=True)
             run = RunDirectory.open(f"{folder}/run")
-            rows.append(row("visiontune", seed, [metrics_of(run, split) for split in splits], seconds_of(run)))
+            rows.append(row("visiontune", seed, [read_metrics(run, split) for split in splits], training_seconds(run)))
         print(rows[-1], flush=True)
     rows.sort(key=lambda cells: cells[0])
     names = [f"{split} {name}" for split in splits for name in METRICS]
@@ -123,17 +123,17 @@ def main() -> None:
         write_block("detection", text)
 
 
-def row(name: str, seed: int, found: list[dict[str, float]], seconds: float) -> list[str]:
-    numbers = [f"{metrics[metric]:.3f}" for metrics in found for metric in METRICS]
+def row(name: str, seed: int, results: list[dict[str, float]], seconds: float) -> list[str]:
+    numbers = [f"{metrics[metric]:.3f}" for metrics in results for metric in METRICS]
     return [name, str(seed), *numbers, f"{seconds:.0f} s"]
 
 
-def metrics_of(run: RunDirectory, split: str) -> dict[str, float]:
+def read_metrics(run: RunDirectory, split: str) -> dict[str, float]:
     metrics = json.loads(run.metrics.read_text())
     return {name: metrics[f"{split}/{TASK}/{name}"] for name in METRICS}
 
 
-def seconds_of(run: RunDirectory) -> float:
+def training_seconds(run: RunDirectory) -> float:
     with run.history.open(newline="") as file:
         return float(list(csv.DictReader(file))[-1]["seconds"])
 

@@ -1,4 +1,4 @@
-"""Measured blocks of pages in docs/: each command rewrites its own and leaves the rest."""
+"""Blocks of measured numbers in docs/. Each command rewrites its block and nothing else."""
 
 import json
 import os
@@ -15,15 +15,15 @@ PAGE, STRATEGIES, COMPRESSION = (DOCS / f"{name}.md" for name in ("benchmarks", 
 
 
 def write_block(name: str, text: str, page: Path = PAGE) -> None:
-    """Put `text` between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` of the page."""
+    """Write `text` between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` of the page."""
     old = page.read_text()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     assert pattern.search(old), f"{page} has no block {name}"
-    page.write_text(pattern.sub(lambda found: f"{found[1]}{text.rstrip()}\n{found[2]}", old))
+    page.write_text(pattern.sub(lambda match: f"{match[1]}{text.rstrip()}\n{match[2]}", old))
 
 
 def machine() -> str:
-    """One line on what a figure was measured on."""
+    """One line about this machine."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
         f"{os.cpu_count()} cores ({platform.machine()}), {torch.get_num_threads()} threads{gpu}, "
@@ -32,11 +32,13 @@ def machine() -> str:
 
 
 def machines(runs: list[RunDirectory]) -> str:
-    """What runs themselves recorded, not the machine that this is read on."""
-    seen = [json.loads(run.environment.read_text()) for run in runs]
-    return "; ".join(sorted({f"{one['processors']} thread(s), torch {one['packages']['torch']}" for one in seen}))
+    """The machines that the runs recorded, which may not be this one."""
+    records = [json.loads(run.environment.read_text()) for run in runs]
+    texts = {f"{record['processors']} thread(s), torch {record['packages']['torch']}" for record in records}
+    return "; ".join(sorted(texts))
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """Format a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

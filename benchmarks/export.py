@@ -1,12 +1,13 @@
-"""Is an exported file the model? Every head on four families, for docs/benchmarks.md.
+"""Compare exported files with their models: every head on four families of networks. For docs/benchmarks.md.
 
 python -m benchmarks.export [TASK ...]
 
 Each network trains for a few epochs on generated scenes (EfficientNet-Lite0 from ImageNet weights, the others from
-random ones), is exported to ONNX and torch.export, and compared with the run on the images of the test split: raw
+random weights). It is exported to ONNX and torch.export, and compared with the run on the images of the test split: raw
 outputs, predictions, and all metrics that `evaluate` prints.
 """
 
+import math
 import os
 import sys
 from contextlib import redirect_stdout
@@ -33,76 +34,83 @@ IMAGES = 100
 
 @dataclass
 class Agreement:
-    """Of one file with its run: largest differences, and the share of images that are predicted alike."""
+    """How well a file agrees with its run.
+
+    Attributes:
+        raw, numbers, boxes, metrics: largest absolute differences.
+        same: number of images with the same decisions.
+    """
 
     raw: float = 0.0
     numbers: float = 0.0
     boxes: float = 0.0
-    alike: int = 0
+    same: int = 0
     images: int = 0
     metrics: float = 0.0
 
 
-def compared(run: RunDirectory, backend: str) -> Agreement:
+def compare(run: RunDirectory, backend: str) -> Agreement:
+    """Compare the exported file of a run with its checkpoint on the test split."""
     cfg = run.read_config()
     data = build_data(cfg)
     data.assign_as(run.splits)
     model, _ = load_model(run, cfg, plain=True)
     model.eval()
-    file, found = open_exported(run, backend), Agreement()
+    file, agreement = open_exported(run, backend), Agreement()
     for batch in map(data.to_network, data.eval_loader("test", original_images=True)):
         with torch.no_grad():
-            own, theirs = model.outputs(batch), file.outputs(batch["original_image"], model.heads)
-        for task, (raw, predictions) in own.items():
-            raws, others = theirs[task]
+            expected, actual = model.outputs(batch), file.outputs(batch["original_image"], model.heads)
+        for task, (raw, predictions) in expected.items():
+            file_raw, file_predictions = actual[task]
             for name, value in raw.items():
                 if isinstance(value, Tensor) and name not in model.heads[task].discrete_outputs:
-                    found.raw = max(found.raw, float((raws[name] - value).abs().max()))
-            for mine, other in zip(predictions, others, strict=True):
-                found.images += 1
-                found.alike += alike(mine, other, found)
-    metrics = [evaluate_run(run, cfg, model, data, "test", one).metrics for one in (None, backend)]
-    # A two-stage detector's loss is of proposals drawn at random: not a number of the network alone.
-    names = [name for name in metrics[0] if metrics[0][name] == metrics[0][name] and not name.endswith("loss")]
-    found.metrics = max(abs(metrics[0][name] - metrics[1][name]) for name in names)
-    return found
+                    agreement.raw = max(agreement.raw, float((file_raw[name] - value).abs().max()))
+            for prediction, file_prediction in zip(predictions, file_predictions, strict=True):
+                agreement.images += 1
+                agreement.same += compare_predictions(prediction, file_prediction, agreement)
+    eager, exported = (evaluate_run(run, cfg, model, data, "test", name).metrics for name in (None, backend))
+    # The loss of a two-stage detector depends on random proposals.
+    names = [name for name in eager if not math.isnan(eager[name]) and not name.endswith("loss")]
+    agreement.metrics = max(abs(eager[name] - exported[name]) for name in names)
+    return agreement
 
 
-def alike(mine: dict[str, Tensor], other: dict[str, Tensor], found: Agreement) -> bool:
-    """Whether all that is chosen (the best class, a pixel's class, which boxes) is the same."""
-    if "boxes" in mine:
-        rows = match_boxes(mine, other)
-        for i, j in rows:
-            found.boxes = max(found.boxes, float((mine["boxes"][i] - other["boxes"][j]).abs().max()))
-        return len(rows) == len(mine["boxes"]) == len(other["boxes"])
-    for name, value in mine.items():
+def compare_predictions(expected: dict[str, Tensor], actual: dict[str, Tensor], agreement: Agreement) -> bool:
+    """Whether all decisions (the best class, a pixel's class, the boxes) are the same; records differences."""
+    if "boxes" in expected:
+        pairs = match_boxes(expected, actual)
+        for i, j in pairs:
+            difference = float((expected["boxes"][i] - actual["boxes"][j]).abs().max())
+            agreement.boxes = max(agreement.boxes, difference)
+        return len(pairs) == len(expected["boxes"]) == len(actual["boxes"])
+    for name, value in expected.items():
         if value.is_floating_point():
-            found.numbers = max(found.numbers, float((value - other[name]).abs().max()))
-    same = all(bool((mine[name] == other[name]).all()) for name in mine if not mine[name].is_floating_point())
-    best = "scores" not in mine or int(mine["scores"].argmax()) == int(other["scores"].argmax())
-    return same and best
+            agreement.numbers = max(agreement.numbers, float((value - actual[name]).abs().max()))
+    discrete = [name for name, value in expected.items() if not value.is_floating_point()]
+    same = all(bool((expected[name] == actual[name]).all()) for name in discrete)
+    return same and ("scores" not in expected or int(expected["scores"].argmax()) == int(actual["scores"].argmax()))
 
 
 def main() -> None:
-    rows, asked = [], sys.argv[1:]
+    rows, tasks = [], sys.argv[1:]
     with TemporaryDirectory() as folder:
-        for task in asked or HEADS:
+        for task in tasks or HEADS:
             for family in FAMILIES:
-                run = trained(task, family, Path(folder) / f"{task}_{family}")
+                run = train(task, family, Path(folder) / f"{task}_{family}")
                 for backend in ("onnx", "torch_export"):
                     visiontune("export", f"run={run.path}", f"format={backend}", f"images={IMAGES}", "split=test")
-                    a = compared(run, backend)
+                    result = compare(run, backend)
                     rows.append(
-                        [task, family, backend, f"{a.alike} of {a.images}"]
-                        + [f"{value:.1g}" for value in (a.raw, a.numbers, a.boxes, a.metrics)]
+                        [task, family, backend, f"{result.same} of {result.images}"]
+                        + [f"{value:.1g}" for value in (result.raw, result.numbers, result.boxes, result.metrics)]
                     )
                     print(*rows[-1], flush=True)
     columns = ["head", "network", "file", "predicted alike", "raw", "scores", "boxes (pixels)", "metrics"]
-    if not asked:
+    if not tasks:
         write_block("export", f"{machine()}.\n\n{markdown(columns, rows)}")
 
 
-def trained(task: str, family: str, path: Path) -> RunDirectory:
+def train(task: str, family: str, path: Path) -> RunDirectory:
     weights = "auto" if family == "tf_efficientnet_lite0" else "null"
     more = [f"heads.{task}.channels=64"] if task in ("detection", "instances") else []
     more += [f"heads.{task}.{key}" for key in ("hidden=256", "proposals=200")] if task == "instances" else []
@@ -117,9 +125,9 @@ def trained(task: str, family: str, path: Path) -> RunDirectory:
 
 
 def visiontune(*arguments: str) -> None:
-    """The command line, in this process and silent."""
+    """Run a command in this process, without output."""
     sys.argv = ["visiontune", *arguments]
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
         cli.main()
 
 

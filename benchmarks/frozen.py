@@ -1,11 +1,11 @@
-"""What freezing saves: ten epochs of a linear probe with and without the cache, and a step with k frozen stages.
+"""How much time freezing saves: a linear probe with and without the cache, and a training step with k frozen stages.
 
 python -m benchmarks.frozen data.root=FOLDER [--epochs 10] [--rounds 5] [OVERRIDES ...]
 
-First the training time of `strategy=linear_probe` against Lightning's BackboneFinetuning around the same network on the
-same images, as its documentation has it (frozen for all epochs, NCHW). Then, for each k, a training step
-(EfficientNet-Lite0, batches of 32) with the first k stages frozen: whole, its frozen part alone and the rest alone, in
-turn; medians.
+The first table has the training time of `strategy=linear_probe` and of Lightning's BackboneFinetuning with the same
+network and images, used as in its documentation (frozen for all epochs, NCHW). The second table has, for each k, the
+median time of a training step (EfficientNet-Lite0, batches of 32) with the first k stages frozen: the whole step, its
+frozen part, and the rest, measured in turn.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from visiontune.frozen_features.plans import stage_paths
 from visiontune.models.replay import FrozenOutputs, plan_replay, record_outputs, replay
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
+from visiontune.training.build import build_trainer
 from visiontune.training.fit import fit, prepare
 
 BATCH, SIDE = 32, 160
@@ -41,8 +42,8 @@ def config(overrides: list[str]) -> DictConfig:
         return compose("train", overrides=[*base, "strategy=linear_probe", "name=bench", "test=false", *overrides])
 
 
-class Usual(L.LightningModule):
-    """What the documentation of BackboneFinetuning asks for: a module with a `backbone`."""
+class PlainModule(L.LightningModule):
+    """A module with a `backbone`, as in the documentation of BackboneFinetuning."""
 
     def __init__(self, cfg: DictConfig, data: VisionData) -> None:
         super().__init__()
@@ -75,49 +76,51 @@ class _Embedding(nn.Module):
         return self.backbone(image).embedding
 
 
-def usual(cfg: DictConfig) -> float:
-    """Seconds of the fit."""
+def time_plain_module(cfg: DictConfig) -> float:
+    """Seconds of the fit with BackboneFinetuning."""
     data, _, _ = prepare(cfg)
     trainer = L.Trainer(
         max_epochs=cfg.epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=cfg.epochs)], use_distributed_sampler=False,
         num_sanity_val_steps=0, default_root_dir=tempfile.mkdtemp(),
     )  # fmt: skip
-    model = Usual(cfg, data)
+    model = PlainModule(cfg, data)
     started = time.perf_counter()
     trainer.fit(model, datamodule=data)
     return time.perf_counter() - started
 
 
-def ours(cfg: DictConfig) -> float:
-    """Seconds of the fit, with its probe, first validation, checkpoints and curves."""
+def time_visiontune(cfg: DictConfig) -> float:
+    """Seconds of the fit with visiontune, including its probe, first validation, checkpoints and curves."""
     data, model, _ = prepare(cfg)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run")
         with logging_to(run.log, quiet=True):
             started = time.perf_counter()
-            fit(cfg, run, data, model, None)
+            fit(cfg, run, build_trainer(cfg, run, model), model, data, None)
             return time.perf_counter() - started
 
 
-def probes(overrides: list[str], epochs: int) -> str:
-    ways = {
+def time_probes(overrides: list[str], epochs: int) -> str:
+    """The table of the linear probes."""
+    trainings = {
         "BackboneFinetuning": None,
         "linear_probe": [],
         "linear_probe, cache, 2 views": ["frozen_features.cache=memory"],
         "linear_probe, cache, 1 view": ["frozen_features.cache=memory", "frozen_features.views=1"],
     }
     rows, first = [], 0.0
-    for name, more in ways.items():
+    for name, more in trainings.items():
         cfg = config([*overrides, f"epochs={epochs}", *(more or [])])
-        seconds = usual(cfg) if more is None else ours(cfg)
+        seconds = time_plain_module(cfg) if more is None else time_visiontune(cfg)
         first = first or seconds
         rows.append([name, f"{seconds:.1f} s", f"{first / seconds:.1f}"])
         print(rows[-1], flush=True)
     return markdown([f"{epochs} epochs of", "training time", "faster by"], rows)
 
 
-def steps(overrides: list[str], rounds: int) -> str:
+def time_steps(overrides: list[str], rounds: int) -> str:
+    """The table of the training steps."""
     data, model, _ = prepare(config(overrides))
     network, stages = model.backbone.model, model.stages()
     image = torch.rand(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
@@ -138,20 +141,20 @@ def steps(overrides: list[str], rounds: int) -> str:
             stage.train(i >= count)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
         times: dict[str, list[float]] = {"whole": [], "frozen": [], "rest": []}
-        ways: dict[str, Any] = {"whole": train}
+        calls: dict[str, Any] = {"whole": train}
         if count:
             plan = plan_replay(model.forward, network, stage_paths(model, count), image[:2])
             assert plan is not None
             with torch.no_grad():
-                recorded = FrozenOutputs(record_outputs(model.forward, network, plan.paths, image), plan.shapes)
-                ways["frozen"] = torch.no_grad()(
+                outputs = FrozenOutputs(record_outputs(model.forward, network, plan.paths, image), plan.shapes)
+                calls["frozen"] = torch.no_grad()(
                     lambda plan=plan: record_outputs(model.forward, network, plan.paths, image)
                 )
-            ways["rest"] = lambda recorded=recorded: train(recorded)
+            calls["rest"] = lambda outputs=outputs: train(outputs)
         for turn in range(rounds + 1):
-            for name, run in ways.items():
+            for name, call in calls.items():
                 started = time.perf_counter()
-                run()
+                call()
                 if turn:
                     times[name].append(1000 * (time.perf_counter() - started))
         whole, frozen, rest = (median(values) if values else 0.0 for values in times.values())
@@ -165,7 +168,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     options, overrides = parser.parse_known_args()
-    text = f"{machine()}.\n\n{probes(overrides, options.epochs)}\n\n{steps(overrides, options.rounds)}"
+    text = f"{machine()}.\n\n{time_probes(overrides, options.epochs)}\n\n{time_steps(overrides, options.rounds)}"
     print(text)
     write_block("frozen", text)
 

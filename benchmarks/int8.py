@@ -1,10 +1,10 @@
-"""What does recipe=int8 cost, and what does it bring? For docs/compression.md.
+"""Measure the costs and benefits of recipe=int8. For docs/compression.md.
 
 python -m benchmarks.int8 RUN ...
 
-Each run is quantized (into RUN/compressed/int8, where that is not done yet) and measured on all of its images: the
-monitored metric on the test split, and how many predictions stay the same. Latency is that of one image, from its
-pixels to the prediction, on one thread, both models in turn.
+Each run is quantized (to RUN/compressed/int8, unless it exists). The table has the monitored metric on the test split,
+and how many predictions on all images stay the same. Latency is that of one image, from pixels to prediction, on one
+thread, with both models in turn.
 """
 
 import sys
@@ -40,21 +40,22 @@ COLUMNS = [
 ]
 
 
-def row(run: RunDirectory, made: RunDirectory) -> list[str]:
-    """Of a run and of what int8 made of it."""
+def row(run: RunDirectory, quantized: RunDirectory) -> list[str]:
+    """The row of a run and its quantized run."""
     cfg, values, answers = run.read_config(), [], []
     data = build_data(cfg)
     data.assign_as(run.splits)
-    for one in (run, made):
-        model, _ = load_model(one, cfg)
-        found = [evaluate_run(one, one.read_config(), model, data, split) for split in ("train", "val", "test")]
+    for each in (run, quantized):
+        model, _ = load_model(each, cfg)
+        results = [evaluate_run(each, each.read_config(), model, data, split) for split in ("train", "val", "test")]
         name = model.monitor[0].replace("val/", "test/")
-        values.append(found[2].metrics[name])
-        answers.append({row.path: row.prediction for result in found for row in result.rows})
+        values.append(results[2].metrics[name])
+        answers.append({row.path: row.prediction for result in results for row in result.rows})
     same = sum(answer == answers[1][path] for path, answer in answers[0].items())
-    whole = all(isinstance(head, ClassificationHead) for head in model.heads.values())
-    both = {name: eager_variant(name, one, one.read_config()) for name, one in (("float", run), ("int8", made))}
-    calls = {name: partial(one.call, input_images(one, 1)) for name, one in both.items()}
+    comparable = all(isinstance(head, ClassificationHead) for head in model.heads.values())
+    pair = {"float": run, "int8": quantized}
+    variants = {name: eager_variant(name, each, each.read_config()) for name, each in pair.items()}
+    calls = {name: partial(variant.call, input_images(variant, 1)) for name, variant in variants.items()}
     faster = time_alternately(calls, ROUNDS)["int8"].faster
     return [
         str(cfg.backbone.name),
@@ -62,9 +63,9 @@ def row(run: RunDirectory, made: RunDirectory) -> list[str]:
         " x ".join(map(str, data.image_size)),
         name.removeprefix("test/"),
         *(f"{value:.4f}" for value in values),
-        f"{same} of {len(answers[0])}" if whole else "-",
+        f"{same} of {len(answers[0])}" if comparable else "-",
         f"{faster:.1f}",
-        f"{both['float'].megabytes / both['int8'].megabytes:.2f}",
+        f"{variants['float'].megabytes / variants['int8'].megabytes:.2f}",
     ]
 
 

@@ -50,6 +50,10 @@ MUTATIONS = [
             ('length = {"total_steps", "_schedule_phases"}', "length = set[str]()")),
     mutation("previous_checkpoint_lost", 1, CHECKPOINTS, "callbacks/test_checkpoints",
             ('(folder / "last.ckpt").replace(folder / "previous.ckpt")', '(folder / "last.ckpt").unlink()')),
+    mutation("dropout_not_repeated", 1, "models/step_seed.py", "models/test_finetuner",
+            ("torch.manual_seed(hash((seed, epoch, step, rank)) % 2**63)", "torch.manual_seed(seed)"),
+            ("torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)",
+             "torch.manual_seed(self.seed)")),
     # 2. All parameter groups from step 0.
     mutation("biases_left_out", 2, "strategies/base.py", "strategies/test_strategies",
             ("vectors = [p for p in parameters if p.ndim <= 1]", "vectors = [p for p in parameters if p.ndim < 1]"),
@@ -108,6 +112,10 @@ MUTATIONS = [
             ("        if not self.checked:", "        if False:")),
     mutation("counters_averaged", 7, AVERAGING, "callbacks/test_averaging",
             ("average.copy_(value)", "average.add_(value)")),
+    # 8. A sweep never evaluates the test split.
+    mutation("sweep_evaluates_the_test_split", 8, "training/resolve.py", "training/test_resolve",
+            ("new.test = launch.job is None or", "new.test = True or"),
+            ("cfg.test = not sweeping or", "cfg.test = True or")),
     # 9. Splits depend on content and seed.
     mutation("units_by_file_order", 9, SPLITS, "data/test_splits",
             ("sorted(units, key=lambda unit: unit.key) for stratum", "list(units) for stratum")),
@@ -132,6 +140,9 @@ MUTATIONS = [
     mutation("warmup_from_the_peak", 12, SCHEDULERS, "optim/test_schedulers",
             ("return (step + 1) / (warmup_steps + 1)", "return 1.0"),
             ("return (step + 1) / (rising + 1)", "return 1.0")),
+    mutation("last_window_too_small", 12, "callbacks/accumulation.py", "models/test_finetuner",
+            ("loss.mul_(window / length)", "loss.mul_(1.0)"),
+            ("return window / short if short and batch_idx >= batches - short else 1.0", "return 1.0")),
     mutation("average_never_forgets", 12, AVERAGING, "callbacks/test_averaging",
             ("return 1 - min(1 - 1 / max(", "return 1 - max(1 - 1 / max(")),
 ]  # fmt: skip

@@ -1,9 +1,9 @@
-"""Do the tests find bugs? Breaks the code of one law at a time in a copy, and runs the tests of that law.
+"""Check that the tests find bugs: break the code of one law at a time in a copy, and run the tests of that law.
 
 python -m benchmarks.mutations [--only NAME ...] [--seed 0 --count 30] [--tree DIR] [--check]
 
 Each mutation of benchmarks/mutation_list.py is applied to a fresh copy; `survived` means that no test failed. The
-exit code is 1 if one survived. `--tree` names another checkout, also one from before the modules moved into rooms.
+exit code is 1 if one survived. `--tree` names another checkout, which may be older than the current layout.
 """
 
 import argparse
@@ -18,10 +18,13 @@ from pathlib import Path
 from benchmarks.mutation_list import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[1]
-# Where files were before the modules moved into rooms; tried in this order where the new path does not exist.
+# Paths in the older layout: (new, old), tried in this order if the new path does not exist.
 OLD_PLACES = [
     ("src/visiontune/models/heads/", "src/visiontune/heads/"),
     ("src/visiontune/models/split_metrics.py", "src/visiontune/scores.py"),
+    ("src/visiontune/models/step_seed.py", "src/visiontune/finetuner.py"),
+    ("src/visiontune/callbacks/accumulation.py", "src/visiontune/finetuner.py"),
+    ("src/visiontune/training/resolve.py", "src/visiontune/train.py"),
     ("src/visiontune/models/", "src/visiontune/"),
     ("src/visiontune/optim/", "src/visiontune/"),
     ("src/visiontune/strategies/freezing.py", "src/visiontune/freezing.py"),
@@ -30,12 +33,13 @@ OLD_PLACES = [
     ("tests/models/", "tests/"),
     ("tests/optim/", "tests/"),
     ("tests/strategies/test_freezing.py", "tests/test_freezing.py"),
+    ("tests/training/test_resolve.py", "tests/end_to_end/test_sweep.py"),
     ("tests/training/", "tests/runs/"),
 ]
 
 
 def find_path(tree: Path, name: str) -> Path:
-    """The file in the tree, at its place of today or its old one."""
+    """The file in the tree, at its current path or its older one."""
     names = [name, *(name.replace(new, old) for new, old in OLD_PLACES if name.startswith(new))]
     for candidate in names:
         if (tree / candidate).is_file():
@@ -44,7 +48,7 @@ def find_path(tree: Path, name: str) -> Path:
 
 
 def mutate(tree: Path, mutation: Mutation) -> tuple[Path, str]:
-    """The file that changes, and its new content; exits with a message if no text occurs exactly once."""
+    """The file that changes, and its new content; exit with a message if no text occurs exactly once."""
     path = find_path(tree, mutation.file)
     source = path.read_text()
     unique = [change for change in mutation.changes if source.count(change[0]) == 1]
@@ -55,7 +59,7 @@ def mutate(tree: Path, mutation: Mutation) -> tuple[Path, str]:
 
 
 def tests_fail(tree: Path, names: tuple[str, ...]) -> bool:
-    """Whether a test of these files fails; exits with a message if pytest itself does."""
+    """Whether a test of these files fails; exit with a message if pytest itself fails."""
     tests = [str(find_path(tree, name).relative_to(tree)) for name in names]
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
@@ -81,7 +85,7 @@ def is_caught(tree: Path, mutation: Mutation) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutations")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--count", type=int, help="size of a random sample; all without it")
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout to break a copy of")
     parser.add_argument("--check", action="store_true", help="only test that each text occurs once")

@@ -1,9 +1,9 @@
-"""Is a pruned network better than one of its size that was trained directly? For docs/compression.md.
+"""Compare a pruned network with one of the same size that was trained directly. For docs/compression.md.
 
 python -m benchmarks.prune RUN ...
 
-Each run is pruned to half of its multiply-adds and trained on by `recipe=prune`; beside it the same narrow network is
-trained from random weights for as many epochs as both trainings of the other had together, with the same overrides.
+`recipe=prune` prunes each run to half of its multiply-adds and trains it further. The same narrow network is also
+trained from random weights, for as many epochs as the run and the pruned network together, with the same overrides.
 """
 
 import json
@@ -25,14 +25,14 @@ from visiontune.training.build import make
 FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strategy.batchnorm=train"]
 
 
-def compared(run: RunDirectory) -> list[RunDirectory]:
-    """The run, what is left after pruning, that trained on, and the narrow network alone."""
+def compare(run: RunDirectory) -> list[RunDirectory]:
+    """The run, the pruned run, the pruned and trained run, and the narrow network trained directly."""
     folder = run.path / "compressed" / "prune"
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         recipe = compose("compress", overrides=[f"run={run.path}", "recipe=prune"]).recipe
         pruned = apply_step(make(recipe.steps.prune), run, folder / "0_prune")
         trained = apply_step(make(recipe.steps.train), pruned, folder / "1_train")
-        epochs = sum(one.read_config().trainer.max_epochs for one in (run, trained))
+        epochs = sum(part.read_config().trainer.max_epochs for part in (run, trained))
         direct = TrainStep([*FROM_SCRATCH, f"epochs={epochs}"], from_source=False)
         return [run, pruned, trained, apply_step(direct, pruned, folder / "direct")]
 
@@ -40,10 +40,10 @@ def compared(run: RunDirectory) -> list[RunDirectory]:
 def main() -> None:
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    found = [compared(RunDirectory.open(Path(path))) for path in sys.argv[1:]]
+    comparisons = [compare(RunDirectory.open(Path(path))) for path in sys.argv[1:]]
     names = ["the run", "pruned, not yet trained", "pruned and trained", "the narrow network alone"]
     rows = []
-    for name, runs in zip(names, zip(*found, strict=True), strict=True):
+    for name, runs in zip(names, zip(*comparisons, strict=True), strict=True):
         rows.append([name])
         for split in ("val", "test"):
             metric = runs[0].read_status()["objective"]["name"].replace("val/", f"{split}/")
@@ -52,7 +52,7 @@ def main() -> None:
             rows[-1].append(f"{fmean(values):.3f} +- {half:.3f}")
     columns = ["network", "val", "test"]
     write_block(
-        "prune", f"{machines([runs[0] for runs in found])}.\n\n{markdown(columns, rows)}", DOCS / "compression.md"
+        "prune", f"{machines([runs[0] for runs in comparisons])}.\n\n{markdown(columns, rows)}", DOCS / "compression.md"
     )
 
 

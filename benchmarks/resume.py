@@ -1,11 +1,11 @@
-"""What exact resuming costs: the time to the first step of a run that goes on, and of every step.
+"""How much time exact resuming costs: until the first step of a resumed run, and in every step.
 
 python -m benchmarks.resume [--rounds 5]
 
-Start: `visiontune train` with the default network on digits, from the command to the end of the first step, from its
-beginning and from a checkpoint within the second epoch, in turn. Steps: epochs of one training in turn with and without
-what makes a run go on exactly (seeds of images and steps, sums of the epoch, a look whether a checkpoint is due), six
-pairs of epochs a round.
+Start: the time from the command `visiontune train` (default network, digits) to the end of the first step, for a new
+run and for a run that resumes from a checkpoint within the second epoch, in turn. Steps: epochs of one training, in
+turn with and without the parts that make resuming exact (seeds of images and steps, sums of the epoch, the check
+whether a checkpoint is due), six pairs of epochs per round.
 """
 
 import argparse
@@ -44,37 +44,38 @@ NETWORKS = {
 PAIRS = 6  # an epoch takes seconds, and its time varies by some per cent
 
 
-def leave_after(batches: int) -> None:
-    """The process ends, at once, as that many batches have trained."""
-    left = [batches]
+def exit_after(batches: int) -> None:
+    """End the process as soon as that many batches have trained."""
+    remaining = [batches]
 
     def hook(*_: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
+        remaining[0] -= 1
+        if remaining[0] == 0:
             os._exit(0)
 
     FineTuner.on_train_batch_end = hook  # type: ignore[method-assign]
 
 
-def seconds_to(batches: int, *overrides: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.resume", "--leave-after", str(batches), "train", *overrides]
+def time_command(batches: int, *overrides: str) -> float:
+    """Seconds of `visiontune train` until that many batches have trained."""
+    command = [sys.executable, "-m", "benchmarks.resume", "--exit-after", str(batches), "train", *overrides]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - start
 
 
-def starts(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds to the first step, cold and resumed."""
-    seconds_to(7, *START, f"run_dir={folder / 'stopped'}")  # four steps are an epoch
+def time_starts(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds to the first step of new runs and of resumed runs."""
+    time_command(7, *START, f"run_dir={folder / 'stopped'}")  # four steps are an epoch
     cold, resumed = [], []
     for i in range(rounds):
-        cold.append(seconds_to(1, *START, f"run_dir={folder / f'cold{i}'}"))
-        resumed.append(seconds_to(1, f"run={folder / 'stopped'}"))
+        cold.append(time_command(1, *START, f"run_dir={folder / f'cold{i}'}"))
+        resumed.append(time_command(1, f"run={folder / 'stopped'}"))
     return cold, resumed
 
 
-def drawn(self: VisionDataset, key: tuple[int, int]) -> dict[str, Any]:
-    """`VisionDataset.__getitem__` with draws from the state of the process, as is usual."""
+def get_item(self: VisionDataset, key: tuple[int, int]) -> dict[str, Any]:
+    """`VisionDataset.__getitem__` with random numbers from the state of the process, as in most projects."""
     _, index = key
     image, targets, _, size = self._load(index)
     threads = torch.get_num_threads()
@@ -86,7 +87,7 @@ def drawn(self: VisionDataset, key: tuple[int, int]) -> dict[str, Any]:
 
 
 class Alternate(L.Callback):
-    """Every other epoch runs without; the first two are warm-up."""
+    """Runs every other epoch without the parts that make resuming exact; the first two epochs are warm-up."""
 
     WITHOUT: tuple[tuple[Any, str, Any], ...] = (
         (FineTuner, "on_train_batch_start", lambda *_: None),
@@ -94,7 +95,7 @@ class Alternate(L.Callback):
         (EpochMeans, "update", lambda *_: None),
         (finetuner, "seed_step", lambda *_: None),
         (Checkpoints, "on_train_batch_start", lambda *_: None),
-        (VisionDataset, "__getitem__", drawn),
+        (VisionDataset, "__getitem__", get_item),
     )
     WITH = tuple((owner, name, getattr(owner, name)) for owner, name, _ in WITHOUT)
 
@@ -110,10 +111,11 @@ class Alternate(L.Callback):
         self.times.append(time.perf_counter() - self.started)
 
     def ratios(self) -> list[float]:
+        """Time with these parts / time without them, for each pair of epochs."""
         return [self.times[i] / self.times[i + 1] for i in range(2, len(self.times), 2)]
 
 
-def steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
+def time_steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
     overrides = [
         *overrides, "trainer=cpu", "data.num_workers=0", "augment=standard", "augment.flip=false", "strategy=full",
         "probe=false", "name=bench", "test=false", f"trainer.max_epochs={2 * rounds + 2}",
@@ -133,8 +135,8 @@ def steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--leave-after"]:
-        leave_after(int(sys.argv[2]))
+    if sys.argv[1:2] == ["--exit-after"]:
+        exit_after(int(sys.argv[2]))
         sys.argv = ["visiontune", *sys.argv[3:]]
         return cli.main()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,17 +144,17 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        cold, resumed = starts(Path(folder), rounds)
-        ratios = [other / one for one, other in zip(cold, resumed, strict=True)]
+        cold, resumed = time_starts(Path(folder), rounds)
+        ratios = [second / first for first, second in zip(cold, resumed, strict=True)]
         columns = ["to the first step", "cold", "resumed", "resumed / cold", "range"]
         row = [f"{median(cold):.1f} s", f"{median(resumed):.1f} s", f"{median(ratios):.2f}"]
         start = markdown(columns, [["`visiontune train`", *row, f"{min(ratios):.2f} to {max(ratios):.2f}"]])
         for number, (name, overrides) in enumerate(NETWORKS.items()):
-            found = steps(Path(folder) / f"steps{number}", overrides, PAIRS * rounds)
-            ratios = found.ratios()
-            own, other = median(found.times[2::2]), median(found.times[3::2])
-            row = [f"{own:.2f} s", f"{other:.2f} s", f"{median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
-            rows.append([name, *row])
+            alternate = time_steps(Path(folder) / f"steps{number}", overrides, PAIRS * rounds)
+            ratios = alternate.ratios()
+            exact, without = median(alternate.times[2::2]), median(alternate.times[3::2])
+            row = [name, f"{exact:.2f} s", f"{without:.2f} s", f"{median(ratios):.3f}"]
+            rows.append([*row, f"{min(ratios):.3f} to {max(ratios):.3f}"])
     columns = ["an epoch of", "exact", "without", "exact / without", "range"]
     text = f"{machine()}; {rounds} rounds.\n\n{start}\n\n{markdown(columns, rows)}"
     print(text)

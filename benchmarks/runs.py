@@ -3,7 +3,7 @@
 python -m benchmarks.runs BLOCK RUN:METRIC[,METRIC] ...
 python -m benchmarks.runs scenes logs/scenes/RUN:val/detection/map_50
 
-Everything is read from the run directories: the metrics, the minutes, the threads they had.
+The metrics, minutes and threads are read from the run directories.
 """
 
 import csv
@@ -15,20 +15,20 @@ from benchmarks.document import machines, markdown, write_block
 from visiontune.runs import RunDirectory
 
 
-def minutes_of(run: RunDirectory) -> float:
+def training_minutes(run: RunDirectory) -> float:
     """Wall time from the first step to the last validation."""
     with run.history.open(newline="") as file:
         return float(list(csv.DictReader(file))[-1]["seconds"]) / 60
 
 
-def split_rows(run: RunDirectory, names: list[str]) -> list[list[str]]:
+def metric_rows(run: RunDirectory, names: list[str]) -> list[list[str]]:
+    """A row per metric; the first also has the cells of the run."""
     metrics = json.loads(run.metrics.read_text())
     cfg = run.read_config()
-    first = [Path(cfg.name).name, ", ".join(str(head) for head in cfg.heads), str(cfg.trainer.max_epochs)]
-    return [
-        [*(first if i == 0 else ["", "", ""]), f"`{name}`", f"{metrics[name]:.3f}", f"{minutes_of(run):.1f}" * (i == 0)]
-        for i, name in enumerate(names)
-    ]
+    run_cells = [Path(cfg.name).name, ", ".join(str(head) for head in cfg.heads), str(cfg.trainer.max_epochs)]
+    rows = [["", "", "", f"`{name}`", f"{metrics[name]:.3f}", ""] for name in names]
+    rows[0] = [*run_cells, *rows[0][3:5], f"{training_minutes(run):.1f}"]
+    return rows
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     for argument in sys.argv[2:]:
         path, _, names = argument.rpartition(":")
         run = RunDirectory.open(path)
-        rows += split_rows(run, names.split(","))
+        rows += metric_rows(run, names.split(","))
         runs.append(run)
     columns = ["run", "heads", "epochs", "metric", "value", "minutes"]
     text = f"{machines(runs)}.\n\n{markdown(columns, rows)}"

@@ -1,10 +1,10 @@
-"""Images a second: FineTuner under the Trainer, with all of its logging, against loops written by hand.
+"""Images per second of a FineTuner under the Trainer, with all of its logging, and of training loops written by hand.
 
 python -m benchmarks.speed [--rounds 5] [--images 400]
 
-Everyone trains the same network (EfficientNet-Lite0, all of it) on the same images with the same augmentation, one
-epoch each in turn, in one process, without clipping and averaging, which the loops do not have; the figures are
-medians, the ratios medians of the ratios of each round.
+All train the same network (EfficientNet-Lite0, all stages) on the same images with the same augmentation, one epoch
+each in turn, in one process, without clipping and averaging, which the loops do not have. The numbers are medians over
+the rounds, the ratios medians of the ratios of each round.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from visiontune.training.fit import prepare
 
 
 class Loop:
-    """A training loop as people write it; `channels_last` is what separates the two of them."""
+    """An ordinary training loop, with or without `channels_last`."""
 
     def __init__(self, cfg: DictConfig, data: VisionData, channels_last: bool) -> None:
         _, model, _ = prepare(cfg)
@@ -44,17 +44,17 @@ class Loop:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
 
     def epoch(self) -> float:
-        """Images a second."""
+        """Train one epoch; return the images per second."""
         loader = self.data.train_dataloader()
-        start, seen = time.perf_counter(), 0
+        start, count = time.perf_counter(), 0
         for batch in loader:
             image = (batch["image"].float() / 255).contiguous(memory_format=self.format)
             loss = F.cross_entropy(self.net(image), torch.tensor(batch["targets"]["classification"]))
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            seen += len(image)
-        return seen / (time.perf_counter() - start)
+            count += len(image)
+        return count / (time.perf_counter() - start)
 
 
 class _Embedding(nn.Module):
@@ -67,7 +67,7 @@ class _Embedding(nn.Module):
 
 
 class Alternate(L.Callback):
-    """Before each epoch of the Trainer, one of each loop; the first round of all is warm-up."""
+    """Trains one epoch of each loop before each epoch of the Trainer; the first round is warm-up."""
 
     def __init__(self, loops: dict[str, Loop], images: int) -> None:
         self.loops, self.images = loops, images
@@ -99,10 +99,8 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
     run = RunDirectory.create(folder / "run")
     with logging_to(run.log, quiet=True):
         trainer = build_trainer(cfg, run, model)
-        trainer.callbacks = [
-            c for c in trainer.callbacks if type(c).__name__ not in ("InitialValidation", "EarlyStopping")
-        ]
-        trainer.callbacks.insert(0, alternate)
+        unused = ("InitialValidation", "EarlyStopping")
+        trainer.callbacks = [alternate, *(c for c in trainer.callbacks if type(c).__name__ not in unused)]
         trainer.fit(model, datamodule=data)
     return alternate.rounds
 
@@ -126,8 +124,8 @@ def main() -> None:
         rounds = measure(Path(folder), options.images, options.rounds)
     rows = []
     for name in rounds[0]:
-        speeds = [one[name] for one in rounds]
-        ratios = [one["FineTuner"] / one[name] for one in rounds]
+        speeds = [speeds_of_round[name] for speeds_of_round in rounds]
+        ratios = [speeds_of_round["FineTuner"] / speeds_of_round[name] for speeds_of_round in rounds]
         rows.append([name, f"{median(speeds):.1f}", f"{min(speeds):.1f} to {max(speeds):.1f}", f"{median(ratios):.2f}"])
     text = f"{machine()}; {options.rounds} rounds.\n\n" + markdown(
         ["training", "images a second", "range", "FineTuner is faster by"], rows

@@ -2,7 +2,7 @@
 
 python -m benchmarks.startup [--rounds 5] [--against DIR]
 
-`--against` measures another checkout in turn with this one, and prints ratios; docs/benchmarks.md stays as it is then.
+`--against` measures another checkout in turn with this one and prints ratios. It leaves docs/benchmarks.md unchanged.
 """
 
 import argparse

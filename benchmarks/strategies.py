@@ -4,8 +4,8 @@ visiontune train -m sweep=strategies test=true sweep_dir=logs/strategies/digits
 python -m benchmarks.strategies BLOCK METRIC SWEEP_DIR ...
 python -m benchmarks.strategies digits classification/accuracy logs/strategies/digits
 
-The interval is Student's, over the runs of a strategy, of the test split's metric; time and memory are those of the
-whole command's share of one run.
+The interval of the test metric is Student's, over the runs of a strategy. Time and memory are those of a whole run,
+with evaluation and report.
 """
 
 import math
@@ -22,7 +22,7 @@ from visiontune.sweeps.comparison import find_runs, table
 
 
 def summary(name: str, runs: list[dict[str, Any]], metric: str) -> tuple[float, list[str]]:
-    """Mean of the metric, and a strategy's row."""
+    """The mean of the metric, and the row of a strategy."""
     values = [float(run[f"test/{metric}"]) for run in runs]
     half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     mean, seconds = fmean(values), median(float(run["seconds"]) for run in runs)

@@ -1,6 +1,7 @@
-"""Count what keeps the code easy to read: files at the top, long files, abstract methods, words that nobody else uses.
+"""Check limits that keep the code easy to read: files at the top, long files, abstract methods, words to avoid.
 
-python scripts/house.py            # print the counts; exit code 1 where a limit is passed
+python scripts/house.py            # print the counts; exit code 1 if a limit is exceeded
+python scripts/house.py --words    # also print the words to avoid, with file and line
 """
 
 import ast
@@ -13,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = next(folder.parent for folder in sorted((ROOT / "src").glob("*/cli.py")))
 TOP_FILES, FILE_LINES, FINETUNER_LINES, HEAD_METHODS, README_LINES = 16, 250, 150, 12, 200
 
-# docs/architecture.md says what stands in their place.
 NAMES = re.compile(
     r"(found|said|given|taken|tried|dealt|taught|own|one|picked|spoiled|alone|lost|ways|finest|reached|continued"
     r"|derived|concluded|as_it_is|by_class|resamples|_seen|go_on|going_on|Failed|of_its_version)"
@@ -42,7 +42,7 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every text that a user may see: what is raised, logged or printed."""
+    """Every text that a user may see: raised, logged or printed."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -53,15 +53,15 @@ def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def words(path: Path) -> Iterator[str]:
-    """`FILE:LINE WORD` of every name and message with a word of the table."""
+    """`FILE:LINE WORD` of every name and message with a word to avoid."""
     tree = ast.parse(path.read_text())
-    place = path.relative_to(ROOT)
+    relative = path.relative_to(ROOT)
     for line, name in names(tree):
         if NAMES.fullmatch(name) and name not in FOREIGN:
-            yield f"{place}:{line} {name}"
+            yield f"{relative}:{line} {name}"
     for line, text in messages(tree):
         for match in PHRASES.finditer(text):
-            yield f"{place}:{line} {match[0]!r} in a message"
+            yield f"{relative}:{line} {match[0]!r} in a message"
 
 
 def methods(path: Path, name: str) -> list[str]:
@@ -75,22 +75,22 @@ def main() -> None:
     sources = sorted(PACKAGE.rglob("*.py"))
     lengths = {path: len(path.read_text().splitlines()) for path in sources}
     longest = max(lengths, key=lambda path: lengths[path])
-    hidden = [line for path in sources for line in path.read_text().splitlines() if "TYPE_CHECKING" in line]
-    left = [line for path in sources for line in words(path)]
+    type_checking = [line for path in sources for line in path.read_text().splitlines() if "TYPE_CHECKING" in line]
+    words_to_avoid = [line for path in sources for line in words(path)]
     rows = [
         ("files at the top of the package", len(list(PACKAGE.glob("*.py"))), TOP_FILES),
         (f"lines of the longest file, {longest.relative_to(ROOT)}", lengths[longest], FILE_LINES),
         ("lines of the FineTuner's file", lengths[PACKAGE / "models" / "finetuner.py"], FINETUNER_LINES),
         ("methods of Head", len(methods(PACKAGE / "models" / "heads" / "base.py", "Head")), HEAD_METHODS),
-        ("imports under TYPE_CHECKING", len(hidden), 0),
+        ("imports under TYPE_CHECKING", len(type_checking), 0),
         ("lines of README.md", len((ROOT / "README.md").read_text().splitlines()), README_LINES),
-        ("words of the table in names and messages", len(left), 0),
+        ("words to avoid in names and messages", len(words_to_avoid), 0),
     ]
     for text, count, limit in rows:
         print(f"{count:6}  of at most {limit:4}  {text}")
     print(f"{sum(lengths.values()):6}  lines of code in {len(sources)} files")
-    if left and "--words" in sys.argv:
-        print("\n".join(left))
+    if words_to_avoid and "--words" in sys.argv:
+        print("\n".join(words_to_avoid))
     sys.exit(any(count > limit for _, count, limit in rows))
 
 

@@ -1,4 +1,4 @@
-"""Give a clone of this template its own name: package, command, configs, tests and docs follow.
+"""Rename a clone of this template: package, command, configs, tests and docs.
 
 python scripts/rename.py birdwatch
 """
@@ -40,7 +40,7 @@ def main() -> None:
             path.write_text(renamed)
     (ROOT / "src" / OLD).rename(ROOT / "src" / name)
     ready = ROOT / ".venv" / ".ready"
-    ready.unlink(missing_ok=True)  # the command of the old name is installed; `make setup` installs the new one
+    ready.unlink(missing_ok=True)  # `make setup` installs the package again, under the new name
     print(f"{OLD} is now {name}: the next make target installs it; `git diff` shows what changed")
 
 

@@ -12,18 +12,18 @@ from pydantic import BaseModel, TypeAdapter
 from visiontune.config.check import VERBS
 
 FOLDER = Path(__file__).parents[1] / "configs" / ".schema"
-# Groups whose files hold the keys of that group alone; those of the others begin at the top of the config.
+# Groups whose files hold the keys of the group; files of other groups begin at the top of the config.
 GROUPS = ("augment", "backbone", "data", "optimizer", "paths", "scheduler", "search", "strategy", "trainer")
 
-BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # by JSON's names
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # names in JSON schema
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """By file name: one schema a group, one a verb; a verb's is for its own YAML and for `@package _global_` files."""
+    """Schemas by file name: one per group and per verb. The latter is also for `@package _global_` files."""
     models: dict[str, type[BaseModel]] = dict(VERBS)
     for group in GROUPS:
         annotation = VERBS["train"].model_fields[group].annotation
-        models[group] = next(one for one in (annotation, *get_args(annotation)) if isinstance(one, type))
+        models[group] = next(part for part in (annotation, *get_args(annotation)) if isinstance(part, type))
     return {f"{name}.json": _schema(model) for name, model in models.items()}
 
 
@@ -35,7 +35,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _loosen(node: Any) -> None:
-    """A file holds some of the keys, and any value may be an interpolation or still to be given (`???`)."""
+    """Allow files with some of the keys, and interpolations and missing values (`???`) in place of any value."""
     if isinstance(node, list):
         for inner in node:
             _loosen(inner)
@@ -46,9 +46,9 @@ def _loosen(node: Any) -> None:
         node.pop("default", None)
         properties = node.get("properties", {})
         for key, value in properties.items():
-            words = {name: value.pop(name) for name in ("description", "examples") if name in value}
+            annotations = {name: value.pop(name) for name in ("description", "examples") if name in value}
             _loosen(value)
-            properties[key] = {**words, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.*\}$|^\?\?\?$"}]}
+            properties[key] = {**annotations, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.*\}$|^\?\?\?$"}]}
         for key, value in node.items():
             if key != "properties":
                 _loosen(value)

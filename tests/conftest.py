@@ -1,4 +1,4 @@
-"""What all tests share: the command in this process, generated images, and trained runs (docs/testing.md)."""
+"""Fixtures for all tests: the command in this process, generated images, and trained runs (docs/testing.md)."""
 
 import gc
 import hashlib
@@ -40,19 +40,19 @@ from visiontune.training.resolve import resolve
 
 
 def pytest_collection_finish() -> None:
-    """Modules stay: leave them out of every later garbage collection, a third of a second each."""
+    """Exclude the imported modules from later garbage collections, which take a third of a second each."""
     gc.collect()
     gc.freeze()
 
 
 def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """Hydra composes everything a second time to read `hydra.mode`, which no config sets."""
+    """Replaces Hydra's method, which composes everything a second time to read `hydra.mode`; no config sets it."""
     return None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread (faster for images this small), and nothing written outside the tests' own folder."""
+def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread (faster for such small images), and no file outside the tests' folder."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -62,13 +62,13 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def logs(apart: None) -> Path:
-    """Where runs go that are not told where."""
+def logs(isolated_session: None) -> Path:
+    """The default folder of runs."""
     return Path(os.environ["VISIONTUNE_LOGS"])
 
 
 @pytest.fixture(scope="session")
-def command(apart: None) -> Command:
+def command(isolated_session: None) -> Command:
     """`command("train", "seed=1")`: the real command line in this process."""
 
     def run(*arguments: object) -> Outcome:
@@ -98,18 +98,18 @@ def tiny() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def config(apart: None) -> Callable[..., DictConfig]:
-    """`config("strategy=full")`: train.yaml composed and resolved, as `train()` takes it; small by default."""
+def config(isolated_session: None) -> Callable[..., DictConfig]:
+    """`config("strategy=full")`: train.yaml, composed and resolved as for `train()`; small by default."""
 
-    def make(*overrides: str, base: list[str] = TINY) -> DictConfig:
+    def build_config(*overrides: str, base: list[str] = TINY) -> DictConfig:
         return resolve(train_config([*base, *overrides]), Launch(data="test"))
 
-    return make
+    return build_config
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all pytest-xdist workers of this session have in common."""
+    """A folder that all pytest-xdist workers of this session share."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiles(shared: Path) -> Path:
-    """20 noisy images of each of three colours, as `tiles/CLASS/N.png`; a few epochs learn them. Not to be changed."""
+    """20 noisy images of each of three colours, as `tiles/CLASS/N.png`; a few epochs learn them. Do not change them."""
     root = shared / "tiles"
     with FileLock(shared / "tiles.lock"):
         if not root.is_dir():
@@ -135,9 +135,9 @@ def tiles(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def train_once(command: Command, shared: Path) -> TrainOnce:
-    """`train_once("strategy=full")`: the outcome of `visiontune train`, trained once a session whoever asks.
+    """`train_once("strategy=full")`: the outcome of `visiontune train`, which trains once per session for all workers.
 
-    Its run is for all workers, so it is not to be changed: copy it, or train a run of the test's own.
+    Do not change the run: copy it, or train another one.
     """
 
     def train(*overrides: str) -> Outcome:
@@ -157,7 +157,7 @@ def train_once(command: Command, shared: Path) -> TrainOnce:
 
 @pytest.fixture(scope="session")
 def trained(train_once: TrainOnce, tiles: Path) -> Outcome:
-    """A whole run on `tiles`: gradual unfreezing over four epochs, TensorBoard and all. Not to be changed."""
+    """A complete run on `tiles`: gradual unfreezing over four epochs, TensorBoard and report. Do not change it."""
     return train_once(
         *SMALL,
         "data=image_folder",
@@ -176,7 +176,7 @@ def trained(train_once: TrainOnce, tiles: Path) -> Outcome:
 
 @pytest.fixture(scope="session")
 def trained_on(train_once: TrainOnce) -> Callable[[str], RunDirectory]:
-    """`trained_on("detection")`: a run of one epoch on 40 digit scenes with that head. Not to be changed."""
+    """`trained_on("detection")`: a run of one epoch on 40 digit scenes with that head. Do not change it."""
 
     def run(head: str) -> RunDirectory:
         more = [f"heads.{head}.{key}" for key in NARROW.get(head, [])]
@@ -187,7 +187,7 @@ def trained_on(train_once: TrainOnce) -> Callable[[str], RunDirectory]:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this test write neither figures nor the report page, nor metrics.json: half of a run this small."""
+    """Runs of this test write no figures, no report page and no metrics.json, half the time of a small run."""
     monkeypatch.setattr(train, "report", lambda *_: None)
 
 
@@ -198,19 +198,20 @@ def run(trained: Outcome) -> RunDirectory:
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks are forks of this process, which take no seconds to import torch. No fork where a GPU may be in use."""
+    """Ranks are forks of this process, which need not import torch again. Without forks if there is a GPU."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="fork"))
 
 
 @pytest.fixture
 def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables of compressions with few rounds of timing and few draws: numbers are there, and vary."""
+    """Compression tables in seconds: few rounds of timing, few bootstrap samples, no processes that measure memory."""
     monkeypatch.setattr(Head, "bootstrap_samples", 10)
     monkeypatch.setattr(DetectionHead, "bootstrap_samples", 5)
     for module in (measuring, small_step):
         monkeypatch.setattr(module, "ROUNDS", 2)
     monkeypatch.setattr(measuring, "BATCH_ROUNDS", 1)
+    monkeypatch.setattr(measuring, "measure_peak_mb", lambda *_: 1.0)  # a process for each model otherwise
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""Miniature sets in the layouts that users have: the same twelve images each time, written as each format wants them.
+"""Miniature sets in the layouts that users have: the same twelve images in each format.
 
-An image has up to two rectangles, one of a class in its left half, one in its right; the last image has none.
+An image has up to two rectangles, one in its left half and one in its right half; the last image has none.
 """
 
 import csv
@@ -27,10 +27,10 @@ class Scene:
     @property
     def labels(self) -> np.ndarray:
         """(H, W): 0 background, 1 brick, 2 tile."""
-        drawn = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
         for name, (x1, y1, x2, y2) in self.objects:
-            drawn[y1:y2, x1:x2] = 1 + CLASSES.index(name)
-        return drawn
+            labels[y1:y2, x1:x2] = 1 + CLASSES.index(name)
+        return labels
 
     def save(self, path: Path) -> None:
         rng = np.random.default_rng(sum(map(ord, self.name)))
@@ -44,7 +44,7 @@ class Scene:
 def scenes() -> list[Scene]:
     """Eight to train, two each to validate and test."""
     rng = np.random.default_rng(0)
-    made = []
+    result = []
     for i in range(12):
         objects = []
         for half in range(2 if i % 3 else 1) if i < 11 else ():
@@ -52,8 +52,8 @@ def scenes() -> list[Scene]:
             objects.append(
                 (CLASSES[(i + half) % 2], (x, y, x + int(rng.integers(10, 20)), y + int(rng.integers(10, 25))))
             )
-        made.append(Scene(f"p{i:02d}", "train" if i < 8 else "val" if i < 10 else "test", objects))
-    return made
+        result.append(Scene(f"p{i:02d}", "train" if i < 8 else "val" if i < 10 else "test", objects))
+    return result
 
 
 def write_lists(folder: Path) -> None:
@@ -65,7 +65,7 @@ def write_lists(folder: Path) -> None:
 
 
 def write_coco(root: Path, segments: bool = True) -> Path:
-    """`images/SPLIT/*.jpg` and `SPLIT.json`; the ids have gaps, and say nothing of the order of names."""
+    """`images/SPLIT/*.jpg` and `SPLIT.json`; the ids have gaps and are not in the order of names."""
     number = 100
     for split in ("train", "val", "test"):
         document: dict[str, list[Any]] = {"images": [], "annotations": []}
@@ -112,9 +112,9 @@ def write_voc(root: Path, masks: bool = True) -> Path:
         (root / "Annotations").mkdir(exist_ok=True)
         (root / "Annotations" / f"{scene.name}.xml").write_text(page)
         if masks:
-            drawn = scene.labels
-            drawn[:, 0] = 255
-            save_palette(drawn, root / "SegmentationClass" / f"{scene.name}.png")
+            labels = scene.labels
+            labels[:, 0] = 255
+            save_palette(labels, root / "SegmentationClass" / f"{scene.name}.png")
     write_lists(root / "ImageSets" / "Main")
     return root
 
@@ -179,7 +179,7 @@ def write_csv(root: Path) -> Path:
     return root
 
 
-# By the name of `data=`: what writes the set, and the overrides that read it.
+# Option of `data` -> the function that writes the set, and the overrides that read it.
 FORMATS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "coco": (
         write_coco,

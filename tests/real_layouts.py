@@ -1,4 +1,4 @@
-"""Miniature copies of sets that users fetch, with the folders, names and numbers of the originals."""
+"""Miniature copies of public datasets, with the folders, names and ids of the originals."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def save_values(values: np.ndarray, path: Path) -> None:
 
 
 def write_pets(root: Path) -> Path:
-    """Oxford-IIIT Pet: an image has one breed; in a trimap 1 is the animal, 2 the background, 3 what is between."""
+    """Oxford-IIIT Pet: an image has one breed; in a trimap 1 is the animal, 2 the background, 3 the border."""
     base = root / "oxford-iiit-pet"
     lists: dict[str, list[str]] = {"trainval": [], "test": []}
     for i, scene in enumerate(scenes()):
@@ -37,15 +37,15 @@ def write_pets(root: Path) -> Path:
 
 
 def trimap(scene: Scene) -> np.ndarray:
-    drawn = np.full((HEIGHT, WIDTH), 2)
+    values = np.full((HEIGHT, WIDTH), 2)
     for _, (x1, y1, x2, y2) in scene.objects:
-        drawn[y1:y2, x1:x2] = 3
-        drawn[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] = 1
-    return drawn
+        values[y1:y2, x1:x2] = 3
+        values[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2] = 1
+    return values
 
 
 def write_voc2012(root: Path) -> Path:
-    """VOCdevkit/VOC2012: lists for train and val alone; every second image has a mask, with white outlines."""
+    """VOCdevkit/VOC2012: lists for train and val only; every second image has a mask, with white outlines."""
     base = root / YEAR
     lists: dict[str, list[str]] = {}
     for i, scene in enumerate(scenes()):
@@ -55,8 +55,8 @@ def write_voc2012(root: Path) -> Path:
         page.parent.mkdir(exist_ok=True)
         page.write_text(voc_page(name, scene))
         lists.setdefault(f"Main/{split}", []).append(name)
-        for label, one in enumerate(NAMES.values(), start=1):
-            lists.setdefault(f"Main/{one}_{split}", []).append(f"{name} {1 if label in scene.labels else -1:2d}")
+        for label, class_name in enumerate(NAMES.values(), start=1):
+            lists.setdefault(f"Main/{class_name}_{split}", []).append(f"{name} {1 if label in scene.labels else -1:2d}")
         if i % 2 == 0:
             values = np.array(VOC_VALUES, dtype=np.uint8)[scene.labels]
             for _, (x1, y1, x2, _) in scene.objects:
@@ -71,7 +71,7 @@ def write_voc2012(root: Path) -> Path:
 
 
 def voc_page(name: str, scene: Scene) -> str:
-    """A person has a head, a part with a name and a box of its own."""
+    """A person has a head: a part with a name and a box."""
     objects = ""
     for label, (x1, y1, x2, y2) in scene.objects:
         box = f"<bndbox><xmax>{x2}</xmax><xmin>{x1}</xmin><ymax>{y2}</ymax><ymin>{y1}</ymin></bndbox>"
@@ -89,7 +89,7 @@ def voc_page(name: str, scene: Scene) -> str:
 
 
 def write_coco2017(root: Path) -> Path:
-    """annotations/instances_SPLIT2017.json; in train one crowd of run lengths, and one box without height."""
+    """annotations/instances_SPLIT2017.json; train has a crowd with run-length masks, and a box without height."""
     for split in ("train", "val"):
         document: dict[str, Any] = {"info": {"year": 2017}, "licenses": [], "images": [], "annotations": []}
         document["categories"] = [{"supercategory": "x", "id": i, "name": name} for name, i in COCO_IDS.items()]
@@ -111,10 +111,11 @@ def write_coco2017(root: Path) -> Path:
 
 
 def add_annotation(document: dict[str, Any], category: int, box: list[float], segment: Any, iscrowd: int = 0) -> None:
-    """An object in the last image so far."""
-    one = {"id": 100 + 7 * len(document["annotations"]), "image_id": document["images"][-1]["id"], "iscrowd": iscrowd}
-    one |= {"category_id": category, "bbox": box, "area": box[2] * box[3], "segmentation": segment}
-    document["annotations"].append(one)
+    """Add an object to the last image of the document."""
+    annotations = document["annotations"]
+    annotation = {"id": 100 + 7 * len(annotations), "image_id": document["images"][-1]["id"], "iscrowd": iscrowd}
+    annotation |= {"category_id": category, "bbox": box, "area": box[2] * box[3], "segmentation": segment}
+    annotations.append(annotation)
 
 
 def write_pennfudan(root: Path) -> Path:
@@ -122,22 +123,22 @@ def write_pennfudan(root: Path) -> Path:
     base = root / "PennFudanPed"
     for i, scene in enumerate(scenes(), start=1):
         scene.save(base / "PNGImages" / f"FudanPed{i:05d}.png")
-        save_values(numbered(scene), base / "PedMasks" / f"FudanPed{i:05d}_mask.png")
+        save_values(number_objects(scene), base / "PedMasks" / f"FudanPed{i:05d}_mask.png")
     for name in ("Annotation/FudanPed00001.txt", "added-object-list.txt", "readme.txt"):
         (base / name).parent.mkdir(exist_ok=True)
         (base / name).write_text("# Compatible with PASCAL Annotation Version 1.00\n")
     return base
 
 
-def numbered(scene: Scene) -> np.ndarray:
+def number_objects(scene: Scene) -> np.ndarray:
     """(H, W): 0 background, i + 1 the i-th object."""
-    drawn = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    values = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     for i, (_, (x1, y1, x2, y2)) in enumerate(scene.objects, start=1):
-        drawn[y1:y2, x1:x2] = i
-    return drawn
+        values[y1:y2, x1:x2] = i
+    return values
 
 
-# By experiment: what writes its set into a folder, and gives its data.root.
+# Experiment -> the function that writes its set into a folder and returns its data.root.
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "pets_multitask": write_pets,
     "voc_detection": write_voc2012,

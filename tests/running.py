@@ -1,4 +1,4 @@
-"""A command's outcome, and settings that keep a run short."""
+"""The outcome of a command, and overrides that keep a run short."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pytest
 
 from visiontune.runs import RunDirectory
 
-# A network of some thousand parameters on images of 16 pixels.
+# A network of a few thousand parameters on images of 16 pixels.
 SMALL = [
     "trainer=cpu",
     "backbone=small_cnn",
@@ -17,11 +17,11 @@ SMALL = [
     "data.image_size=16",
     "data.num_workers=0",
 ]
-# Real digits from memory, a second a run.
+# Real digits from memory; one second per run.
 TINY = [*SMALL, "trainer.max_epochs=1", "data.limit_train=64", "logger=none"]
-# Drawn scenes that have a target for every head.
+# Generated scenes with a target for every head.
 SCENES = ["data=digit_scenes", "data.scenes=40", "data.batch_size=8", "data.image_size=64"]
-# By head: without the widths for a GPU. The best box of an untrained detector would be below the usual threshold.
+# Head -> settings of a small one. The default threshold would remove all boxes of an untrained detector.
 NARROW = {
     "detection": ["score_threshold=0.01", "channels=64"],
     "instances": ["score_threshold=0.01", "channels=32", "hidden=32", "proposals=50", "samples=16"],
@@ -29,7 +29,7 @@ NARROW = {
 
 
 def mostly_slow(values: Iterable[Any], *quick: object) -> list[Any]:
-    """Parameters of a test, of which only `quick` belong to `make test`."""
+    """Parameters of a test; only `quick` run in `make test`."""
 
     def slow(value: Any) -> Any:
         return pytest.param(*(value if isinstance(value, tuple) else [value]), marks=pytest.mark.slow)
@@ -40,7 +40,7 @@ def mostly_slow(values: Iterable[Any], *quick: object) -> list[Any]:
 TECHNIQUES = ("ema", "swa", "sam", "l2_sp", "wise_ft", "auto_rgn")
 
 
-def what_trains(name: str) -> list[str]:
+def strategy_overrides(name: str) -> list[str]:
     """Overrides for a strategy and techniques: `lp_ft+sam`, `full` or `swa` (with strategy=full)."""
     parts = name.split("+")
     techniques = [part for part in parts if part in TECHNIQUES]
@@ -51,7 +51,7 @@ def what_trains(name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -59,13 +59,13 @@ class Outcome:
 
     @property
     def run(self) -> RunDirectory:
-        """The run whose directory is the last line printed."""
+        """The run whose directory is the last printed line."""
         assert self.code == 0, self.err
         return RunDirectory.open(self.out.splitlines()[-1])
 
     @property
     def message(self) -> str:
-        """The one message of a refused command: exit code 2, nothing else printed, no traceback."""
+        """The message of a refused command; checks exit code 2, no other output and no traceback."""
         assert self.code == 2, (self.code, self.out, self.err)
         assert self.err.startswith("error: ") and self.err.count("error: ") == 1 and self.err.endswith("\n")
         assert "Traceback" not in self.err + self.out and self.out == ""

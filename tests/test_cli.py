@@ -1,4 +1,4 @@
-"""The command's own words and exit codes, without a run."""
+"""Usage, help and exit codes of the command, without a run."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from running import Command
 
+from visiontune import evaluate
 from visiontune.cli import VERBS
 from visiontune.config.compose import config_dir
+from visiontune.runs import RunDirectory
+from visiontune.training.evaluation import Evaluation
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
@@ -23,8 +26,8 @@ def test_version(command: Command) -> None:
 
 
 def test_every_verb_has_a_config_or_is_known_to_have_none() -> None:
-    found = {path.stem for path in config_dir().glob("*.yaml")}
-    assert found == set(VERBS) - {"plan", "compare"}  # plan is train's; compare takes directories
+    verbs = {path.stem for path in config_dir().glob("*.yaml")}
+    assert verbs == set(VERBS) - {"plan", "compare"}  # plan uses train.yaml; compare takes directories
 
 
 @pytest.mark.parametrize("verb", ["train", "plan", "evaluate", "predict"])
@@ -44,9 +47,17 @@ def test_the_composed_config_is_printed(command: Command) -> None:
     assert outcome.code == 0 and "\n  lr: 0.125\n" in outcome.out
 
 
-def test_configs_of_ones_own(command: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_a_user_config_folder(command: Command, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lr: 0.25\n")
     outcome = command("plan", "--config-dir", tmp_path, *tiny, "experiment=mine")
     assert outcome.code == 0, outcome.err
     assert "2.50e-01" in outcome.out
+
+
+def test_long_metric_names_are_separated_from_values(
+    run: RunDirectory, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test/classification/recall/{'x' * 40}"
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *_: Evaluation("test", {name: 0.5}, [], {}, {}))
+    assert command("evaluate", f"run={run.path}").out == f"{name} 0.50000000\n"

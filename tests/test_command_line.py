@@ -1,4 +1,4 @@
-"""What the command does before Hydra: shell completion behind a verb, the home folder; and `trust=true`."""
+"""Shell completion, the home folder in paths, and `trust=true`."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ BASH = shutil.which("bash")
         ("plan scheduler=step scheduler.mi", {"scheduler.milestones."}),
         ("evaluate run=x sp", {"split="}),
         ("predict run=x im", {"images="}),
-        ("compare lo", set()),  # the shell takes file names
+        ("compare lo", set()),  # the shell completes file names
         ("trian st", set()),
         ("train --conf", set()),
     ],
@@ -44,7 +44,7 @@ def test_completion_offers_files(command: Command, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.skipif(BASH is None, reason="there is no bash")
 def test_bash_completes(tmp_path: Path) -> None:
-    """The script, evaluated by the shell it is for, with a command `visiontune` on the path."""
+    """bash evaluates the script, with a command `visiontune` on the path."""
     executable = tmp_path / "visiontune"
     executable.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "from visiontune.cli import main; main()" "$@"\n')
     executable.chmod(0o755)
@@ -56,14 +56,15 @@ def test_bash_completes(tmp_path: Path) -> None:
         hydra_bash_completion
         echo "${COMPREPLY[@]}"
     """
-    done = subprocess.run([str(BASH), "-c", script, "bash", str(tmp_path)], capture_output=True, text=True, check=True)
-    rule, reply = done.stdout.splitlines()
+    arguments = [str(BASH), "-c", script, "bash", str(tmp_path)]
+    process = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    rule, reply = process.stdout.splitlines()
     assert rule.endswith("-F hydra_bash_completion visiontune")
     assert reply.split() == ["optimizer=adam", "optimizer=adamw"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_scripts_are_of_this_command(shell: str, command: Command) -> None:
+def test_completion_scripts_name_this_command(shell: str, command: Command) -> None:
     for action in ("install", "uninstall"):
         assert command("-sc", f"{action}={shell}").code == 0
     assert "visiontune" in command("-sc", f"install={shell}").out.splitlines()[-2 if shell == "fish" else -1]
@@ -75,7 +76,7 @@ def test_a_wrong_request(request_: str, command: Command) -> None:
     assert message == f"-sc {request_}: write -sc install=bash, install=zsh or install=fish"
 
 
-def test_the_home_folder_is_written_out(
+def test_the_home_folder_is_expanded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -85,14 +86,14 @@ def test_the_home_folder_is_written_out(
     assert outcome.out.rstrip().endswith(str(tmp_path / "run"))
 
 
-def test_a_run_with_classes_from_elsewhere_goes_on_when_trusted(
+def test_a_run_with_foreign_classes_resumes_with_trust(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: list[str]
 ) -> None:
     (tmp_path / "elsewhere.py").write_text("import lightning\n\n\nclass Quiet(lightning.Callback):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    place = tmp_path / "run"
-    assert command("train", *tiny, "+callbacks.mine._target_=elsewhere.Quiet", f"run_dir={place}").code == 0
-    for arguments in ([f"run={place}", "trainer.max_epochs=2"], [*tiny, f"weights_from={place}"]):
-        refused = command("train", *arguments).message
-        assert refused.startswith("the run's config names callbacks.mine._target_=elsewhere.Quiet, which is outside")
+    run_dir = tmp_path / "run"
+    assert command("train", *tiny, "+callbacks.mine._target_=elsewhere.Quiet", f"run_dir={run_dir}").code == 0
+    for arguments in ([f"run={run_dir}", "trainer.max_epochs=2"], [*tiny, f"weights_from={run_dir}"]):
+        message = command("train", *arguments).message
+        assert message.startswith("the run's config names callbacks.mine._target_=elsewhere.Quiet, which is outside")
         assert command("train", *arguments, "trust=true", "debug=true").run.read_status()["status"] == "finished"

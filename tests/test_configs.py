@@ -1,7 +1,7 @@
-"""Every YAML in configs/ is composed, and all that can train on a processor does; a new file is tested as it comes.
+"""Every YAML in configs/ is composed, and trains if a CPU can do it. A new file is tested without a change here.
 
-Quick: the options of all groups in as few runs as the largest group has options, every data set and head in a run, and
-the plan of every experiment. Slow: every option in a run of its own, whose config has to hold what the file says.
+Quick: the options of all groups in as few runs as the largest group has options, one run for each data set and head,
+and the plan of every experiment. Slow: one run for each option; its config must have the values of the file.
 """
 
 import csv
@@ -32,16 +32,16 @@ FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
 VERBS = {"train", "evaluate", "predict", "export", "compress"}  # whole commands: tests/end_to_end
-PARTS = {("data", "common"), ("backbone", "base")}  # they come with the other files of their group
+PARTS = {("data", "common"), ("backbone", "base")}  # other files of their group include them
 
 
 def options(*groups: str) -> list[tuple[str, str]]:
-    found = [(path.parent.name, path.stem) for path in FILES if path.parent.name in groups]
-    return [option for option in found if option not in PARTS]
+    names = [(path.parent.name, path.stem) for path in FILES if path.parent.name in groups]
+    return [option for option in names if option not in PARTS]
 
 
-def said(group: str, name: str) -> dict[str, Any]:
-    """What a file itself says, as flat keys of the whole config; what refers to other keys is left out."""
+def file_values(group: str, name: str) -> dict[str, Any]:
+    """The values of a file as flat keys of the whole config, without interpolations."""
     path = FOLDER / group / f"{name}.yaml"
     prefix = "" if "@package _global_" in path.read_text() else f"{group}."
     flat: dict[str, Any] = {}
@@ -61,27 +61,31 @@ def said(group: str, name: str) -> dict[str, Any]:
 
 
 def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], later: set[str]) -> DictConfig:
-    """The run finished, its numbers are numbers, and its config has what the file says.
+    """Check that the run finished with finite metrics, and that its config has the values of the file.
 
-    `later` are keys that the command line, or a file composed later, decides.
+    Args:
+        later: keys that a file composed later sets.
     """
     status = run.read_status()
     assert status["status"] == "finished" and math.isfinite(status["objective"]["value"])
+    assert "the report is not complete" not in run.log.read_text()
     cfg = run.read_config()
     with run.history.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert int(rows[-1]["epoch"]) == cfg.trainer.max_epochs
     assert math.isfinite(float(rows[-1]["train/loss"])) and math.isfinite(float(rows[-1]["val/loss"]))
-    decided = {override.split("=")[0] for override in overrides} | later
-    for key, value in said(group, name).items():
-        if key not in decided and value is not None:  # null leaves it to the run
-            found = OmegaConf.select(cfg, key)
-            plain = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-            assert plain == (value if not isinstance(value, str) or isinstance(plain, str) else type(plain)(value)), key
+    overridden = {override.split("=")[0] for override in overrides} | later
+    for key, expected in file_values(group, name).items():
+        if key not in overridden and expected is not None:  # null leaves it to the run
+            value = OmegaConf.select(cfg, key)
+            plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            if isinstance(expected, str) and not isinstance(plain, str):
+                expected = type(plain)(expected)
+            assert plain == expected, key
     return cfg
 
 
-def test_every_file_is_in_a_test_below() -> None:
+def test_every_group_has_a_test() -> None:
     assert {path.stem for path in FILES if path.parent == FOLDER} <= VERBS
     assert {*TRAINED, "trainer", "backbone", "sweep", "recipe"} == GROUPS
 
@@ -95,22 +99,22 @@ KINDS = ("dense", "detection", "instances", "multilabel", "multitask", "regressi
 
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[str]]]:
-    """By the name of `data=`: a miniature set and the overrides that read it."""
+    """Option of `data` -> root of a miniature set, and the overrides that read it."""
     folder = tmp_path_factory.mktemp("formats")
-    made = {name: (write(folder / name), keys) for name, (write, keys) in FORMATS.items()}
+    sets = {name: (write(folder / name), keys) for name, (write, keys) in FORMATS.items()}
     keys = ["heads=instances", "data.images=PNGImages", "data.masks=PedMasks", "data.suffix=_mask"]
-    return made | {"instance_masks": (write_pennfudan(folder), [*keys, "data.classes=[person]"])}
+    return sets | {"instance_masks": (write_pennfudan(folder), [*keys, "data.classes=[person]"])}
 
 
 @pytest.fixture(scope="module")
 def layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By the name of an experiment: the root of a miniature of its set."""
+    """Experiment -> root of a miniature of its set."""
     folder = tmp_path_factory.mktemp("layouts")
     return {name: write(folder / name) for name, write in LAYOUTS.items()}
 
 
 def narrow(experiment: str) -> list[str]:
-    """Its head without the widths for a GPU."""
+    """Overrides that make the experiment's head small."""
     head = experiment.split("_")[1]
     return [f"heads.{head}.{key}" for key in NARROW.get(head, [])]
 
@@ -124,7 +128,7 @@ def needs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[tuple[str, str], list[str]]:
-    """By group and option: the overrides without which it cannot be run."""
+    """(group, option) -> the overrides that it needs to run."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     return {
@@ -137,7 +141,7 @@ def needs(
         **{("experiment", name): [f"data.root={folder}", *narrow(name)] for name, folder in layouts.items()},
         **{("heads", kind): ["data=digit_scenes", "data.scenes=24"] for kind in KINDS},
         ("logger", "wandb"): ["logger.wandb.offline=true"],
-        ("logger", "mlflow"): [f"logger.mlflow.tracking_uri=file://{tmp_path}/mlflow"],  # made faster than a database
+        ("logger", "mlflow"): [f"logger.mlflow.tracking_uri=file://{tmp_path}/mlflow"],  # faster than a database
         ("augment", "dense"): ["data=digit_scenes", "heads=dense", "data.scenes=24"],
         ("augment", "masks"): ["data=digit_scenes", "heads=segmentation", "data.scenes=24"],
         ("augment", "objects"): ["data=digit_scenes", "heads=detection", "data.scenes=24"],
@@ -153,12 +157,12 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
     overrides += needs.get((group, name), ["data.scenes=24"] if name.startswith("digit_scenes") else [])
     if name in ("image_folder", "photos"):  # all 60 images
         overrides.remove("data.limit_train=64")
-    if group != "hydra":  # the one group that no command line chooses from
+    if group != "hydra":  # the only group that has no choice on the command line
         overrides.append(f"{group}={name}")
     return overrides
 
 
-@pytest.mark.usefixtures("no_report")  # tests/analysis has it
+@pytest.mark.usefixtures("no_report")  # tests/analysis tests the report
 @pytest.mark.parametrize(
     ("group", "name"),
     [pytest.param(*o, marks=() if o[0] == "data" else pytest.mark.slow) for o in options(*TRAINED)],
@@ -166,8 +170,8 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
 def test_options_train(group: str, name: str, command: Command, tiny: list[str], needs: Needs) -> None:
     overrides = select(group, name, tiny, needs)
     later = {"augment.flip"} if group == "augment" else set()  # digits are not mirrored
-    if (group, name) == ("search", "strategy"):  # the run has the strategy that was chosen, and searches no more
-        later |= set(said(group, name))
+    if (group, name) == ("search", "strategy"):  # the run has the chosen strategy and no search
+        later |= set(file_values(group, name))
     cfg = check_run(command("train", *overrides).run, group, name, overrides, later)
     assert "augment.flip" not in later or cfg.augment.flip is False
 
@@ -184,34 +188,34 @@ def test_heads_train(head: str, trained_on: Callable[[str], RunDirectory]) -> No
 
 
 RUNNABLE = ("cpu", "default", "debug")
-APART = {"strategy", "dense", "masks", "objects"}  # trials, and what digits have no targets for
+EXCLUDED = {"strategy", "dense", "masks", "objects"}  # trials take long; digits have no targets for the others
 
 
-def together() -> list[list[str]]:
-    """One option of each group in turn, until the largest group has no more."""
-    groups = {group: [name for _, name in options(group) if name not in APART] for group in TRAINED}
+def option_combinations() -> list[list[str]]:
+    """Overrides of a few runs that use every option: run i has option i of each group, modulo the size of the group."""
+    groups = {group: [name for _, name in options(group) if name not in EXCLUDED] for group in TRAINED}
     for group in ("data", "experiment", "heads", "hydra", "logger"):
         del groups[group]
     groups["trainer"] = list(RUNNABLE)
-    count = max(map(len, groups.values()))
+    overridden = overridden_groups(groups)
     return [
-        [f"{group}={names[i % len(names)]}" for group, names in groups.items() if (group, i) not in replaced(groups)]
-        for i in range(count)
+        [f"{group}={names[i % len(names)]}" for group, names in groups.items() if (group, i) not in overridden]
+        for i in range(max(map(len, groups.values())))
     ]
 
 
-def replaced(groups: dict[str, list[str]]) -> set[tuple[str, int]]:
-    """Groups that a file decides itself (`override /scheduler: step`), by the number of its run."""
-    found = set()
+def overridden_groups(groups: dict[str, list[str]]) -> set[tuple[str, int]]:
+    """(group, number of the run) of the groups that a file sets itself (`override /scheduler: step`)."""
+    overridden = set()
     for group, names in groups.items():
         for i, name in enumerate(names):
             text = (FOLDER / group / f"{name}.yaml").read_text()
-            found |= {(other, i) for other in re.findall(r"- override /(\w+):", text)}
-    return found
+            overridden |= {(other, i) for other in re.findall(r"- override /(\w+):", text)}
+    return overridden
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("choices", together(), ids=" ".join)
+@pytest.mark.parametrize("choices", option_combinations(), ids=" ".join)
 def test_options_train_together(choices: list[str], command: Command, tiny: list[str]) -> None:
     run = command("train", *[override for override in tiny if not override.startswith("trainer=")], *choices).run
     status = run.read_status()
@@ -223,13 +227,13 @@ def test_options_train_together(choices: list[str], command: Command, tiny: list
 @pytest.mark.parametrize("name", [name for _, name in options("trainer") if name in RUNNABLE])
 def test_trainers_of_one_process_train(name: str, command: Command, tiny: list[str]) -> None:
     overrides = [o for o in tiny if not o.startswith("trainer")] + [f"trainer={name}"]
-    if name != "debug":  # its two epochs are its own
+    if name != "debug":  # which sets two epochs
         overrides.append("trainer.max_epochs=1")
     check_run(command("train", *overrides).run, "trainer", name, overrides, set())
 
 
 @pytest.mark.parametrize("name", [name for _, name in options("trainer")])
-def test_trainers_say_what_lightning_takes(name: str) -> None:
+def test_trainers_have_arguments_that_lightning_knows(name: str) -> None:
     cfg = train_config([f"trainer={name}"])  # not resolved: this machine may lack the devices
     settings = OmegaConf.to_container(cfg.trainer)
     assert isinstance(settings, dict)
@@ -250,7 +254,7 @@ def test_trainers_say_what_lightning_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for _, name in options("backbone")])
 def test_backbones_are_built(name: str, config: Config) -> None:
-    """Shapes alone, since some have a hundred million numbers; tests/models/backbones trains each."""
+    """On the meta device, since some have a hundred million parameters; tests/models/backbones trains each."""
     cfg = config(f"backbone={name}", base=[])
     settings: Any = OmegaConf.to_container(cfg.backbone)
     with torch.device("meta"):
@@ -269,13 +273,13 @@ def test_sweeps_run(
 ) -> None:
     """Every job is composed; the first two train."""
     jobs: list[DictConfig] = []
-    real = train.train
+    original = train.train
 
-    def two(cfg: DictConfig, **arguments: Any) -> float:
+    def train_two(cfg: DictConfig, **arguments: Any) -> float:
         jobs.append(cfg)
-        return real(cfg, **arguments) if len(jobs) <= 2 else 0.0
+        return original(cfg, **arguments) if len(jobs) <= 2 else 0.0
 
-    monkeypatch.setattr(train, "train", two)
+    monkeypatch.setattr(train, "train", train_two)
     outcome = command("train", "-m", f"sweep={name}", *tiny, f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 0, outcome.err
     content = yaml.safe_load((FOLDER / "sweep" / f"{name}.yaml").read_text())
@@ -288,10 +292,10 @@ def test_sweeps_run(
     for number in ("000", "001"):
         run = RunDirectory.open(tmp_path / "sweep" / number)
         assert run.read_status()["status"] == "finished"
-        assert run.read_config().test is (name == "folds")  # the held-out fold is what it measures
+        assert run.read_config().test is (name == "folds")  # a cross-validation evaluates the held-out fold
 
 
-# Small enough for a test, and so lenient that a network of some thousand parameters passes.
+# Small enough for a test, with limits that a network of a few thousand parameters keeps.
 RECIPES = {
     "int8": ["recipe.steps.int8.max_drop=100"],
     "qat": ["recipe.steps.int8.max_drop=100", "recipe.steps.qat.overrides.2='epochs=1'"],
@@ -309,10 +313,11 @@ RECIPES = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief_measurements")
 @pytest.mark.parametrize("recipe", [name for _, name in options("recipe")])
-def test_recipes_make_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_recipes_write_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
     source = command("train", *tiny, f"run_dir={tmp_path / 'run'}").run
-    made = command("compress", f"run={source.path}", f"recipe={recipe}", "compile=false", *RECIPES[recipe]).run
-    assert made.read_status()["status"] == "finished" and "test/classification/accuracy" in made.metrics.read_text()
-    outcome = command("evaluate", f"run={made.path}")
+    compressed = command("compress", f"run={source.path}", f"recipe={recipe}", "compile=false", *RECIPES[recipe]).run
+    assert compressed.read_status()["status"] == "finished"
+    assert "test/classification/accuracy" in compressed.metrics.read_text()
+    outcome = command("evaluate", f"run={compressed.path}")
     assert outcome.code == 0 and "test/classification/accuracy" in outcome.out
     assert (source.path / "compressed" / recipe / "table.md").is_file()

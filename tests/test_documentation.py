@@ -1,7 +1,7 @@
-"""What README.md, docs/ and the comments in configs/ say is true: every command and key is valid, every path is there.
+"""README.md, docs/ and the comments in configs/ are correct: every command and key is valid, every path exists.
 
-The convention: ```bash blocks hold commands, one a line (`\\` continues it, `#` comments it), and ```text blocks what
-they print. A ```yaml or ```python block under a line "`PATH`:" is a file, written there before the command runs.
+The convention: ```bash blocks hold commands, one per line (`\\` continues it, `#` comments it), and ```text blocks
+their output. A ```yaml or ```python block under a line "`PATH`:" is a file, written there before the command runs.
 In running text and tables, `visiontune ...`, `KEY=VALUE`, `make TARGET` and paths stand in backticks. In comments of
 configs/ a command or `KEY=VALUE` stands in backticks, after two spaces, or on a line of its own. Capitals are
 placeholders: DIR, PHOTOS, logs/digits/RUN.
@@ -33,7 +33,7 @@ ROOT = config_dir().parent
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 YAMLS = sorted(path for path in config_dir().rglob("*.yaml") if path.parent.name != "local")
 FLAGS = {"-m", "--multirun", "--cfg", "--info", "--help", "--config-dir"}
-TAKE_ONE = {"--cfg", "--info", "--config-dir"}
+FLAGS_WITH_VALUE = {"--cfg", "--info", "--config-dir"}
 
 
 def name(path: Path) -> str:
@@ -48,12 +48,12 @@ def lines(page: Path) -> list[list[str]]:
     """The words of each line of the ```bash blocks, comments left out; `$(...)` counts as a line."""
     text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     text = re.sub(r'"\$\((.*?)\)"', r"\n\1", text)
-    found = [shlex.split(part, comments=True) for line in text.splitlines() for part in re.split(r" && | \| ", line)]
-    return [words for words in found if words]
+    commands = [shlex.split(part, comments=True) for line in text.splitlines() for part in re.split(r" && | \| ", line)]
+    return [words for words in commands if words]
 
 
 def inline(page: Path) -> list[str]:
-    """What stands in backticks outside of blocks."""
+    """The texts in backticks outside of blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S))
 
 
@@ -65,37 +65,37 @@ def split(text: str) -> list[str]:
 
 
 def page_commands() -> list[Any]:
-    found = []
+    parameters = []
     for page in PAGES:
-        typed = [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]
-        unique = dict.fromkeys(tuple(words[1:]) for words in typed if words and words[0] == "visiontune")
-        found += [pytest.param(words, id=f"{name(page)}: {' '.join(words)}") for words in unique if words]
-    return found
+        command_lines = [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]
+        unique = dict.fromkeys(tuple(words[1:]) for words in command_lines if words and words[0] == "visiontune")
+        parameters += [pytest.param(words, id=f"{name(page)}: {' '.join(words)}") for words in unique if words]
+    return parameters
 
 
 def comments(path: Path) -> list[str]:
     """The parts of a YAML's comments that may be commands or overrides."""
-    found = []
+    parts = []
     for line in path.read_text().splitlines():
         _, mark, text = line.partition("#")
         if mark and "..." not in text:
-            found += [*re.findall(r"`([^`]+)`", text), *re.split(r"  +", re.sub(r"`[^`]+`", "", text).rstrip())]
-    return found
+            parts += [*re.findall(r"`([^`]+)`", text), *re.split(r"  +", re.sub(r"`[^`]+`", "", text).rstrip())]
+    return parts
 
 
 def comment_commands() -> list[Any]:
-    found: dict[tuple[str, ...], str] = {}
+    commands: dict[tuple[str, ...], str] = {}
     for path in YAMLS:
         for part in comments(path):
             words = split(part)
             if words[:1] == ["visiontune"]:
-                found.setdefault(tuple(words[1:]), name(path))
+                commands.setdefault(tuple(words[1:]), name(path))
             elif words[:2] == ["train", "-m"]:
-                found.setdefault(tuple(words), name(path))
-    return [pytest.param(words, id=f"{path}: {' '.join(words)}") for words, path in found.items() if words]
+                commands.setdefault(tuple(words), name(path))
+    return [pytest.param(words, id=f"{path}: {' '.join(words)}") for words, path in commands.items() if words]
 
 
-# ---- what there is
+# ---- the keys that exist
 
 
 @cache
@@ -125,7 +125,7 @@ def composed(config: str, choices: tuple[str, ...] = ()) -> DictConfig:
 
 
 def check_overrides(config: str, overrides: list[str]) -> None:
-    """As Hydra composes them, but what has the same choices of groups is composed once."""
+    """Compose as Hydra does, but only once for the same choices of groups."""
     by_group: dict[bool, list[str]] = {True: [], False: []}
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -135,7 +135,7 @@ def check_overrides(config: str, overrides: list[str]) -> None:
 
 
 def variants(override: Override) -> list[str]:
-    """The single values of a sweep, each as an override of its own."""
+    """One override for each value of a sweep."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     value = override.value()
@@ -146,7 +146,7 @@ def variants(override: Override) -> list[str]:
 
 
 def check_command(words: tuple[str, ...]) -> None:
-    """A known verb with options that it takes, and overrides that compose; every value of a sweep is composed once."""
+    """Check the verb and its options, and compose its overrides, with every value of a sweep once."""
     verb, *rest = words
     if verb == "-sc":
         assert re.fullmatch(r"(un)?install=(bash|zsh|fish)", *rest)
@@ -159,30 +159,30 @@ def check_command(words: tuple[str, ...]) -> None:
         assert {word for word in rest if word.startswith("-")} <= {"--csv"}
         return
     overrides = []
-    given = iter(rest)
-    own = False
-    for word in given:
+    remaining = iter(rest)
+    user_files = False
+    for word in remaining:
         if word.startswith("-"):
             assert word in FLAGS
             assert word not in ("-m", "--multirun") or verb == "train"
-            own |= word == "--config-dir"
-            if word in TAKE_ONE:
-                assert next(given, "")
+            user_files |= word == "--config-dir"
+            if word in FLAGS_WITH_VALUE:
+                assert next(remaining, "")
         else:
             word = "debug=traceback" if word == "debug=true" and verb in ("train", "plan") else word
-            overrides.append(word.replace("=~/", "=/home/"))  # as the command does it
-    if own:
-        return  # the files are the reader's; test_files_of_your_own runs it
+            overrides.append(word.replace("=~/", "=/home/"))  # as the command expands it
+    if user_files:
+        return  # the reader's files; test_the_example_of_user_files runs it
     parsed = OverridesParser.create().parse_overrides(overrides)
-    # A launcher or a sweeper is a plugin, which need not be installed.
-    options = [variants(one) for one in parsed if not one.key_or_group.startswith(("hydra/", "hydra."))]
+    # A launcher or a sweeper is a plugin that may not be installed.
+    options = [variants(override) for override in parsed if not override.key_or_group.startswith(("hydra/", "hydra."))]
     assert all(len(values) == 1 for values in options) or {"-m", "--multirun"} & set(rest), "a sweep needs -m"
     for number in range(max((len(values) for values in options), default=1)):
         check_overrides("train" if verb == "plan" else verb, [v[min(number, len(v) - 1)] for v in options])
 
 
 def check_override(text: str) -> None:
-    """`KEY=VALUE` with a key that there is, or `GROUP=OPTION` with an option that there is."""
+    """Check that the key of `KEY=VALUE`, or the option of `GROUP=OPTION`, exists."""
     key, _, value = text.lstrip("+~").partition("=")
     group = f"{key}={value}" if (config_dir() / key).is_dir() and key != "hydra" else ""
     if key.startswith(("hydra/", "hydra.")) or "NAME" in key:
@@ -196,7 +196,7 @@ OVERRIDE = re.compile(r"[+~]?[a-z][\w./]*=(?!True|False)[^=]*")
 
 
 def overrides_in(text: str) -> Iterator[str]:
-    """The overrides that a text begins with; none where it is a command or prose."""
+    """The overrides at the beginning of a text; none if it is a command or prose."""
     for word in split(text):
         if not OVERRIDE.fullmatch(word):
             return
@@ -259,23 +259,23 @@ def test_every_group_and_option_is_in_the_table() -> None:
 
 
 def test_defaults_in_the_table() -> None:
-    """Where the table of keys gives a default that is one word, the config has it."""
+    """A default in the table of keys that is one word is that of the config."""
     text = (ROOT / "docs" / "configuration.md").read_text()
     _, _, table = text.partition("## Keys that people use most")
     rows = re.findall(r"^\| `([\w.]+)` \| ([\w-]+)(?: \(|;| \|)", table.partition("\n## ")[0], re.M)
     cfg = composed("train", ("data=image_folder",))
-    said = {key: value for key, value in rows if key in keys()}
-    assert len(said) >= 8
-    for key, value in said.items():
+    defaults = {key: value for key, value in rows if key in keys()}
+    assert len(defaults) >= 8
+    for key, value in defaults.items():
         if value not in ("by", "the"):
-            found = cfg
+            node = cfg
             for part in key.split("."):
-                found = found[part]
-            assert str(found).lower() == str(yaml.safe_load(value)).lower() or float(found) == float(value), key
+                node = node[part]
+            assert str(node).lower() == str(yaml.safe_load(value)).lower() or float(node) == float(value), key
 
 
 def first(verb: str) -> list[str]:
-    """The first command of its kind in README.md that chooses no data, network or run; else the bare verb."""
+    """The arguments of the first such command in README.md that sets no data, network or run; else only the verb."""
     for words in lines(ROOT / "README.md"):
         if words[:2] == ["visiontune", verb] and not any(
             re.match(r"(data|backbone|run|experiment|-)", w) for w in words[2:]
@@ -296,8 +296,8 @@ def test_a_plan_of_the_documents(command: Command) -> None:
     assert outcome.code == 0 and "run directory: " in outcome.out
 
 
-def test_files_of_your_own(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of docs/configuration.md, as it stands there, with weights that fit its network."""
+def test_the_example_of_user_files(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/configuration.md runs, with weights that fit its network."""
     page = ROOT / "docs" / "configuration.md"
     files = re.findall(r"^`([^`\n]+)`:\n```(?:yaml|python)\n(.*?)^```", page.read_text(), re.M | re.S)
     for path, content in files:

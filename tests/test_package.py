@@ -1,4 +1,4 @@
-"""What the wheel holds beside the modules."""
+"""The contents of the wheel."""
 
 import tomllib
 from importlib.resources import files
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def test_types_are_shipped() -> None:
-    """hatchling packs every file of the package; the marker tells type checkers to read its annotations."""
+    """hatchling packs every file of the package; the marker `py.typed` makes type checkers read its annotations."""
     assert files("visiontune").joinpath("py.typed").is_file()
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["src/visiontune"]

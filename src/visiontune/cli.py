@@ -17,7 +17,7 @@ VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` resumes a run",
     "plan": "print what `train` would do with the same overrides, and stop",
     "evaluate": "measure a run on a split: evaluate run=DIR [split=test] [checkpoint=best|last|PATH]",
-    "predict": "use a run on images: predict run=DIR input=FILE|FOLDER [output=DIR]",
+    "predict": "use a run on images or a video: predict run=DIR input=FILE|FOLDER|VIDEO [output=DIR]",
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
     "compare": "one table of a sweep or of any runs: compare DIR...",
@@ -33,7 +33,7 @@ USAGE = (
 
 
 def _run(verb: str) -> None:
-    """A Hydra application whose work is `visiontune.VERB.main(cfg)`, imported when the config stands."""
+    """Run `visiontune.VERB.main(cfg)` as a Hydra application; the module is imported after the config is composed."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -41,28 +41,28 @@ def _run(verb: str) -> None:
     from visiontune.config.compose import config_dir
     from visiontune.config.imports import import_verb
 
-    failed: list[Exception] = []
+    errors: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
     def application(cfg: Any) -> object:
         try:
-            work = import_verb(verb).main
-            if verb not in ("train", "plan"):  # these check a config as they resolve it
+            run_verb = import_verb(verb).main
+            if verb not in ("train", "plan"):  # `resolve` checks the config of these two
                 cfg = import_module("visiontune.config.check").check(verb, cfg)
-            return work(cfg)
+            return run_verb(cfg)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # Hydra runs the other jobs and raises it at the end
-            failed.append(error)  # Hydra would print a line of its own
+                raise  # Hydra runs the other jobs first
+            errors.append(error)  # raised below, since Hydra would print one more line
             return None
 
     application()
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
 
 
 def _prepare(verb: str, overrides: list[str]) -> list[str]:
-    """The overrides as Hydra has to be told them; old spellings are refused, or noted on stderr."""
+    """Quote the values of overrides for Hydra. Refuse old names, or print a note about them to stderr."""
     from visiontune.config.overrides import prepare
     from visiontune.config.renamed import accept_old_keys, check_overrides
 
@@ -73,30 +73,30 @@ def _prepare(verb: str, overrides: list[str]) -> list[str]:
 
 
 def _complete(request: str) -> None:
-    """Shell completion: `install=SHELL` and `uninstall=SHELL` print Hydra's script, `query=SHELL` is what it asks.
+    """Shell completion: `install=SHELL` and `uninstall=SHELL` print Hydra's script, which calls `query=SHELL`.
 
-    Hydra's script knows one application a command, so the verb is taken out of the line that is being typed.
+    Hydra's script expects one application per command, so the verb is removed from the line that it completes.
     """
     action, _, shell = request.partition("=")
     if action not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
         raise UserError(f"-sc {request}: write -sc install=bash, install=zsh or install=fish")
-    verb = "train"  # any has the script
+    verb = "train"  # every verb has the same script
     if action == "query":
         _, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
         verb, space, rest = typed.lstrip().partition(" ")
         if not space:
             print("\n".join(name for name in VERBS if name.startswith(verb)))
             return
-        if verb not in VERBS or verb == "compare":  # nothing to offer: the shell takes file names
+        if verb not in VERBS or verb == "compare":  # the shell completes file names
             return
         os.environ["COMP_LINE"] = f"visiontune {rest.lstrip()}"
     sys.argv = ["visiontune", "-sc", request]
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # a half-typed option is no error
+    with open(os.devnull, "w") as devnull, redirect_stderr(devnull):  # an incomplete option is not an error
         _run(verb)
 
 
 def main() -> None:
-    """Run one verb; turns every exception into an exit code and a message."""
+    """Run one verb; turn every exception into an exit code and a message."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -106,12 +106,12 @@ def main() -> None:
         return
     verb, *overrides = arguments
     debug = "debug=true" in overrides
-    if debug and verb in ("train", "plan"):  # `debug` is a group there, and Hydra takes no boolean for an option
+    if debug and verb in ("train", "plan"):  # `debug` is a config group of these two
         overrides = ["debug=traceback" if o == "debug=true" else o for o in overrides]
-    # Hydra would print its own traceback and leave with 1; the message and the code are ours.
+    # With this variable Hydra raises errors. Otherwise it prints them and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"visiontune {verb}", *overrides]
-    if os.getcwd() not in sys.path:  # a `_target_` may name a module beside the project; it shadows nothing installed
+    if os.getcwd() not in sys.path:  # a `_target_` may name a module here; last, so that it hides no installed one
         sys.path.append(os.getcwd())
     try:
         if verb in ("-sc", "--shell-completion"):
@@ -126,7 +126,7 @@ def main() -> None:
             _run(verb)
     except KeyboardInterrupt:
         sys.exit(1)
-    except BrokenPipeError:  # whoever read what was printed (| head) has read enough
+    except BrokenPipeError:  # the reader of stdout has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         from visiontune.config.compose import config_dir

@@ -7,6 +7,7 @@ from visiontune.sweeps.comparison import compare
 
 
 def main(arguments: list[str]) -> None:
+    """Parse the arguments after `visiontune compare`."""
     parser = argparse.ArgumentParser(prog="visiontune compare", description=__doc__)
     parser.add_argument("directory", nargs="+", type=Path, help="a sweep directory, or run directories")
     parser.add_argument("--csv", type=Path, help="where the table is saved (default: sweep.csv in the first directory)")

@@ -25,7 +25,9 @@ def main(cfg: DictConfig) -> Path:
     name = HydraConfig.get().runtime.choices["recipe"]
     output = Path(cfg.output).expanduser().resolve() if cfg.output else run.path / "compressed" / name
     if output == run.path or (run.path in output.parents and run.path / "compressed" not in output.parents):
-        raise UserError(f"output={cfg.output} is inside the run: write a folder outside of {run.path}")
+        raise UserError(
+            f"output={cfg.output} is inside the run {run.path}: write another folder, such as output=smaller"
+        )
     steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
     step_cfg = source_config(run)
     for step in steps.values():
@@ -34,8 +36,8 @@ def main(cfg: DictConfig) -> Path:
     with RunDirectory(output).lock():
         write_recipe(output, cfg, run, steps)
         runs = [run]
-        for step, place in zip(steps.values(), step_folders(output, steps), strict=True):
-            runs.append(apply_step(step, runs[-1], place))
+        for step, folder in zip(steps.values(), step_folders(output, steps), strict=True):
+            runs.append(apply_step(step, runs[-1], folder))
         with logging_to(None):
             rows = measure(runs, cfg.threads, cfg.compile)
         write(rows, output)
@@ -56,22 +58,22 @@ def write_recipe(output: Path, cfg: DictConfig, run: RunDirectory, steps: Mappin
         UserError: the folder belongs to another recipe, another run, or other weights of the run.
     """
     recipe = OmegaConf.create({"run": str(run.path), "sha256": run.digest(), "steps": cfg.recipe.steps})
-    place = output / "recipe.yaml"
-    open_steps = {
+    path = output / "recipe.yaml"
+    adjustable = {
         key: step.adjustable
         for (key, step), folder in zip(steps.items(), step_folders(output, steps), strict=True)
         if not RunDirectory(folder).finished
     }
-    if place.is_file() and _without(OmegaConf.load(place), open_steps) != _without(recipe, open_steps):
+    if path.is_file() and _without(OmegaConf.load(path), adjustable) != _without(recipe, adjustable):
         raise UserError(
-            f"{output} was made with other steps or from other weights, see {place}: write another folder, output=DIR"
+            f"{output} was made with other steps or from other weights, see {path}: write another folder, output=DIR"
         )
-    with write_atomically(place) as file:
+    with write_atomically(path) as file:
         file.write(OmegaConf.to_yaml(recipe, resolve=True))
 
 
 def _without(recipe: DictConfig | ListConfig, arguments: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """The content of `recipe.yaml` without some arguments of some steps."""
+    """The content of `recipe.yaml` without the named arguments of each step."""
     content = cast("dict[str, Any]", OmegaConf.to_container(recipe, resolve=True))
     for key, names in arguments.items():
         for name in names:
@@ -80,7 +82,10 @@ def _without(recipe: DictConfig | ListConfig, arguments: Mapping[str, Iterable[s
 
 
 def apply_step(step: Step, source: RunDirectory, output: Path) -> RunDirectory:
-    """The run of a step; made unless it is finished."""
+    """Apply a step to `source`, unless `output` already holds its finished run; return that run."""
     run = RunDirectory(output)
-    print(f"{output}{' is finished' * run.finished}", flush=True)
-    return run if run.finished else step.apply(source, output)
+    if run.finished:
+        print(f"{output} is finished", flush=True)
+        return run
+    print(output, flush=True)
+    return step.apply(source, output)

@@ -1,4 +1,4 @@
-"""Errors whose message is for the user: what was given is wrong, or what was made does not hold."""
+"""Errors whose message is for the user, and functions that format messages."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,18 @@ class RunError(Exception):
     """The work ran but has no usable result: exit code 1, one message, no traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def listed(lines: Sequence[str], most: int = 10) -> str:
-    """The first lines, indented, each on a new line, and the number of further ones."""
+    """The first `most` lines, each indented on a new line, and the number of further lines."""
     more = f"\n  and {len(lines) - most} more" if len(lines) > most else ""
     return "".join(f"\n  {line}" for line in lines[:most]) + more
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first names, separated by commas."""
+    """The first `most` names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

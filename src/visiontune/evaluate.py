@@ -15,6 +15,7 @@ from visiontune.training.load import load_model, open_run
 
 
 def main(cfg: DictConfig) -> dict[str, float]:
+    """Print the metrics of one split; write them and the predictions to `output` if it is set."""
     run, run_cfg = open_run(cfg.run, cfg.trust)
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
@@ -25,11 +26,12 @@ def main(cfg: DictConfig) -> dict[str, float]:
         if cfg.accelerator != "auto":
             run_cfg = derive(run_cfg, {"trainer.accelerator": cfg.accelerator})
         result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend, cfg.checkpoint)
-    print("\n".join(f"{name:<42}{value:.8f}" for name, value in sorted(result.metrics.items())))
+    print("\n".join(f"{name:<41} {value:.8f}" for name, value in sorted(result.metrics.items())))
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
         output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "metrics.json", {n: value for n, value in result.metrics.items() if math.isfinite(value)})
+        finite = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
+        write_json(output / "metrics.json", finite)
         write_predictions(output / "predictions.csv", result.rows)
         print(output)
     return result.metrics

@@ -16,19 +16,18 @@ from visiontune.training.load import open_run
 
 
 def main(cfg: DictConfig) -> Path:
+    """Write the file and verify it; return its path. A file that disagrees with the model is deleted."""
     run, run_cfg = open_run(cfg.run, cfg.trust)
     if run_cfg.get("backend"):
         raise UserError(
-            f"the model of {run.path} is a file already: copy {run.exports}, or export the run it was made from, "
-            f"{run_cfg.compressed_from}"
+            f"the model of {run.path} is already an exported file: copy {run.exports}, or export the run that it was "
+            f"compressed from with run={run_cfg.compressed_from}"
         )
     if cfg.checkpoint is None and not run.finished:
         raise UserError(
             f"{run.path} is {run.read_status()['status']}: resume it with visiontune train run={run.path}, or write "
             "checkpoint=best"
         )
-    if cfg.format not in NAMES:
-        raise UserError(f"format={cfg.format}: write one of {', '.join(NAMES)}")
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):

@@ -12,6 +12,7 @@ from visiontune.training.resolve import AUTO, candidate_configs, resolve
 
 
 def main(cfg: DictConfig) -> None:
+    """Print the plan; nothing is written and no weights are downloaded."""
     launch = Launch.from_hydra()
     cfg, notes = _without_search(resolve(cfg, launch), launch)
     data, model, weights = prepare(cfg, download=False)
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _without_search(cfg: DictConfig, launch: Launch) -> tuple[DictConfig, list[str]]:
-    """A config that can be shown in place of one that a search decides, and what the search decides."""
+    """The config of the first candidate in place of one that a search decides, and notes on what it decides."""
     notes = []
     if cfg.search is not None:
         candidates = candidate_configs(cfg, launch)

@@ -30,7 +30,8 @@ from visiontune.training.load import load_model, open_run
 
 @dataclass(frozen=True)
 class Input:
-    """
+    """The images to predict.
+
     Args:
         images: returns a new iterator of names and images `(C, H, W)`.
         frame_rate: frames per second; None unless the input is a video.
@@ -49,7 +50,7 @@ class _PredictData(L.LightningDataModule):
         return self.loader
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        original_images = batch.pop("original_image")  # results are drawn on them, on the CPU
+        original_images = batch.pop("original_image")  # drawn on, on the CPU
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | {"original_image": original_images}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -57,7 +58,7 @@ class _PredictData(L.LightningDataModule):
 
 
 class _Writer(L.Callback):
-    """Collects the rows of predictions.csv; writes images and masks after each batch, so that they need no memory."""
+    """Collects the rows of predictions.csv. Writes images and masks after each batch, so that they use no memory."""
 
     def __init__(self, heads: Mapping[str, Describable], output: Path, draw: bool, video: VideoWriter | None) -> None:
         self.heads, self.output, self.draw, self.video = heads, output, draw, video
@@ -88,12 +89,13 @@ class _Writer(L.Callback):
                     self._write("images", name, sheet)
 
     def _write(self, folder: str, name: str, image: Tensor) -> None:
-        target = self.output / folder / (name if name.endswith(".png") else f"{name}.png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_png(image, str(target), compression_level=4)
+        path = self.output / folder / (name if name.endswith(".png") else f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(image, str(path), compression_level=4)
 
 
 def main(cfg: DictConfig) -> Path:
+    """Write predictions.csv and the drawn images or video; return the output folder."""
     run, run_cfg = open_run(cfg.run, cfg.trust)
     input_path = Path(cfg.input).expanduser()
     source = open_input(input_path, run_cfg.data.channels)
@@ -125,14 +127,16 @@ def main(cfg: DictConfig) -> Path:
 
 
 def open_input(path: Path, channels: int) -> Input:
-    """One image, the frames of a video (`NAME/000000`, ...), or all images under a folder.
+    """Read one image, the frames of a video (named `NAME/000000`, ...), or all images under a folder.
 
     Raises:
         UserError: there are no images at `path`.
     """
     if path.is_file() and is_video(path):
-        rate = frame_rate(path)
-        return Input(lambda: ((f"{path.name}/{i:06d}", f) for i, f in enumerate(frames(path, channels))), rate)
+        return Input(
+            lambda: ((f"{path.name}/{i:06d}", frame) for i, frame in enumerate(frames(path, channels))),
+            frame_rate(path),
+        )
     if path.is_file():
         return Input(lambda: zip([path.name], load_images([path], channels), strict=True))
     if not path.is_dir():

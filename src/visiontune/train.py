@@ -11,10 +11,7 @@ from visiontune.analysis.plan import plan, trained_parameters
 from visiontune.analysis.results import report
 from visiontune.config.launch import Launch
 from visiontune.data import VisionData
-from visiontune.frozen_features.settings import cache_files
 from visiontune.loggers import open_loggers
-from visiontune.loggers.hyperparameters import flatten
-from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
@@ -23,7 +20,7 @@ from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.evaluation import Evaluation, evaluate
-from visiontune.training.fit import build_model, seed_everything
+from visiontune.training.fit import build_model, fit, seed_everything
 from visiontune.training.launch import fit_ranks
 from visiontune.training.load import read_checkpoint
 from visiontune.training.memory import forget_peak, peak_mb
@@ -33,7 +30,7 @@ from visiontune.training.wise_ft import interpolate
 
 
 def main(cfg: DictConfig) -> float:
-    """What Hydra calls: one run, or one job of a sweep. Returns the monitored metric of the best checkpoint."""
+    """Train or resume one run, or one job of a sweep; return the monitored metric of the best checkpoint."""
     launch = Launch.from_hydra()
     if cfg.run is not None:
         run = RunDirectory.open(cfg.run)
@@ -51,13 +48,13 @@ def train(
     overrides: Sequence[str] = (),
     search_result: SearchResult | None = None,
 ) -> float:
-    """A whole run. Returns the monitored metric of the best checkpoint on the validation split.
+    """Train, evaluate and report one run; return the monitored metric of the best checkpoint on the validation split.
 
     Args:
         cfg: resolved, see `visiontune.training.resolve`.
-        run: the directory to resume in; None makes a new one.
-        checkpoint: what to resume from.
-        overrides: of the command line, for the tables of `compare`.
+        run: the run to resume; None creates a new run directory.
+        checkpoint: the checkpoint to resume from.
+        overrides: the overrides of the command line, for the tables of `compare`.
         search_result: the trials that chose `cfg`.
     """
     forget_peak()
@@ -80,11 +77,9 @@ def train(
             if cfg.trainer.devices > 1:
                 fit_ranks(run, cfg.trainer.devices, checkpoint)
             else:
-                log_hyperparameters(loggers, flatten(cfg))
                 trainer = build_trainer(cfg, run, model, loggers)
-                with cache_files(data, run.path):
-                    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the second
+                fit(cfg, run, trainer, model, data, checkpoint)
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
             log.info(f"\ninterrupted; resume with: visiontune train run={run.path}")
             raise
         if "wise_ft" in cfg.technique:
@@ -99,25 +94,25 @@ def train(
 
 
 def new_run(cfg: DictConfig) -> RunDirectory:
-    """The directory of a new run: `run_dir`, or a new folder under `paths.logs`."""
+    """Create the directory of a new run: `run_dir`, or a new folder under `paths.logs`."""
     if cfg.run_dir:
         return RunDirectory.create(Path(cfg.run_dir).expanduser())
     return RunDirectory.new(Path(cfg.paths.logs).expanduser(), cfg.name)
 
 
 def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: Sequence[str]) -> None:
-    """Write config, environment and splits: what the run is, before it has done anything."""
+    """Write environment, splits and config before the training begins."""
     if not run.splits.is_file():  # a resumed run keeps them
         write_json(run.environment, environment(cfg.seed, list(overrides), tags=list(cfg.tags), note=cfg.note))
         with write_atomically(run.splits) as file:
             writer = csv.DictWriter(file, ["path", "split", "group", "content", "labels"])
             writer.writeheader()
             writer.writerows(data.splits_rows())
-    run.write_config(cfg)  # the last: from here on the run has begun, and can be resumed
+    run.write_config(cfg)  # last: a directory with a config can be resumed
 
 
 def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
-    """Evaluate the best checkpoint on one device, on each of `measured_splits`."""
+    """Load the best checkpoint into `model` and evaluate it on one device, on each of `measured_splits`."""
     model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
     splits = measured_splits(cfg, data)
     return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
@@ -129,6 +124,6 @@ def measured_splits(cfg: DictConfig, data: VisionData) -> list[str]:
 
 
 def best_score(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
-    """The monitored metric of the best checkpoint, and the epoch after which it was written (0: before the first)."""
+    """The monitored metric of the best checkpoint, and the number of epochs after which it was written."""
     (name, mode), state = model.monitor, read_checkpoint(run.checkpoint("best"))
     return {"name": name, "mode": mode, "value": results[0].metrics[name], "epoch": state["visiontune"]["epochs"]}

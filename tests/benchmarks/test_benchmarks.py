@@ -1,4 +1,4 @@
-"""Every benchmark imports what exists; every mutation still finds its text."""
+"""Every benchmark can be imported, and the text of every mutation still exists."""
 
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_mutations_apply_and_name_tests_that_exist() -> None:
         assert mutated != path.read_text() and all(find_path(ROOT, test) for test in mutation.tests)
 
 
-def test_text_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / MUTATIONS[0].file).parent.mkdir(parents=True)
     (tmp_path / MUTATIONS[0].file).write_text("")
     with pytest.raises(SystemExit, match=f"{MUTATIONS[0].name}: .* has 0 times"):

@@ -10,7 +10,6 @@ import torch
 from running import Command
 
 from visiontune.callbacks import StochasticWeightAverage, WeightAverage
-from visiontune.errors import UserError
 
 
 def test_an_exponential_average_with_a_short_start() -> None:
@@ -41,11 +40,10 @@ def test_a_plain_mean_of_the_last_part() -> None:
         assert average.tolist() == pytest.approx([sum(values) / len(values)] * 3, rel=1e-4)
 
 
-@pytest.mark.parametrize("horizon", [0, 20, -0.5, "long"])
-def test_a_horizon_that_is_no_fraction(horizon: Any) -> None:
-    """Twice all steps would keep the plain mean at the weights that it began with."""
-    with pytest.raises(UserError, match=rf"technique.ema.horizon={horizon}: expected a fraction of all steps"):
-        StochasticWeightAverage(horizon)
+@pytest.mark.parametrize("horizon", [0, 20, "long"])
+def test_a_horizon_outside_its_range_is_refused(command: Command, tiny: list[str], horizon: Any) -> None:
+    message = command("plan", *tiny, "technique=[swa]", f"technique.swa.horizon={horizon}").message
+    assert message.startswith(f"technique.swa.horizon={horizon}: expected a fraction of all steps, above 0")
 
 
 def test_counters_are_not_averaged() -> None:

@@ -32,8 +32,8 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     file.write_text("epoch,step,seconds,val/loss\n0,0,0.0,4\n1,10,1.0,3\n2,20,2.0,2\n")
     history = History(file, ("val/x/y", "max"))
     history.on_train_start(trainer(10), None)  # type: ignore[arg-type]
-    history._row(trainer(10, val__loss=9.0), 1)  # Lightning ends epoch 1 again: the row stands
-    history._row(trainer(20, val__loss=1.0, train__loss=0.5, train__loss_step=7.0, other=1.0), 2)
+    history._write_row(trainer(10, val__loss=9.0), 1)  # Lightning ends epoch 1 again: the row stands
+    history._write_row(trainer(20, val__loss=1.0, train__loss=0.5, train__loss_step=7.0, other=1.0), 2)
     found = rows(file)
     assert [(row["epoch"], row["step"], row["val/loss"]) for row in found] == [
         ("0", "0", "4"),
@@ -48,7 +48,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     history = History(tmp_path / "metrics.csv", ("val/x/y", "max"))
     other = trainer(10, val__loss=1.0)
     other.is_global_zero = False
-    history._row(other, 1)
+    history._write_row(other, 1)
     assert not (tmp_path / "metrics.csv").exists()
 
 

@@ -178,7 +178,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
     backbone = network(widths=[4], depth=1)
     backbone.model.block1 = Asks()
-    with pytest.raises(UserError, match=r"torch.export cannot follow small_cnn .*: recipe=int8 quantizes it"):
+    with pytest.raises(UserError, match=r"torch.export cannot follow small_cnn .*: write recipe=int8, which"):
         FakeQuantized(backbone, (32, 32))
     with pytest.raises(UserError, match=r"callbacks.quantization_aware.images=0"):
         QuantizationAware(0)

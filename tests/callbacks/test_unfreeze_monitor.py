@@ -40,4 +40,4 @@ def test_the_plan_says_when_at_the_earliest(command: Command, tiny: list[str], t
     rows = {name: next(line for line in lines if line.split()[:1] == [name]) for name in ("block1", "block2", "heads")}
     assert "5 at the earliest" in rows["block1"] and "3 at the earliest" in rows["block2"] and " 1-6 " in rows["heads"]
     message = command("plan", *tiny, *arguments, "strategy.schedule={block2: 1}").message
-    assert message.startswith("strategy.schedule and strategy.patience both say when stages unfreeze")
+    assert message.startswith("strategy.schedule and strategy.patience both set when stages unfreeze")

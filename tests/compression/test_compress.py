@@ -1,4 +1,4 @@
-"""A recipe makes a run of a run, step by step, and goes on where it was stopped."""
+"""A recipe makes a run from a run step by step, and resumes where it was stopped."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def run(command: Command, tiny: list[str]) -> RunDirectory:
     return command("train", *tiny, "seed=3", "optimizer.lr=1e-3").run
 
 
-def test_a_later_choice_forgets_what_was_said_of_the_one_before() -> None:
+def test_another_option_of_a_group_removes_the_keys_of_the_old_one() -> None:
     before = ["strategy=gradual_unfreeze", "strategy.head_epochs=2", "optimizer.lr=1e-3", "run_dir=/a", "epochs=4"]
     assert merge_overrides(before, ["strategy=full", "epochs=2"]) == ["optimizer.lr=1e-3", "strategy=full", "epochs=2"]
     assert merge_overrides(before, ["optimizer.lr=1"]) == [*before[:2], "epochs=4", "optimizer.lr=1"]
@@ -42,26 +42,27 @@ def test_a_path_of_any_characters(path: str) -> None:
     assert substitute("epochs=3", "SOURCE", path) == "epochs=3"
 
 
-def test_training_on(run: RunDirectory, tmp_path: Path) -> None:
+def test_a_training_step(run: RunDirectory, tmp_path: Path) -> None:
     step = TrainStep(["strategy=lp_ft", "epochs=2", "trainer.max_epochs=2"])
     checked = step.check(source_config(run))
-    made = step.apply(run, tmp_path / "made")
-    cfg, before = made.read_config(), run.read_config()
+    result = step.apply(run, tmp_path / "made")
+    cfg, before = result.read_config(), run.read_config()
     assert cfg.strategy._target_ == checked.strategy._target_ == "visiontune.strategies.LpFt"
     assert cfg.optimizer.lr == pytest.approx(1e-3) and cfg.seed == 3 and cfg.trainer.max_epochs == 2
     assert cfg.data == before.data and cfg.heads == before.heads
     assert cfg.compressed_from == cfg.weights_from == str(run.path) and "overrides" not in cfg
-    assert made.read_status()["status"] == "finished" and "test/classification/accuracy" in made.metrics.read_text()
+    assert result.read_status()["status"] == "finished" and "test/classification/accuracy" in result.metrics.read_text()
 
 
-def test_another_network_begins_anew(run: RunDirectory) -> None:
+def test_another_network_starts_from_its_own_weights(run: RunDirectory) -> None:
     step = TrainStep(["backbone=small_cnn", "backbone.widths=[2,4]", "optimizer.lr=0.1"], from_source=False)
-    made = step.check(source_config(run))
-    assert made.backbone.widths == [2, 4] and made.backbone.depth == 2 and made.weights_from is None
-    assert made.optimizer.lr == pytest.approx(0.1) and made.data.image_size == 16
+    cfg = step.check(source_config(run))
+    assert cfg.backbone.widths == [2, 4] and cfg.backbone.depth == 2 and cfg.weights_from is None
+    assert cfg.optimizer.lr == pytest.approx(0.1) and cfg.data.image_size == 16
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_measurements")
 def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     arguments = [
         "compress",
@@ -72,29 +73,29 @@ def test_a_recipe(run: RunDirectory, command: Command, tmp_path: Path) -> None:
         "compile=false",
     ]
     outcome = command(*arguments)
-    made = outcome.run
-    assert made.path == tmp_path / "int8" / "0_int8" and made.read_config().backend == "onnx"
-    assert made.read_config().compressed_from == str(run.path)
-    assert f"compressed from the run <code>{run.path}</code>" in (made.report / "index.html").read_text()
+    result = outcome.run
+    assert result.path == tmp_path / "int8" / "0_int8" and result.read_config().backend == "onnx"
+    assert result.read_config().compressed_from == str(run.path)
+    assert f"compressed from the run <code>{run.path}</code>" in (result.report / "index.html").read_text()
     assert "compressed from the run" not in (run.report / "index.html").read_text()
     with (tmp_path / "int8" / "table.csv").open(newline="") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}
     assert float(rows["original, exported"]["megabytes"]) > float(rows["0_int8"]["megabytes"]) > 0
-    own = json.loads(made.metrics.read_text())["test/classification/accuracy"]
-    assert float(rows["0_int8"]["test/classification/accuracy"]) == pytest.approx(own, abs=1e-6)
-    evaluated = command("evaluate", f"run={made.path}").out
-    assert f"{own:.8f}" in evaluated
-    before = made.predictions.stat().st_mtime_ns
-    again = command(*arguments)  # nothing is done twice
-    assert f"{made.path} is finished" in again.out and made.predictions.stat().st_mtime_ns == before
-    made.status.write_text(made.status.read_text().replace("finished", "running"))
+    accuracy = json.loads(result.metrics.read_text())["test/classification/accuracy"]
+    assert float(rows["0_int8"]["test/classification/accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    evaluated = command("evaluate", f"run={result.path}").out
+    assert f"{accuracy:.8f}" in evaluated
+    before = result.predictions.stat().st_mtime_ns
+    again = command(*arguments)  # finished steps do not run again
+    assert f"{result.path} is finished" in again.out and result.predictions.stat().st_mtime_ns == before
+    result.status.write_text(result.status.read_text().replace("finished", "running"))
     assert command(*arguments).run.predictions.stat().st_mtime_ns > before
-    refused = command(*arguments[:-1], "recipe.steps.int8.max_drop=40").message
-    assert refused.startswith(f"{tmp_path / 'int8'} was made with other steps")
+    message = command(*arguments[:-1], "recipe.steps.int8.max_drop=40").message
+    assert message.startswith(f"{tmp_path / 'int8'} was made with other steps")
 
 
-def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirectory, tmp_path: Path) -> None:
-    """Who follows a failed step's advice is not sent elsewhere; what is made must be of the same settings."""
+def test_limits_may_change_until_a_step_has_finished(run: RunDirectory, tmp_path: Path) -> None:
+    """After a failed step its limit may be raised in the same folder; other settings must stay the same."""
 
     def recipe(**arguments: object) -> DictConfig:
         node = {"_target_": "visiontune.compression.Int8", **arguments}
@@ -107,8 +108,8 @@ def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirect
     assert OmegaConf.load(output / "recipe.yaml").steps.int8 == recipe(max_drop=5.0, images=9).recipe.steps.int8
     with pytest.raises(UserError, match="was made with other steps"):
         write_recipe(output, recipe(max_drop=5.0, images=8), run, steps)
-    made = RunDirectory.create(output / "0_int8")
-    made.status.write_text('{"status": "finished"}')
+    step_run = RunDirectory.create(output / "0_int8")
+    step_run.status.write_text('{"status": "finished"}')
     write_recipe(output, recipe(max_drop=5.0, images=9), run, steps)
     with pytest.raises(UserError, match="was made with other steps"):
         write_recipe(output, recipe(max_drop=1.0, images=9), run, steps)
@@ -117,28 +118,28 @@ def test_what_is_good_enough_may_change_until_a_step_has_finished(run: RunDirect
 def test_one_recipe_at_a_time_in_a_folder(run: RunDirectory, command: Command, tmp_path: Path) -> None:
     lock = "f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     code = [sys.executable, "-c", f"import fcntl, sys; {lock}", tmp_path / ".claim"]
-    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         message = command("compress", f"run={run.path}", "recipe=int8", f"output={tmp_path}").message
     assert message.startswith(f"another process is using {tmp_path}") and not (tmp_path / "recipe.yaml").exists()
 
 
-def test_a_rate_that_was_found_and_a_teacher_by_its_place(run: RunDirectory, tmp_path: Path) -> None:
-    """What the run's command line named, a step in another folder cannot find there."""
+def test_a_step_keeps_the_tested_lr_and_the_path_of_the_teacher(run: RunDirectory, tmp_path: Path) -> None:
+    """The run's own command line names paths and tests that do not apply in the folder of a step."""
     cfg = source_config(run)
     overrides = [*cfg.overrides, "optimizer.lr=auto", "distill.teacher=logs/teacher"]
     cfg = derive(cfg, {"overrides": overrides, "optimizer.lr": 0.0123, "distill.teacher": str(run.path)})
-    made = TrainStep(["strategy=full"]).check(cfg)
-    assert made.optimizer.lr == 0.0123 and made.distill.teacher == str(run.path)
+    checked = TrainStep(["strategy=full"]).check(cfg)
+    assert checked.optimizer.lr == 0.0123 and checked.distill.teacher == str(run.path)
     assert TrainStep(["distill.teacher=null"]).check(cfg).distill.teacher is None
 
 
 @pytest.mark.parametrize(
     ("before", "after", "mode", "points"), [(0.9, 0.89, "max", 1), (30.0, 29.7, "max", 1), (2.0, 2.1, "min", 5)]
 )
-def test_points(before: float, after: float, mode: str, points: float) -> None:
-    """A share loses hundredths; an error, or decibels, percent."""
+def test_metric_drops_in_points(before: float, after: float, mode: str, points: float) -> None:
+    """Points are hundredths of a fraction, and percent of an error or of decibels."""
     assert metric_drop(before, after, mode) == pytest.approx(points)
 
 
@@ -153,15 +154,15 @@ def test_only_finished_runs(run: RunDirectory, command: Command, tmp_path: Path)
     assert not (run.path / "compressed").exists()
 
 
-def test_a_recipe_says_what_it_was(run: RunDirectory, tmp_path: Path) -> None:
+def test_the_recipe_is_stored(run: RunDirectory, tmp_path: Path) -> None:
     cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x", "amount": 0.5}}}})
     write_recipe(tmp_path, cfg, run, {"a": Int8()})
     write_recipe(tmp_path, cfg, run, {"a": Int8()})
     assert OmegaConf.load(tmp_path / "recipe.yaml").steps.a.amount == 0.5
 
 
-def test_another_original_than_the_folder_was_made_of(run: RunDirectory, tmp_path: Path) -> None:
-    """Steps of weights that are no more would stand beside the new ones' numbers."""
+def test_a_folder_of_another_original_is_refused(run: RunDirectory, tmp_path: Path) -> None:
+    """Otherwise the table would mix steps of old and new weights."""
     cfg = OmegaConf.create({"recipe": {"steps": {"a": {"_target_": "x"}}}})
     write_recipe(tmp_path, cfg, run, {"a": Int8()})
     place = tmp_path / "recipe.yaml"
@@ -173,4 +174,4 @@ def test_another_original_than_the_folder_was_made_of(run: RunDirectory, tmp_pat
 @pytest.mark.parametrize("place", ["", "smaller"])
 def test_a_run_is_not_compressed_into_itself(place: str, run: RunDirectory, command: Command) -> None:
     message = command("compress", f"run={run.path}", "recipe=int8", f"output={run.path / place}").message
-    assert message.endswith(f"is inside the run: write a folder outside of {run.path}")
+    assert message.endswith(f"is inside the run {run.path}: write another folder, such as output=smaller")

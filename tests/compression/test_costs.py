@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters against what one counts by hand, and against published numbers."""
+"""Multiply-adds and parameters equal a count by hand and published numbers."""
 
 from collections.abc import Callable
 
@@ -25,8 +25,8 @@ def test_a_small_network_by_hand(config: Callable[..., DictConfig]) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_16"])
-def test_published_numbers(name: str, config: Callable[..., DictConfig]) -> None:
-    """torchvision's tables, of networks for 1000 classes; an attention is no single operation that nobody counts."""
+def test_published_costs(name: str, config: Callable[..., DictConfig]) -> None:
+    """Equal to torchvision's tables for networks with 1000 classes; attention is counted too."""
     model, _ = build_finetuner(config(f"backbone.name={name}", "data.image_size=224", base=[]), SCHEMA, 1, load=False)
     published = models.get_model_weights(name).DEFAULT.meta
     width = model.backbone.embedding_dim

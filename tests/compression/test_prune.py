@@ -1,4 +1,4 @@
-"""Structured pruning: what goes, what is left, and a run of it."""
+"""Structured pruning: which channels are removed, and the pruned run."""
 
 import json
 import subprocess
@@ -42,8 +42,8 @@ def widths(model: FineTuner) -> list[int]:
     return [network.block1.conv1.out_channels, network.block2.conv1.out_channels]
 
 
-def test_dead_channels_go_and_nothing_changes(config: Config) -> None:
-    """Half of the channels of each layer give zeros: without them the numbers are the same."""
+def test_removing_dead_channels_changes_nothing(config: Config) -> None:
+    """Half of the channels of each layer output zeros; the outputs are the same without them."""
     model = network(config)
     net: Any = model.backbone.model
     with torch.no_grad():
@@ -54,13 +54,13 @@ def test_dead_channels_go_and_nothing_changes(config: Config) -> None:
         assert widths(smaller) == [2, 4] and widths(model) == [4, 8]
         image = torch.rand(3, 3, *SIZE)
         with torch.no_grad():
-            found, expected = (m(image)["classification"]["logits"] for m in (smaller, model))
-        torch.testing.assert_close(found, expected)
+            outputs, expected = (m(image)["classification"]["logits"] for m in (smaller, model))
+        torch.testing.assert_close(outputs, expected)
         kept = net.block1.conv1.weight[[1, 2]]
         assert torch.equal(smaller.backbone.model.block1.conv1.weight, kept)  # type: ignore[union-attr, operator]
 
 
-def test_importances_rank_by_what_they_say(config: Config) -> None:
+def test_importances_rank_channels(config: Config) -> None:
     model = network(config)
     net: Any = model.backbone.model
     with torch.no_grad():
@@ -73,16 +73,16 @@ def test_importances_rank_by_what_they_say(config: Config) -> None:
         parameter.grad = torch.ones_like(parameter)
     net.block2.conv1.weight.grad[5] = 0.0  # the loss does not depend on it
     net.block2.norm1.weight.grad[5] = 0.0
-    for importance, gone in (("magnitude", 3), ("batchnorm", 6), ("taylor", 5)):
+    for importance, removed in (("magnitude", 3), ("batchnorm", 6), ("taylor", 5)):
         smaller: Any = prune_channels(model, 1 / 8, Ranking(importance, multiple=1), SIZE)
-        kept = [i for i in range(8) if i != gone]
+        kept = [i for i in range(8) if i != removed]
         assert torch.equal(smaller.backbone.model.block2.norm1.weight, net.block2.norm1.weight[kept]), importance
 
 
-def test_layers_compete_or_lose_alike(config: Config) -> None:
+def test_global_and_uniform_scope(config: Config) -> None:
     model = network(config, "backbone.widths=[32,32]")
     net: Any = model.backbone.model
-    with torch.no_grad():  # half of the second layer is next to nothing, of the first all are alike
+    with torch.no_grad():  # half of the second layer is almost zero; all of the first is equal
         for tensor in (net.block1.conv1.weight, net.block1.norm1.weight, net.block2.norm1.weight):
             tensor.fill_(1.0)
         net.block2.conv1.weight[:16], net.block2.norm1.weight[:16] = 1e-3, 1e-3
@@ -90,7 +90,7 @@ def test_layers_compete_or_lose_alike(config: Config) -> None:
     assert widths(prune_channels(model, 0.25, Ranking(scope="global"), SIZE)) == [32, 16]
     assert widths(prune_channels(model, 0.25, Ranking(scope="uniform"), SIZE)) == [24, 24]
     assert widths(prune_channels(model, 0.35, Ranking(scope="uniform"), SIZE)) == [24, 24]  # multiples of 8
-    assert widths(prune_channels(model, 0.99, Ranking(scope="global"), SIZE)) == [8, 8]  # no layer goes wholly
+    assert widths(prune_channels(model, 0.99, Ranking(scope="global"), SIZE)) == [8, 8]  # no layer loses all channels
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
@@ -98,8 +98,8 @@ def test_a_target_is_met_as_closely_as_channels_allow(cost: str, config: Config)
     model = network(config, "backbone.widths=[64,64]", "backbone.depth=2")
     count: Any = params if cost == "params" else lambda network: macs(network, SIZE)
     for fraction in (0.25, 0.6):
-        found = count(prune_to_target(model, model, cost, fraction, Ranking(multiple=1), SIZE)) / count(model)
-        assert 0.95 * fraction < found <= fraction
+        share = count(prune_to_target(model, model, cost, fraction, Ranking(multiple=1), SIZE)) / count(model)
+        assert 0.95 * fraction < share <= fraction
     with pytest.raises(UserError, match=rf"{cost}=0.001 of the original cannot be reached .* still has 0\.\d+; write"):
         prune_to_target(model, model, cost, 0.001, Ranking(multiple=1), SIZE)
 
@@ -113,34 +113,34 @@ def test_latency_is_measured(config: Config) -> None:
 
 FAMILIES = [
     "resnet18",
-    "tf_efficientnet_lite0",  # depthwise convolutions, with padding of their own
-    "regnet_y_400mf",  # convolutions in groups, squeeze and excitation
-    "convnext_atto",  # layer norms, scales of branches
-    "vit_tiny_patch16_224",  # between the two layers of a block alone
+    "tf_efficientnet_lite0",  # depthwise convolutions, asymmetric padding
+    "regnet_y_400mf",  # grouped convolutions, squeeze and excitation
+    "convnext_atto",  # layer norms, layer scale
+    "vit_tiny_patch16_224",  # only between the two linear layers of a block
 ]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.slow
-def test_families_and_their_heads_follow(name: str, config: Config) -> None:
-    """`check` builds the pruned network anew from its config and compares every map, embedding and raw output."""
+def test_families_and_heads_can_be_pruned(name: str, config: Config) -> None:
+    """`check` builds the pruned network again from its config and compares all maps, embeddings and raw outputs."""
     cfg = config("data=digit_scenes", "heads=multitask", "data.scenes=24", f"backbone.name={name}", base=[])
     cfg = derive(cfg, {"data.image_size": 64})
     step = Prune(macs=0.9)
-    made = step.check(cfg_said(cfg))
-    shapes = made.backbone.shapes
-    assert len(shapes) > 10 and made.backbone.weights is None
+    checked = step.check(as_source_config(cfg))
+    shapes = checked.backbone.shapes
+    assert len(shapes) > 10 and checked.backbone.weights is None
 
 
-def cfg_said(cfg: DictConfig) -> DictConfig:
+def as_source_config(cfg: DictConfig) -> DictConfig:
     return derive(cfg, {"compressed_from": "", "overrides": []})
 
 
 @pytest.mark.parametrize(
     ("name", "reason"), [("swin_t", "its attention is within windows"), ("shufflenet_v2_x0_5", "ZeroDivisionError")]
 )
-def test_what_cannot_be_followed_is_refused_with_another_way(name: str, reason: str, config: Config) -> None:
-    cfg = cfg_said(config(f"backbone.name={name}", "data.image_size=64", base=[]))
+def test_unsupported_networks_are_refused(name: str, reason: str, config: Config) -> None:
+    cfg = as_source_config(config(f"backbone.name={name}", "data.image_size=64", base=[]))
     with pytest.raises(UserError, match=rf"cannot make {name} narrower \({reason}.*recipe=distill, .* recipe=int8"):
         Prune(macs=0.5).check(cfg)
 
@@ -148,18 +148,18 @@ def test_what_cannot_be_followed_is_refused_with_another_way(name: str, reason: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "prune to nothing: write one of macs, params, latency from 0 to 1, such as macs=0.5"),
-        ({"macs": 0.5, "params": 0.5}, "write one of macs"),
-        ({"macs": 50}, "write one of macs"),
+        ({}, "prune has no target: set exactly one of macs, params, latency between 0 and 1, such as macs=0.5"),
+        ({"macs": 0.5, "params": 0.5}, "set exactly one of macs"),
+        ({"macs": 50}, "set exactly one of macs"),
         ({"macs": 0.5, "importance": "random"}, "importance=random scope=global of prune: write one of magnitude"),
         ({"macs": 0.5, "scope": "all"}, "and one of uniform, global"),
         ({"macs": 0.5, "rounds": 0}, "write 1 or more"),
     ],
 )
-def test_arguments_without_meaning(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
         Prune(**arguments)
-    assert message in str(caught.value)
+    assert message in str(error.value)
 
 
 def test_the_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,9 @@ def smaller(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
     return Prune(macs=0.5, multiple=1).apply(trained.run, tmp_path_factory.mktemp("smaller") / "run")
 
 
-def test_a_pruned_run_is_a_run(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+def test_a_pruned_run_is_an_ordinary_run(
+    smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path
+) -> None:
     cfg = smaller.read_config()
     assert cfg.compressed_from == str(run.path) and smaller.splits.read_text() == run.splits.read_text()
     pair = [load_model(r, r.read_config())[0] for r in (smaller, run)]
@@ -194,43 +196,43 @@ def test_a_pruned_run_is_a_run(smaller: RunDirectory, run: RunDirectory, command
     code = (
         f"import sys; sys.argv = ['visiontune', 'evaluate', 'run={smaller.path}', 'split=val', 'output={tmp_path}/m']"
     )
-    done = subprocess.run([sys.executable, "-c", f"{code}; from visiontune.cli import main; main()"], check=False)
-    assert done.returncode == 0
-    found = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    process = subprocess.run([sys.executable, "-c", f"{code}; from visiontune.cli import main; main()"], check=False)
+    assert process.returncode == 0
+    values = json.loads((tmp_path / "m" / "metrics.json").read_text())
     objective = smaller.read_status()["objective"]
-    assert found["val/classification/accuracy"] == pytest.approx(objective["value"], abs=1e-6)
+    assert values["val/classification/accuracy"] == pytest.approx(objective["value"], abs=1e-6)
     assert command("compare", smaller.path, run.path).code == 0
     assert "was made by a step of compress" in command("train", f"run={smaller.path}", "epochs=99").message
 
 
 @pytest.mark.slow
-def test_a_pruned_run_is_trained_on(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+def test_a_pruned_run_can_train(smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path) -> None:
     data = [f"data.root={run.read_config().data.root}", "data=image_folder", "data.image_size=16", "data.num_workers=0"]
     arguments = [f"weights_from={smaller.path}", *data, "trainer=cpu", "epochs=2", "logger=none", "data.batch_size=8"]
-    again = command(
+    result = command(
         "train", *arguments, "strategy=full", "strategy.batchnorm=train", f"run_dir={tmp_path / 'again'}"
     ).run
-    assert again.read_config().backbone.shapes == smaller.read_config().backbone.shapes
-    model, _ = load_model(again, again.read_config())
+    assert result.read_config().backbone.shapes == smaller.read_config().backbone.shapes
+    model, _ = load_model(result, result.read_config())
     assert widths(model) == widths(load_model(smaller, smaller.read_config())[0])
-    assert command("train", f"run={again.path}", "epochs=3").run.read_status()["status"] == "finished"
+    assert command("train", f"run={result.path}", "epochs=3").run.read_status()["status"] == "finished"
 
 
 @pytest.mark.slow
-def test_rounds_are_runs_and_a_killed_step_goes_on(
+def test_rounds_are_runs_and_a_killed_step_resumes(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         step = Prune(params=0.25, rounds=2, multiple=1, overrides=["strategy=full", "epochs=1"])
         step.check(source_config(run))
-        made = step.apply(run, tmp_path / "0_prune")
+        result = step.apply(run, tmp_path / "0_prune")
         first = RunDirectory.open(tmp_path / "0_prune_round_1")
         between = RunDirectory.open(tmp_path / "0_prune_round_1_trained")
-        counts = [params(load_model(r, r.read_config())[0]) for r in (run, first, between, made)]
+        counts = [params(load_model(r, r.read_config())[0]) for r in (run, first, between, result)]
         assert counts[1] == counts[2] and 0.35 < counts[1] / counts[0] <= 0.5 and 0.15 < counts[3] / counts[0] <= 0.25
         before = (between.checkpoints / "best.ckpt").read_bytes()
         monkeypatch.setattr(step.between, "apply", None)
-        (made.path / "status.json").unlink()  # killed before its end
+        (result.path / "status.json").unlink()  # killed before its end
         assert step.apply(run, tmp_path / "0_prune").read_status()["status"] == "finished"
         assert (between.checkpoints / "best.ckpt").read_bytes() == before
 
@@ -238,10 +240,10 @@ def test_rounds_are_runs_and_a_killed_step_goes_on(
 @pytest.mark.slow
 def test_adapters_are_merged(command: Command, tiny: list[str], tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    tuned = command("train", *tiny, "strategy=lora", "optimizer.lr=0.01", f"run_dir={tmp_path / 'lora'}").run
-    made = Prune(params=0.6, multiple=1, importance="taylor", images=16).apply(tuned, tmp_path / "pruned")
-    model, _ = load_model(made, made.read_config())
-    whole, _ = load_model(tuned, tuned.read_config(), plain=True)
-    rows = {row.tobytes() for row in whole.backbone.model.block1.conv1.weight.detach().numpy()}  # type: ignore[union-attr, operator]
+    lora_run = command("train", *tiny, "strategy=lora", "optimizer.lr=0.01", f"run_dir={tmp_path / 'lora'}").run
+    result = Prune(params=0.6, multiple=1, importance="taylor", images=16).apply(lora_run, tmp_path / "pruned")
+    model, _ = load_model(result, result.read_config())
+    merged, _ = load_model(lora_run, lora_run.read_config(), plain=True)
+    rows = {row.tobytes() for row in merged.backbone.model.block1.conv1.weight.detach().numpy()}  # type: ignore[union-attr, operator]
     kept = model.backbone.model.block1.conv1.weight.detach().numpy()  # type: ignore[union-attr, operator]
     assert len(kept) < len(rows) and {row.tobytes() for row in kept} <= rows

@@ -1,4 +1,4 @@
-"""Zeros among the weights, and what they are after training."""
+"""Zeros in the weights, before and after training."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def zeros(run: RunDirectory) -> dict[str, torch.Tensor]:
     return {name: weight == 0 for name, weight in model.backbone.named_parameters() if weight.ndim > 1}
 
 
-def test_the_smallest_go() -> None:
+def test_the_smallest_weights_become_zero() -> None:
     weights = [torch.tensor([[0.1, -0.9], [0.5, 0.02]]), torch.tensor([-0.3, 0.01, 4.0, 0.7])]
     zero_smallest(weights, 0.5)
     assert weights[0].tolist() == [[0.0, pytest.approx(-0.9)], [0.5, 0.0]]
@@ -33,26 +33,26 @@ def test_the_smallest_go() -> None:
 def test_biases_scales_and_embeddings_stay() -> None:
     attention = nn.MultiheadAttention(4, 2)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Embedding(5, 4), attention)
-    found = {id(weight) for weight in layer_weights(network)}
+    ids = {id(weight) for weight in layer_weights(network)}
     conv: Any = network[0]
-    assert found == {id(conv.weight), id(attention.in_proj_weight), id(attention.out_proj.weight)}
+    assert ids == {id(conv.weight), id(attention.in_proj_weight), id(attention.out_proj.weight)}
 
 
 @pytest.mark.parametrize(("scope", "share"), [("global", None), ("layer", 0.75)])
 def test_a_sparse_run_has_the_share(scope: str, share: float | None, run: RunDirectory, tmp_path: Path) -> None:
-    made = Sparsify(0.75, scope).apply(run, tmp_path / "sparse")
-    found = zeros(made)
-    count = sum(int(where.sum()) for where in found.values())
-    assert count == round(0.75 * sum(where.numel() for where in found.values()))
+    result = Sparsify(0.75, scope).apply(run, tmp_path / "sparse")
+    masks = zeros(result)
+    count = sum(int(where.sum()) for where in masks.values())
+    assert count == round(0.75 * sum(where.numel() for where in masks.values()))
     if share:
-        assert {round(float(where.float().mean()), 2) for where in found.values()} == {share}
-    assert source_config(made).overrides[-1] == KEEP and made.read_status()["status"] == "finished"
+        assert {round(float(where.float().mean()), 2) for where in masks.values()} == {share}
+    assert source_config(result).overrides[-1] == KEEP and result.read_status()["status"] == "finished"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.slow
 def test_zeros_stay_through_training(optimizer: str, run: RunDirectory, command: Any, tmp_path: Path) -> None:
-    """With the weight average, its decay, momentum and a run that goes on."""
+    """With a weight average, weight decay, momentum, and a resumed run."""
     sparse = Sparsify(0.6).apply(run, tmp_path / "sparse")
     keys = [f"data.root={run.read_config().data.root}", "data=image_folder", "data.image_size=16", "data.num_workers=0"]
     keys += [
@@ -74,12 +74,12 @@ def test_zeros_stay_through_training(optimizer: str, run: RunDirectory, command:
     assert max(float((a - b).abs().max()) for a, b in zip(old.parameters(), new.parameters(), strict=True)) > 1e-3
 
 
-def test_which_zeros_they_are_is_remembered() -> None:
-    """A weight that is zero by chance as a run goes on trains as it would have."""
+def test_the_positions_of_zeros_are_checkpointed() -> None:
+    """A weight that is zero by chance when a run resumes still trains."""
     backbone = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     with torch.no_grad():
         backbone[0].weight[0, 1] = 0.0
-        backbone[1].weight.fill_(0.0)  # begins so, as an adapter does
+        backbone[1].weight.fill_(0.0)  # zero from the start, as in an adapter
     module: Any = SimpleNamespace(backbone=backbone)
     callback = KeepZeros()
     callback.on_train_start(SimpleNamespace(ckpt_path=None), module)  # type: ignore[arg-type]
@@ -96,14 +96,14 @@ def test_which_zeros_they_are_is_remembered() -> None:
 
 
 @pytest.mark.parametrize(("amount", "scope"), [(0, "global"), (80, "global"), (0.8, "everywhere")])
-def test_arguments_without_meaning(amount: float, scope: str) -> None:
-    with pytest.raises(UserError, match=f"sparsify amount={amount} scope={scope}: write an amount from 0 to 1"):
+def test_bad_arguments(amount: float, scope: str) -> None:
+    with pytest.raises(UserError, match=f"sparsify amount={amount} scope={scope}: write an amount between 0 and 1"):
         Sparsify(amount, scope)
 
 
-def test_integers_are_the_end(run: RunDirectory) -> None:
+def test_a_quantized_run_is_refused(run: RunDirectory) -> None:
     cfg = source_config(run)
     cfg = derive(cfg, {"backend": "onnx"})
     for step in (Sparsify(0.5), Prune(macs=0.5)):
-        with pytest.raises(UserError, match=r"the run is already quantized: .* needs the run it was made from"):
+        with pytest.raises(UserError, match=r"the run is already quantized: .* needs the run that it was made from"):
             step.check(cfg)

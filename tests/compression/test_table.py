@@ -1,4 +1,4 @@
-"""The table of a compression: what it measures, and what it says of that."""
+"""The table of a compression: its measurements, files and notes."""
 
 import csv
 import math
@@ -43,7 +43,7 @@ ROWS = [
 ]
 
 
-def test_what_is_written(tmp_path: Path) -> None:
+def test_the_written_table(tmp_path: Path) -> None:
     write(ROWS, tmp_path)
     flat = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [row["model"] for row in flat] == ["original", "original, compiled", "1_int8"]
@@ -70,7 +70,7 @@ def test_classes_that_lost_more_than_twice_the_mean() -> None:
     before = {"a": 0.9, "b": 0.9, "c": 0.9, "d": math.nan}
     drops, mean = larger_drops(before, {"a": 0.90, "b": 0.87, "c": 0.60, "d": math.nan})
     assert mean == pytest.approx(11) and drops == {"c": pytest.approx(30)}
-    # Where the others gain, one that loses is named; and none where nothing is lost.
+    # If the others gain, a class that loses is listed; none is listed if nothing changes.
     drops, mean = larger_drops(before, {"a": 1.0, "b": 0.88, "c": 0.9, "d": math.nan})
     assert mean < 0 and drops == {"b": pytest.approx(2)}
     assert larger_drops(before, before) == ({}, pytest.approx(0))
@@ -78,31 +78,31 @@ def test_classes_that_lost_more_than_twice_the_mean() -> None:
 
 @pytest.mark.slow
 def test_a_run_is_measured(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its numbers are those of its own evaluation; its exported file has the same, and fewer megabytes to run in."""
+    """The metrics equal those of the run; the exported file has the same metrics and needs less memory."""
     monkeypatch.setattr(measuring, "ROUNDS", 3)
     monkeypatch.setattr(measuring, "BATCH_ROUNDS", 2)
     eager, exported = measure([run], threads=1, compile_first=False)
     assert (eager.name, exported.name) == ("original", "original, exported")
     assert eager.note == exported.note == ""
-    own = {row["split"]: row for row in csv.DictReader(run.predictions.open())}
+    predictions = {row["split"]: row for row in csv.DictReader(run.predictions.open())}
     rows = [row for row in csv.DictReader(run.predictions.open()) if row["split"] == "test"]
     accuracy = sum(row["truth"] == row["prediction"] for row in rows) / len(rows)
     for row in (eager, exported):
-        assert next(iter(row.metrics)) == "test/classification/accuracy" and "test" in own
+        assert next(iter(row.metrics)) == "test/classification/accuracy" and "test" in predictions
         assert row.metrics["test/classification/accuracy"].value == pytest.approx(accuracy)
         assert row.change == Estimate(0, 0, 0) and row.drops == {} and row.mean_drop == 0
         assert row.latency_ms > 0 and row.throughput > 1000 / row.latency_ms / 4
         assert row.parameters == eager.parameters and row.macs == eager.macs > row.parameters > 400
     assert eager.faster == 1 and eager.megabytes == pytest.approx(4 * eager.parameters / 1e6, rel=0.2)
-    assert exported.megabytes > eager.megabytes  # the graph is larger than weights this few
+    assert exported.megabytes > eager.megabytes  # the graph is larger than so few weights
     assert exported.peak_mb < eager.peak_mb / 2
 
 
-def test_what_cannot_be_exported_is_said(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(*_: object) -> None:
+def test_a_failed_export_is_a_note(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("an operation without a translation\nand a hundred lines")
 
-    monkeypatch.setattr("visiontune.compression.variants.write", failing)
+    monkeypatch.setattr("visiontune.compression.variants.write", fail)
     monkeypatch.setattr(measuring, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "BATCH_ROUNDS", 1)
     monkeypatch.setattr(measuring, "measure_peak_mb", lambda *_: 1.0)

@@ -1,4 +1,4 @@
-"""Times against each other, and energy, with a clock and counters of our own."""
+"""Relative times and energy, with a simulated clock and simulated counters."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from visiontune.compression.timing import energy, time_alternately
 
 
 class Machine:
-    """A clock that its calls move, at a speed that falls with every call: other people's work."""
+    """A simulated clock: calls advance it, by `slowdown` times their seconds."""
 
     def __init__(self) -> None:
         self.now, self.slowdown, self.calls = 0.0, 1.0, list[str]()
@@ -29,29 +29,29 @@ class Machine:
 def test_medians_and_ratios() -> None:
     machine = Machine()
     calls = {"original": machine.call("original", 0.02), "small": machine.call("small", 0.005)}
-    found = time_alternately(calls, rounds=3, clock=machine.clock)
-    assert found["original"].seconds == pytest.approx(0.02) and found["original"].faster == pytest.approx(1)
-    assert found["small"].seconds == pytest.approx(0.005) and found["small"].faster == pytest.approx(4)
-    # Three to warm up and to be counted, then turns of a tenth of a second each.
+    timings = time_alternately(calls, rounds=3, clock=machine.clock)
+    assert timings["original"].seconds == pytest.approx(0.02) and timings["original"].faster == pytest.approx(1)
+    assert timings["small"].seconds == pytest.approx(0.005) and timings["small"].faster == pytest.approx(4)
+    # Three calls for warm-up and to choose the count, then turns of a tenth of a second each.
     turn = ["original"] * 5 + ["small"] * 20
     assert machine.calls == ["original"] * 3 + ["small"] * 3 + turn * 3
 
 
-def test_a_machine_that_slows_down_leaves_the_ratio_alone() -> None:
+def test_the_ratio_is_independent_of_the_speed_of_the_machine() -> None:
     machine = Machine()
     original, small = machine.call("original", 0.2), machine.call("small", 0.05)
 
-    def slower() -> None:
+    def slow_down() -> None:
         machine.slowdown *= 2
         original()
 
-    found = time_alternately({"original": slower, "small": small}, rounds=5, turn=0, clock=machine.clock)
-    assert found["small"].faster == pytest.approx(4)
-    assert found["small"].seconds == pytest.approx(0.05 * 2**6)  # of the third of five rounds
+    timings = time_alternately({"original": slow_down, "small": small}, rounds=5, turn=0, clock=machine.clock)
+    assert timings["small"].faster == pytest.approx(4)
+    assert timings["small"].seconds == pytest.approx(0.05 * 2**6)  # the third of five rounds
 
 
 def test_energy_of_a_call(tmp_path: Path) -> None:
-    """Two packages, one of which counts from the beginning again meanwhile; the parts of one are not counted twice."""
+    """Two packages; the counter of one overflows. Zones within a package are not counted twice."""
     before = {"intel-rapl:0": 999_000_000, "intel-rapl:1": 5_000_000, "intel-rapl:0:0": 7_000_000}
     for zone, value in before.items():
         (tmp_path / zone).mkdir()
@@ -70,6 +70,6 @@ def test_energy_of_a_call(tmp_path: Path) -> None:
     assert len(machine.calls) == 10
 
 
-def test_no_energy_where_none_is_reported(tmp_path: Path) -> None:
+def test_energy_is_nan_without_counters(tmp_path: Path) -> None:
     calls = list[int]()
     assert math.isnan(energy(lambda: calls.append(1), powercap=tmp_path)) and not calls

@@ -30,6 +30,21 @@ from visiontune.errors import UserError
         ("checkpoints.every_steps=0", "expected a number of optimizer steps, 1 or more, or null, got 0"),
         ("distill.weight=2", "expected a fraction from 0 to 1, got 2; write distill.weight=0.5"),
         ("test=maybe", "expected true, false or auto, got text; write test=true"),
+        ("data.image_size=[16]", "expected a number of pixels, or [HEIGHT,WIDTH], got a list"),
+        ("data.num_workers=many", "expected a number of data-loader workers, 0 or more, or auto, got text"),
+        ("data.labelled=0", "expected a fraction above 0 and at most 1, got 0; write data.labelled=0.67"),
+        ("data.channels=2", "expected 3 (color), 1 (grey) or 4 (four bands as stored), got 2; write data.channels=3"),
+        ("data.cache=disk", "expected none or memory, got text; write data.cache=memory"),
+        ("augment.resize_range=2.0", "expected two numbers, or null, got 2.0; write augment.resize_range=[0.5,1.5]"),
+        ("augment.crop=[a,b]", "expected two fractions, or null, got a list; write augment.crop=[0.5,1.0]"),
+        ("augment.min_visible=20", "expected a fraction from 0 to 1, got 20; write augment.min_visible=0.2"),
+        ("augment.auto=magic", "expected trivial, rand, augmix or null, got text; write augment.auto=trivial"),
+        ("augment.erase=20", "expected a fraction from 0 to 1, got 20; write augment.erase=0.25"),
+        ("augment.rotate=-5", "expected a number of degrees, 0 or more, got -5; write augment.rotate=15"),
+        ("augment.mixup=a", "expected a number, 0 or more, got text; write augment.mixup=0.2"),
+        ("augment.grey=null", "expected a fraction from 0 to 1, got null; write augment.grey=0.1"),
+        ("augment.fill=300", "expected a grey value from 0 to 255, got 300; write augment.fill=114"),
+        ("augment.hue=0.7", "expected a number from 0 to 0.5, got 0.7; write augment.hue=0.05"),
         ("augment.flip=1", "expected true or false, got 1; write augment.flip=true"),
     ],
 )
@@ -46,6 +61,8 @@ def test_values_get_the_type_of_their_key() -> None:
     assert checked.name == "2024" and checked.data.limit_train == 64
     assert isinstance(checked.trainer.limit_train_batches, int)  # one batch; 1.0 is all of them
     assert list(checked) == list(cfg)  # the order of keys
+    cfg = train_config(["data=python", "data.dataset._target_=mine.Birds", "data.classes={kind: [1,b], size: [c]}"])
+    assert check("train", cfg).data.classes == {"kind": ["1", "b"], "size": ["c"]}
 
 
 def test_wrong_values_on_the_command_line(command: Command) -> None:
@@ -57,8 +74,13 @@ def test_wrong_values_on_the_command_line(command: Command) -> None:
     assert message == "batch_size=0: expected a whole number, 1 or more, got 0; write batch_size=32"
 
 
+def test_missing_values_have_an_example(command: Command) -> None:
+    message = command("plan", "backbone=base").message
+    assert message == "train needs a value for backbone.name: write backbone.name=resnet50"
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "compress"])
-def test_shipped_values_are_right(verb: str) -> None:
+def test_shipped_values_are_valid(verb: str) -> None:
     cfg = OmegaConf.load(config_dir() / f"{verb}.yaml")
     plain = {key: value for key, value in OmegaConf.to_container(cfg).items() if value != "???"}  # type: ignore[union-attr]
     VERBS[verb].model_validate({"run": "x", "input": "x", **plain})

@@ -1,4 +1,4 @@
-"""Every old spelling is refused, with the new one in the message."""
+"""Every old name is refused, with the new one in the message."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from visiontune.config.renamed import KEYS, OPTIONS
         ("backbone=default", "write backbone=efficientnet_lite0"),
     ],
 )
-def test_old_spellings(old: str, new: str, command: Command) -> None:
+def test_old_names(old: str, new: str, command: Command) -> None:
     message = command("train", old).message
     assert message.endswith(new), message
 

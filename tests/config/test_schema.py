@@ -1,4 +1,4 @@
-"""The JSON schemas in configs/.schema are those of the models, and the shipped YAML files keep to them."""
+"""The JSON schemas in configs/.schema are those of the models, and every modeline names one."""
 
 import json
 import runpy
@@ -19,7 +19,7 @@ def test_written_schemas_are_those_of_the_models(name: str) -> None:
     assert json.loads((config_dir() / ".schema" / name).read_text()) == SCHEMAS[name]
 
 
-def test_a_schema_says_what_a_key_takes() -> None:
+def test_a_schema_describes_the_values_of_a_key() -> None:
     epochs = SCHEMAS["trainer.json"]["properties"]["max_epochs"]
     assert epochs["description"] == "a whole number, 1 or more" and epochs["examples"] == [30]
     assert {"minimum": 1, "type": "integer"} in epochs["anyOf"][0]["anyOf"]

@@ -81,10 +81,17 @@ class Broken(Rectangles):
             "float": (torch.zeros(3, 4, 4), target),
             "text": (image, "cat"),
             "label": (image, 3),
+            "words": (image, {"boxes": [["a", "b", "c", "d"]], "labels": [0]}),
+            "crowd": (image, {"boxes": [[0, 0, 9, 9]], "labels": [0], "crowd": ["no"]}),
             "vector": (image, [1.0]),
             "box": (image, {"boxes": [[0, 0, 30, 5]], "labels": [0]}),
             "map": (image, torch.zeros(5, 5, dtype=torch.int64)),
         }[self.item]
+
+
+class Unbuildable(Rectangles):
+    def __init__(self) -> None:
+        raise AssertionError
 
 
 def _in_form(pixels: np.ndarray, form: str) -> Image.Image | np.ndarray | Tensor:

@@ -11,12 +11,16 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from visiontune.data import VisionData, _select_tasks, build_data, image_loader, to_network
 from visiontune.data.dataset import VisionDataset
+from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, load_images
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.data.target_transforms import Measure, Measurement
 from visiontune.errors import UserError
 
 Make = Callable[..., VisionData]
@@ -122,6 +126,18 @@ def test_pictures_kept_in_memory(tmp_path: Path, picture: Callable[..., Path], m
     straight = next(iter(make(*overrides).val_dataloader()))
     assert torch.equal(batch["image"], straight["image"])
     assert torch.equal(batch["size"], straight["size"]) and batch["size"][0].tolist() == [90, 120]
+
+
+def test_measurements_kept_in_memory_are_not_interpolated() -> None:
+    image = torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8)
+    depth = tv_tensors.Image(torch.randint(0, 3, (1, 90, 120)).float())
+    depth[0, :9] = torch.nan
+    transform = v2.Compose([Measure(), ShortSide((24, 32))])
+    dataset = VisionDataset([Sample("0", {"depth": depth}, image=image)], None, transform, tasks=["depth"])
+    dataset.keep_in_memory((30, 40))
+    target = dataset[0]["targets"]["depth"]
+    assert isinstance(target, Measurement) and target.shape == (1, 24, 32)
+    assert set(target[~target.isnan()].tolist()) == {0.0, 1.0, 2.0}
 
 
 def test_batches_as_the_network_takes_them() -> None:
@@ -291,8 +307,6 @@ def test_labels_are_kept_for_a_share_of_the_training_samples_also_when_it_goes_o
         writer.writerows(part.splits_rows())
     part.assign_as(tmp_path / "splits.csv")
     assert {sample.path: set(sample.targets) for sample in part.samples("train")} == kept
-    with pytest.raises(UserError, match=r"^data.labelled=0: a share"):
-        make("data=digits", "data.labelled=0")
 
 
 def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
@@ -305,5 +319,7 @@ def test_pictures_without_a_wanted_label_are_left_out_and_said() -> None:
     assert list(only.schema) == ["colour"] and [sample.path for sample in only.samples] == [f"{i}" for i in range(8)]
     assert all(set(sample.targets) == {"colour"} for sample in only.samples)
     assert only.notes == ["2 of 10 images have no label for colour and are left out"]
-    with pytest.raises(UserError, match=r"^heads\.depth: the data has no such task, it has colour, size$"):
+    with pytest.raises(
+        UserError, match=r"^heads\.depth: .* it has colour, size; choose heads for these, or write ~heads\.depth$"
+    ):
         _select_tasks(source, ["depth"])

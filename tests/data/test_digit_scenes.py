@@ -152,7 +152,9 @@ def test_the_whole_set_is_made_in_seconds_and_kept_small() -> None:
     [
         ({"scenes": 5}, "data.scenes=5: write 20 or more"),
         ({"scene_size": 32}, "data.scene_size=32: write 64 or more"),
+        ({"scene_seed": -1}, "data.scene_seed=-1: write 0 or more"),
         ({"noise": 25}, "data.noise=25: write a number from 0 to 1"),
+        ({"noise": "much"}, "data.noise=much: write a number from 0 to 1"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: dict, message: str) -> None:

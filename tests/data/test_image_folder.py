@@ -181,14 +181,7 @@ def test_more_samples_a_class_than_there_are(photos: Path, make: Make) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.image_size=[16]", "data.image_size=[16]"),
-        ("data.batch_size=0", "data.batch_size=0: write 1 or more"),
-        ("data.num_workers=many", "data.num_workers=many: write auto"),
-        ("data.channels=2", "data.channels=2: write 3 (color)"),
-        ("data.resize=zoom", "data.resize=zoom: choose one of squash, crop, letterbox"),
-        ("data.cache=disk", "data.cache=disk: write none or memory"),
-        ("data.labelled=many", "data.labelled=many: a share of the training samples, above 0 and at most 1"),
-        ("data.labelled=0.01", "class 'cat'"),
+        ("data.labelled=0.01", "nothing to learn it from. Write a larger share, such as data.labelled=0.1."),
         (r"data.group_pattern='(newt\d+)?'", "does not match cat/cat0.png"),
         ("+data.batchsize=3", "data.batchsize: unknown key; did you mean data.batch_size?"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from miniatures import HEIGHT, WIDTH, scenes, write_lists
 from PIL import Image
-from real_layouts import numbered, save_values, write_pennfudan
+from real_layouts import number_objects, save_values, write_pennfudan
 
 from visiontune.data.readers.instance_masks import read
 from visiontune.errors import UserError
@@ -41,7 +41,7 @@ def test_boxes_and_masks(root: Path) -> None:
         assert sample.targets["instances"].labels == instances["labels"].tolist() == [0] * len(scene.objects)
         assert "masks" not in boxes and instances["masks"].shape == (len(scene.objects), *SIZE)
         for number, mask in enumerate(instances["masks"], start=1):
-            assert np.array_equal(mask.numpy(), numbered(scene) == number)
+            assert np.array_equal(mask.numpy(), number_objects(scene) == number)
 
 
 def test_any_values_and_any_shapes(root: Path) -> None:

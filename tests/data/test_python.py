@@ -112,6 +112,8 @@ def test_one_dataset_a_split(make: Make) -> None:
         ("label", "classification", r"the label 3, but there are 3 classes \(red, green, blue\)"),
         ("vector", "multilabel", r"multilabel target: 1 values, but there are 3 classes"),
         ("box", "detection", r"within the image of 24x20 pixels, got \[0\.0, 0\.0, 30\.0, 5\.0\] as box 0"),
+        ("words", "detection", r"data\.dataset\[5\]: detection target: could not convert string to float"),
+        ("crowd", "detection", r"data\.dataset\[5\]: detection target: "),
         ("map", "segmentation", r"expected integers of the image's shape \(20, 24\), got ndarray of shape \(5, 5\)"),
     ],
 )
@@ -128,14 +130,28 @@ def test_a_wrong_item_is_named(own: Make, item: str, task: str, message: str) ->
         ("own_datasets.Missing", r"_target_=own_datasets\.Missing: cannot be imported"),
         ("visiontune.compare.main", r"expected a class with __len__ and __getitem__"),
         ("own_datasets.Broken", r"own_datasets\.Broken raises TypeError"),
+        ("own_datasets.Unbuildable", r"own_datasets\.Unbuildable raises AssertionError"),
         ("own_datasets.Random", r"data\.dataset\[0\] returns a different image each time"),
     ],
 )
 def test_a_wrong_dataset_is_refused(make: Make, target: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make("data=python", f"data.dataset._target_={target}")
-    with pytest.raises(UserError, match=r"data\.task: unknown kind of target 'colour'"):
-        make("data=python", "data.dataset._target_=own_datasets.Rectangles", "data.task=colour")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.task=colour", r"data\.task: unknown kind of target 'colour'"),
+        ("data.task=null", r"data\.task: unknown kind of target 'None': write data\.task=KIND, one of classification"),
+        ("data.task=[]", r"data\.task is empty: write e\.g\. data\.task=classification"),
+        ("data.dataset=birds.Birds", r"data\.dataset=birds\.Birds: expected a _target_: write data\.dataset\._target"),
+        ("data.datamodule=birds.Module", r"write the path of a class, data\.datamodule\._target_=birds\.Module"),
+    ],
+)
+def test_wrong_keys_are_refused(own: Make, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        own(override)
 
 
 def test_a_run_trains_evaluates_and_resumes_with_trust(

@@ -150,8 +150,8 @@ def test_classes_too_small_for_the_folds() -> None:
 
 
 def test_fold_out_of_range() -> None:
-    for fold, folds in ((5, 5), (-1, 5), (0, 1)):
-        with pytest.raises(UserError, match="fold goes from 0 to folds - 1"):
+    for fold, folds in ((5, 5), (-1, 5)):
+        with pytest.raises(UserError, match=r"fold goes from 0 to folds - 1; write data.fold=0"):
             k_fold(samples(), fold, folds, RATIO, seed=0)
     with pytest.raises(UserError, match=r"data\.fold=0 data\.folds=5"):
         assign(samples(), SCHEMA, ratio=RATIO, seed=0, fold=1)
@@ -166,8 +166,6 @@ def test_few_shot_keeps_that_many_of_each() -> None:
     assert {sample.path for sample in result["train"]} < {sample.path for sample in whole["train"]}
     with pytest.raises(UserError, match=r"class 'c' has 14 training samples\. Write data\.per_class=14 or less"):
         assign(samples(), SCHEMA, ratio=RATIO, seed=0, per_class=15)
-    with pytest.raises(UserError, match="write 1 or more"):
-        few_shot(samples(), 0, ["a", "b", "c"], 0, {})
 
 
 def test_few_shot_depends_on_content_and_seed_alone() -> None:
@@ -188,8 +186,14 @@ def test_limit_train_keeps_the_proportion() -> None:
 
 def test_limit_train_below_the_smallest_group() -> None:
     grouped = [replace(sample, group=f"{i % 10}") for i, sample in enumerate(samples())]
-    with pytest.raises(UserError, match=r"data.limit_train=3: the smallest group has more samples"):
+    with pytest.raises(UserError, match=r"data.limit_train=3: a group has more samples; .*data.limit_train=30"):
         assign(grouped, SCHEMA, ratio=RATIO, seed=0, limit_train=3, stratify=False)
+
+
+@pytest.mark.parametrize("per_class", [None, 1])
+def test_limit_train_below_the_number_of_classes(per_class: int | None) -> None:
+    with pytest.raises(UserError, match=r"^class '[ab]' .* Write a larger number, such as data\.limit_train=10\.$"):
+        assign(samples((9, 9, 9)), SCHEMA, ratio=RATIO, seed=0, limit_train=1, per_class=per_class)
 
 
 def owned(**split_of: str) -> list[Sample]:
@@ -211,14 +215,19 @@ def test_a_missing_val_is_carved_out_of_train() -> None:
     some = owned(a="train", b="test")
     result, notes = assign(some, SCHEMA, ratio=RATIO, seed=0)
     assert [len(result[split]) for split in ("train", "val", "test")] == [41, 9, 50]
-    assert notes == ["no val split was given: 9 samples are taken out of train"]
+    assert notes == ["the data set has no val split: 9 training samples become val"]
     carved = carve_val([sample for sample in some if sample.split == "train"], RATIO, 0, classes(some))
     assert {sample.path for sample in result["val"]} == {path for path, split in carved.items() if split == "val"}
 
 
+def test_a_data_set_without_a_train_split() -> None:
+    with pytest.raises(UserError, match=r"a test and a val split, but no train split: .*data\.fold=0 data\.folds=5"):
+        assign(owned(a="val", b="test"), SCHEMA, ratio=RATIO, seed=0)
+
+
 def test_folds_ignore_the_owners_splits_and_say_so() -> None:
     _, notes = assign(owned(a="train", b="test"), SCHEMA, ratio=RATIO, seed=0, fold=0, folds=4)
-    assert notes == ["the splits of the dataset are ignored: k-fold uses all samples"]
+    assert notes == ["the splits of the data set are ignored: k-fold uses all samples"]
 
 
 def test_leaks_are_noted() -> None:

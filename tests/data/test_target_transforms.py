@@ -97,7 +97,7 @@ def test_a_kind_of_ones_own_is_a_plain_value_until_it_has_an_entry(monkeypatch: 
             return [target]
 
     info = TaskInfo("rank", ["low", "high"])
-    assert info.labels(1) == [] and not info.target_kind.can_mix and not info.target_kind.has_geometry
+    assert info.labels(1) == [] and not info.target_kind.has_geometry and info.target_kind.convert(1, (4, 4)) == 1
     monkeypatch.setitem(KINDS, "rank", Rank())
     samples = [Sample(str(i), {"how": i % 2}, content=str(i)) for i in range(6)]
     assert strata(samples, {"how": info}) == {str(i): i % 2 for i in range(6)}

@@ -40,7 +40,7 @@ def test_mnist_from_idx_files(tmp_path: Path, make: Make, place: str, packed: bo
     data = make("data=torchvision", "data.name=MNIST", f"data.root={tmp_path}", "data.image_size=28", "data.channels=1")
     assert data.schema["classification"].classes == [str(digit) for digit in range(10)]
     assert [len(data.samples(split)) for split in ("train", "val", "test")] == [49, 11, 20]
-    assert data.notes == ["no val split was given: 11 samples are taken out of train"]
+    assert data.notes == ["the data set has no val split: 11 training samples become val"]
     batch = next(iter(data.eval_loader("test")))
     assert batch["image"].shape == (20, 1, 28, 28) and batch["path"][0] == "MNIST/test/00000"
     assert (255 * batch["image"][:, 0, 0, 0]).round().tolist() == batch["targets"]["classification"]
@@ -118,6 +118,8 @@ def test_a_set_that_is_not_there(tmp_path: Path, make: Make) -> None:
         make(*overrides, "data.name=CIFAR")
     with pytest.raises(UserError, match=r"data\.name=None: unknown data set"):
         make(*overrides)
+    with pytest.raises(UserError, match=r"data\.root is not set: .* such as data\.root=data"):
+        make("data=torchvision", "data.root=null", "data.name=DTD")
     assert not (tmp_path / "none").exists()
 
 

@@ -220,9 +220,11 @@ def test_labels_that_cannot_be(root: Path, text: str, message: str) -> None:
     [
         ("train: images/train\nval: images/dev\n" + NAMES, "{root}/data.yaml: val: {root}/images/dev does not exist."),
         ("train: labels/train\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train has no images"),
+        ("train: [images/train, labels/train]\n" + NAMES, "{root}/data.yaml: train: {root}/labels/train has no images"),
         (NAMES, "{root}/data.yaml: no train and val: write folders of images, such as train: images/train"),
         ("train: images/train\n", "{root}/data.yaml: names: write a name for each class, such as names: [cat, dog]"),
         ("train: images/train\nnames: {a: cat}\n", "{root}/data.yaml: names: write a name for each class"),
+        ("train: images/train\nnames: cat\n", "{root}/data.yaml: names: write a name for each class"),
         ("train: images/train\nnames: [cat, cat]\n", "{root}/data.yaml: names: write a name for each class"),
         ("train: images/train\nnc: 3\n" + NAMES, "{root}/data.yaml: nc is 3, but there are 2 names"),
         ("train: images/train\nval: images/train\n" + NAMES, "images/train/p00.jpg is in both train and val of {root}"),

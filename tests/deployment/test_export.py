@@ -1,4 +1,4 @@
-"""A file that gives what the run gives, without this package."""
+"""An exported file gives the predictions of the run, and needs no package of ours."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def run(
     copies: dict[str, RunDirectory],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunDirectory:
-    """A copy, since files are exported into it."""
+    """A copy of the run, since the tests export files into it."""
     if request.param not in copies:
         copy = tmp_path_factory.mktemp("runs") / request.param
         shutil.copytree(trained_on(request.param).path, copy)
@@ -50,13 +50,13 @@ def run(
 def exported(run: RunDirectory, command: Command) -> Path:
     path = run.exports / "model.onnx"
     if not path.is_file():
-        made = command("export", f"run={run.path}")
-        assert made.code == 0, made.err
-        assert made.out.splitlines()[-1] == str(path)
+        outcome = command("export", f"run={run.path}")
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.splitlines()[-1] == str(path)
     return path
 
 
-def evaluated(command: Command, output: Path, *arguments: str) -> tuple[dict[str, float], list[dict[str, str]]]:
+def evaluate(command: Command, output: Path, *arguments: str) -> tuple[dict[str, float], list[dict[str, str]]]:
     outcome = command("evaluate", *arguments, f"output={output}")
     assert outcome.code == 0, outcome.err
     with (output / "predictions.csv").open(newline="") as file:
@@ -69,13 +69,11 @@ def evaluated(command: Command, output: Path, *arguments: str) -> tuple[dict[str
 def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, tmp_path: Path, backend: str) -> None:
     if backend == "torch_export":
         assert command("export", f"run={run.path}", "format=torch_export").code == 0
-    metrics, rows = evaluated(command, tmp_path / "own", f"run={run.path}")
-    theirs, their_rows = evaluated(command, tmp_path / "theirs", f"run={run.path}", f"backend={backend}")
-    if (
-        "instances" in run.read_config().heads
-    ):  # its loss is of proposals drawn at random, of which one more or less is there
-        drawn = [name for name in metrics if name.endswith("loss")]
-        assert [theirs.pop(name) for name in drawn] == pytest.approx([metrics.pop(name) for name in drawn], rel=0.01)
+    metrics, rows = evaluate(command, tmp_path / "own", f"run={run.path}")
+    theirs, their_rows = evaluate(command, tmp_path / "theirs", f"run={run.path}", f"backend={backend}")
+    if "instances" in run.read_config().heads:  # its loss depends on random proposals
+        for name in [name for name in metrics if name.endswith("loss")]:
+            assert theirs.pop(name) == pytest.approx(metrics.pop(name), rel=0.01)
     assert len(metrics) > 2 and theirs == pytest.approx(metrics, abs=1e-4)
     assert len(rows) == 4 and [row["path"] for row in their_rows] == [row["path"] for row in rows]
     assert [row["truth"] for row in their_rows] == [row["truth"] for row in rows]
@@ -85,56 +83,58 @@ def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, t
     assert "was made of other weights" in message and message.endswith(f"format={backend} checkpoint={other}")
 
 
-def test_same_images_and_rows(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
+def test_the_same_images_and_rows(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
     torch.manual_seed(0)
     for name, size in {"a": (90, 70), "b": (40, 64), "c": (64, 64)}.items():  # width, height
         noise = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8).numpy()
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(noise).save(tmp_path / "in" / f"{name}.png")
-    found: dict[str, list[dict[str, str]]] = {}
+    rows: dict[str, list[dict[str, str]]] = {}
     for name, more in {"own": [], "onnx": ["backend=onnx"]}.items():
         outcome = command("predict", f"run={run.path}", f"input={tmp_path / 'in'}", f"output={tmp_path / name}", *more)
         assert outcome.code == 0, outcome.err
         with (tmp_path / name / "predictions.csv").open(newline="") as file:
-            found[name] = list(csv.DictReader(file))
-    assert [row["path"] for row in found["onnx"]] == ["a.png", "b.png", "c.png"]
-    assert [row["prediction"] for row in found["onnx"]] == [row["prediction"] for row in found["own"]]
+            rows[name] = list(csv.DictReader(file))
+    assert [row["path"] for row in rows["onnx"]] == ["a.png", "b.png", "c.png"]
+    assert [row["prediction"] for row in rows["onnx"]] == [row["prediction"] for row in rows["own"]]
     images = sorted(path.relative_to(tmp_path / "own") for path in (tmp_path / "own").rglob("*.png"))
     assert len(images) >= 3
     for path in images:
-        with Image.open(tmp_path / "own" / path) as own, Image.open(tmp_path / "onnx" / path) as theirs:
-            assert own.size == theirs.size
+        with Image.open(tmp_path / "own" / path) as image, Image.open(tmp_path / "onnx" / path) as other:
+            assert image.size == other.size
 
 
 @pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)
-def test_without_torch_and_this_package(run: RunDirectory, exported: Path, command: Command, tmp_path: Path) -> None:
-    """run_onnx.py says of an image what `predict` says."""
+def test_the_script_needs_neither_torch_nor_this_package(
+    run: RunDirectory, exported: Path, command: Command, tmp_path: Path
+) -> None:
+    """run_onnx.py prints the prediction of `predict`."""
     image = tmp_path / "image.png"
     torch.manual_seed(1)
     Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(image)
     script = exported.with_name("run_onnx.py")
     assert len(script.read_text().splitlines()) <= 60
-    alone = (
+    code = (
         "import sys, runpy; sys.modules['torch'] = sys.modules['visiontune'] = None; "
         f"sys.argv = ['run_onnx.py', {str(image)!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     (task,) = run.read_config().heads
-    assert done.stdout.startswith(f"{image}  {task}: ")
-    said = done.stdout.removesuffix("\n").split(": ", 1)[1]
+    assert process.stdout.startswith(f"{image}  {task}: ")
+    answer = process.stdout.removesuffix("\n").split(": ", 1)[1]
     if task == "classification":
         command("predict", f"run={run.path}", f"input={image}", f"output={tmp_path / 'own'}")
         with (tmp_path / "own" / "predictions.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
-        assert said.split()[0] == row["prediction"]
-    assert said
+        assert answer.split()[0] == row["prediction"]
+    assert answer
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "I;16"])
 @pytest.mark.parametrize("run", ["classification"], indirect=True)
 def test_script_reads_images_as_training_does(run: RunDirectory, exported: Path, tmp_path: Path, mode: str) -> None:
-    """Transparent pixels, 16 bits, another colour space: the same pixels, and the very same answers."""
+    """Transparent pixels, 16 bits, another colour space: the same pixels and predictions."""
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     noise = torch.randint(0, 256, (20, 30, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
     if mode == "I;16":
@@ -146,36 +146,36 @@ def test_script_reads_images_as_training_does(run: RunDirectory, exported: Path,
         assert stored.mode.startswith(mode[0])
     script = runpy.run_path(str(exported.with_name("run_onnx.py")))
     for channels in (1, 3):
-        script["about"]["channels"] = channels
+        script["metadata"]["channels"] = channels
         np.testing.assert_array_equal(
             np.atleast_3d(script["read"](path)).transpose(2, 0, 1), load_image(path, channels)
         )
-    found = files.OnnxFile(exported)(load_image(path)[None])
+    outputs = files.OnnxFile(exported)(load_image(path)[None])
     for name, value in script["predict"](path).items():
-        np.testing.assert_array_equal(value, found[name])
+        np.testing.assert_array_equal(value, outputs[name])
 
 
 @pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)
-def test_a_file_that_disagrees_is_not_left(
+def test_a_file_that_disagrees_is_deleted(
     run: RunDirectory, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = files.write
+    original = files.write
 
-    def wrong(graph: Any, path: Path, form: str) -> None:
+    def write_wrong_weights(graph: Any, path: Path, form: str) -> None:
         with torch.no_grad():
             weight = next(p for name, p in graph.heads.named_parameters() if name.endswith("weight"))
             before = weight.clone()
             weight.mul_(1.01).add_(0.01)
-            whole(graph, path, form)
+            original(graph, path, form)
             weight.copy_(before)
 
-    monkeypatch.setattr(export, "write", wrong)
+    monkeypatch.setattr(export, "write", write_wrong_weights)
     outcome = command("export", f"run={run.path}", f"output={tmp_path}")
     assert outcome.code == 1 and outcome.err.startswith("error: the exported file disagrees with the model: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_refused(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_refused_exports(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = command("train", *tiny).run
     assert (
         "format=tflite: expected onnx or torch_export, got text; write format=onnx"
@@ -183,6 +183,9 @@ def test_what_is_refused(command: Command, tiny: list[str], monkeypatch: pytest.
     )
     missing = command("evaluate", f"run={run.path}", "backend=onnx").message
     assert missing.endswith(f"make it with visiontune export run={run.path} format=onnx")
+    (tmp_path / "other.onnx").write_text("not a model")
+    other = command("evaluate", f"run={run.path}", f"backend={tmp_path / 'other.onnx'}").message
+    assert other.startswith(f"{tmp_path / 'other.onnx'} is not a file of visiontune export (")
     status = run.status.read_text()
     run.status.write_text(status.replace("finished", "interrupted"))
     assert (
@@ -191,5 +194,5 @@ def test_what_is_refused(command: Command, tiny: list[str], monkeypatch: pytest.
     )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     outcome = command("export", f"run={run.path}", "checkpoint=best")
-    assert outcome.message == "format=onnx needs onnxscript: pip install 'visiontune[export]'"
+    assert outcome.message == "ONNX files need onnxscript: pip install 'visiontune[export]'"
     assert not list(run.exports.glob("*.onnx"))

@@ -1,4 +1,4 @@
-"""The command in a process of its own."""
+"""The command in a new process."""
 
 import subprocess
 import sys
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-SHELL = [sys.executable, "-c", "from visiontune.cli import main; main()"]
+SHELL = [sys.executable, "-m", "visiontune"]
 
 
 @pytest.fixture(scope="session")
-def shell(apart: None) -> Callable[..., subprocess.Popen[str]]:
-    """`shell("train", "seed=1")`: started, not waited for."""
+def shell(isolated_session: None) -> Callable[..., subprocess.Popen[str]]:
+    """`shell("train", "seed=1")`: start the command, and do not wait for it."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
         command = [*SHELL, *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""Annotations that cannot be: exit code 2 and one message with file and line or id, before anything is started."""
+"""Wrong annotations: exit code 2 and one message with file and line or id, before anything is started."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +12,9 @@ from running import Command, Outcome
 
 @pytest.fixture
 def run(command: Command, small: list[str], tmp_path: Path) -> Callable[..., Outcome]:
-    """`run("plan", "voc", change)`: the command on a miniature set that `change(root)` has damaged."""
+    """`run("plan", "voc", change)`: run the command on a miniature set that `change(root)` damages."""
 
-    def on(verb: str, name: str, change: Callable[[Path], Any], *overrides: str) -> Outcome:
+    def run_on(verb: str, name: str, change: Callable[[Path], Any], *overrides: str) -> Outcome:
         write, keys = FORMATS[name]
         root = tmp_path / name
         if not root.exists():
@@ -23,7 +23,7 @@ def run(command: Command, small: list[str], tmp_path: Path) -> Callable[..., Out
             verb, *small, f"paths.logs={tmp_path / 'logs'}", f"data={name}", f"data.root={root}", *keys, *overrides
         )
 
-    return on
+    return run_on
 
 
 def replace(path: Path, old: str, new: str) -> None:

@@ -1,4 +1,4 @@
-"""Bad input: exit code 2 and one message before anything is started; the command line is the real one."""
+"""Wrong input on the command line: exit code 2 and one message, before anything is started."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def photos(tiles: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(command: Command, small: list[str], tmp_path: Path) -> Callable[..., str]:
-    """`refused("seed=-1")`: what `train` says; asserts that no run was begun."""
+    """`refused("seed=-1")`: the message of `train`; checks that no run was started."""
 
     def run(*overrides: object) -> str:
         message = command("train", *small, f"paths.logs={tmp_path / 'logs'}", *overrides).message
@@ -79,8 +79,8 @@ def test_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
 )
 def test_folders_and_files(photos: Path, refused: Callable[..., str], change: Change, message: str) -> None:
     change(photos)
-    found = refused("data=image_folder", f"data.root={photos}")
-    assert found.startswith(message.format(root=photos)) and len(found) > len(message.format(root=photos))
+    answer = refused("data=image_folder", f"data.root={photos}")
+    assert answer.startswith(message.format(root=photos)) and len(answer) > len(message.format(root=photos))
 
 
 def test_a_class_in_val_that_train_lacks(photos: Path, refused: Callable[..., str], tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_more_samples_a_class_than_there_are(photos: Path, refused: Callable[...
     assert message.startswith("data.per_class=15") and "14" in message and "brick" in message
 
 
-def test_files_that_are_no_pictures_are_left_out_and_said(photos: Path, command: Command, small: list[str]) -> None:
+def test_files_that_are_no_images_are_left_out_and_listed(photos: Path, command: Command, small: list[str]) -> None:
     for name in ("Thumbs.db", ".DS_Store"):
         (photos / "sky" / name).write_bytes(b"\0")
     outcome = command("plan", *small, "data=image_folder", f"data.root={photos}")
@@ -159,7 +159,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             "heads.classification.loss=hinge",
             "heads.classification.loss=hinge: write one of cross_entropy, focal, or a module",
         ),
-        ("heads.classification.class_weights=[1,2]", "class_weights has 2 numbers for 10 classes"),
+        ("heads.classification.class_weights=[1,2]", "heads.classification.class_weights has 2 numbers for 10 classes"),
         ("data.batch_size=0", "data.batch_size=0: expected a whole number, 1 or more, got 0; write data.batch_size=32"),
         ("data.fold=1", "k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)"),
         ("trainer.devices=2", "trainer.devices=2 needs trainer=ddp (GPUs) or trainer=ddp_cpu"),
@@ -171,6 +171,12 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a whole number, 1 or more, got 0"),
         ("optimizer.lr=-1", "optimizer.lr=-1: expected a number above 0, or auto, got -1; write optimizer.lr=0.001"),
         ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),
+        ("heads.classification.dropout=2", "heads.classification: dropout probability has to be between 0 and 1"),
+        (
+            "+heads.classification.depth=2",
+            "heads.classification: ClassificationHead.__init__() got an unexpected",
+        ),
+        ("+strategy.foo=1", "strategy: "),
         ("seed=-1", "seed=-1: expected a whole number from 0 to 4294967295, got -1; write seed=42"),
         (
             "weights_from=nowhere",
@@ -180,8 +186,8 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
     ],
 )
 def test_keys_and_values(override: str, message: str, refused: Callable[..., str]) -> None:
-    found = refused("optimizer=adamw", "strategy=gradual_unfreeze", override)
-    assert found.startswith(message)
+    answer = refused("optimizer=adamw", "strategy=gradual_unfreeze", override)
+    assert answer.startswith(message)
 
 
 def test_a_weights_file_that_does_not_fit(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -201,7 +207,7 @@ def test_logs_that_cannot_be_written(command: Command, small: list[str], tmp_pat
     assert message.endswith("Not a directory; write run_dir=DIR or paths.logs=DIR with a folder that you may write to")
 
 
-def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty(command: Command, small: list[str], tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear")
     message = command("train", *small, f"run_dir={tmp_path / 'full'}").message
@@ -216,10 +222,10 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
     ("arguments", "message"),
     [
         (["trian"], "there is no command 'trian': write one of train, plan, evaluate, predict, export"),
-        (["evaluate"], "evaluate needs a value for run: write run=VALUE"),
+        (["evaluate"], "evaluate needs a value for run: write run=logs/digits/2026-11-22_09-15-02-k3f9"),
         (["evaluate", "run=nowhere"], "nowhere is not a run directory (it has no config.yaml): write one that train"),
         (["evaluate", "rum=x"], "unknown config key 'rum'; near it: run, "),
-        (["predict", "run=RUN"], "predict needs a value for input: write input=VALUE"),
+        (["predict", "run=RUN"], "predict needs a value for input: write input=photos"),
         (
             ["predict", "run=RUN", "input=nowhere"],
             "input=nowhere does not exist: write the path of an image, a video or a folder",
@@ -235,10 +241,10 @@ def test_a_directory_that_is_taken(command: Command, small: list[str], tmp_path:
     ],
 )
 def test_other_commands(arguments: list[str], message: str, command: Command, run: Any) -> None:
-    found = command(*(argument.replace("RUN", str(run.path)) for argument in arguments)).message
-    assert found.startswith(message.replace("RUN", str(run.path)))
+    answer = command(*(argument.replace("RUN", str(run.path)) for argument in arguments)).message
+    assert answer.startswith(message.replace("RUN", str(run.path)))
 
 
-def test_a_folder_without_pictures_to_predict(command: Command, run: Any, tmp_path: Path) -> None:
+def test_a_folder_without_images_to_predict(command: Command, run: Any, tmp_path: Path) -> None:
     message = command("predict", f"run={run.path}", f"input={tmp_path}").message
     assert message == f"input={tmp_path} has no images: write a folder with files such as bird.jpg"

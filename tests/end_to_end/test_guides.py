@@ -1,4 +1,4 @@
-"""Each guide in docs/guides works as it stands: its files go into a copy of the project, where its commands run."""
+"""Each guide in docs/guides works: its commands run in a copy of the project with its files."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-# One process for all commands: importing torch takes longer than all of them.
+# One process for all commands, since importing torch takes longer than the commands.
 RUN_ALL = """
 import json, sys
 from visiontune import cli
@@ -72,7 +72,7 @@ for words in json.load(sys.stdin):
 def test_the_commands_of_all_guides_run_in_a_copy(project: Path) -> None:
     words = [line for guide in GUIDES for line in commands(guide) if line[1] in ("train", "plan")]
     lines = [[*line, *(key for key in SHORT if key.split("=")[0] not in " ".join(line))] for line in words]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=json.dumps(lines),
         env={**os.environ, "PYTHONPATH": str(project / "src"), "VISIONTUNE_LOGS": str(project / "logs")},
@@ -81,7 +81,7 @@ def test_the_commands_of_all_guides_run_in_a_copy(project: Path) -> None:
         text=True,
         timeout=600,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
     trained = [words for words in lines if words[1] == "train"]
     statuses = [path.read_text() for path in (project / "logs").rglob("status.json")]
     assert len(statuses) == len(trained) and all('"finished"' in status for status in statuses)

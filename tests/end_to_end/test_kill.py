@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of a real `visiontune train`, then `run=`: it ends as if nothing had been."""
+"""A `visiontune train` that gets SIGKILL at any moment and is resumed with `run=` equals an uninterrupted run."""
 
 import random
 import subprocess
@@ -23,14 +23,14 @@ BASE = [
     "optimizer.lr=0.01",
 ]
 SETTINGS = [
-    # Stages unfreeze in the second and third epoch; written before every batch, so within accumulation windows.
+    # Stages unfreeze in the second and third epoch; checkpoints before every batch, also within accumulation windows.
     "data.num_workers=0 strategy=gradual_unfreeze trainer.accumulate_grad_batches=3 checkpoints.every_minutes=1e-6",
-    # Everything unfreezes in the third epoch; the average is what is kept.
-    "data.num_workers=2 strategy=lp_ft strategy.probe_epochs=0.5 checkpoints.every_steps=3",
-    # Written after validations alone.
+    # Everything unfreezes in the third epoch; the weights are averaged.
+    "data.num_workers=0 strategy=lp_ft strategy.probe_epochs=0.5 checkpoints.every_steps=3",
+    # Checkpoints only after validations.
     "data.num_workers=2 strategy=full scheduler=plateau trainer.accumulate_grad_batches=2 optimizer=sgd",
 ]
-# What is killed, and how often it comes at least, in every setting.
+# Moment of the kill -> how often it occurs at least, in every setting.
 OFTEN = {
     "probe": 1,
     "epoch": EPOCHS,
@@ -45,20 +45,21 @@ OFTEN = {
 }
 draw = random.Random(20)
 KILLS = [(moment, draw.randint(1, OFTEN[moment]), number % 3) for number, moment in enumerate([*OFTEN, *OFTEN])]
-SAVED_OFTEN = [("saving", draw.randint(6, 16), 0), ("renaming", draw.randint(6, 12), 0)]  # within windows
+# Within accumulation windows.
+KILLS_WITHIN_WINDOWS = [("saving", draw.randint(6, 16), 0), ("renaming", draw.randint(6, 12), 0)]
 
 
 @pytest.fixture(scope="module")
-def wholes(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[RunDirectory]:
-    """Each setting, uninterrupted."""
+def uninterrupted(command: Command, tmp_path_factory: pytest.TempPathFactory) -> list[RunDirectory]:
+    """An uninterrupted run of each setting."""
     folder = tmp_path_factory.mktemp("whole")
     return [command("train", *BASE, *more.split(), f"run_dir={folder / str(i)}").run for i, more in enumerate(SETTINGS)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("moment", "count", "setting"), [*KILLS[1:-1], *SAVED_OFTEN])
-def test_killed_and_continued(
-    moment: str, count: int, setting: int, wholes: list[RunDirectory], tmp_path: Path
+@pytest.mark.parametrize(("moment", "count", "setting"), [*KILLS[1:-1], *KILLS_WITHIN_WINDOWS])
+def test_a_killed_run_resumes_exactly(
+    moment: str, count: int, setting: int, uninterrupted: list[RunDirectory], command: Command, tmp_path: Path
 ) -> None:
     arguments = ["train", *BASE, *SETTINGS[setting].split(), f"run_dir={tmp_path / 'run'}"]
     script = [sys.executable, str(Path(__file__).with_name("killing.py")), moment, str(count)]
@@ -66,8 +67,7 @@ def test_killed_and_continued(
     assert killed.returncode == -9, killed.stdout + killed.stderr
     run = RunDirectory.open(tmp_path / "run")
     assert run.read_status()["status"] == "running"
-    goes_on = [sys.executable, "-m", "visiontune", "train", f"run={run.path}"]
-    subprocess.run(goes_on, check=True, capture_output=True)
-    check_training(wholes[setting], run)
-    check_results(wholes[setting], run)
+    command("train", f"run={run.path}")
+    check_training(uninterrupted[setting], run)
+    check_results(uninterrupted[setting], run)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]

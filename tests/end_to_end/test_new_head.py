@@ -8,7 +8,7 @@ import pytest
 from running import Command
 
 HEAD = '''
-"""How far up a scale: the classes in their order, one number each."""
+"""Predict ordered classes as a number on a scale."""
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class Metrics(nn.Module):
         self.near.reset()
 
 
-class OrdinalHead(Head, Describable):
+class ScaleHead(Head):
     directions = {"distance": "min", "near": "max", "loss": "min"}
     monitor = "near"
 
@@ -64,6 +64,8 @@ class OrdinalHead(Head, Describable):
     def metric_inputs(self, predictions, targets):
         yield torch.stack([prediction["value"] for prediction in predictions]), torch.tensor(targets).float()
 
+
+class OrdinalHead(ScaleHead, Describable):
     def describe(self, prediction):
         return f"{float(prediction['value']):.2f}", float("nan")
 
@@ -89,30 +91,25 @@ def test_one_file_and_one_yaml_train_evaluate_and_predict(
     (tmp_path / "configs" / "heads").mkdir(parents=True)
     (tmp_path / "configs" / "heads" / "ordinal.yaml").write_text(YAML)
     monkeypatch.syspath_prepend(tmp_path)
-    run = command(
-        "train",
-        "--config-dir",
-        str(tmp_path / "configs"),
-        "heads=ordinal",
-        "augment=none",
-        "epochs=3",
-        "probe=false",
-        "monitor=val/classification/rank",
-        *tiny,
-    ).run
+    options = ["heads=ordinal", "augment=none", "epochs=3", "probe=false", "monitor=val/classification/rank", *tiny]
+    arguments = ["--config-dir", str(tmp_path / "configs"), *options]
+    note = "note: classification: ScaleHead is not Describable"
+    assert note in command("plan", *arguments, "heads.classification._target_=ordinal.ScaleHead").out
+    run = command("train", *arguments).run
+    assert "Describable" not in run.log.read_text()
     metrics = json.loads(run.metrics.read_text())
     assert {f"val/classification/{name}" for name in ("distance", "near", "rank", "loss")} <= set(metrics)
     with run.history.open(newline="") as file:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < losses[0]
     assert run.read_status()["objective"]["name"] == "val/classification/rank"
-    assert command("evaluate", f"run={run.path}").code == 2  # a class from elsewhere, not trusted unasked
+    assert command("evaluate", f"run={run.path}").code == 2  # a foreign class needs trust=true
     again = command("evaluate", f"run={run.path}", "split=val", "trust=true", f"output={tmp_path / 'again'}")
     assert again.code == 0
-    measured = json.loads((tmp_path / "again" / "metrics.json").read_text())
-    assert measured["val/classification/distance"] == pytest.approx(metrics["val/classification/distance"], abs=1e-6)
-    refused = command("export", f"run={run.path}", "format=torch_export", "trust=true")
-    assert refused.code == 2 and "OrdinalHead, is not Exportable; derive it from" in refused.err
+    evaluated = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert evaluated["val/classification/distance"] == pytest.approx(metrics["val/classification/distance"], abs=1e-6)
+    export = command("export", f"run={run.path}", "format=torch_export", "trust=true")
+    assert export.code == 2 and "OrdinalHead, is not Exportable; derive it from" in export.err
     command("predict", f"run={run.path}", f"input={tiles}", "trust=true", f"output={tmp_path / 'predicted'}")
     with (tmp_path / "predicted" / "predictions.csv").open(newline="") as file:
         assert len([float(row["prediction"]) for row in csv.DictReader(file)]) == 60

@@ -1,4 +1,4 @@
-"""A run from images to predictions: what it leaves, and that everything after it reads the run directory alone."""
+"""A run from images to predictions: its files, and the verbs that read only the run directory."""
 
 import csv
 import json
@@ -33,8 +33,8 @@ def metrics(run: RunDirectory) -> dict[str, float]:
 
 
 @pytest.fixture
-def copied(run: RunDirectory, tmp_path: Path) -> RunDirectory:
-    """The trained run somewhere else, to do with as one likes."""
+def run_copy(run: RunDirectory, tmp_path: Path) -> RunDirectory:
+    """A copy of the trained run, which a test may change."""
     shutil.copytree(run.path, tmp_path / "copy")
     return RunDirectory.open(tmp_path / "copy")
 
@@ -77,7 +77,7 @@ def test_status_and_environment(run: RunDirectory) -> None:
     assert {"git", "python", "platform", "working_directory"} <= set(environment)
 
 
-def test_the_config_loads_with_nothing_else(run: RunDirectory, tiles: Path) -> None:
+def test_the_config_needs_no_other_file(run: RunDirectory, tiles: Path) -> None:
     text = run.config.read_text()
     assert "${" not in text and "???" not in text
     cfg = OmegaConf.create(text)
@@ -104,7 +104,7 @@ def test_history_has_a_row_before_the_first_step_and_one_an_epoch(run: RunDirect
     ]
     assert rows[0]["train/loss"] == "" and float(rows[4]["train/loss"]) < float(rows[1]["train/loss"])
     assert max(float(row["val/classification/accuracy"]) for row in rows) >= 0.9
-    best = max(reversed(rows), key=lambda row: float(row["val/classification/accuracy"]))  # the last of equals
+    best = max(reversed(rows), key=lambda row: float(row["val/classification/accuracy"]))  # the last of equal scores
     objective = run.read_status()["objective"]
     assert objective["epoch"] == int(best["epoch"])
     assert objective["value"] == pytest.approx(float(best["val/classification/accuracy"]), abs=1e-5)
@@ -122,7 +122,7 @@ def test_predictions_agree_with_the_metrics(run: RunDirectory) -> None:
         assert right == pytest.approx(metrics(run)[f"{split}/classification/accuracy"], abs=1e-6)
         loss = math.fsum(float(row["loss"]) for row in mine) / len(mine)
         assert loss == pytest.approx(metrics(run)[f"{split}/classification/loss"], abs=1e-5)
-    assert metrics(run)["test/classification/accuracy"] >= 0.7  # a third is chance
+    assert metrics(run)["test/classification/accuracy"] >= 0.7  # chance is 1/3
 
 
 def test_checkpoints_are_plain_and_name_their_classes(run: RunDirectory) -> None:
@@ -131,7 +131,7 @@ def test_checkpoints_are_plain_and_name_their_classes(run: RunDirectory) -> None
         assert loaded["visiontune"]["tasks"] == {
             "classification": {"kind": "classification", "classes": ["brick", "grass", "sky"]}
         }
-        assert len(loaded["optimizer_states"][0]["param_groups"]) == 6  # frozen stages have theirs as well
+        assert len(loaded["optimizer_states"][0]["param_groups"]) == 6  # frozen stages have groups as well
     assert last["visiontune"]["epochs"] == 4 and last["global_step"] == 24
     assert best["visiontune"]["epochs"] == run.read_status()["objective"]["epoch"]
 
@@ -143,15 +143,15 @@ def test_tensorboard(run: RunDirectory) -> None:
     assert {"first_batch", "test/classification/confusion_matrix", "test/classification/worst"} <= set(tags["images"])
     scalars = set(tags["scalars"])
     assert {"train/loss", "val/loss", "val/classification/accuracy"} <= scalars
-    # block2 unfreezes at the second of four epochs of six steps, block1 at the third; each rate rises over an epoch.
+    # block2 unfreezes in the second of four epochs of six steps, block1 in the third. Each warms up for one epoch.
     starts = {"heads": 0, "block2": 6, "block1": 12}
     for stage, first in starts.items():
         for curve in ("lr", "gradient_norm"):
             points = board.Scalars(f"{curve}/{stage}")
             assert [point.step for point in points] == list(range(first, 24))
             assert all(point.value > 0 for point in points[:-1]), curve  # the cosine ends at 0
-    rates = {stage: {point.step: point.value for point in board.Scalars(f"lr/{stage}")} for stage in starts}
-    assert [rates["block2"][6 + i] / rates["heads"][6 + i] for i in range(7)] == pytest.approx(
+    lrs = {stage: {point.step: point.value for point in board.Scalars(f"lr/{stage}")} for stage in starts}
+    assert [lrs["block2"][6 + i] / lrs["heads"][6 + i] for i in range(7)] == pytest.approx(
         [0.9 * factor / 6 for factor in (1, 2, 3, 4, 5, 6, 6)], rel=1e-5
     )
     trained = board.Scalars("strategy/trained_stages")
@@ -175,7 +175,7 @@ def test_the_report_page(run: RunDirectory) -> None:
     assert f"<td>test/classification/accuracy</td><td>{metrics(run)['test/classification/accuracy']:.4f}</td>" in page
 
 
-def test_what_train_prints(trained: Outcome, run: RunDirectory) -> None:
+def test_the_output_of_train(trained: Outcome, run: RunDirectory) -> None:
     assert trained.err == ""
     assert f"best checkpoint  {run.checkpoints / 'best.ckpt'}" in trained.out
     assert f"tensorboard      tensorboard --logdir {run.path}" in trained.out
@@ -189,38 +189,39 @@ def test_what_train_prints(trained: Outcome, run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_evaluate_repeats_the_numbers_from_anywhere(
+def test_evaluate_gives_the_same_metrics_from_anywhere(
     split: str, run: RunDirectory, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(run.path.rglob("*"))
     outcome = command("evaluate", f"run={run.path}", f"split={split}", "output=measured")
     assert outcome.code == 0, outcome.err
-    found = json.loads((tmp_path / "measured" / "metrics.json").read_text())
+    values = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     expected = {name: value for name, value in metrics(run).items() if name.startswith(f"{split}/")}
-    assert found == pytest.approx(expected, abs=1e-6) and len(found) == 8
+    assert values == pytest.approx(expected, abs=1e-6) and len(values) == 8
     rows = [row for row in read_predictions(run.predictions) if row["split"] == split]
     assert read_predictions(tmp_path / "measured" / "predictions.csv") == rows
     printed = re.search(rf"^{split}/classification/loss\s+(\S+)$", outcome.out, re.M)
     assert printed is not None
     assert float(printed[1]) == pytest.approx(expected[f"{split}/classification/loss"], abs=1e-6)
-    assert sorted(run.path.rglob("*")) == before  # nothing of the run is written to
+    assert sorted(run.path.rglob("*")) == before  # the run is unchanged
 
 
 def test_evaluate_after_images_were_added_and_moved(
-    copied: RunDirectory, command: Command, tiles: Path, tmp_path: Path
+    run_copy: RunDirectory, command: Command, tiles: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiles, tmp_path / "moved")
     Image.new("RGB", (20, 20), (1, 2, 3)).save(tmp_path / "moved" / "sky" / "new.png")
-    outcome = command("evaluate", f"run={copied.path}", f"data_root={tmp_path / 'moved'}", f"output={tmp_path / 'out'}")
+    arguments = [f"run={run_copy.path}", f"data_root={tmp_path / 'moved'}"]
+    outcome = command("evaluate", *arguments, f"output={tmp_path / 'out'}")
     assert outcome.code == 0, outcome.err
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    expected = {name: value for name, value in metrics(copied).items() if name.startswith("test/")}
-    assert found == pytest.approx(expected, abs=1e-6)
-    with copied.splits.open(newline="") as file:
+    values = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    expected = {name: value for name, value in metrics(run_copy).items() if name.startswith("test/")}
+    assert values == pytest.approx(expected, abs=1e-6)
+    with run_copy.splits.open(newline="") as file:
         victim = next(row["path"] for row in csv.DictReader(file) if row["split"] == "test")
     Image.new("RGB", (20, 20)).save(tmp_path / "moved" / victim)
-    again = command("evaluate", f"run={copied.path}", f"data_root={tmp_path / 'moved'}")
+    again = command("evaluate", *arguments)
     assert again.message == f"1 images have changed since this run started: {victim}"
 
 
@@ -240,64 +241,64 @@ def test_predict_a_folder(run: RunDirectory, command: Command, tiles: Path, tmp_
     assert {(row["truth"], row["split"], row["loss"]) for row in rows} == {("", "", "")}
     images = sorted(path.relative_to(tmp_path / "out" / "images") for path in tmp_path.rglob("images/**/*.png"))
     assert len(images) == 21 and Path("deep/00.png") in images
-    with Image.open(tmp_path / "out" / "images" / "deep" / "00.png") as picture:
-        assert picture.size[0] == 24 * 8 and picture.size[1] > 20 * 8  # enlarged, a line of text below
+    with Image.open(tmp_path / "out" / "images" / "deep" / "00.png") as image:
+        assert image.size[0] == 24 * 8 and image.size[1] > 20 * 8  # enlarged, with a line of text below
 
 
 def test_predict_one_file_agrees_with_the_run(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
     row = next(row for row in read_predictions(run.predictions) if row["split"] == "test")
     arguments = [f"run={run.path}", f"input={tiles / row['path']}", f"output={tmp_path / 'out'}", "images=false"]
     assert command("predict", *arguments).code == 0
-    (found,) = read_predictions(tmp_path / "out" / "predictions.csv")
-    assert found["path"] == Path(row["path"]).name and found["prediction"] == row["prediction"]
-    assert float(found["score"]) == pytest.approx(float(row["score"]), abs=2e-6)
+    (prediction,) = read_predictions(tmp_path / "out" / "predictions.csv")
+    assert prediction["path"] == Path(row["path"]).name and prediction["prediction"] == row["prediction"]
+    assert float(prediction["score"]) == pytest.approx(float(row["score"]), abs=2e-6)
     assert not (tmp_path / "out" / "images").exists()
 
 
 def test_predict_a_video(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:
-    """Each frame as the image that it shows; the video that comes out is as long as the one that went in."""
-    shown = [tiles / kind / "00.png" for kind in ("sky", "grass", "brick") for _ in range(4)]
+    """A frame is predicted like its image, and the output video is as long as the input."""
+    paths = [tiles / kind / "00.png" for kind in ("sky", "grass", "brick") for _ in range(4)]
     with VideoWriter(tmp_path / "walk.mp4", Fraction(8)) as video:
-        for picture in load_images(shown):
-            video.write(picture.repeat_interleave(4, 1).repeat_interleave(4, 2))
+        for image in load_images(paths):
+            video.write(image.repeat_interleave(4, 1).repeat_interleave(4, 2))
     outcome = command("predict", f"run={run.path}", f"input={tmp_path / 'walk.mp4'}", f"output={tmp_path / 'out'}")
     assert outcome.code == 0, outcome.err
     assert "12 frames" in outcome.out
     rows = read_predictions(tmp_path / "out" / "predictions.csv")
     assert [row["path"] for row in rows] == [f"walk.mp4/{i:06d}" for i in range(12)]
-    assert sum(row["prediction"] == path.parent.name for row, path in zip(rows, shown, strict=True)) >= 8
-    drawn = tmp_path / "out" / "images" / "walk.mp4"
-    assert frame_rate(drawn) == 8 and len(list(frames(drawn))) == 12
+    assert sum(row["prediction"] == path.parent.name for row, path in zip(rows, paths, strict=True)) >= 8
+    result = tmp_path / "out" / "images" / "walk.mp4"
+    assert frame_rate(result) == 8 and len(list(frames(result))) == 12
 
 
-def test_a_run_goes_on(copied: RunDirectory, command: Command) -> None:
-    before = history(copied)
-    outcome = command("train", f"run={copied.path}", "trainer.max_epochs=6")
+def test_a_finished_run_resumes_with_more_epochs(run_copy: RunDirectory, command: Command) -> None:
+    before = history(run_copy)
+    outcome = command("train", f"run={run_copy.path}", "trainer.max_epochs=6")
     assert outcome.code == 0, outcome.err
-    assert outcome.run.path == copied.path
-    assert "probe of classification" not in outcome.out  # it is not started over
-    rows = history(copied)
-    assert rows[:5] == before  # neither a gap nor a double
+    assert outcome.run.path == run_copy.path
+    assert "probe of classification" not in outcome.out  # it does not start again
+    rows = history(run_copy)
+    assert rows[:5] == before  # no gap and no duplicate
     assert [row["epoch"] for row in rows[5:]] == ["5", "6"] and [row["step"] for row in rows[5:]] == ["30", "36"]
-    last = torch.load(copied.checkpoint("last"), weights_only=True)
+    last = torch.load(run_copy.checkpoint("last"), weights_only=True)
     assert last["visiontune"]["epochs"] == 6 and last["global_step"] == 36
-    assert copied.read_config().trainer.max_epochs == 6
-    status = copied.read_status()
+    assert run_copy.read_config().trainer.max_epochs == 6
+    status = run_copy.read_status()
     assert status["status"] == "finished"
     assert status["objective"]["value"] >= max(float(row["val/classification/accuracy"]) for row in before) - 1e-5
 
 
-def test_a_run_that_cannot_go_on(copied: RunDirectory, command: Command) -> None:
-    finished = command("train", f"run={copied.path}").message
+def test_a_run_that_cannot_resume(run_copy: RunDirectory, command: Command) -> None:
+    finished = command("train", f"run={run_copy.path}").message
     assert finished == (
-        f"{copied.path} is finished: ask for more epochs with trainer.max_epochs=14, or start a new run from "
-        f"its weights with weights_from={copied.path}"
+        f"{run_copy.path} is finished: ask for more epochs with trainer.max_epochs=14, or start a new run from "
+        f"its weights with weights_from={run_copy.path}"
     )
-    other = command("train", f"run={copied.path}", "strategy=full").message
+    other = command("train", f"run={run_copy.path}", "strategy=full").message
     assert other.startswith("strategy=full: a resumed run keeps its config; what may change is how long and where")
-    rate = command("train", f"run={copied.path}", "trainer.max_epochs=20", "optimizer.lr=0.5").message
-    assert rate.startswith("optimizer.lr=0.5: a resumed run keeps its config")
-    assert copied.read_status()["status"] == "finished"
+    lr = command("train", f"run={run_copy.path}", "trainer.max_epochs=20", "optimizer.lr=0.5").message
+    assert lr.startswith("optimizer.lr=0.5: a resumed run keeps its config")
+    assert run_copy.read_status()["status"] == "finished"
 
 
 def test_a_new_run_from_its_weights(run: RunDirectory, command: Command, tiny: list[str], tiles: Path) -> None:
@@ -333,7 +334,7 @@ def test_the_same_seed_gives_the_same_numbers(command: Command, tiny: list[str])
 
 
 def test_a_probe_is_the_first_candidate(command: Command, tiny: list[str]) -> None:
-    """With a rate that ruins the head, the best checkpoint is the one from before the first step."""
+    """With a learning rate that ruins the head, the best checkpoint is the one from before the first step."""
     outcome = command("train", *tiny, "probe=true", "strategy=full", "optimizer.lr=30", "scheduler=constant")
     rows = history(outcome.run)
     assert float(rows[1]["val/classification/accuracy"]) < float(rows[0]["val/classification/accuracy"]) - 0.1
@@ -371,7 +372,7 @@ def test_plan_says_what_train_would_do_and_does_nothing(
         "block1 116 3-4 2.50e-03 0.1 / 0",
         "block2 304 2-4 5.00e-03 0.1 / 0",
         "heads 27 1-4 1.00e-02 0.1 / 0",
-        "training: 4 epochs of 2 steps = 8 steps, 8 images x 1 process x 4 accumulated",
+        "training: 4 epochs of 2 steps = 8 steps, 8 images x 1 rank x 4 accumulated",
         "image: 3 x 16 x 16, resize squash",
     ):
         assert line in lines, line

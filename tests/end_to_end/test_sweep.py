@@ -1,4 +1,4 @@
-"""A sweep by the real command, and the table of it."""
+"""A sweep with the command line, and its table."""
 
 import csv
 import json
@@ -27,8 +27,9 @@ def sweep(command: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFa
 def test_four_runs_and_no_test_split(sweep: Path) -> None:
     runs = [RunDirectory.open(sweep / f"{number:03d}") for number in range(4)]
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["000", "001", "002", "003"]
-    said = [(run.read_config().strategy._target_.rpartition(".")[2], run.read_config().optimizer.lr) for run in runs]
-    assert said == [("LinearProbe", 0.1), ("LinearProbe", 0.001), ("Full", 0.1), ("Full", 0.001)]
+    configs = [run.read_config() for run in runs]
+    settings = [(cfg.strategy._target_.rpartition(".")[2], cfg.optimizer.lr) for cfg in configs]
+    assert settings == [("LinearProbe", 0.1), ("LinearProbe", 0.001), ("Full", 0.1), ("Full", 0.001)]
     for run in runs:
         assert run.read_status()["status"] == "finished" and run.read_config().test is False
         assert {name.split("/")[0] for name in json.loads(run.metrics.read_text())} == {"val"}
@@ -74,7 +75,7 @@ def test_the_table(sweep: Path, command: Command) -> None:
     assert printed == [row["run"] for row in rows]
 
 
-def test_runs_of_a_sweep_alone(sweep: Path, command: Command, tmp_path: Path) -> None:
+def test_the_table_of_some_runs_of_a_sweep(sweep: Path, command: Command, tmp_path: Path) -> None:
     outcome = command("compare", sweep / "000", sweep / "002", "--csv", tmp_path / "two.csv")
     assert outcome.code == 0, outcome.err
     with (tmp_path / "two.csv").open(newline="") as file:

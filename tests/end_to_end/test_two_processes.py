@@ -1,4 +1,4 @@
-"""Two ranks (gloo) train every strategy alike, also where stages unfreeze, and as one process does."""
+"""Two ranks (gloo) train every strategy with equal weights, also when stages unfreeze, and as one process does."""
 
 import shutil
 import socket
@@ -9,24 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import TINY, what_trains
+from running import TINY, strategy_overrides
 from watching import States, fit_all
 
 from visiontune.runs import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.train import record
+from visiontune.training.build import build_trainer
 from visiontune.training.fit import fit, prepare
 
 EPOCHS = 3
 TRAINING = ["optimizer=sgd", "scheduler=constant", "optimizer.lr=0.5", "scheduler.warmup=0", "augment=none"]
 BASE = [f"trainer.max_epochs={EPOCHS}", "trainer.limit_val_batches=1", "data.batch_size=8"]
-THAWING = ["strategy.head_epochs=1", "strategy.unfrozen_by=0.7"]  # block2 trains from epoch 1, block1 from 2
-# Name of the case, whose first word is the strategy -> overrides.
+UNFREEZING = ["strategy.head_epochs=1", "strategy.unfrozen_by=0.7"]  # block2 trains from epoch 1, block1 from 2
+# Name of the case (the first word is the strategy) -> overrides.
 CASES: dict[str, list[str]] = {
     "linear_probe": [],
     "full": [],
-    "gradual_unfreeze": THAWING,
-    "gradual_unfreeze accumulated": [*THAWING, "trainer.accumulate_grad_batches=3"],  # three batches, then one
+    "gradual_unfreeze": UNFREEZING,
+    "gradual_unfreeze accumulated": [*UNFREEZING, "trainer.accumulate_grad_batches=3"],  # three batches, then one
     "gradual_unfreeze stalled": ["strategy.patience=1"],
     "lp_ft": ["strategy.probe_epochs=0.34"],
     "last_k": ["strategy.k=1"],
@@ -43,45 +44,45 @@ CASES: dict[str, list[str]] = {
     "swa": ["technique.swa.horizon=0.8"],
     "sam": [],
     "bit_hyperrule": [],
-    "gradual_unfreeze+l2_sp+auto_rgn+sam": THAWING,
-    # Each rank has statistics of its own images: equal to the other rank's, not to those of one process.
+    "gradual_unfreeze+l2_sp+auto_rgn+sam": UNFREEZING,
+    # BatchNorm statistics are averaged over the ranks, and differ from those of one process.
     "ema learning": ["strategy.batchnorm=train"],
 }
-ALONE = [name for name in CASES if "learning" not in name]
+COMPARED_WITH_ONE_PROCESS = [name for name in CASES if "learning" not in name]
 
 
 def train_all(names: list[str], config: Callable[..., DictConfig], root: Path) -> None:
-    """Each case in this process (`root/NAME`), and in two (`root/NAME, two`)."""
+    """Train each case in this process (`root/NAME`) and in two (`root/NAME, two`)."""
     tiny = [override for override in TINY if not override.startswith(("trainer=", "trainer.max"))]
     paths = []
     for name in names:
-        own = CASES[name]
+        case_overrides = CASES[name]
         strategy = name.split()[0]
-        training = TRAINING[2:] if strategy == "bit_hyperrule" else TRAINING  # it brings its own of both
+        training = TRAINING[2:] if strategy == "bit_hyperrule" else TRAINING  # which sets optimizer and scheduler
         for where, settings in ((name, ["trainer=cpu", "data.batch_size=16"]), (f"{name}, two", ["trainer=ddp_cpu"])):
             run = RunDirectory.create(root / where)
             watch = ["+callbacks.weights._target_=watching.Weights", f"+callbacks.weights.folder='{run.path}'"]
-            overrides = [*BASE, *what_trains(strategy), *training, *own, *settings, *watch]
+            overrides = [*BASE, *strategy_overrides(strategy), *training, *case_overrides, *settings, *watch]
             run.write_config(config(*overrides, base=tiny))
         with logging_to(None, quiet=True):
-            alone, cfg = RunDirectory.open(root / name), RunDirectory.open(root / name).read_config()
+            single, cfg = RunDirectory.open(root / name), RunDirectory.open(root / name).read_config()
             data, model, _ = prepare(cfg)
-            record(cfg, alone, data, [])
-            shutil.copy(alone.splits, run.splits)
+            record(cfg, single, data, [])
+            shutil.copy(single.splits, run.splits)
             paths.append(run.path)
-            if name in ALONE:
-                fit(cfg, alone, data, model, None)
+            if name in COMPARED_WITH_ONE_PROCESS:
+                fit(cfg, single, build_trainer(cfg, single, model), model, data, None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.multiprocessing.spawn(fit_all, (2, port, paths), nprocs=2)
 
 
-def furthest(one: States, other: States) -> float:
-    """The largest difference of any number in any epoch; NaN and infinity are none."""
-    assert len(one) == len(other) == EPOCHS + 1
-    assert [state.keys() for state in one] == [state.keys() for state in other]
-    pairs = [(value, b[key]) for a, b in zip(one, other, strict=True) for key, value in a.items()]
+def largest_difference(first: States, second: States) -> float:
+    """The largest difference of any weight in any epoch."""
+    assert len(first) == len(second) == EPOCHS + 1
+    assert [state.keys() for state in first] == [state.keys() for state in second]
+    pairs = [(value, b[key]) for a, b in zip(first, second, strict=True) for key, value in a.items()]
     return float(torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max())
 
 
@@ -94,25 +95,25 @@ def test_ranks_are_equal_and_train_as_one_process(
 ) -> None:
     train_all(names, config, tmp_path)
     states: dict[str, tuple[States, States]] = {}
-    apart, off, still = {}, {}, {}
+    between_ranks, from_one_process, changes = {}, {}, {}
     for name in names:
         first, second = (torch.load(tmp_path / f"{name}, two" / f"{rank}.pt", weights_only=True) for rank in (0, 1))
         states[name] = first, second
-        apart[name] = furthest(first, second)
-        if name in ALONE:
-            off[name] = furthest(first, torch.load(tmp_path / name / "0.pt", weights_only=True))
+        between_ranks[name] = largest_difference(first, second)
+        if name in COMPARED_WITH_ONE_PROCESS:
+            from_one_process[name] = largest_difference(first, torch.load(tmp_path / name / "0.pt", weights_only=True))
         head = "trained/heads.classification.linear.weight"
-        still[name] = float((first[-1][head] - first[0][head]).abs().max())
-    assert {name: value for name, value in apart.items() if value != 0.0} == {}
-    assert {name: value for name, value in off.items() if not value < 1e-5} == {}
-    assert {name: value for name, value in still.items() if not value > 0.01} == {}  # that is, they did train
+        changes[name] = float((first[-1][head] - first[0][head]).abs().max())
+    assert {name: value for name, value in between_ranks.items() if value != 0.0} == {}
+    assert {name: value for name, value in from_one_process.items() if not value < 1e-5} == {}
+    assert {name: value for name, value in changes.items() if not value > 0.01} == {}  # they did train
 
-    def moved(name: str) -> list[list[bool]]:
-        """Whether block2 and block1 moved in each epoch."""
+    def changed_epochs(name: str) -> list[list[bool]]:
+        """Whether the weights of block2 and of block1 changed in each epoch."""
         keys = [f"trained/backbone.model.block{n}.conv1.weight" for n in (2, 1)]
         return [[float((b[key] - a[key]).abs().max()) > 1e-4 for a, b in pairwise(states[name][0])] for key in keys]
 
     by_epochs = {"gradual_unfreeze", "gradual_unfreeze accumulated", "gradual_unfreeze+l2_sp+auto_rgn+sam"}
     for name in by_epochs.intersection(names):
-        assert moved(name) == [[False, True, True], [False, False, True]], name
-    assert "gradual_unfreeze stalled" not in names or moved("gradual_unfreeze stalled")[0][-1]
+        assert changed_epochs(name) == [[False, True, True], [False, False, True]], name
+    assert "gradual_unfreeze stalled" not in names or changed_epochs("gradual_unfreeze stalled")[0][-1]

@@ -1,4 +1,4 @@
-"""Callbacks that the tests name in a config; importable by the processes of a distributed run."""
+"""Callbacks that tests add to a config; the ranks of a distributed run can import them."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ class Paths(L.Callback):
 
 
 class Failure(L.Callback):
-    """A fault in the second epoch."""
+    """Raises an error in the second epoch."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch == 1:
@@ -31,7 +31,7 @@ class Failure(L.Callback):
 
 
 class Stop(L.Callback):
-    """A fault before batch `batch` of epoch `epoch`, the first time."""
+    """Raises an error before batch `batch` of epoch `epoch`, but only once."""
 
     def __init__(self, epoch: int, batch: int, folder: str) -> None:
         self.place, self.stopped = (epoch, batch), Path(folder)
@@ -47,7 +47,7 @@ States = list[dict[str, torch.Tensor]]
 
 
 class Weights(L.Callback):
-    """Writes to `folder/RANK.pt` the states before the first epoch and after each: `trained/` and `validated/KEY`."""
+    """Saves `trained/KEY` and `validated/KEY` before the first epoch and after each epoch to `folder/RANK.pt`."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -72,6 +72,6 @@ def state(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def fit_all(rank: int, count: int, port: int, paths: list[Path]) -> None:
-    """One rank's part of several runs, one after the other."""
+    """Train several runs one after another, as one of `count` ranks."""
     for path in paths:
         launch._fit_rank(rank, count, port, path, None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import Command
+from running import NARROW, Command
 
 from visiontune import train
 from visiontune.data import VisionData
@@ -99,6 +99,7 @@ def test_targets_follow_the_views(
         "data.scenes=30",
         "data.image_size=64",
         f"heads={task}",
+        *(f"heads.{task}.{option}" for option in NARROW.get(task, [])),
         "backbone.widths=[4,8,8,8]",
         "strategy=gradual_unfreeze",
         "strategy.unfrozen_by=0.5",
@@ -193,7 +194,10 @@ def test_the_splits_of_the_run_count(config: Callable[..., DictConfig], tmp_path
     [
         (["strategy=full"], "the first stage trains from the first epoch"),
         (["strategy=first_k", "strategy.k=1"], "the first stage trains"),
-        (["strategy=gradual_unfreeze", "strategy.patience=1", "trainer.max_epochs=3"], "scores decide"),
+        (
+            ["strategy=gradual_unfreeze", "strategy.patience=1", "trainer.max_epochs=3"],
+            "validation scores decide when stages unfreeze",
+        ),
         (["strategy=linear_probe", "augment=mixup"], "mixup and cutmix mix images"),
         (["strategy=linear_probe", "compile=true"], "compile=true"),
         (["strategy=linear_probe", "trainer=ddp_cpu", "trainer.devices=2"], "each rank gets other images"),

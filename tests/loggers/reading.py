@@ -1,6 +1,6 @@
-"""What each tracking tool holds of a run.
+"""Read the scalars and images of a run from each tracking tool.
 
-Scalars are `{name: [(step, value), ...]}` in 32 bits, as in TensorBoard; images have pixels instead of a value.
+Scalars are `{name: [(step, value), ...]}` in 32 bits, as in TensorBoard; images have pixels in place of a value.
 """
 
 import csv
@@ -56,9 +56,9 @@ def wandb_records(run: Path) -> Iterator[tuple[Path, Any]]:
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         content, position, parts = path.read_bytes(), 7, b""  # after the file's header: the log format of LevelDB
         while position + 7 <= len(content):
-            left = 32768 - position % 32768
-            if left < 7:
-                position += left
+            remaining = 32768 - position % 32768
+            if remaining < 7:
+                position += remaining
                 continue
             _, length, kind = struct.unpack("<IHB", content[position : position + 7])
             if kind == 0:
@@ -80,7 +80,7 @@ def from_wandb(run: Path) -> tuple[Scalars, Images]:
         row = {tuple(item.nested_key) or (item.key,): json.loads(item.value_json) for item in record.history.item}
         step = row.pop(("trainer/global_step",))
         for (name, *parts), value in row.items():
-            if parts == ["path"]:  # of an image
+            if parts == ["path"]:  # the file of an image
                 images[name].append((step, pixels(files / value)))
             elif not parts and not name.startswith("_"):
                 scalars[name].append((step, value))

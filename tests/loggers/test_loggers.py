@@ -20,7 +20,7 @@ LOCAL = ["logger=[tensorboard,csv,wandb]", "logger.wandb.offline=true"]
 
 
 class Killed(BaseException):
-    """Nothing is written after it."""
+    """Ends the run like a kill: nothing is written afterwards."""
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def settings(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides of a run of eight steps; W&B prints nothing."""
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
-    kept = [override for override in tiny if override not in ("logger=none", "trainer.max_epochs=1")]
-    return [*kept, "trainer.max_epochs=2", "data.batch_size=16", "trainer.log_every_n_steps=1", "tags=[baseline,b]"]
+    base = [override for override in tiny if override not in ("logger=none", "trainer.max_epochs=1")]
+    return [*base, "trainer.max_epochs=2", "data.batch_size=16", "trainer.log_every_n_steps=1", "tags=[baseline,b]"]
 
 
 def kill_before(step: int, patch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def kill_before(step: int, patch: pytest.MonkeyPatch) -> None:
 
 
 def train_in_parts(command: Command, arguments: list[str], folder: Path, patch: Callable[..., Any]) -> RunDirectory:
-    """Killed before the seventh step, three steps after its last checkpoint, and resumed."""
+    """A run that is killed before its seventh step and resumed from its last checkpoint."""
     with patch() as context:
         kill_before(6, context)
         with pytest.raises(Killed):
@@ -84,11 +84,12 @@ def test_all_have_the_same_scalars_and_images_and_a_resumed_run_is_one_run(
 
 
 @pytest.mark.slow
-def test_mlflow_has_the_same_and_a_resumed_run_is_one_run(
+def test_mlflow_has_the_same_as_the_others_of_one_training_and_a_resumed_run_is_one_run(
     command: Command, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}"
-    arguments = [*settings, "logger=[tensorboard,mlflow]", f"logger.mlflow.tracking_uri={uri}", "note=hello"]
+    loggers = ["logger=[tensorboard,csv,wandb,mlflow]", "logger.wandb.offline=true"]
+    arguments = [*settings, *loggers, f"logger.mlflow.tracking_uri={uri}", "note=hello"]
     run = train_in_parts(command, [*arguments, "logger.mlflow.log_artifacts=true"], tmp_path / "x", monkeypatch.context)
     from mlflow import MlflowClient
 
@@ -99,7 +100,10 @@ def test_mlflow_has_the_same_and_a_resumed_run_is_one_run(
     assert logged.info.status == "FINISHED" and logged.info.run_name == "x"
     assert logged.data.tags["baseline"] == "true" and logged.data.tags["mlflow.note.content"] == "hello"
     assert logged.data.params["optimizer.lr"] == "0.0005" and logged.data.params["optimizer"] == "AdamW"
-    check_same(from_mlflow(uri, logged.info.run_id), from_tensorboard(run.path))
+    scalars, images = from_tensorboard(run.path)
+    check_same(from_mlflow(uri, logged.info.run_id), (scalars, images))
+    check_same(from_wandb(run.path), (scalars, images))
+    check_same((from_csv(run.path), images), (scalars, images))
     files = {file.path for file in client.list_artifacts(logged.info.run_id)}
     assert files >= {"config.yaml", "metrics.json", "predictions.csv", "checkpoints", "report"}
     stored = Path(logged.info.artifact_uri.removeprefix("file://"))
@@ -125,7 +129,7 @@ def test_each_job_of_a_sweep_is_a_run_in_the_group_of_the_sweep(
 
 
 class Broken(build.Logger):
-    """Fails once the training is done."""
+    """A logger that fails after the training."""
 
     name, version = "broken", ""
 
@@ -153,13 +157,14 @@ WRONG = [
     (["logger=wandb"], "run `wandb login`, or write logger.wandb.offline=true"),
     (["logger=mlflow", "+logger.mlflow.uri=x"], "logger.mlflow: got an unexpected keyword argument 'uri'; its arg"),
     (["logger=mlflow", "logger.mlflow.tracking_uri=logs"], "logger.mlflow.tracking_uri=logs: expected an address"),
-    (["logger=csv", "logger.csv._target_=visiontune.loggers.Nothing"], "logger.csv: "),
+    (["logger=mlflow", "logger.mlflow.tracking_uri=null"], "logger.mlflow.tracking_uri=null: expected an address"),
+    (["logger=csv", "logger.csv._target_=visiontune.loggers.Nothing"], "such as visiontune.loggers.CSVLogger"),
     (["tags=first"], "tags=first: expected a list of words, got text; write tags=[baseline,v2]"),
 ]
 
 
 @pytest.mark.parametrize(("overrides", "message"), WRONG)
-def test_what_is_wrong_is_found_before_the_run_begins(
+def test_wrong_settings_are_refused_before_the_run_begins(
     overrides: list[str],
     message: str,
     command: Command,
@@ -184,14 +189,14 @@ def test_a_missing_library_is_one_message(
             build.check_loggers(config(f"logger={name}"))
 
 
-def test_what_has_been_sent_is_remembered(tmp_path: Path) -> None:
+def test_sent_records_are_remembered(tmp_path: Path) -> None:
     from visiontune.loggers.sent import SentRecords
 
     sent = SentRecords(tmp_path / "a" / "sent.csv")
     sent.add(["loss", "a, b"], 3)
     sent.add(["loss"], 4)
     with sent.path.open("a") as file:
-        file.write("5,los")  # killed while it wrote
+        file.write("5,los")  # killed while writing
     again = SentRecords(sent.path)
     assert again.last_steps == {"loss": 4, "a, b": 3}
     assert not again.is_new("loss", 4) and again.is_new("loss", 5) and again.is_new("other", 0)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from running import mostly_slow
 from torch import Tensor, nn
 
 from visiontune.models.backbones import Backbone, build
@@ -45,7 +46,10 @@ def run_replayed(backbone: Backbone, run: Any, plan: ReplayPlan, image: Tensor) 
         return run(first_input)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+SLOW = {"vgg11", "densenet121", "swin_t", "convnext_tiny"}
+
+
+@pytest.mark.parametrize("name", mostly_slow(NETWORKS, *NETWORKS.keys() - SLOW))
 def test_every_plan_returns_the_same_embedding(name: str) -> None:
     backbone, image = network(name)
 

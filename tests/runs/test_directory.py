@@ -1,4 +1,4 @@
-"""The run directory: made exclusively, with a status that follows the run."""
+"""The run directory is created exclusively, and its status follows the run."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
     assert "already holds a run: write another run_dir=DIR, or resume the run with run=" in attempt(0)
 
 
-def test_new_ones_never_meet(tmp_path: Path) -> None:
+def test_new_runs_never_share_a_directory(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: RunDirectory.new(tmp_path, "birds"), range(40)))
     assert len({run.path for run in runs}) == 40
@@ -40,14 +40,14 @@ def test_new_ones_never_meet(tmp_path: Path) -> None:
     assert all(run.checkpoints.is_dir() and run.report.is_dir() for run in runs)
 
 
-def test_a_name_that_is_taken_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_name_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(["aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("visiontune.runs.directory.time.strftime", lambda _: "now")
     monkeypatch.setattr("visiontune.runs.directory.secrets.token_hex", lambda _: next(names))
     assert [RunDirectory.new(tmp_path, "birds").path.name for _ in range(2)] == ["now-aaaa", "now-bbbb"]
 
 
-def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
+def test_a_run_directory_may_be_an_empty_folder_but_no_other(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     RunDirectory.create(tmp_path / "empty")
     (tmp_path / "full").mkdir()
@@ -59,8 +59,15 @@ def test_an_empty_folder_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
-def test_a_run_that_was_killed_before_it_had_a_config(tmp_path: Path) -> None:
-    """`run=` cannot know what it was, and does not send to `run_dir=`, which would send back."""
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UserError, match=r"notes is a file: write a folder, such as run_dir=.*notes_run$"):
+        RunDirectory.create(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_config(tmp_path: Path) -> None:
+    """The messages of `run=` and `run_dir=` both say to delete it, and do not refer to each other."""
     run = RunDirectory.create(tmp_path / "run")
     with pytest.raises(
         UserError,
@@ -75,12 +82,12 @@ def test_a_run_that_was_killed_before_it_had_a_config(tmp_path: Path) -> None:
     RunDirectory.create(run.path)
 
 
-def test_opening_what_is_no_run(tmp_path: Path) -> None:
+def test_opening_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a run directory \(it has no config.yaml\)"):
         RunDirectory.open(tmp_path)
 
 
-def test_status_of_a_run_that_ends_well(tmp_path: Path) -> None:
+def test_status_of_a_run_that_finishes(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     assert run.read_status() == {"status": "unknown"}
     with run.running() as outcome:
@@ -96,20 +103,20 @@ def test_status_of_a_run_that_ends_well(tmp_path: Path) -> None:
     ("error", "status"),
     [(ValueError("bad luck"), "failed"), (KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted")],
 )
-def test_status_of_a_run_that_does_not(tmp_path: Path, error: BaseException, status: str) -> None:
+def test_status_of_a_run_that_stops(tmp_path: Path, error: BaseException, status: str) -> None:
     run = RunDirectory.create(tmp_path / "run")
     with pytest.raises(type(error)), run.running():
         raise error
-    found = run.read_status()
-    assert found["status"] == status and found["error"] == f"{type(error).__name__}: {error}"
-    assert "raise error" in found["traceback"]
+    after = run.read_status()
+    assert after["status"] == status and after["error"] == f"{type(error).__name__}: {error}"
+    assert "raise error" in after["traceback"]
 
 
-# Holds the run as `alone` does; its child outlives it, as data-loader workers do for a while.
+# Locks the run; its child outlives it for a while, as data-loader workers do.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-sys.modules["torch"] = type(sys)("torch")  # seconds to import, and not needed
+sys.modules["torch"] = type(sys)("torch")  # not needed; its import takes seconds
 from visiontune.runs.directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).lock():
     if child := os.fork():
@@ -137,6 +144,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
 
 
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / ".claim").mkdir()  # cannot be opened as a file by any user
+    with pytest.raises(UserError, match=r"^cannot write to .*: Is a directory; change its permissions"):
+        RunDirectory(tmp_path).lock().__enter__()
+
+
 def test_checkpoints_by_name_and_path(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
     with pytest.raises(
@@ -147,26 +160,26 @@ def test_checkpoints_by_name_and_path(tmp_path: Path) -> None:
     assert run.checkpoint("last") == run.checkpoints / "last.ckpt" == run.checkpoint(str(run.checkpoint("last")))
 
 
-def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
 
-    def half() -> None:
+    def write_half() -> None:
         with write_atomically(tmp_path / "a.json") as file:
             file.write("{")
             raise RuntimeError("half")
 
     with pytest.raises(RuntimeError, match="half"):
-        half()
+        write_half()
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that loses power has the old content or the new one; config.yaml is all that says how to go on."""
+def test_a_file_is_on_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power failure a file has its old or its new content; a run cannot resume without its config.yaml."""
     path, order = tmp_path / "a.json", []
     for owner, name in ((os, "fsync"), (Path, "replace")):
-        whole = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given, w=whole, n=name: (order.append(n), w(*given))[1])
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, call=original, n=name: (order.append(n), call(*args))[1])
     write_json(path, {"x": 1})
     save_atomically(path, {"x": 1})
     assert order == ["fsync", "replace"] * 2

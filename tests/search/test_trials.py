@@ -1,4 +1,4 @@
-"""`search=strategy` tries, chooses by the validation split, and says what it tried."""
+"""`search=strategy` trains trials, chooses by the validation split, and lists the trials."""
 
 import csv
 import math
@@ -25,16 +25,16 @@ def rows(run: RunDirectory) -> list[dict[str, str]]:
 
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Strategy -> the score that its trial has instead of its own; negative where the range test's rate is used."""
-    given: dict[str, float] = {}
-    whole = trials._run_trial
+    """Strategy -> the score that replaces that of its trials; a test fills it."""
+    scores_by_strategy: dict[str, float] = {}
+    original = trials._run_trial
 
-    def scored(cfg: DictConfig, config: DictConfig, name: str, train: Any) -> Any:
-        candidate = whole(cfg, config, name, train)
-        return replace(candidate, trial=replace(candidate.trial, score=given[name]))
+    def run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Any) -> Any:
+        candidate = original(cfg, config, name, train)
+        return replace(candidate, trial=replace(candidate.trial, score=scores_by_strategy[name]))
 
-    monkeypatch.setattr(trials, "_run_trial", scored)
-    return given
+    monkeypatch.setattr(trials, "_run_trial", run_trial)
+    return scores_by_strategy
 
 
 @pytest.mark.slow
@@ -51,17 +51,17 @@ def test_the_best_on_val_is_trained(command: Command, tiny: list[str], scores: d
     run = outcome.run
     cfg = run.read_config()
     assert cfg.strategy._target_ == "visiontune.strategies.NormOnly" and "l2_sp" in cfg.technique
-    assert cfg.trainer.max_epochs == 4 and cfg.data.limit_train == 100  # the run itself is whole
-    found = rows(run)
-    assert [row["strategy"] for row in found] == ["linear_probe", "norm_only", "norm_only", "norm_only"]
-    assert [(row["epochs"], row["images"]) for row in found] == [("3", "50")] * 4
-    default, _, fastest, between = (float(row["lr"]) for row in found)
-    assert fastest != default == pytest.approx(5e-4)  # once more at the range test's rate
+    assert cfg.trainer.max_epochs == 4 and cfg.data.limit_train == 100  # the run itself has all epochs and images
+    trials = rows(run)
+    assert [row["strategy"] for row in trials] == ["linear_probe", "norm_only", "norm_only", "norm_only"]
+    assert [(row["epochs"], row["images"]) for row in trials] == [("3", "50")] * 4
+    default, _, fastest, between = (float(row["lr"]) for row in trials)
+    assert fastest != default == pytest.approx(5e-4)  # a second trial with the range test's learning rate
     assert between**2 == pytest.approx(fastest * default)
-    assert cfg.optimizer.lr == pytest.approx(5e-4)  # which is no better here
+    assert cfg.optimizer.lr == pytest.approx(5e-4)  # the others are no better here
     assert "trials" in outcome.out and (run.report / "lr_range.png").is_file()
     assert "chosen: strategy=norm_only optimizer.lr=5.00e-04" in outcome.out
-    assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # nothing of the trials' own output
+    assert not [line for line in outcome.out.splitlines()[:5] if "/run" in line]  # no output of the trials themselves
 
 
 @pytest.mark.slow
@@ -72,57 +72,57 @@ def test_a_trial_has_fifty_steps(command: Command, tiny: list[str], scores: dict
     (row,) = rows(command("train", *arguments, *few).run)
     assert (row["epochs"], row["images"]) == ("3", "68")  # 17 steps of 4 in each of three epochs
     (row,) = rows(command("train", *arguments, *few, "data.batch_size=8").run)
-    assert (row["epochs"], row["images"]) == ("3", "100")  # as many as there are
+    assert (row["epochs"], row["images"]) == ("3", "100")  # all of them
 
 
 @pytest.mark.slow
-def test_a_rate_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+def test_an_lr_of_the_command_line_stays(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.5}
     arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]", "optimizer.lr=1e-3"]
     outcome = command("train", *arguments)
     run = outcome.run
-    assert run.read_config().strategy._target_ == "visiontune.strategies.Full"  # of equal scores the first
+    assert run.read_config().strategy._target_ == "visiontune.strategies.Full"  # the first of equal scores
     assert [float(row["lr"]) for row in rows(run)] == [1e-3, 1e-3]
     assert not list(run.report.glob("lr_range*")) and "range test" not in outcome.out
     assert "chosen: strategy=full optimizer.lr=1.00e-03" in outcome.out
 
 
 @pytest.mark.slow
-def test_both_auto_try_nothing_twice(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
+def test_both_auto_make_each_trial_once(command: Command, tiny: list[str], scores: dict[str, float]) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.7}
     arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]", "optimizer.lr=auto"]
     run = command("train", *arguments).run
-    (rate,) = {row["lr"] for row in rows(run)}
-    assert len(rows(run)) == 2 and run.read_config().optimizer.lr == pytest.approx(float(rate))
+    (lr,) = {row["lr"] for row in rows(run)}
+    assert len(rows(run)) == 2 and run.read_config().optimizer.lr == pytest.approx(float(lr))
 
 
 @pytest.mark.slow
-def test_the_test_split_is_not_looked_at(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[str] = []
-    whole = training.evaluate
+def test_the_test_split_is_not_evaluated(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated_splits: list[str] = []
+    original = training.evaluate
 
     def evaluate(model: Any, data: Any, split: str, *more: Any) -> Any:
-        looked.append(split)
-        return whole(model, data, split, *more)
+        evaluated_splits.append(split)
+        return original(model, data, split, *more)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
     candidates = ["search=strategy", "search.candidates=[lp_ft,full]", "data.batch_size=8"]
     run = command("train", *tiny, *SETTINGS, *candidates).run
-    assert looked == ["val"] * 5 + ["test"]  # two candidates, two more rates, the run
-    found = {row["strategy"]: float(row["score"]) for row in rows(run)}
-    assert all(0 <= score <= 1 for score in found.values())
+    assert evaluated_splits == ["val"] * 5 + ["test"]  # two candidates, two more learning rates, the run
+    scores = {row["strategy"]: float(row["score"]) for row in rows(run)}
+    assert all(0 <= score <= 1 for score in scores.values())
 
 
 @pytest.mark.slow
-def test_trials_go_on_where_the_range_test_finds_no_rate(
+def test_trials_continue_if_the_range_test_finds_no_lr(
     command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores |= {"linear_probe": 0.5, "full": 0.4}
 
-    def nothing(*_: object) -> float:
+    def fail(*_: object) -> float:
         raise lr_range.NoLossFell
 
-    monkeypatch.setattr(lr_range, "choose_lr", nothing)
+    monkeypatch.setattr(lr_range, "choose_lr", fail)
     arguments = [*tiny, *SETTINGS, "search=strategy", "search.candidates=[full,linear_probe]"]
     assert len(rows(command("train", *arguments).run)) == 2
 
@@ -150,7 +150,7 @@ def test_bad_input_is_found_before_anything_trains(
 
 
 @pytest.mark.parametrize("auto", ["search=strategy", "optimizer.lr=auto"])
-def test_a_taken_run_directory_is_refused_before_anything_trains(
+def test_a_used_run_directory_is_refused_before_anything_trains(
     auto: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "range_test", lambda _: pytest.fail("something has trained"))
@@ -159,14 +159,14 @@ def test_a_taken_run_directory_is_refused_before_anything_trains(
 
 
 @pytest.mark.slow
-def test_a_strategy_that_counts_its_epochs_can_be_tried(
+def test_a_strategy_that_sets_its_epochs_can_be_a_candidate(
     command: Command, tiny: list[str], scores: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("visiontune.strategies.bit_hyperrule.STEPS", ((math.inf, 12),))
     scores |= {"linear_probe": 0.5, "bit_hyperrule": 0.7}
-    whole = [argument for argument in tiny if "max_epochs" not in argument]
+    base = [argument for argument in tiny if "max_epochs" not in argument]
     candidates = "search.candidates=[linear_probe,bit_hyperrule]"
-    run = command("train", *whole, "epochs=3", "search=strategy", candidates, "optimizer.lr=0.01", "probe=true").run
+    run = command("train", *base, "epochs=3", "search=strategy", candidates, "optimizer.lr=0.01", "probe=true").run
     assert [row["strategy"] for row in rows(run)] == ["linear_probe", "bit_hyperrule"]
 
 
@@ -183,7 +183,7 @@ def test_the_jobs_of_a_sweep_stay_in_its_folder(
     overrides = ["search=strategy", "search.candidates=[linear_probe,norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
     outcome = command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
     assert outcome.code == 0, outcome.err
-    (sweep,) = (tmp_path / "sweeps").iterdir()  # whose name is the time
+    (sweep,) = (tmp_path / "sweeps").iterdir()  # its name is the time
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"000", "001"}
     assert (sweep / "sweep.csv").is_file()
 

@@ -38,7 +38,7 @@ def test_which_stages_train() -> None:
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (partial(LastK, k=5), r"strategy.k=5: the backbone has the 4 stages stem, one, two, three"),
+        (partial(LastK, k=5), r"strategy.k=5: the backbone has the 4 stages stem, one, two, three; .* strategy.k=1"),
         (partial(FirstK, k=0), r"strategy.k=0: the backbone has the 4 stages"),
         (partial(LpFt, probe_epochs=1.0), r"strategy.probe_epochs=1.0: a fraction of the 10 epochs"),
         (partial(Full, lr_decay=0.0), r"strategy.lr_decay=0.0: a factor above 0 and at most 1"),
@@ -48,7 +48,10 @@ def test_which_stages_train() -> None:
         ),
         (partial(Full, batchnorm="eval"), r"strategy.batchnorm=eval: write frozen or train"),
         (partial(LayerDecay, decay=2), r"strategy.decay=2: a factor above 0"),
+        (partial(Full, lr_scales={"stem": -1}), r"strategy.lr_scales={stem: -1}: write a number, 0 or more, such as"),
         (partial(Lora, rank=0), r"strategy.rank=0: write 1 or more"),
+        (partial(Lora, alpha=0), r"strategy.alpha=0: write a number above 0, such as strategy.alpha=16"),
+        (partial(Lora, dropout="some"), r"strategy.dropout=some: a fraction from 0 and below 1"),
     ],
 )
 def test_what_cannot_be(strategy: Any, message: str) -> None:
@@ -312,7 +315,9 @@ def test_bad_techniques(command: Command, tiny: list[str]) -> None:
     message = command("plan", *tiny, "technique=[sam]", "technique.sam.rho=0").message
     assert message == "technique.sam.rho=0: expected a distance above 0, got 0; write technique.sam.rho=0.05"
     message = command("plan", *tiny, "technique=[sam]", "trainer.accumulate_grad_batches=2").message
-    assert message.startswith("technique=[sam] needs two gradients of one batch: write trainer.accumulate_grad_batches")
+    assert message.startswith(
+        "technique=[sam] computes two gradients of one batch: write trainer.accumulate_grad_batches"
+    )
     message = command("plan", *tiny, "technique=[swa,ema]").message
     assert message == "technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]"
 

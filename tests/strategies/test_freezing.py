@@ -55,7 +55,7 @@ def test_the_probe_changes_the_head_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
-def test_what_is_thawed_changes_and_the_rest_does_not(tmp_path: Path, batchnorm: str) -> None:
+def test_what_is_unfrozen_changes_and_the_rest_does_not(tmp_path: Path, batchnorm: str) -> None:
     def strategy(**kw: Any) -> GradualUnfreeze:
         return GradualUnfreeze(**kw, schedule={"block2": 1}, batchnorm=batchnorm)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import lightning as L
@@ -146,8 +147,14 @@ def fit(model: FineTuner, backbone: str, **options: Any) -> Watch:
     return watch
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
-@pytest.mark.parametrize("name", list(STRATEGIES))
+# Every strategy on a small network, and two that freeze within stages or epoch by epoch on the others.
+QUICK = [
+    *product(STRATEGIES, ["small_cnn"]),
+    *product(["gradual_unfreeze", "lora"], BACKBONES),
+]
+
+
+@pytest.mark.parametrize(("name", "backbone"), mostly_slow(product(STRATEGIES, BACKBONES), *QUICK))
 def test_frozen_is_frozen_and_the_rest_moves(name: str, backbone: str) -> None:
     model = make(backbone, STRATEGIES[name])
     watch = fit(model, backbone)

@@ -83,12 +83,14 @@ def test_probe_and_full() -> None:
         (10, 1, 1.0, [9, 6, 3, 1, 0]),  # the last stage has an epoch of its own at least
     ],
 )
-def test_stages_thaw_from_the_head_down(epochs: int, head_epochs: int, unfrozen_by: float, expected: list[int]) -> None:
+def test_stages_unfreeze_from_the_head_down(
+    epochs: int, head_epochs: int, unfrozen_by: float, expected: list[int]
+) -> None:
     strategy = GradualUnfreeze(stages=NAMES, epochs=epochs, head_epochs=head_epochs, unfrozen_by=unfrozen_by)
     assert starts(strategy, epochs) == expected
 
 
-def test_any_backbone_thaws_in_order_and_wholly() -> None:
+def test_any_backbone_unfreezes_in_order_and_completely() -> None:
     for count in (1, 2, 7, 14):
         names = [*(f"s{i}" for i in range(count)), "heads"]
         for epochs in (2, 3, 8, 30):
@@ -109,21 +111,22 @@ def test_a_schedule_of_ones_own() -> None:
     ]
 
 
-def test_a_stage_that_has_just_thawed_warms_up() -> None:
+def test_a_stage_that_has_just_unfrozen_warms_up() -> None:
     strategy = GradualUnfreeze(["a", "b", "heads"], 10, schedule={"b": 2, "a": 0}, warmup_epochs=2)
     assert [strategy.warmup("b", epoch) for epoch in (2.0, 2.5, 3.0, 4.0, 9.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
     assert strategy.warmup("heads", 0.1) == 1.0 and strategy.warmup("a", 0.1) == 1.0
     assert GradualUnfreeze(["a", "heads"], 4, schedule={"a": 1}, warmup_epochs=0).warmup("a", 1.0) == 1.0
-    with pytest.raises(UserError, match="warmup_epochs=-1"):
-        GradualUnfreeze(["a", "heads"], 4, warmup_epochs=-1)
+    for wrong in (-1, "two"):
+        with pytest.raises(UserError, match=f"strategy.warmup_epochs={wrong}: write a number, 0"):
+            GradualUnfreeze(["a", "heads"], 4, warmup_epochs=wrong)  # type: ignore[arg-type]
 
 
-def test_a_stage_thaws_when_the_score_stalls() -> None:
+def test_a_stage_unfreezes_when_the_score_stalls() -> None:
     strategy = GradualUnfreeze(NAMES, 12, patience=2, warmup_epochs=2)
     scores = [0.5, 0.6, 0.6, 0.6, 0.7, float("nan"), 0.7, 0.6, 0.6, 0.9, 0.9, 0.8, 0.9]  # the first before any step
-    thawed = [strategy.observe(epochs, score) for epochs, score in enumerate(scores)]
+    unfrozen = [strategy.observe(epochs, score) for epochs, score in enumerate(scores)]
     # Two epochs that are not above 0.6 after the first; the best of all counts, and an unfreeze starts the count anew.
-    assert {epochs: names for epochs, names in enumerate(thawed) if names} == {
+    assert {epochs: names for epochs, names in enumerate(unfrozen) if names} == {
         3: ["three"],
         6: ["two"],
         8: ["one"],
@@ -150,7 +153,7 @@ def test_what_scores_decided_is_restored_and_decided_once() -> None:
         assert other.observe(1, 0.0) == [] and other.state_dict() == {} and other.when("three") is None
 
 
-def test_when_a_stage_can_thaw_at_the_earliest() -> None:
+def test_when_a_stage_can_unfreeze_at_the_earliest() -> None:
     strategy = GradualUnfreeze(NAMES, 6, patience=2)
     assert [strategy.when(name) for name in NAMES] == ["never", "never", "5 at the earliest", "3 at the earliest", None]
 
@@ -166,7 +169,7 @@ def test_a_patience_that_cannot_be(patience: Any) -> None:
 
 
 def test_a_schedule_and_a_patience_do_not_go_together() -> None:
-    with pytest.raises(UserError, match=r"strategy.schedule and strategy.patience both say .* leave one of them null"):
+    with pytest.raises(UserError, match=r"strategy.schedule and strategy.patience both set .* leave one of them null"):
         GradualUnfreeze(NAMES, 6, schedule={"two": 2}, patience=2)
 
 
@@ -184,7 +187,7 @@ def test_a_schedule_and_a_patience_do_not_go_together() -> None:
         ({"schedule": {"heads": 2}}, "strategy.schedule freezes everything in epoch 0: leave heads out of it"),
     ],
 )
-def test_thaws_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
+def test_schedules_that_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GradualUnfreeze(NAMES, 6, **arguments)
 

@@ -1,4 +1,4 @@
-"""The table of runs, and means over seeds with their intervals."""
+"""The table of runs, and means over seeds with intervals."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from visiontune.runs.files import write_json
 from visiontune.sweeps.comparison import average_repeats, find_runs, table
 
 
-def make(
+def write_run(
     folder: Path, name: str, overrides: list[str], value: float | None, mode: str = "max", test: float | None = None
 ) -> None:
     run = RunDirectory.create(folder / name)
@@ -30,15 +30,15 @@ def make(
 
 
 def test_the_best_first_and_only_what_varies(tmp_path: Path) -> None:
-    make(tmp_path, "a", ["optimizer.lr=0.2", "strategy=full", f"run_dir={tmp_path}/a", "seed=1"], 0.5)
-    make(tmp_path, "b", ["strategy=full", f"run_dir={tmp_path}/b"], 0.75, test=0.7)
-    make(tmp_path, "c", ["optimizer.lr=0.3", "strategy=full"], None)
+    write_run(tmp_path, "a", ["optimizer.lr=0.2", "strategy=full", f"run_dir={tmp_path}/a", "seed=1"], 0.5)
+    write_run(tmp_path, "b", ["strategy=full", f"run_dir={tmp_path}/b"], 0.75, test=0.7)
+    write_run(tmp_path, "c", ["optimizer.lr=0.3", "strategy=full"], None)
     rows = table(find_runs([tmp_path]))
     assert [row["run"] for row in rows] == ["b", "a", "c"]
     assert list(rows[0]) == [
         "run", "optimizer.lr", "objective", "value", "test/x/score", "best epoch", "epochs", "seconds", "status",
     ]  # fmt: skip
-    assert [row["optimizer.lr"] for row in rows] == ["0.1", "0.2", "0.3"]  # b has its config's
+    assert [row["optimizer.lr"] for row in rows] == ["0.1", "0.2", "0.3"]  # that of b is from its config
     assert [(row["value"], row["epochs"], row["seconds"], row["status"]) for row in rows[:2]] == [
         (0.75, 3, 2.5, "finished"),
         (0.5, 3, 2.5, "finished"),
@@ -49,7 +49,7 @@ def test_the_best_first_and_only_what_varies(tmp_path: Path) -> None:
 
 def test_the_smallest_first_where_less_is_better(tmp_path: Path) -> None:
     for name, value in (("a", 0.5), ("b", 0.25), ("c", 0.75)):
-        make(tmp_path, name, [], value, mode="min")
+        write_run(tmp_path, name, [], value, mode="min")
     assert [row["run"] for row in table(find_runs([tmp_path]))] == ["b", "a", "c"]
 
 
@@ -57,36 +57,43 @@ def test_repetitions_have_students_interval(tmp_path: Path) -> None:
     values = {"full": [0.80, 0.84, 0.88], "linear_probe": [0.70, 0.71, 0.75]}
     for strategy, scores in values.items():
         for seed, score in enumerate(scores):
-            make(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
-    found = {row["strategy"]: row for row in average_repeats(table(find_runs([tmp_path])))}
-    assert set(found) == set(values)
+            write_run(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
+    averages = {row["strategy"]: row for row in average_repeats(table(find_runs([tmp_path])))}
+    assert set(averages) == set(values)
     for strategy, scores in values.items():
-        row = found[strategy]
+        row = averages[strategy]
         low, high = stats.t.interval(0.95, 2, sum(scores) / 3, stats.sem(scores))
         assert row["runs"] == 3 and row["value"] == pytest.approx(sum(scores) / 3)
         assert row["value +-"] == pytest.approx((high - low) / 2)
         assert row["test/x/score"] == pytest.approx(sum(scores) / 6)
 
 
+def test_failed_runs_do_not_count_as_repeats(tmp_path: Path) -> None:
+    for seed, score in enumerate([0.5, 0.7, None, None]):
+        write_run(tmp_path, f"seed{seed}", [f"seed={seed}"], score)
+    (average,) = average_repeats(table(find_runs([tmp_path])))
+    assert average["runs"] == 2 and average["value"] == pytest.approx(0.6)
+
+
 def test_runs_that_differ_in_more_are_no_repeats(tmp_path: Path) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
-        make(tmp_path, name, [f"optimizer.lr={lr}"], lr)
+        write_run(tmp_path, name, [f"optimizer.lr={lr}"], lr)
     assert average_repeats(table(find_runs([tmp_path]))) == []
 
 
-def test_a_run_is_found_once(tmp_path: Path) -> None:
-    make(tmp_path, "a", [], 0.5)
+def test_a_run_is_listed_once(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", [], 0.5)
     (tmp_path / "nothing").mkdir()
-    found = find_runs([tmp_path, tmp_path / "a"])
-    assert [run.path.name for run in found] == ["a"]
+    runs = find_runs([tmp_path, tmp_path / "a"])
+    assert [run.path.name for run in runs] == ["a"]
 
 
-def test_a_run_alone(trained: object, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+def test_the_table_of_one_run(trained: object, run: RunDirectory, command: Command, tmp_path: Path) -> None:
     outcome = command("compare", run.path, "--csv", tmp_path / "one.csv")
     assert outcome.code == 0, outcome.err
     header, row = (line.split(",") for line in (tmp_path / "one.csv").read_text().splitlines())
-    found = dict(zip(header, row, strict=True))
-    assert found["run"] == run.path.name and found["epochs"] == "4"
+    values = dict(zip(header, row, strict=True))
+    assert values["run"] == run.path.name and values["epochs"] == "4"
     expected = json.loads(run.metrics.read_text())
-    assert float(found["test/classification/accuracy"]) == expected["test/classification/accuracy"]
-    assert float(found["value"]) == expected["val/classification/accuracy"]
+    assert float(values["test/classification/accuracy"]) == expected["test/classification/accuracy"]
+    assert float(values["value"]) == expected["val/classification/accuracy"]

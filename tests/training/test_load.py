@@ -1,4 +1,4 @@
-"""Reading a run runs none of what lies in it."""
+"""Reading a run runs no code from its directory."""
 
 import pickle
 import shutil
@@ -17,7 +17,7 @@ from visiontune.training.load import check_trusted, load_model, open_run, read_c
 
 
 class Trap:
-    """Unpickling it leaves a file."""
+    """Unpickling it creates the file `target`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -37,7 +37,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not sprung.exists()
 
 
-def test_a_checkpoint_of_somebody_else(tmp_path: Path) -> None:
+def test_a_foreign_checkpoint(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=r"is not a checkpoint of this project: write a file of weights as backbone"):
         read_checkpoint(tmp_path / "a.ckpt")
@@ -62,7 +62,7 @@ def test_a_checkpoint_of_somebody_else(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_classes_from_elsewhere_are_refused(node: dict[str, Any], where: str) -> None:
+def test_foreign_classes_are_refused(node: dict[str, Any], where: str) -> None:
     cfg = OmegaConf.create(node)
     with pytest.raises(UserError) as error:
         check_trusted(cfg)
@@ -73,7 +73,7 @@ def test_classes_from_elsewhere_are_refused(node: dict[str, Any], where: str) ->
     check_trusted(cfg, trust=True)
 
 
-def test_a_run_is_trusted_and_its_model_is_its_checkpoint(run: RunDirectory) -> None:
+def test_a_run_of_this_package_is_trusted_and_its_model_has_the_weights_of_the_checkpoint(run: RunDirectory) -> None:
     opened, cfg = open_run(str(run.path))
     assert opened.path == run.path
     for which in ("best", "last"):
@@ -92,10 +92,31 @@ def test_a_run_of_an_older_version_is_one_message(
     shutil.copytree(run.path, tmp_path / "run")
     older = RunDirectory.open(tmp_path / "run")
     text = older.config.read_text()
-    moved = text.replace("visiontune.models.heads.ClassificationHead", "visiontune.heads.ClassificationHead")
-    older.config.write_text(moved if old == "target" else text.replace("\ntechnique:", "\ntechniques:"))
+    old_target = text.replace("visiontune.models.heads.ClassificationHead", "visiontune.heads.ClassificationHead")
+    older.config.write_text(old_target if old == "target" else text.replace("\ntechnique:", "\ntechniques:"))
     older.environment.write_text('{"packages": {"visiontune": "0.1.0"}, "overrides": []}')
     more = ["input=x"] if verb == "predict" else []
     message = command(verb, f"run={older.path}", *more).message
     assert message.startswith(f"{older.config} was written by visiontune 0.1.0, and this is {__version__}: ")
     assert message.endswith(f"or start a new run from its weights with backbone.weights={older.path}")
+
+
+def test_a_class_that_a_library_lacks_is_one_message(run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    other = RunDirectory.open(tmp_path / "run")
+    other.config.write_text(other.config.read_text().replace("torch.optim.AdamW", "torch.optim.AdamX"))
+    message = command("evaluate", f"run={other.path}").message
+    assert message.startswith(f"{other.config} names optimizer._target_=torch.optim.AdamX, which the installed torch")
+    assert message.endswith(f"install the version that is in {other.environment}")
+
+
+@pytest.mark.parametrize("environment", ['{"packages": {}, "overrides": []}', None])
+def test_a_run_without_a_version(environment: str | None, run: RunDirectory, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    other = RunDirectory.open(tmp_path / "run")
+    other.config.write_text(other.config.read_text().replace("\ntechnique:", "\ntechniques:"))
+    other.environment.unlink()
+    if environment:
+        other.environment.write_text(environment)
+    message = command("evaluate", f"run={other.path}").message
+    assert message.startswith(f"{other.config} was written by another version of visiontune, and this is ")

@@ -1,4 +1,4 @@
-"""What a run goes on from, and when it is refused."""
+"""Which checkpoint a run resumes from, and when resuming is refused."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ import pytest
 import torch
 from miniatures import FORMATS, change_json
 from PIL import Image
-from running import Command
+from running import Command, mostly_slow
 
 from visiontune import __version__
 from visiontune.data import VisionData
@@ -44,12 +44,12 @@ def test_log_files_are_cut_back(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Nothing is written after it."""
+    """Ends the run like a kill: nothing is written afterwards."""
 
 
 @pytest.fixture(scope="module")
 def runs(command: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, Path]:
-    """A run of three epochs of four steps, and the same one killed in its third."""
+    """A run of three epochs of four steps, and the folder of the same run, killed in its third epoch."""
     folder = tmp_path_factory.mktemp("runs")
     arguments = [*tiny, "trainer.max_epochs=3", "data.batch_size=16", "strategy=full", "seed=3"]
     whole = command("train", *arguments, f"run_dir={folder / 'whole'}").run
@@ -67,13 +67,13 @@ def runs(command: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def stopped(runs: tuple[RunDirectory, Path], tmp_path: Path) -> RunDirectory:
-    """The killed one, to do with as one likes."""
+    """A copy of the killed run, which a test may change."""
     shutil.copytree(runs[1], tmp_path / "run")
     return RunDirectory.open(tmp_path / "run")
 
 
 def corrupt(path: Path) -> None:
-    """One byte of a weight: `torch.load` takes it."""
+    """Change one byte of a weight: `torch.load` still reads it."""
     weight = torch.load(path, weights_only=True)["state_dict"]["heads.classification.linear.weight"]
     content = bytearray(path.read_bytes())
     content[content.index(weight.numpy().tobytes())] ^= 255
@@ -85,7 +85,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize("damage", [corrupt, truncate, Path.unlink])
+@pytest.mark.parametrize("damage", mostly_slow([corrupt, truncate, Path.unlink], corrupt))
 def test_a_corrupt_last_checkpoint(
     damage: Callable[[Path], None], stopped: RunDirectory, runs: tuple[RunDirectory, Path], command: Command
 ) -> None:
@@ -94,10 +94,10 @@ def test_a_corrupt_last_checkpoint(
     line = "resumes after step 4, from previous.ckpt: last.ckpt is missing or corrupt"
     assert line in outcome.out.splitlines() and outcome.out.count("resumes after") == 1
     assert line in stopped.log.read_text()
-    # It ends where the run did that was not stopped.
-    one, other = (torch.load(run.checkpoint("last"), weights_only=True) for run in (runs[0], stopped))
-    assert one["global_step"] == other["global_step"] == 12
-    assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+    # It ends like the uninterrupted run.
+    whole, resumed = (torch.load(run.checkpoint("last"), weights_only=True) for run in (runs[0], stopped))
+    assert whole["global_step"] == resumed["global_step"] == 12
+    assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in whole["state_dict"].items())
     assert history(stopped) == history(runs[0])
     assert sorted(path.name for path in stopped.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
 
@@ -107,7 +107,9 @@ def history(run: RunDirectory) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def test_the_best_is_the_last_resort(stopped: RunDirectory, runs: tuple[RunDirectory, Path], command: Command) -> None:
+def test_the_best_checkpoint_is_the_last_resort(
+    stopped: RunDirectory, runs: tuple[RunDirectory, Path], command: Command
+) -> None:
     step = torch.load(stopped.checkpoint("best"), weights_only=True)["global_step"]
     corrupt(stopped.checkpoint("last"))
     truncate(stopped.checkpoints / "previous.ckpt")
@@ -125,7 +127,7 @@ def test_no_checkpoint_can_be_read(stopped: RunDirectory, command: Command) -> N
     assert stopped.read_status()["error"] == "Killed: "  # nothing was started
 
 
-def test_a_run_that_is_being_trained(stopped: RunDirectory, command: Command) -> None:
+def test_a_run_that_another_process_trains(stopped: RunDirectory, command: Command) -> None:
     lock = "f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
     lock = f"import fcntl, sys; {lock}"
     place = stopped.path / ".claim"
@@ -144,19 +146,19 @@ def test_fewer_epochs_than_it_has_trained(stopped: RunDirectory, command: Comman
     assert stopped.read_status()["error"] == "Killed: "
 
 
-def test_other_processes_within_an_epoch(stopped: RunDirectory, command: Command) -> None:
+def test_another_number_of_ranks_within_an_epoch(stopped: RunDirectory, command: Command) -> None:
     path = stopped.checkpoint("last")
     state = torch.load(path, weights_only=True)
     state["VisionData"]["done"], state["exact_resume"]["ranks"] = 1, [{}, {}]
     torch.save(state, path)
     assert command("train", f"run={stopped.path}", "trainer.max_epochs=9").message == (
-        f"trainer.devices=1: {path} was written within an epoch of 2 ranks; write trainer.devices=2, or begin anew "
-        f"from its weights with weights_from={stopped.path}"
+        f"trainer.devices=1: {path} was written within an epoch of 2 ranks; write trainer.devices=2, or start a new "
+        f"run from its weights with weights_from={stopped.path}"
     )
 
 
 def test_what_may_change(stopped: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`epochs` stands for `trainer.max_epochs`, as for a new run; a folder is written down as seen from everywhere."""
+    """`epochs` means `trainer.max_epochs`, as for a new run; folders become absolute paths."""
     monkeypatch.chdir(tmp_path)
     cfg, checkpoint = resume_config(stopped, ["run=here", "epochs=7", "+data.root=photos", "trust=True"])
     assert cfg.trainer.max_epochs == 7 and checkpoint == stopped.checkpoint("last")
@@ -169,7 +171,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     torch.save(state, path)
 
 
-def test_another_version_that_fits_is_said(stopped: RunDirectory, command: Command) -> None:
+def test_another_version_that_fits_is_logged(stopped: RunDirectory, command: Command) -> None:
     edit(stopped.checkpoint("last"), lambda state: state["visiontune"].update(version="0.0.9"))
     outcome = command("train", f"run={stopped.path}")
     assert outcome.code == 0, outcome.err
@@ -209,12 +211,14 @@ def test_a_config_of_another_version(stopped: RunDirectory, command: Command) ->
     )
 
 
-# ---- a data set that is not what it was
+# ---- a data set that has changed
 
 
 @pytest.fixture
-def begun(command: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`begun("data=csv", ...)`: a run that failed at its first step."""
+def failed_run(
+    command: Command, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """`failed_run("data=csv", ...)`: the directory of a run that failed at its first step."""
 
     def start(*overrides: str) -> Path:
         with monkeypatch.context() as patch:
@@ -228,9 +232,9 @@ def begun(command: Command, small: list[str], tmp_path: Path, monkeypatch: pytes
 
 
 def paint(path: Path) -> None:
-    """Another image of the same size."""
-    with Image.open(path) as picture:
-        size = picture.size
+    """Replace the image by another one of the same size."""
+    with Image.open(path) as image:
+        size = image.size
     Image.new("RGB", size, (9, 9, 9)).save(path)
 
 
@@ -240,12 +244,12 @@ def add(root: Path) -> None:
 
 
 def add_class(root: Path) -> None:
-    """Before the others, whose numbers are then other ones."""
+    """Add a class before the others, so that their numbers change."""
     shutil.copytree(root / "sky", root / "apple")
     for path in (root / "apple").iterdir():
-        with Image.open(path) as picture:
-            turned = picture.rotate(180)
-        turned.save(path)
+        with Image.open(path) as image:
+            rotated = image.rotate(180)
+        rotated.save(path)
 
 
 @pytest.mark.parametrize(
@@ -257,22 +261,22 @@ def add_class(root: Path) -> None:
         (add_class, "20 images are new since this run started: apple/"),
         (lambda root: shutil.rmtree(root / "sky"), "20 images of this run no longer exist: sky/"),
     ],
-    ids=["gone", "other content", "more", "a class more", "a class gone"],
+    ids=["missing image", "other content", "new image", "new class", "missing class"],
 )
 @pytest.mark.slow
 def test_a_folder_that_has_changed(
     change: Callable[[Path], Any],
     message: str,
-    begun: Callable[..., Path],
+    failed_run: Callable[..., Path],
     command: Command,
     tiles: Path,
     tmp_path: Path,
 ) -> None:
     shutil.copytree(tiles, tmp_path / "photos")
-    place = begun("data=image_folder", f"data.root={tmp_path / 'photos'}")
+    place = failed_run("data=image_folder", f"data.root={tmp_path / 'photos'}")
     change(tmp_path / "photos")
     assert command("train", f"run={place}").message.startswith(message)
-    assert RunDirectory.open(place).read_status()["error"] == "ZeroDivisionError: division by zero"  # as it was left
+    assert RunDirectory.open(place).read_status()["error"] == "ZeroDivisionError: division by zero"  # unchanged
 
 
 def record(data: VisionData, path: Path, labels: bool = True) -> None:
@@ -287,7 +291,7 @@ def record(data: VisionData, path: Path, labels: bool = True) -> None:
 def test_other_formats_that_have_changed(
     name: str, config: Callable[..., Any], small: list[str], tmp_path: Path
 ) -> None:
-    """An image that is gone is missed by the reader itself, where a file names it."""
+    """If a file names an image that no longer exists, the reader itself refuses it."""
     write, overrides = FORMATS[name]
     root = write(tmp_path / "set")
     cfg = config(f"data={name}", f"data.root={root}", *overrides, base=small)
@@ -314,12 +318,12 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"^1 images are new since this run started: images/p11.jpg. Remove them"):
         build_data(cfg).assign_as(splits, grown=False)
-    build_data(cfg).assign_as(splits)  # who only measures leaves it out
+    build_data(cfg).assign_as(splits)  # an evaluation leaves the new image out
 
 
 @pytest.mark.slow
 def test_more_epochs_freeze_nothing_again(command: Command, tiny: list[str], tmp_path: Path) -> None:
-    """Half of 2 epochs is 1; half of 4, or of 8, would freeze what has trained."""
+    """Half of 2 epochs is 1; half of 4 or of 8 would freeze stages that have already trained."""
     arguments = [*tiny, "strategy=lp_ft", "strategy.probe_epochs=0.5", "trainer.max_epochs=2"]
     run = command("train", *arguments, f"run_dir={tmp_path / 'run'}").run
     for epochs in (4, 8):
@@ -329,25 +333,25 @@ def test_more_epochs_freeze_nothing_again(command: Command, tiny: list[str], tmp
         assert [f"2-{epochs}" in cells for cells in stages] == [True, True], stages
 
 
-# By the name of `data=`: a file under the root, and how one label in it changes.
+# Option of `data` -> a file under the root, and a function that changes one label in it.
 RELABELLED: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "coco": ("train.json", lambda file: change_json(file, lambda whole: whole["annotations"][0].update(category_id=7))),
     "voc": ("Annotations/p00.xml", lambda file: file.write_text(file.read_text().replace("brick", "tile", 1))),
     "yolo": ("labels/train/p00.txt", lambda file: file.write_text("1" + file.read_text()[1:])),
-    "masks": ("masks/p00.png", lambda file: one_pixel(file)),
-    "csv": ("table.csv", lambda file: file.write_text(add_one(file.read_text()))),
+    "masks": ("masks/p00.png", lambda file: change_pixel(file)),
+    "csv": ("table.csv", lambda file: file.write_text(change_area(file.read_text()))),
 }
 
 
-def one_pixel(mask: Path) -> None:
-    with Image.open(mask) as picture:
-        values = np.array(picture)
+def change_pixel(mask: Path) -> None:
+    with Image.open(mask) as image:
+        values = np.array(image)
     values[0, 0] = 1
     Image.fromarray(values).save(mask)
 
 
-def add_one(table: str) -> str:
-    """To the area of the first image."""
+def change_area(table: str) -> str:
+    """Add 1 to the area of the first image."""
     header, first, *rest = table.splitlines()
     *others, area = first.split(",")
     return "\n".join([header, ",".join([*others, str(float(area) + 1)]), *rest]) + "\n"
@@ -363,10 +367,10 @@ def test_a_label_that_has_changed(name: str, config: Callable[..., Any], small: 
     record(build_data(cfg), older, labels=False)
     shutil.copytree(root, tmp_path / "moved")
     elsewhere = config(f"data={name}", f"data.root={tmp_path / 'moved'}", *overrides, base=small)
-    build_data(elsewhere).assign_as(splits, grown=False)  # where it lies makes no difference
+    build_data(elsewhere).assign_as(splits, grown=False)  # the folder does not matter
     file, change = RELABELLED[name]
     change(root / file)
     with pytest.raises(UserError, match=r"^1 images have other labels than in this run: \S*p00.jpg. Restore them, or"):
         build_data(cfg).assign_as(splits, grown=False)
-    build_data(cfg).assign_as(splits)  # who only measures may have corrected them
-    build_data(cfg).assign_as(older, grown=False)  # begun before labels were hashed
+    build_data(cfg).assign_as(splits)  # an evaluation accepts corrected labels
+    build_data(cfg).assign_as(older, grown=False)  # a run from before labels were hashed

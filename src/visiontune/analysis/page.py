@@ -1,4 +1,4 @@
-"""report/index.html: one page that needs only the images in its folder."""
+"""report/index.html: one page that reads only the images in its folder."""
 
 import csv
 from collections.abc import Collection
@@ -27,17 +27,17 @@ def write_page(
     source: str | None = None,
     per_class: Collection[str] = (),
 ) -> None:
-    """The metrics of a run, its curves, and `images`.
+    """Write the page: the metrics of a run, its curves, and `images`.
 
     Args:
         images: file names in the report folder.
-        source: the run that this one was compressed from.
-        per_class: `TASK/METRIC/CLASS` of the metrics without a curve.
+        source: the run that this run was compressed from.
+        per_class: metrics `TASK/METRIC/CLASS` that get no curve.
     """
     origin = f" It was compressed from the run <code>{escape(source)}</code>." if source else ""
     if _draw_curves(run, per_class):
         images = ["curves.png", *images]
-    images = [*images, *(path.name for path in run.report.glob("lr_range.png"))]  # of the learning rate range test
+    images = [*images, *(path.name for path in run.report.glob("lr_range.png"))]  # of the learning-rate range test
     rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
     figures = "\n".join(
         f'<h2>{escape(name.removesuffix(".png").replace("_", " "))}</h2><img src="{escape(name)}" alt="{escape(name)}">'

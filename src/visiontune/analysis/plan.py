@@ -1,4 +1,4 @@
-"""The plan: what a run will do, before it does it."""
+"""The plan: what a run will do."""
 
 import math
 from pathlib import Path
@@ -12,16 +12,24 @@ from visiontune.data import VisionData
 from visiontune.frozen_features.settings import describe_cache
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads import Describable
 from visiontune.strategies import Strategy
 from visiontune.strategies.base import HEADS
 
 
-def plan(
-    cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightReport, processes: int, where: Path
-) -> str:
-    """The whole plan as text."""
+def plan(cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightReport, ranks: int, where: Path) -> str:
+    """The whole plan as text.
+
+    Args:
+        where: the run directory.
+    """
     return "\n\n".join(
-        [_data(data), f"weights: {weights}", _stages(cfg, model), _training(cfg, data, model, processes, where)]
+        [
+            "\n".join([_data(data), *_silent_heads(model)]),
+            f"weights: {weights}",
+            _stages(cfg, model),
+            _training(cfg, data, model, ranks, where),
+        ]
     )
 
 
@@ -42,6 +50,16 @@ def _data(data: VisionData) -> str:
         rows += [["images", *images], *([["labelled", *labelled]] if labelled != images else [])]
         parts.append(render(f"data: {task}, {counted}", header, rows))
     return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
+
+
+def _silent_heads(model: FineTuner) -> list[str]:
+    """A note for each head whose predictions are neither described nor drawn."""
+    return [
+        f"note: {task}: {type(head).__name__} is not Describable: predictions.csv has its losses alone, and the report "
+        "shows no images of it"
+        for task, head in model.heads.items()
+        if not isinstance(head, Describable)
+    ]
 
 
 def _stages(cfg: DictConfig, model: FineTuner) -> str:
@@ -72,25 +90,25 @@ def _stages(cfg: DictConfig, model: FineTuner) -> str:
 
 
 def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
-    """`TOTAL`, or `TRAINABLE of TOTAL` where the strategy trains a part of the stage."""
+    """`TOTAL`, or `TRAINABLE of TOTAL` if the strategy trains a part of the stage."""
     total, trainable = sum(p.numel() for p in module.parameters()), _count_trainable(strategy, stage, module)
     return f"{total:,}" if trainable == total else f"{trainable:,} of {total:,}"
 
 
 def _count_trainable(strategy: Strategy, stage: str, module: nn.Module) -> int:
-    """How many parameters of the stage the strategy can train."""
+    """The number of parameters of the stage that the strategy can train."""
     parameters = [(part, name, p) for part in module.modules() for name, p in part.named_parameters(recurse=False)]
     return sum(p.numel() for part, name, p in parameters if stage == HEADS or strategy.trains_parameter(part, name))
 
 
 def trained_parameters(model: FineTuner, epochs: int) -> int:
-    """How many parameters train in at least one epoch."""
+    """The number of parameters that train in at least one epoch."""
     trains = {name for epoch in range(epochs) for name in model.strategy.trainable(epoch)}
     return sum(_count_trainable(model.strategy, name, module) for name, module in model.stages() if name in trains)
 
 
 def _epochs(epochs: list[int]) -> str:
-    """`1-20` for the epochs 0..19, as people count; `never` for none."""
+    """`1-20` for the epochs 0..19; `never` if there are none."""
     if not epochs:
         return "never"
     first, last = epochs[0] + 1, epochs[-1] + 1
@@ -101,14 +119,14 @@ def _epochs(epochs: list[int]) -> str:
     )
 
 
-def _training(cfg: DictConfig, data: VisionData, model: FineTuner, processes: int, where: Path) -> str:
-    batches = data.steps_per_epoch(processes)
+def _training(cfg: DictConfig, data: VisionData, model: FineTuner, ranks: int, where: Path) -> str:
+    batches = data.steps_per_epoch(ranks)
     window = cfg.trainer.accumulate_grad_batches
     steps = math.ceil(batches / window)
     name, mode = model.monitor
     lines = {
         "training": f"{cfg.trainer.max_epochs} epochs of {steps} steps = {cfg.trainer.max_epochs * steps} steps, "
-        f"{data.batch_size} images x {processes} process{'es' * (processes > 1)} x {window} accumulated",
+        f"{data.batch_size} images x {ranks} rank{'s' * (ranks > 1)} x {window} accumulated",
         "optimizer": f"{_last(cfg.optimizer._target_)}, schedule {_last(cfg.scheduler._target_)}",
         "frozen stages": describe_cache(cfg, data, model),
         "image": f"{data.channels} x {data.image_size[0]} x {data.image_size[1]}, resize {data.resize}",

@@ -1,4 +1,4 @@
-"""What a finished run leaves: metrics, predictions, images, the report page; and the same in its loggers."""
+"""Write and log the results of a run: metrics, predictions, images, the report page."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from visiontune.analysis.page import write_page
 from visiontune.analysis.tables import render
 from visiontune.data import VisionData
+from visiontune.errors import first_line
 from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_artifacts, log_final_image, log_results
 from visiontune.models.finetuner import FineTuner
@@ -35,7 +36,13 @@ def report(
     results: list[Evaluation],
     loggers: Sequence[Logger],
 ) -> None:
-    """Write and log the results of the best checkpoint: one `Evaluation` for each split."""
+    """Write and log the results of the best checkpoint.
+
+    An error in a figure or the page is a warning: a finished training stays finished.
+
+    Args:
+        results: one `Evaluation` for each split.
+    """
     metrics = {name: value for result in results for name, value in result.metrics.items()}
     # JSON has no NaN: a metric without a value, such as that of a class without samples, is left out.
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
@@ -44,12 +51,15 @@ def report(
     last = results[-1]
     step = read_checkpoint(run.checkpoint("best")).get("global_step", 0)
     log_results(loggers, flatten(cfg), finite, model.monitor[0], step)
-    images = write_images(run.report, data, model, last)
-    for name, file in images.items():
-        image = pil_to_tensor(Image.open(run.report / file).convert("RGB"))
-        log_final_image(loggers, name, image, step)
-    names = list(images.values())
-    write_page(run, last.split, metrics, names, cfg.get("compressed_from"), per_class_names(results))
+    try:
+        images = write_images(run.report, data, model, last)
+        for name, file in images.items():
+            image = pil_to_tensor(Image.open(run.report / file).convert("RGB"))
+            log_final_image(loggers, name, image, step)
+        names = list(images.values())
+        write_page(run, last.split, metrics, names, cfg.get("compressed_from"), per_class_names(results))
+    except Exception as error:  # drawing runs code of heads, metrics and matplotlib
+        log.warning(f"warning: the report is not complete: {type(error).__name__}: {first_line(error)}")
     log_artifacts(loggers, run)
     log.info("\n" + results_table(results))
     log.info(f"\nbest checkpoint  {run.checkpoints / 'best.ckpt'}")
@@ -59,7 +69,7 @@ def report(
 
 
 def results_table(results: list[Evaluation]) -> str:
-    """A row for each metric and a column for each split; then, for each task, the classes of the last split."""
+    """A row per metric and a column per split; then, for each task, a table of the classes of the last split."""
     names = list(dict.fromkeys(name.partition("/")[2] for result in results for name in result.metrics))
     classes = per_class_names(results)
     rows = []
@@ -68,11 +78,11 @@ def results_table(results: list[Evaluation]) -> str:
             values = [result.metrics.get(f"{result.split}/{name}", math.nan) for result in results]
             rows.append([name, *(f"{value:.4f}" for value in values)])
     table = render("best checkpoint", ["metric", *(result.split for result in results)], rows)
-    return "\n\n".join([table, *_by_class(results[-1])])
+    return "\n\n".join([table, *_class_tables(results[-1])])
 
 
 def per_class_names(results: list[Evaluation]) -> set[str]:
-    """`TASK/METRIC/CLASS` of all metrics of a class."""
+    """The names `TASK/METRIC/CLASS` of all metrics with a value per class."""
     return {
         f"{task}/{values.metric}/{name}"
         for result in results
@@ -82,8 +92,8 @@ def per_class_names(results: list[Evaluation]) -> set[str]:
     }
 
 
-def _by_class(result: Evaluation) -> list[str]:
-    """A table for each task that has metrics of each class."""
+def _class_tables(result: Evaluation) -> list[str]:
+    """A table for each task that has metrics with a value per class."""
     tables = []
     for task, metrics in result.per_class.items():
         if metrics:
@@ -100,7 +110,7 @@ def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evalu
     """Write each task's figures and worst samples as PNG files to `folder`.
 
     Returns:
-        The file name of each image, by the name that loggers show: `SPLIT/TASK/NAME`.
+        By the name that loggers show, `SPLIT/TASK/NAME`, the file name of each image.
     """
     files = {}
     for task, head in model.heads.items():
@@ -118,12 +128,12 @@ def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evalu
 
 
 def draw_worst(data: VisionData, head: Describable, task: str, result: Evaluation) -> Tensor:
-    """The samples with the largest loss, worst first, truth and prediction drawn on them."""
+    """A grid of the samples with the largest loss, the worst first, with target and prediction drawn."""
     dataset = data.dataset(result.split, augmented=False)
     position = {sample.path: i for i, sample in enumerate(dataset.samples)}
     return image_grid(
         [
-            head.draw(dataset.original_image(position[case.path]), case.prediction, case.truth)
-            for case in result.worst[task]
+            head.draw(dataset.original_image(position[sample.path]), sample.prediction, sample.truth)
+            for sample in result.worst[task]
         ]
     )

@@ -1,4 +1,4 @@
-"""Tables as text, the same in the terminal and in train.log."""
+"""Tables as text, for the terminal and train.log."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with aligned columns; columns of numbers are aligned to the right."""
+    """Format a table; columns of numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):

@@ -1,4 +1,4 @@
-"""Gradient accumulation over a number of batches that the window does not divide."""
+"""Gradient accumulation where the number of batches is not a multiple of the window."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class LastWindowScale(L.Callback):
-    """Scales the losses of an epoch's last accumulation window where that is shorter than the others.
+    """Scales the losses of an epoch's last accumulation window if it is shorter than the others.
 
-    Lightning divides each loss by `accumulate_grad_batches` even then, so that the gradient of the window is too small.
+    Lightning divides each loss by `accumulate_grad_batches` there too, so the gradient of that window is too small.
     """
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         window, batches = trainer.accumulate_grad_batches, int(trainer.num_training_batches)
-        length = batches % window  # of the last window; 0 where all are whole
+        length = batches % window  # of the last window; 0 if all windows are full
         if length and trainer.fit_loop.batch_idx >= batches - length:
             loss.mul_(window / length)

@@ -16,10 +16,10 @@ class AutoRGN(L.Callback):
     norms are averaged over steps, because those of single batches are noisy.
 
     Args:
-        momentum: of the average, 0..1.
+        momentum: of the average, 0 or more and below 1.
 
     Raises:
-        UserError: out of range.
+        UserError: `momentum` is out of range.
     """
 
     def __init__(self, momentum: float = 0.9) -> None:
@@ -30,25 +30,25 @@ class AutoRGN(L.Callback):
             )
         self.momentum = momentum
         self.norms: dict[str, float] = {}
-        self.step: int | None = None  # in which learning rates were last scaled
+        self.step: int | None = None  # the last step whose learning rates were scaled
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.global_step == self.step:  # the second pass of SAM: this step is scaled already
             return
         self.step = trainer.global_step
-        trained = [
+        parameters = [
             (group["stage"], p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
-        if not trained:
+        if not parameters:
             return
-        both = [[p.grad for _, p in trained], [p for _, p in trained]]
+        both = [[p.grad for _, p in parameters], [p for _, p in parameters]]
         gradients, weights = torch.stack([torch.stack(torch._foreach_norm(tensors)) for tensors in both]).tolist()
         squares: dict[str, list[float]] = {}
-        for (stage, _), gradient, weight in zip(trained, gradients, weights, strict=True):
-            parts = squares.setdefault(stage, [0.0, 0.0])
-            parts[0] += gradient**2
-            parts[1] += weight**2
+        for (stage, _), gradient, weight in zip(parameters, gradients, weights, strict=True):
+            sums = squares.setdefault(stage, [0.0, 0.0])
+            sums[0] += gradient**2
+            sums[1] += weight**2
         current = {stage: (gradient / max(weight, 1e-12)) ** 0.5 for stage, (gradient, weight) in squares.items()}
         if not all(map(math.isfinite, current.values())):
             return  # 16-mixed skips such steps until its loss scale fits
@@ -56,7 +56,7 @@ class AutoRGN(L.Callback):
             self.norms[stage] = self.momentum * self.norms.get(stage, norm) + (1 - self.momentum) * norm
         largest = max(self.norms[stage] for stage in current)
         if largest > 0:
-            for group in optimizer.param_groups:  # for this step: the FineTuner restores the schedule's learning rates
+            for group in optimizer.param_groups:  # for this step only: the FineTuner restores the schedule's values
                 group["lr"] *= self.norms.get(group["stage"], largest) / largest
 
     def state_dict(self) -> dict[str, Any]:

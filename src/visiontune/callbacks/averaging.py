@@ -1,4 +1,4 @@
-"""Averages of the weights, which are validated, saved and used instead of the last ones."""
+"""Averages of the weights, which are validated, saved and used instead of the last weights."""
 
 from typing import Any
 
@@ -7,30 +7,22 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from visiontune.errors import UserError
 from visiontune.strategies.freezing import average_batchnorm
 
 
 class WeightAverage(WeightAveraging):
     """Averages weights over the last part of the training (Polyak & Juditsky 1992; Morales-Brotons et al. 2024).
 
-    On a small validation split the scores of single epochs are noisy, and the best one is often luck; the scores of the
-    average are not. The horizon grows with the length of the training, and is short at its start.
+    On a small validation split the scores of single epochs are noisy, and the best epoch is often luck; the scores of
+    the average are smoother. The average remembers few steps at the start of the training.
 
     Args:
-        horizon: fraction of all steps, 0..1, that the average remembers (its decay is 1 - 1 / (horizon * steps)).
-
-    Raises:
-        UserError: a fraction out of range.
+        horizon: fraction of all steps, above 0 and at most 1, that the average remembers: its decay is
+            1 - 1 / (horizon * steps).
     """
 
     def __init__(self, horizon: float = 0.1) -> None:
         super().__init__(multi_avg_fn=self._average)
-        if not isinstance(horizon, int | float) or not 0 < horizon <= 1:
-            raise UserError(
-                f"technique.ema.horizon={horizon}: expected a fraction of all steps, above 0 and at most 1; write "
-                "technique.ema.horizon=0.1"
-            )
         self.horizon = horizon
         self.steps = 0.0
 
@@ -66,7 +58,8 @@ class StochasticWeightAverage(WeightAverage):
     It needs a learning rate that stays high: `scheduler=constant`. BatchNorm statistics are averaged as well.
 
     Args:
-        horizon: fraction of all steps, 0..1, that are averaged; before them, the average is the current weights.
+        horizon: fraction of all steps, above 0 and at most 1, at the end of the training, that are averaged. Before
+            them the average equals the current weights.
     """
 
     def share(self, count: int) -> float:

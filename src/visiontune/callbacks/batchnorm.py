@@ -10,7 +10,7 @@ from visiontune.strategies.freezing import average_batchnorm
 class AverageBatchNorm(L.Callback):
     """Averages BatchNorm statistics over the ranks before each validation.
 
-    Each rank has seen other samples, and would validate another network.
+    Each rank computes them from its own samples, so the ranks would otherwise validate different networks.
     """
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""best.ckpt and last.ckpt of a run directory."""
+"""The checkpoints of a run directory: best.ckpt and last.ckpt."""
 
 import math
 import re
@@ -55,8 +55,8 @@ class Checkpoints(Checkpoint):
     in case the newest file is corrupt.
 
     Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (of the linear probe), needs
-    no file name patterns, and writes `last.ckpt` when the run is interrupted. Equal scores are common on a small
-    validation split; then the later epoch is the best, since its learning rate was lower.
+    no file name patterns, and writes `last.ckpt` when the run is interrupted. Of equal scores, which are common on a
+    small validation split, the later epoch is the best, since its learning rate was lower.
 
     Args:
         run: the run directory to write to.
@@ -103,14 +103,14 @@ class Checkpoints(Checkpoint):
             self.handler = None
 
     def _interrupt(self, *_: Any) -> None:
-        """The first Ctrl-C stops between two batches, where a checkpoint is exact; the second stops at once."""
+        """The first Ctrl-C stops between two batches, where a checkpoint is exact; the second stops immediately."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
-        if self.stopped_before == trainer.max_epochs:  # it stopped early; a resume with more epochs trains on
+        if self.stopped_before == trainer.max_epochs:  # it stopped early; only a resume with more epochs trains again
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -119,7 +119,7 @@ class Checkpoints(Checkpoint):
         # All ranks use rank 0's score, so that they save together.
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]), src=0)
         self.validated = True
-        if self._better(score):
+        if self._is_better(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             self.improved = True
 
@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         # After a resume Lightning's count, which is the step of logged values, is off by one.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        if self.validated or self.interrupted or self._due(trainer, batch_idx):
+        if self.validated or self.interrupted or self._is_due(trainer, batch_idx):
             self._save(trainer)
         if self.interrupted:
             raise KeyboardInterrupt
@@ -143,7 +143,7 @@ class Checkpoints(Checkpoint):
         if self.best_score is None and self.monitor in trainer.callback_metrics:
             raise RuntimeError(
                 f"{self.monitor} was NaN in every validation (does the split have a single class?), so there is no "
-                "best epoch: write another monitor=val/TASK/METRIC"
+                "best epoch; write another monitor=val/TASK/METRIC, such as monitor=val/TASK/loss"
             )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ class Checkpoints(Checkpoint):
                 logger.experiment.flush()
         checkpoint["log_files"] = log_file_lengths(self.run.path)
 
-    def _due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         if self.every_steps is not None and trainer.global_step - self.saved_step >= self.every_steps:
             return True
         if self.every_minutes is None:
@@ -178,7 +178,7 @@ class Checkpoints(Checkpoint):
         self.validated = self.improved = False
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
 
-    def _better(self, score: float) -> bool:
+    def _is_better(self, score: float) -> bool:
         if math.isnan(score):
             return False
         if self.best_score is None:

@@ -1,4 +1,4 @@
-"""What Lightning's checkpoints lack so that a resumed run equals an uninterrupted one, bit for bit."""
+"""Additions to Lightning's checkpoints, so that a resumed run equals an uninterrupted one, bit for bit."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ KEY = "exact_resume"  # in a checkpoint
 
 
 class ExactResume(L.Callback):
-    """Saves and restores what makes a resumed run equal to an uninterrupted one, also within an epoch.
+    """Saves and restores the state that makes a resumed run equal to an uninterrupted one, also within an epoch.
 
     Under `checkpoint["exact_resume"]`:
 
     - `ranks`: for each rank the epoch's running means, and (with several ranks) the buffers of the network and of its
       average. BatchNorm statistics differ between ranks until a validation averages them, and only rank 0 writes a
       checkpoint.
-    - `gradients`: those that an open accumulation window has summed up.
-    - `loss_terms`: the parameters of the extra loss terms, which stand in no state dict.
+    - `gradients`: the sums of an accumulation window that is not complete.
+    - `loss_terms`: the parameters of the extra loss terms, which no state dict contains.
     """
 
     def __init__(self) -> None:
-        self.state: dict[str, Any] = {}  # of the checkpoint that the training resumes from
+        self.state: dict[str, Any] = {}  # from the checkpoint that the training resumes from
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         rank: dict[str, Any] = {"means": pl_module.train_means.state_dict()}
@@ -47,7 +47,7 @@ class ExactResume(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.state = checkpoint.get(KEY, {})
 
-    # Not earlier: the model is on its device now, and all other callbacks have loaded their parts of the checkpoint.
+    # At this point the model is on its device, and all other callbacks have loaded their parts of the checkpoint.
     @torch.no_grad()
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         state, self.state = self.state, {}
@@ -72,7 +72,7 @@ class ExactResume(L.Callback):
 
 
 def saved_ranks(checkpoint: dict[str, Any]) -> int:
-    """How many ranks the training had that wrote a checkpoint."""
+    """The number of ranks of the training that wrote a checkpoint."""
     return len(checkpoint.get(KEY, {}).get("ranks", [None]))
 
 
@@ -83,6 +83,6 @@ def _networks(trainer: Any, pl_module: nn.Module) -> list[nn.Module]:
 
 
 def _buffers(network: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a state dict holds."""
+    """The buffers that a state dict contains."""
     names = network.state_dict().keys()
     return {name: buffer for name, buffer in network.named_buffers() if name in names}

@@ -1,4 +1,4 @@
-"""What the network sees."""
+"""The first training batch as an image."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class FirstBatch(L.Callback):
     """Logs the first training batch, augmented and mixed, as one image.
 
     Args:
-        images: how many of the batch.
+        images: largest number of images to show.
     """
 
     def __init__(self, images: int = 16) -> None:
@@ -25,7 +25,7 @@ class FirstBatch(L.Callback):
         if trainer.global_step or batch_idx or not trainer.loggers or not trainer.is_global_zero:
             return
         images = batch["image"][: self.images].float().cpu()[:, :3]
-        if "frozen" in batch:  # the batch has the outputs of the frozen stages, and no pixels
+        if "frozen" in batch:  # the batch holds outputs of the frozen stages instead of pixels
             dataset = trainer.datamodule.dataset("train", augmented=True)  # type: ignore[attr-defined]
             rows = batch["index"][: self.images]
             images = torch.stack([dataset[(0, int(i))]["image"][:3] / 255 for i in rows])

@@ -11,10 +11,10 @@ from visiontune.runs.log import log
 
 
 class History(L.Callback):
-    """Writes a row of `metrics.csv` after each validation; the row before the first step has `epoch` 0 and `step` 0.
+    """Writes a row of `metrics.csv` after each epoch; the row before the first step has `epoch` 0 and `step` 0.
 
     `epoch` counts completed epochs. A resumed run drops the rows after its checkpoint, so the curve has no gap and no
-    row twice.
+    duplicate row.
     """
 
     def __init__(self, path: Path, monitor: tuple[str, str]) -> None:
@@ -32,12 +32,13 @@ class History(L.Callback):
 
     # The training metrics of an epoch are complete after its validation.
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._row(trainer, trainer.current_epoch + 1)
+        self._write_row(trainer, trainer.current_epoch + 1)
 
-    def before_training(self, trainer: L.Trainer) -> None:
-        self._row(trainer, 0)
+    def write_initial_row(self, trainer: L.Trainer) -> None:
+        """Write the row of the validation before the first step."""
+        self._write_row(trainer, 0)
 
-    def _row(self, trainer: L.Trainer, epoch: int) -> None:
+    def _write_row(self, trainer: L.Trainer, epoch: int) -> None:
         # Reading callback_metrics averages train/loss over the ranks, so every rank has to read it.
         metrics = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if not trainer.is_global_zero or any(row["epoch"] == str(epoch) for row in self.rows):

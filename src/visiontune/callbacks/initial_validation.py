@@ -8,7 +8,7 @@ from visiontune.callbacks.history import History
 class InitialValidation(L.Callback):
     """Validates before the first step, so that the initial weights are the first candidate for `best.ckpt`.
 
-    After `ProbeInitialization`, a run can therefore not end below its linear probe on the validation split.
+    With `ProbeInitialization`, a run therefore never ends below its linear probe on the validation split.
     """
 
     def __init__(self, history: History) -> None:
@@ -17,8 +17,8 @@ class InitialValidation(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.ckpt_path is not None:
             return
-        # The training epoch loop does the same around each validation.
+        # Lightning's training loop does the same around each validation.
         trainer.validating = True
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
-        self.history.before_training(trainer)
+        self.history.write_initial_row(trainer)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class KeepZeros(L.Callback):
-    """Keeps backbone weights at zero that are zero when the training starts.
+    """Keeps those backbone weights at zero that are zero when the training starts.
 
     It sets their gradients to zero from the first step on, so that the optimizer's moments, weight decay and the weight
-    average leave them exactly zero. Tensors that are all zero (a new adapter, the last norm of a residual branch)
-    train. Checkpoints hold which weights are zero.
+    average leave them exactly zero. Tensors that are all zero (a new adapter) train. Checkpoints contain masks of the
+    zero weights.
     """
 
     def __init__(self) -> None:
@@ -22,9 +22,9 @@ class KeepZeros(L.Callback):
         weights = {name: parameter for name, parameter in backbone.named_parameters() if parameter.ndim > 1}
         if trainer.ckpt_path is None:
             zeros = {name: weight.detach() == 0 for name, weight in weights.items()}
-            self.zeros = {name: where for name, where in zeros.items() if where.any() and not where.all()}
+            self.zeros = {name: mask for name, mask in zeros.items() if mask.any() and not mask.all()}
         else:  # loaded from a checkpoint, on the CPU
-            self.zeros = {name: where.to(weights[name].device) for name, where in self.zeros.items()}
+            self.zeros = {name: mask.to(weights[name].device) for name, mask in self.zeros.items()}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         backbone: Any = pl_module.backbone

@@ -13,14 +13,14 @@ class L2SP(L.Callback):
     """Adds the gradient of ``alpha / 2 |w - w0|^2`` for the backbone and ``beta / 2 |w|^2`` for the heads.
 
     ``w0`` are the weights at the start of the training (Li et al. 2018, https://arxiv.org/abs/1802.01483); checkpoints
-    hold them. The optimizer's own decay pulls towards zero: `technique=[ema,l2_sp]` switches it off.
+    contain them. The optimizer's own decay pulls towards zero, so `technique=[ema,l2_sp]` switches it off.
 
     Args:
         alpha: of the backbone, 0 or more.
         beta: of the heads, 0 or more.
 
     Raises:
-        UserError: a negative value.
+        UserError: `alpha` or `beta` is negative.
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 0.01) -> None:

@@ -27,9 +27,9 @@ class EvaluatedSample:
 
 
 class PredictionCollector(L.Callback):
-    """Collects a row per sample of an evaluation pass, and the `WORST` samples of each task with the largest losses.
+    """Collects a row per sample and task of an evaluation pass, and the `WORST` samples of each task by loss.
 
-    The predictions of all other samples are dropped: those of a whole split may not fit into memory.
+    The predictions of all other samples are dropped, since those of a whole split may not fit into memory.
     """
 
     def __init__(self) -> None:
@@ -64,10 +64,12 @@ class PredictionCollector(L.Callback):
         if math.isnan(loss) or (len(heap) == WORST and loss <= heap[0][0]):
             return
         sample = EvaluatedSample(path, loss, *move_data_to_device((prediction, truth), "cpu"))
-        (heapq.heappush if len(heap) < WORST else heapq.heappushpop)(heap, (loss, next(self._count), sample))
+        heapq.heappush(heap, (loss, next(self._count), sample))
+        if len(heap) > WORST:
+            heapq.heappop(heap)
 
     def worst(self) -> dict[str, list[EvaluatedSample]]:
-        """The samples with the largest losses by task, largest first; none without a label."""
+        """The samples with the largest losses by task, largest first; samples without a label are left out."""
         return {
             task: [sample for _, _, sample in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
             for task, heap in self._worst.items()

@@ -17,7 +17,7 @@ class ProbeInitialization(L.Callback):
     https://arxiv.org/abs/2202.10054).
 
     Args:
-        max_samples: limit of the samples of a split that the probe uses, evenly spread over the split.
+        max_samples: largest number of samples that the probe uses of a split, evenly spread over it.
     """
 
     def __init__(self, max_samples: int = 20_000) -> None:
@@ -31,10 +31,10 @@ class ProbeInitialization(L.Callback):
         embeddings, targets = zip(*(self._embed(trainer, module, split) for split in ("train", "val")), strict=True)
         for task, head in module.heads.items():
             train, val = ((embedding, labels[task]) for embedding, labels in zip(embeddings, targets, strict=True))
-            line = head.fit_probe(train, val) if isinstance(head, Probeable) else None
-            if line and trainer.is_global_zero:
-                log.info(f"probe of {task}: {line}")
-        for parameter in module.heads.parameters():  # all ranks solved the same problem: make the solutions equal
+            summary = head.fit_probe(train, val) if isinstance(head, Probeable) else None
+            if summary and trainer.is_global_zero:
+                log.info(f"probe of {task}: {summary}")
+        for parameter in module.heads.parameters():  # the ranks' solutions of the same problem may differ in rounding
             parameter.data.copy_(trainer.strategy.broadcast(parameter.data, src=0))
 
     @torch.inference_mode()

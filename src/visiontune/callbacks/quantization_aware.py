@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.backbones import Backbone
 from visiontune.models.features import Features
 from visiontune.runs.log import log
@@ -26,7 +26,7 @@ class QuantizationAware(L.Callback):
     trained, averaged and saved is the ordinary one in floats, which `int8` quantizes later. Validations during the
     training evaluate the fake-quantized backbone; heads stay in floats.
 
-    As in evaluation, BatchNorm statistics are fixed and the backbone has no dropout.
+    As in evaluation, BatchNorm statistics are fixed and the backbone applies no dropout.
 
     Args:
         images: number of training images, without augmentation, that initialize the ranges of the activations; every
@@ -44,7 +44,7 @@ class QuantizationAware(L.Callback):
                 "QuantizationAware needs torchao, an extra of this package: pip install 'visiontune[compress]'"
             )
         if images < 1:
-            raise UserError(f"callbacks.quantization_aware.images={images}: write 1 or more")
+            raise UserError(f"callbacks.quantization_aware.images={images}: write 1 or more, such as 128")
         self.images, self.reduce_range = images, reduce_range
         self.quantized: FakeQuantized | None = None
         self.saved_ranges: dict[str, dict[str, Tensor]] = {}  # from a checkpoint
@@ -52,15 +52,15 @@ class QuantizationAware(L.Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        for wrong, write in (
+        for is_wrong, override in (
             (trainer.world_size > 1, "trainer.devices=1"),  # the ranges would differ between ranks
             (trainer.precision != "32-true", "trainer.precision=32-true"),
             (pl_module.backbone._compiled_call_impl is not None, "compile=false"),
             (trainer.datamodule.wrap_loader is not None, "frozen_features.cache=none"),
             (pl_module.strategy.batchnorm != "frozen", "strategy.batchnorm=frozen"),
         ):
-            if wrong:
-                raise UserError(f"QuantizationAware needs {write}")
+            if is_wrong:
+                raise UserError(f"QuantizationAware needs {override}")
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self.quantized = FakeQuantized(pl_module.backbone, trainer.datamodule.image_size, 7 if self.reduce_range else 8)
@@ -84,7 +84,7 @@ class QuantizationAware(L.Callback):
             self.quantized.observe(False)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        del pl_module.backbone.features  # the class's own method again
+        del pl_module.backbone.features  # restores the method of the class
         self.quantized = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,12 +95,12 @@ class QuantizationAware(L.Callback):
 
 
 class FakeQuantized:
-    """The features of a backbone with rounded inputs and weights of its convolutions and linear layers.
+    """Computes a backbone's features with rounded inputs and weights of its convolutions and linear layers.
 
-    It is no module, and shares the parameters and buffers of the backbone. torchao's `prepare_qat_pt2e` would also fuse
-    convolutions with BatchNorm, in training mode, with another epsilon, and divide by BatchNorm's weight: NaN where
-    that is 0. torchao's quantizer for x86 refuses residual blocks of torchvision. Therefore the annotations are made
-    here, and only the part of PT2E after the fusion runs.
+    It is not a module, and shares the parameters and buffers of the backbone. torchao's `prepare_qat_pt2e` would also
+    fuse convolutions with BatchNorm, in training mode, with another epsilon, and divide by BatchNorm's weight, which
+    gives NaN if a weight is 0. torchao's quantizer for x86 refuses residual blocks of torchvision. Therefore this class
+    annotates the graph itself and runs only the part of PT2E after the fusion.
 
     Args:
         size: (H, W) of the images.
@@ -113,10 +113,10 @@ class FakeQuantized:
     def __init__(self, backbone: Backbone, size: tuple[int, int], bits: int = 8) -> None:
         from torchao.quantization.pt2e.prepare import prepare
 
-        graph = _exported(backbone, size)
+        graph = _export_features(backbone, size)
         for node in graph.graph.nodes:
             if node.target in WEIGHTED:
-                node.meta["quantization_annotation"] = _rounding(node.args[0], node.args[1], bits)
+                node.meta["quantization_annotation"] = _annotate(node.args[0], node.args[1], bits)
         prepared = prepare(graph, {}, is_qat=True).to(backbone.mean.device)
         shared = dict(chain(backbone.named_parameters("backbone"), backbone.named_buffers("backbone")))
         for path, _ in [*prepared.named_parameters(), *prepared.named_buffers()]:
@@ -134,7 +134,7 @@ class FakeQuantized:
         return Features(maps, lambda: embedding)
 
     def observe(self, on: bool) -> None:
-        """Switch on or off that the activations' ranges are updated; those of weights always are."""
+        """Switch updates of the activations' ranges on or off; the ranges of weights are always updated."""
         for place in self.places.values():
             if not place.is_per_channel:
                 place.enable_observer(on)
@@ -149,7 +149,7 @@ class FakeQuantized:
             place.load_state_dict(ranges[name])
 
 
-def _exported(backbone: Backbone, size: tuple[int, int]) -> Any:
+def _export_features(backbone: Backbone, size: tuple[int, int]) -> Any:
     """The graph of a backbone's features in evaluation mode, for batches of any size."""
     image = torch.rand(2, backbone.in_channels, *size).to(backbone.mean)
     modes = {part: part.training for part in backbone.modules()}
@@ -158,8 +158,8 @@ def _exported(backbone: Backbone, size: tuple[int, int]) -> Any:
         program = torch.export.export(module, (image,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
     except Exception as error:  # any error that tracing the network's code may raise
         raise UserError(
-            f"torch.export cannot follow {backbone.name} ({str(error).splitlines()[0]}): recipe=int8 quantizes it "
-            "without training"
+            f"torch.export cannot follow {backbone.name} ({first_line(error)}): write recipe=int8, which "
+            "quantizes it without training"
         ) from error
     finally:
         for part, training in modes.items():
@@ -179,7 +179,7 @@ class _TensorFeatures(nn.Module):
         return features.maps, features.embedding
 
 
-def _rounding(activation: Any, weight: Any, bits: int) -> Any:
+def _annotate(activation: Any, weight: Any, bits: int) -> Any:
     """The annotation of a layer: unsigned integers for its input, symmetric ones per channel for its weight."""
     from torchao.quantization.pt2e import FusedMovingAvgObsFakeQuantize, observer
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec

@@ -14,9 +14,9 @@ class StageMonitor(L.Callback):
     """Logs `lr/STAGE` and `gradient_norm/STAGE` of the stages that train, every `trainer.log_every_n_steps` steps.
 
     The learning rate is the one that the optimizer uses in this step: the schedule's, times the warm-up of an unfrozen
-    stage and the factor of Auto-RGN. The gradient is the one that the optimizer gets before clipping, summed over the
-    accumulated batches and averaged over the ranks. SAM computes two gradients; the one at the weights is logged. Place
-    this callback after those that change either.
+    stage and the factor of Auto-RGN. The gradient is the optimizer's before clipping, summed over the accumulated
+    batches and averaged over the ranks. SAM computes two gradients; the first, at the current weights, is logged. Place
+    this callback after all callbacks that change learning rates or gradients.
     """
 
     def __init__(self) -> None:

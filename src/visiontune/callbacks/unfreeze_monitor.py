@@ -1,4 +1,4 @@
-"""Unfreezing of stages: decided by scores, saved in checkpoints, shown by loggers."""
+"""Unfreezing of stages: reports scores to the strategy, saves its decisions, logs how many stages train."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class UnfreezeMonitor(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch
-        if epoch <= self.logged_epoch:  # resumed at the start of an epoch, which is logged already
+        if epoch <= self.logged_epoch:  # a run that resumes at the start of an epoch has logged it already
             return
         self.logged_epoch = epoch
         trainable = pl_module.strategy.trainable(epoch)

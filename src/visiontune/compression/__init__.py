@@ -1,4 +1,4 @@
-"""Smaller and faster runs made of a run: recipes of steps, and the table that compares them."""
+"""Make smaller and faster runs from a run: the steps of recipes, and the table that compares them."""
 
 from visiontune.compression.int8 import Int8
 from visiontune.compression.prune import Prune

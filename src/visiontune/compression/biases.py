@@ -1,4 +1,4 @@
-"""Biases of quantized layers, corrected for the shift of the output's mean that rounding the weights causes."""
+"""Correct the biases of quantized layers: rounding the weights shifts the mean of their output."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def has_bias(node: Any) -> bool:
 
 
 def separate_biases(model: Any) -> None:
-    """Copy biases that several nodes share, in place: a quantized bias has a scale that depends on the node's input."""
+    """Copy a shared bias for each node, in place: the scale of a quantized bias depends on the node's input."""
     graph, used = model.graph, set()
     constants = {weight.name: weight for weight in graph.initializer}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of metrics: random samples of a split's images (Efron 1979)."""
+"""Bootstrap intervals of metrics, from random samples of a split's images (Efron 1979)."""
 
 import math
 from dataclasses import dataclass
@@ -28,26 +28,27 @@ class BootstrapMetrics:
 
     Attributes:
         values: on the whole split, by `TASK/METRIC` (or `score`).
-        draws: on each bootstrap sample ``(draws,)``, by the same names.
+        samples: on each bootstrap sample, ``(samples,)``, by the same names.
         classes: scores by `TASK: CLASS`, see `Head.per_class_scores`.
     """
 
     values: dict[str, float]
-    draws: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
     classes: dict[str, float]
 
     def estimate(self, name: str) -> Estimate:
-        return _estimate(self.values[name], self.draws[name])
+        """The metric with its interval."""
+        return _estimate(self.values[name], self.samples[name])
 
     def change(self, other: "BootstrapMetrics", name: str) -> Estimate:
-        """The difference to `other`. Both use the same samples of images, so that their noise cancels out."""
-        return _estimate(self.values[name] - other.values[name], self.draws[name] - other.draws[name])
+        """The difference to `other`. Both use the same samples of images, so their noise cancels out."""
+        return _estimate(self.values[name] - other.values[name], self.samples[name] - other.samples[name])
 
 
 class MetricStates(L.Callback):
-    """Stores what each image adds to the metrics of each task, so that they can be computed on any sample of images.
+    """Stores the state of each task's metrics for each image, so that they can be computed on any sample of images.
 
-    That is a few numbers per image (counts, scores, a confusion matrix), while predictions may be whole masks.
+    A state is a few numbers (counts, scores, a confusion matrix); predictions may be whole masks.
     """
 
     def __init__(self) -> None:
@@ -71,41 +72,42 @@ class MetricStates(L.Callback):
                 states.append(read_states(metrics))
 
     def bootstrap_metrics(self, model: FineTuner, seed: int = 0) -> BootstrapMetrics:
-        """Metrics of all images, and of `Head.bootstrap_samples` samples of as many images with replacement."""
+        """Metrics on all images, and on `Head.bootstrap_samples` samples of as many images, drawn with replacement."""
         count = len(next(iter(self.states.values())))
-        draws = min(head.bootstrap_samples for head in model.heads.values())
+        sample_count = min(head.bootstrap_samples for head in model.heads.values())
         generator = np.random.default_rng(seed)
-        values, classes = self._numbers(model, np.arange(count))
-        samples = [self._numbers(model, generator.integers(0, count, count))[0] for _ in range(draws)]
+        values, classes = self._compute(model, np.arange(count))
+        samples = [self._compute(model, generator.integers(0, count, count))[0] for _ in range(sample_count)]
         return BootstrapMetrics(
             values, {name: np.array([sample[name] for sample in samples]) for name in values}, classes
         )
 
-    def _numbers(self, model: FineTuner, indices: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-        numbers: dict[str, float] = {}
+    def _compute(self, model: FineTuner, indices: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+        """The metrics, and the scores by class, on the images with these indices."""
+        values: dict[str, float] = {}
         classes: dict[str, float] = {}
         scores = []
         for task, head in model.heads.items():
-            drawn = [state for i in indices if (state := self.states[task][i]) is not None]
-            computed = _load_states(build_metrics(head), drawn).compute()
+            states = [state for i in indices if (state := self.states[task][i]) is not None]
+            computed = _load_states(build_metrics(head), states).compute()
             computed["loss"] = torch.tensor(self.losses[task])[indices].nanmean()
-            # Without labelled images there is no value, whatever a metric starts from.
-            scores.append(float(head.score(computed)) if drawn else math.nan)
-            task_numbers = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
-            numbers |= task_numbers if drawn else dict.fromkeys(task_numbers, math.nan)
+            # Without labelled images there is no value, whatever the metrics compute.
+            scores.append(float(head.score(computed)) if states else math.nan)
+            task_values = {f"{task}/{name}": float(computed[name]) for name in head.directions if name in computed}
+            values |= task_values if states else dict.fromkeys(task_values, math.nan)
             classes |= {f"{task}: {name}": float(value) for name, value in head.per_class_scores(computed).items()}
-        return (numbers if len(scores) == 1 else numbers | {"score": float(np.mean(scores))}), classes
+        return (values if len(scores) == 1 else values | {"score": float(np.mean(scores))}), classes
 
 
-def _load_states(metrics: Any, drawn: list[States]) -> Any:
-    """Metrics as if updated with these images; states are merged as torchmetrics merges ranks."""
-    if drawn:
-        merge_states(metrics, drawn)
+def _load_states(metrics: Any, states: list[States]) -> Any:
+    """Load the states of images into `metrics`, merged as torchmetrics merges ranks."""
+    if states:
+        merge_states(metrics, states)
     else:
         metrics.update([], [])
     return metrics.cpu()
 
 
-def _estimate(value: float, draws: np.ndarray) -> Estimate:
-    low, high = np.nanquantile(draws, (0.025, 0.975)) if not np.isnan(draws).all() else (np.nan, np.nan)
+def _estimate(value: float, samples: np.ndarray) -> Estimate:
+    low, high = np.nanquantile(samples, (0.025, 0.975)) if not np.isnan(samples).all() else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))

@@ -13,17 +13,17 @@ def macs(model: FineTuner, size: tuple[int, int]) -> int:
 
     Counts convolutions, matrix products and attention, as papers do; elementwise operations do not count.
     """
-    training, fast = model.training, torch.backends.mha.get_fastpath_enabled()
+    training, fastpath = model.training, torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused attention is not counted
     try:
         with FlopCounterMode(display=False) as counter:
             model.eval()(torch.zeros(1, model.backbone.in_channels, *size, device=model.device))
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
         model.train(training)
     return counter.get_total_flops() // 2
 
 
 def params(model: nn.Module) -> int:
-    """Number of parameters; BatchNorm's statistics are none."""
+    """Number of parameters; BatchNorm statistics do not count."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -5,6 +5,7 @@
 An exported file runs without torch, as it does when it is deployed.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ CALLS = 3
 def measure_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: int) -> float:
     """Peak memory in MB (1e6 bytes) of a new process that runs a checkpoint or an exported file, one image at a time.
 
-    The peak of loading does not count where the system can reset it (Linux).
+    On Linux the peak while loading does not count.
+
+    Raises:
+        RuntimeError: the process failed.
     """
     arguments = [str(model), *map(str, (*size, channels, threads))]
     process = subprocess.run([sys.executable, "-P", __file__, *arguments], capture_output=True, text=True)
@@ -27,7 +31,7 @@ def measure_peak_mb(model: Path, size: tuple[int, int], channels: int, threads: 
     return float(process.stdout.splitlines()[-1])
 
 
-def _file(path: Path, shape: tuple[int, ...], threads: int) -> None:
+def _run_file(path: Path, shape: tuple[int, ...], threads: int) -> None:
     import numpy as np
     import onnxruntime
 
@@ -39,7 +43,7 @@ def _file(path: Path, shape: tuple[int, ...], threads: int) -> None:
         session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.uint8)})
 
 
-def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
+def _run_checkpoint(path: Path, shape: tuple[int, ...], threads: int) -> None:
     import torch
 
     from visiontune.deployment.graph import build_graph
@@ -55,6 +59,7 @@ def _run(path: Path, shape: tuple[int, ...], threads: int) -> None:
 
 if __name__ == "__main__":
     path, height, width, channels, threads = sys.argv[1:]
-    work = _file if path.endswith(".onnx") else _run
-    work(Path(path), (1, int(channels), int(height), int(width)), int(threads))
-    print(peak_mb())
+    run = _run_file if path.endswith(".onnx") else _run_checkpoint
+    run(Path(path), (1, int(channels), int(height), int(width)), int(threads))
+    print(peak_mb(), flush=True)
+    os._exit(0)  # Python would free the objects of torch one by one, which takes seconds

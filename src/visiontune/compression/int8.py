@@ -1,4 +1,4 @@
-"""Quantize a run: its model becomes an ONNX file that computes with 8-bit integers."""
+"""Quantize a run: the model becomes an ONNX file that computes with 8-bit integers."""
 
 import os
 import shutil
@@ -31,8 +31,8 @@ SENSITIVITY_IMAGES = 8  # a layer's sensitivity is measured on these
 class Int8(Step):
     """Static post-training quantization for CPUs.
 
-    If the monitored metric drops by more than `max_drop` on the validation split, layers are kept in float until it
-    does not: first those whose rounding changes the raw outputs most per weight, so that the file stays small.
+    If the monitored metric drops by more than `max_drop` on the validation split, more layers are kept in float. The
+    first are those whose rounding changes the raw outputs most per weight, so that the file stays small.
 
     Args:
         max_drop: allowed drop of the metric in points, see `metric_drop`.
@@ -60,7 +60,10 @@ class Int8(Step):
         if calibration not in CALIBRATIONS:
             raise UserError(f"calibration={calibration} of int8: write one of {', '.join(CALIBRATIONS)}")
         if images < 1 or max_drop < 0:
-            raise UserError(f"images={images} max_drop={max_drop} of int8: write 1 or more, and 0 or more")
+            raise UserError(
+                f"images={images} max_drop={max_drop} of int8: expected 1 or more images and a max_drop of 0 or more; "
+                "write images=200 max_drop=1"
+            )
         if reduce_range not in ("auto", True, False):
             raise UserError(f"reduce_range={reduce_range} of int8: write auto, true or false")
         self.max_drop, self.images, self.calibration = max_drop, images, calibration
@@ -110,12 +113,12 @@ class Int8(Step):
             f"ranges by {self.calibration} from up to {self.images} training images"
         )
         first = network.first(next(_training_images(data, 1)))
-        floats = list(dict.fromkeys([*self.float_layers, *network.last(), *first]))
+        always_float = list(dict.fromkeys([*self.float_layers, *network.last(), *first]))
         before = evaluate_run(run, cfg, model, data, "val")
         order: list[str] = []
         count = 0
         while True:
-            in_float = [*floats, *order[:count]]
+            in_float = [*always_float, *order[:count]]
             layers = [layer for layer in network.layers if layer not in in_float]
             library("onnx").save(network.quantized(calibration, layers, self.reduce_range), path)
             after = evaluate_run(run, self.check(cfg), model, data, "val")
@@ -125,8 +128,8 @@ class Int8(Step):
             if drop <= self.max_drop:
                 break
             if not order:
-                probes = list(_training_images(data, SENSITIVITY_IMAGES))
-                errors = network.sensitivities(calibration, probes, self.reduce_range)
+                images = list(_training_images(data, SENSITIVITY_IMAGES))
+                errors = network.sensitivities(calibration, images, self.reduce_range)
                 order = sorted(layers, key=lambda layer: -errors[layer] / network.sizes[layer])
                 order = _fit_half_of_weights(order, network)
             if count == len(order):
@@ -139,13 +142,13 @@ class Int8(Step):
 
 
 def _fit_half_of_weights(layers: list[str], network: Network) -> list[str]:
-    """The first layers that together have at most half of all weights; larger ones are skipped."""
-    fitting, room = [], sum(network.sizes.values()) / 2
+    """The first layers that together have at most half of all weights; a layer that does not fit is skipped."""
+    selection, remaining = [], sum(network.sizes.values()) / 2
     for layer in layers:
-        if network.sizes[layer] <= room:
-            fitting.append(layer)
-            room -= network.sizes[layer]
-    return fitting
+        if network.sizes[layer] <= remaining:
+            selection.append(layer)
+            remaining -= network.sizes[layer]
+    return selection
 
 
 def _training_images(data: VisionData, count: int) -> Iterator[Tensor]:
@@ -155,8 +158,8 @@ def _training_images(data: VisionData, count: int) -> Iterator[Tensor]:
 
 
 def _describe(name: str, before: Evaluation, after: Evaluation, drop: float, in_float: list[str]) -> str:
-    same = sum(a.prediction == b.prediction for a, b in zip(before.rows, after.rows, strict=True))
+    unchanged = sum(a.prediction == b.prediction for a, b in zip(before.rows, after.rows, strict=True))
     return (
-        f"{name} {before.metrics[name]:.4f} -> {after.metrics[name]:.4f} (lost {drop:.2f}), {same} of "
+        f"{name} {before.metrics[name]:.4f} -> {after.metrics[name]:.4f} (lost {drop:.2f}), {unchanged} of "
         f"{len(after.rows)} predictions unchanged" + (f", in float: {', '.join(in_float)}" if in_float else "")
     )

@@ -24,7 +24,7 @@ from visiontune.config.derive import derive
 from visiontune.data import VisionData
 from visiontune.data.batch import Batch
 from visiontune.data.loaders import as_size
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.backbones import build
 from visiontune.models.backbones.narrowing import list_shapes
 from visiontune.models.finetuner import FineTuner
@@ -37,13 +37,13 @@ from visiontune.training.load import load_model, read_checkpoint, without_adapte
 class Prune(Step):
     """Removes channels from the backbone until the network costs a given fraction; heads keep their widths.
 
-    Train the run afterwards: right after this step its accuracy is low.
+    Train the run afterwards, since this step lowers its accuracy.
 
     Args:
-        macs, params, latency: exactly one, 0..1: the fraction of multiply-adds, parameters or latency (of one image,
-            timed in turn with the original) that remains.
+        macs, params, latency: set exactly one, 0..1: the fraction of multiply-adds, parameters or latency (of one
+            image, timed in turn with the original) that remains.
         rounds: number of pruning rounds, each by the same factor, with training between them.
-        overrides: of train, between rounds.
+        overrides: overrides of train, between rounds.
         importance, scope, multiple: see `Ranking`.
         images: number of training images, without augmentation, for BatchNorm's new statistics and for the gradients
             of `importance=taylor`.
@@ -69,7 +69,8 @@ class Prune(Step):
         targets = {name: value for name, value in zip(COSTS, (macs, params, latency), strict=True) if value is not None}
         if len(targets) != 1 or not 0 < next(iter(targets.values())) < 1:
             raise UserError(
-                f"prune to {targets or 'nothing'}: write one of {', '.join(COSTS)} from 0 to 1, such as macs=0.5"
+                f"prune has {targets or 'no target'}: set exactly one of {', '.join(COSTS)} between 0 and 1, such as "
+                "macs=0.5"
             )
         if importance not in IMPORTANCES or scope not in SCOPES:
             raise UserError(
@@ -83,7 +84,7 @@ class Prune(Step):
         self.ranking, self.images = Ranking(importance, scope, multiple), images
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        """Prune a network with random weights and rebuild it."""
+        """Prune a network with random weights and rebuild it from its config."""
         require_float_model(cfg, "prune")
         cfg = without_adapters(cfg)
         schema = build_data(cfg).schema
@@ -112,7 +113,7 @@ class Prune(Step):
         except UserError:
             raise
         except Exception as error:  # torch-pruning raises errors of any type
-            raise UserError(_refusal(cfg, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")) from error
+            raise UserError(_refusal(cfg, f"{type(error).__name__}: {first_line(error)[:200]}")) from error
         if self.rounds > 1:
             self.between.check(narrow_cfg)
         return narrow_cfg
@@ -120,14 +121,14 @@ class Prune(Step):
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
         run = source
         for number in range(1, self.rounds + 1):
-            last = number == self.rounds
-            place = output if last else output.with_name(f"{output.name}_round_{number}")
-            pruned = RunDirectory(place)
+            is_last = number == self.rounds
+            path = output if is_last else output.with_name(f"{output.name}_round_{number}")
+            pruned = RunDirectory(path)
             if not pruned.finished:
-                self._prune(run, source, self.fraction ** (number / self.rounds), place)
+                self._prune(run, source, self.fraction ** (number / self.rounds), path)
             run = pruned
-            if not last:
-                trained = RunDirectory(place.with_name(f"{place.name}_trained"))
+            if not is_last:
+                trained = RunDirectory(path.with_name(f"{path.name}_trained"))
                 run = trained if trained.finished else self.between.apply(pruned, trained.path)
         return run
 
@@ -142,20 +143,22 @@ class Prune(Step):
             self._gradients(model, data)
         smaller = prune_to_target(model, original, self.cost, fraction, self.ranking, as_size(cfg.data.image_size))
         remeasure_batchnorm(smaller, (batch["image"] for batch in self._batches(data)))
-        about = read_checkpoint(run.checkpoint("best"))["visiontune"]
-        about.pop("adapter_scale", None)
+        description = read_checkpoint(run.checkpoint("best"))["visiontune"]
+        description.pop("adapter_scale", None)
         pruned_run = derive_run(run, narrow_config(without_adapters(cfg), smaller), output)
-        save_atomically(pruned_run.checkpoints / "best.ckpt", {"state_dict": smaller.state_dict(), "visiontune": about})
+        checkpoint = {"state_dict": smaller.state_dict(), "visiontune": description}
+        save_atomically(pruned_run.checkpoints / "best.ckpt", checkpoint)
         finalize_run(pruned_run)
 
     def _batches(self, data: VisionData) -> Iterator[Batch]:
+        """Training images without augmentation."""
         return map(data.to_network, data.eval_loader("train", at_most=self.images))
 
     def _gradients(self, model: FineTuner, data: VisionData) -> None:
         """Compute gradients of the loss over training images without augmentation."""
         model.eval()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(data.seed)  # two-stage detectors draw proposals
+            torch.manual_seed(data.seed)  # two-stage detectors sample proposals
             for batch in self._batches(data):
                 losses = [
                     loss
@@ -166,7 +169,7 @@ class Prune(Step):
 
 
 def narrow_config(cfg: DictConfig, model: FineTuner) -> DictConfig:
-    """`cfg` with the shapes of the backbone's weights that differ from the library's."""
+    """Add the shapes of the backbone's weights to `cfg`, where they differ from the library's."""
     cfg = derive(cfg, {"backbone.shapes": None, "backbone.weights": None})
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     size = list(as_size(cfg.data.image_size))

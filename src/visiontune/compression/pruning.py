@@ -21,9 +21,9 @@ from visiontune.compression.timing import time_alternately
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 
-MIN_KEPT = 0.1  # share of a layer's channels that always remain, so that global ranking removes no layer
+MIN_KEPT = 0.1  # fraction of a layer's channels that always remain, so that global ranking removes no layer
 MAX_RATIO = 0.98  # the largest pruning ratio
-TOLERANCE = 0.02  # the search stops at a cost this close below its target (as a fraction of it)
+TOLERANCE = 0.02  # the search stops at a cost that is less than this fraction below the target
 COSTS = ("macs", "params", "latency")
 IMPORTANCES = ("magnitude", "taylor", "batchnorm")
 SCOPES = ("uniform", "global")
@@ -48,7 +48,7 @@ class Ranking:
 
 
 class Traced(nn.Module):
-    """All outputs of a FineTuner as a list: raw outputs, and all maps and the embedding even if no head uses them."""
+    """All outputs of a FineTuner as a list: raw outputs, and the maps and embedding, which no head may use."""
 
     def __init__(self, model: FineTuner) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class Traced(nn.Module):
 
 
 def prune_channels(model: FineTuner, ratio: float, ranking: Ranking, size: tuple[int, int]) -> FineTuner:
-    """A copy of `model` in evaluation mode without about `ratio` of the backbone's channels.
+    """A copy of `model` in evaluation mode, without about `ratio` (0..1) of the backbone's channels.
 
-    Heads keep their widths and lose the removed inputs. Layers that split channels into attention heads, and with them
-    a transformer's tokens, keep their widths too: only hidden layers inside a block are pruned there.
+    Heads keep their widths and lose the removed inputs. Layers that split channels into attention heads also keep their
+    widths, and so do a transformer's tokens: there only hidden layers inside a block are pruned.
 
     Args:
         size: (H, W) of the image that the graph is traced with.
@@ -82,7 +82,7 @@ def prune_channels(model: FineTuner, ratio: float, ranking: Ranking, size: tuple
     fixed = [*traced.heads.modules(), *_attentions(model.backbone)]
     image = torch.rand(2, model.backbone.in_channels, *size)
     with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")  # about parameters outside of layers, which it handles correctly
+        warnings.simplefilter("ignore")  # about parameters outside of layers, which are handled correctly
         graph = tp.DependencyGraph().build_dependency(traced, image, output_transform=_differentiable, verbose=False)
         score = {
             "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
@@ -117,7 +117,7 @@ def _differentiable(outputs: list[Tensor]) -> list[Tensor]:
 
 
 def _parts(graph: Any, group: Any) -> int:
-    """Number of equal parts of a group's channels (grouped convolutions and norms); each part loses equally many."""
+    """Number of equal parts of a group's channels (grouped convolutions and norms); each loses as many channels."""
     counts = {1}
     for dep, _ in group:
         module = dep.target.module
@@ -139,15 +139,19 @@ def _channel_counts(ranked: list[tuple[Any, Tensor, int]], ratio: float, ranking
     rounded = []
     for (_, scores, parts), count in zip(ranked, counts, strict=True):
         step = ranking.multiple // math.gcd(ranking.multiple, parts)
-        least = max(count, math.ceil(MIN_KEPT * len(scores)), 1)
-        rounded.append(min(len(scores), math.ceil(least / step) * step))
+        min_count = max(count, math.ceil(MIN_KEPT * len(scores)), 1)
+        rounded.append(min(len(scores), math.ceil(min_count / step) * step))
     return rounded
 
 
 def prune_to_target(
     model: FineTuner, reference: FineTuner, cost: str, fraction: float, ranking: Ranking, size: tuple[int, int]
 ) -> FineTuner:
-    """Prune `model` as little as needed to cost at most `fraction` of `reference`, by bisection.
+    """Prune `model` as little as needed to cost at most `fraction` (0..1) of `reference`, by bisection.
+
+    Args:
+        cost: macs, params or latency.
+        size: (H, W) of the image.
 
     Raises:
         UserError: the target cannot be reached.
@@ -163,7 +167,7 @@ def prune_to_target(
             if last > (1 - TOLERANCE) * fraction:
                 break
         elif best is None:
-            advice = f"write e.g. {cost}={last + 0.05:.2f}" if last < 0.95 else "nearly all of the cost is in the heads"
+            advice = f"write {cost}={last + 0.05:.2f}" if last < 0.95 else "nearly all of the cost is in the heads"
             raise UserError(
                 f"{cost}={fraction:g} of the original cannot be reached by pruning the backbone: without "
                 f"{MAX_RATIO:.0%} of its channels the network still has {last:.2f}; {advice}"
@@ -180,9 +184,9 @@ def batchnorms(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
-    """Replace BatchNorm's statistics by those over `images`: the mean over batches.
+    """Replace BatchNorm's statistics by the mean over the batches of `images`.
 
-    The old statistics are those of the wider network; with them training would start from noise.
+    The old statistics are those of the wider network.
     """
     norms = batchnorms(model.backbone)
     momenta = [norm.momentum for norm in norms]
@@ -199,20 +203,20 @@ def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
 
 
 def _join_single_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Join single images to the next batch, since one may have no variance; a last one is dropped unless it is all."""
-    waiting, any_batch = None, False
+    """Join a single image with the next batch, since it may have no variance; drop it if it is last but not alone."""
+    single, any_batch = None, False
     for batch in batches:
-        batch = batch if waiting is None else torch.cat([waiting, batch])
-        waiting = batch if len(batch) == 1 else None
-        if waiting is None:
+        batch = batch if single is None else torch.cat([single, batch])
+        single = batch if len(batch) == 1 else None
+        if single is None:
             any_batch = True
             yield batch
-    if waiting is not None and not any_batch:
-        yield waiting
+    if single is not None and not any_batch:
+        yield single
 
 
 def _relative_cost(cost: str, reference: FineTuner, size: tuple[int, int]) -> Callable[[FineTuner], float]:
-    """A function that gives a network's cost as a fraction of the reference's."""
+    """A function that computes a network's cost as a fraction of the reference's."""
     if cost == "latency":
         return lambda model: latency(model, reference, size)
     count: Callable[[FineTuner], int] = params if cost == "params" else lambda model: macs(model, size)

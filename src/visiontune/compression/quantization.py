@@ -24,11 +24,11 @@ from visiontune.deployment.files import library
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Gemm", "MatMul")
-# These have integer kernels, which pay off only if their inputs are integers already.
+# These have integer kernels, which are faster only if the inputs are already integers.
 PASSING = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Resize")
-ONE_INPUT = ("Clip", "Resize")  # only their first input is an activation
-SMALL_SIZE = 0.01  # share of all weights
-SMALL_WORK = 0.05  # share of all multiply-adds
+ONE_INPUT = ("Clip", "Resize")  # only the first input is an activation
+SMALL_SIZE = 0.01  # fraction of all weights
+SMALL_WORK = 0.05  # fraction of all multiply-adds
 
 
 class Network:
@@ -56,7 +56,7 @@ class Network:
         self.sizes = {w.name: math.prod(w.dims) for w in graph.initializer if w.name in self.layers}
 
     def last(self) -> list[str]:
-        """Small linear layers that give raw outputs: quantizing them costs the most accuracy and saves the least."""
+        """Small linear layers that compute raw outputs: quantizing them costs the most accuracy and saves the least."""
         limit = SMALL_SIZE * sum(self.sizes.values())
         return [
             layer
@@ -65,25 +65,25 @@ class Network:
         ]
 
     def first(self, image: Tensor) -> list[str]:
-        """The first layers that together have few multiply-adds: their rounding error passes through all others.
+        """The first layers, as many as together have few multiply-adds. Their rounding error passes through all others.
 
-        With few channels integers are not faster either. In MobileNetV2 and EfficientNet-Lite0 these are two layers:
-        they cause half to three quarters of the error and cost no time in float. A 7 x 7 stem does more work and is
-        quantized.
+        With few channels, integers are not faster either. In MobileNetV2 and EfficientNet-Lite0 these are two layers,
+        which cause half to three quarters of the error and take no more time in float. A 7 x 7 stem has more
+        multiply-adds and is quantized.
 
         Args:
             image: see `calibrate`; any size.
         """
-        places = {
+        measured = {  # by output of a node, the activation whose size gives the number of multiply-adds
             node.output[0]: node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
             for nodes in self.layers.values()
             for node in nodes
         }
-        (activations,) = self._run(self.model, [image], sorted(set(places.values())))
+        (activations,) = self._run(self.model, [image], sorted(set(measured.values())))
         work = dict.fromkeys(self.layers, 0)
         for layer, nodes in self.layers.items():
             for node in nodes:
-                shape = activations[places[node.output[0]]].shape
+                shape = activations[measured[node.output[0]]].shape
                 work[layer] += self.sizes[layer] * math.prod(shape[2:] if node.op_type in CONVOLUTIONS else shape[:-1])
         limit = SMALL_WORK * sum(work.values())
         return [layer for layer, total in zip(work, accumulate(work.values()), strict=True) if total <= limit]
@@ -93,14 +93,14 @@ class Network:
         weighted = {node.name for layer in layers for node in self.layers[layer]}
         nodes, integers = [], set()
         for node in self.model.graph.node:
-            passing = (
+            is_passing = (
                 node.op_type in PASSING
                 and self.needed.issuperset(node.output)
                 and all(name in integers for name in self._activations(node))
             )
-            if node.name in weighted or passing:
+            if node.name in weighted or is_passing:
                 nodes.append(node)
-                if passing or node.op_type in CONVOLUTIONS:
+                if is_passing or node.op_type in CONVOLUTIONS:
                     integers.update(node.output)
         return nodes
 
@@ -113,19 +113,23 @@ class Network:
 
         Args:
             images: ``(C, H, W)`` uint8, original images.
-            method: `minmax`, the extremes over all images; `mse`, the part of that range with the smallest error of
+            method: `minmax`: the extremes over all images; `mse`: the part of that range with the smallest error of
                 rounding and clipping.
         """
         tensors = {name for node in self.quantizable(self.layers) for name in (*self._activations(node), *node.output)}
-        fed = {layer: [n.input[0] for n in nodes] for layer, nodes in self.layers.items() if all(map(has_bias, nodes))}
+        inputs = {
+            layer: [node.input[0] for node in nodes]
+            for layer, nodes in self.layers.items()
+            if all(map(has_bias, nodes))
+        }
         return collect_calibration(
-            self._run(self.model, images, sorted(tensors.union(*fed.values()))), tensors, fed, method
+            self._run(self.model, images, sorted(tensors.union(*inputs.values()))), tensors, inputs, method
         )
 
     def quantized(
         self, calibration: Calibration, layers: Collection[str], reduce_range: bool, correct: bool = True
     ) -> Any:
-        """The graph with `layers` quantized.
+        """A copy of the graph with `layers` quantized.
 
         Args:
             reduce_range: use 7-bit weights.
@@ -148,7 +152,7 @@ class Network:
             nodes_to_quantize=[node.name for node in nodes],
             nodes_to_exclude=[],
             op_types_to_quantize=[*WEIGHTED, *PASSING],
-            # Their kernels give floats just as fast, and the outputs of the last layer need no rounding.
+            # Kernels of these compute floats just as fast, and the outputs of the last layer need no rounding.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
         )
         quantizer.quantize_model()
@@ -158,7 +162,7 @@ class Network:
         return _strip_metadata(model)
 
     def sensitivities(self, calibration: Calibration, images: list[Tensor], reduce_range: bool) -> dict[str, float]:
-        """By layer, the error of the raw outputs if only it is quantized: squared error over squared norm, summed."""
+        """By layer, the error of the raw outputs if only this layer is quantized, see `_error`."""
         truth = list(self._run(self.model, images, self.raw))
         errors = {}
         for layer in self.layers:
@@ -182,6 +186,7 @@ class Network:
 
 
 def _error(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
+    """Squared error / squared norm, summed over the outputs."""
     return sum(
         float(np.square(outputs[name] - value).sum() / max(np.square(value).sum(), 1e-12))
         for name, value in truth.items()
@@ -190,9 +195,9 @@ def _error(outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> floa
 
 
 def _strip_metadata(model: Any) -> Any:
-    """Remove what a reader does not need, up to a sixth of a quantized file.
+    """Remove what onnxruntime does not need, up to a sixth of a quantized file.
 
-    That is the compiler's notes on each node, and zero points of weights and biases that are 0, the default.
+    These are the compiler's notes on each node, and zero points of weights and biases that are 0, the default.
     """
     graph, values = model.graph, library("onnx").numpy_helper.to_array
     constants = {weight.name: weight for weight in graph.initializer}

@@ -1,4 +1,4 @@
-"""Find the chain of steps that gives the fastest model within limits: pure logic over measured candidates."""
+"""Find the chain of steps with the fastest model within limits, from measured candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Point:
 
     Attributes:
         metric: the monitored metric on the validation split.
-        drop: see `step.metric_drop`.
-        failed: why the candidate could not be made; empty if it was.
+        drop: the drop of the metric in points, see `step.metric_drop`.
+        failed: why the candidate could not be made; empty if it could.
     """
 
     chain: Chain
@@ -44,12 +44,12 @@ class Limits:
 
     def missed(self, point: Point) -> dict[str, float]:
         """The limits that `point` exceeds, and by how much: points of the metric, fractions of latency and size."""
-        over = {
+        excess = {
             "max_drop": point.drop - self.max_drop,
             "max_latency_ms": point.latency_ms / self.max_latency_ms - 1,
             "max_mb": point.megabytes / self.max_mb - 1,
         }
-        return {name: value for name, value in over.items() if value > 0}
+        return {name: value for name, value in excess.items() if value > 0}
 
 
 def explore(
@@ -74,22 +74,23 @@ def explore(
 
 def front(points: Sequence[Point]) -> list[Point]:
     """The Pareto front over metric, latency and size, the fastest first."""
-    known = [point for point in points if not point.failed]
-    best = [point for point in known if not any(_dominates(other, point) for other in known)]
-    return sorted(best, key=lambda point: point.latency_ms)
+    measured = [point for point in points if not point.failed]
+    front_points = [point for point in measured if not any(_dominates(other, point) for other in measured)]
+    return sorted(front_points, key=lambda point: point.latency_ms)
 
 
 def _dominates(a: Point, b: Point) -> bool:
-    ours, theirs = ((point.drop, point.latency_ms, point.megabytes) for point in (a, b))
-    return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+    """Whether `a` is better than `b` in one measurement and worse in none."""
+    first, second = ((point.drop, point.latency_ms, point.megabytes) for point in (a, b))
+    return first != second and all(x <= y for x, y in zip(first, second, strict=True))
 
 
 def fastest(points: Sequence[Point], limits: Limits) -> Point | None:
-    """The fastest within the limits; the smallest of equally fast ones."""
+    """The fastest point within the limits; the smallest of equally fast ones."""
     within = [point for point in points if not point.failed and not limits.missed(point)]
     return min(within, key=lambda point: (point.latency_ms, point.megabytes, point.drop), default=None)
 
 
 def nearest(points: Sequence[Point], limits: Limits) -> Point:
-    """The one that exceeds the limits by the smallest sum."""
-    return min((p for p in points if not p.failed), key=lambda point: sum(limits.missed(point).values()))
+    """The point that exceeds the limits by the smallest sum."""
+    return min((point for point in points if not point.failed), key=lambda point: sum(limits.missed(point).values()))

@@ -1,4 +1,4 @@
-"""Search for the fastest smaller model within limits: distil, prune, quantize."""
+"""Search for the fastest model within limits: distil, prune, quantize."""
 
 import json
 import math
@@ -32,17 +32,21 @@ ROUNDS = 15
 class Small(Step):
     """Searches over students, pruning and quantization, in this order; see docs/compression.md.
 
-    Each candidate has its own folder beside the output, with the runs of its steps: a killed search resumes there.
+    Each candidate has a folder beside the output, with the runs of its steps. A killed search resumes from them.
 
     Args:
         max_drop: allowed drop of the monitored metric on the validation split in points, see `metric_drop`.
-        max_latency_ms: of one image on `threads` threads; None: the original's latency.
-        max_mb: size of the weights or of the exported file; None: the original's size.
+        max_latency_ms: latency of one image on `threads` threads; None: the original's latency.
+        max_mb: size of the weights or of the exported file in MB; None: the original's size.
         students: by name, the overrides of train that make a student; ``SOURCE`` in them is the run.
         prune: fractions of the multiply-adds that remain.
         train: overrides of train after pruning; ``ORIGINAL`` is the original run.
         int8: also quantize each candidate.
         slack: a candidate that drops more points than `max_drop` + `slack` gets no further steps.
+        threads: number of CPU threads for the latency.
+
+    Raises:
+        UserError: a limit is negative or zero.
     """
 
     adjustable = ("max_drop", "max_latency_ms", "max_mb", "slack")
@@ -60,7 +64,9 @@ class Small(Step):
         threads: int = 1,
     ) -> None:
         if min(max_drop, slack) < 0 or any(limit is not None and limit <= 0 for limit in (max_latency_ms, max_mb)):
-            raise UserError("the limits of small: write max_drop=0.5, max_latency_ms=5, max_mb=4, or null for none")
+            raise UserError(
+                "the limits of small must be positive: write max_drop=0.5, max_latency_ms=5, max_mb=4, or null for none"
+            )
         self.limits = Limits(max_drop, max_latency_ms or math.inf, max_mb or math.inf)
         self.largest_drop, self.threads = max_drop + slack, threads
         self.students = {name: list(overrides) for name, overrides in (students or {}).items()}
@@ -69,7 +75,11 @@ class Small(Step):
         self.refused: dict[Chain, str] = {}
 
     def check(self, cfg: DictConfig) -> DictConfig:
-        """Check each step of each candidate. Impossible candidates are left out; an error if all are."""
+        """Check each step of each candidate, and leave out candidates that are not possible.
+
+        Raises:
+            UserError: no candidate is possible.
+        """
         configs: dict[Chain, DictConfig] = {(): cfg}
 
         def check_chain(chain: Chain) -> Point:
@@ -86,7 +96,8 @@ class Small(Step):
 
         list(explore(self.levels, check_chain, lambda _: True))
         if len(configs) == 1:
-            raise UserError(f"small has no candidate: {next(iter(self.refused.values()), 'give it students or prune')}")
+            advice = "write fractions such as recipe.steps.small.prune=[0.5]"
+            raise UserError(f"small has no candidate: {next(iter(self.refused.values()), advice)}")
         return cfg
 
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
@@ -101,30 +112,31 @@ class Small(Step):
         limits = self.limits.within(points[0])
         chosen = fastest(points, limits)
         if chosen is None:
-            close = nearest(points, limits)
+            closest = nearest(points, limits)
             raise RunError(
-                f"no candidate keeps {' and '.join(limits.missed(close))}; the nearest is {describe(close)}, in "
-                f"{self._place(close.chain, source, folder)}; all candidates are in {folder / 'front.csv'}"
+                f"no candidate keeps {' and '.join(limits.missed(closest))}; the nearest is {describe(closest)}, in "
+                f"{self._path(closest.chain, source, folder)}; all candidates are in {folder / 'front.csv'}"
             )
         print(f"chosen {describe(chosen)}", flush=True)
-        return _copy_run(RunDirectory(self._place(chosen.chain, source, folder)), output)
+        return _copy_run(RunDirectory(self._path(chosen.chain, source, folder)), output)
 
     def _steps(self, name: str, original: str) -> list[Step]:
+        """The steps that a name in a chain stands for."""
         if name in self.students:
             return [TrainStep(self.students[name], from_source=False)]
         if name in self.prune:
             train = [substitute(override, ORIGINAL, original) for override in self.train]
-            train += ["trust=true"] * (train != self.train)  # the original was opened before
+            if train != self.train:
+                train.append("trust=true")  # `compress` has checked the original
             return [Prune(macs=self.prune[name]), TrainStep(train)]
         return [Int8(max_drop=self.largest_drop)]
 
     def _point(self, chain: Chain, source: RunDirectory, folder: Path) -> Point:
-        """The measurements of a candidate, which is made first unless it exists."""
+        """Make a candidate, unless it exists, and return its measurements."""
         file = folder / f"{Point(chain).name}.json"
         record = json.loads(file.read_text()) if file.is_file() else None
-        if (
-            record and record.pop("largest_drop", math.inf) >= self.largest_drop
-        ):  # a failure at a stricter limit is retried
+        # A candidate that failed with a stricter limit is tried again.
+        if record and record.pop("largest_drop", math.inf) >= self.largest_drop:
             return Point(**{**record, "chain": tuple(record["chain"])})
         if chain in self.refused:
             return Point(chain, failed=self.refused[chain])
@@ -133,40 +145,41 @@ class Small(Step):
         except RunError as error:
             write_json(file, {"chain": chain, "failed": str(error), "largest_drop": self.largest_drop})
             return Point(chain, failed=str(error))
-        except UserError as error:  # may be fixed before the next search: not recorded
+        except UserError as error:  # not recorded, since the user may fix it before the next search
             return Point(chain, failed=str(error))
         point = self._measure(chain, run, source, folder)
         write_json(file, asdict(point))
         return point
 
     def _make(self, chain: Chain, source: RunDirectory, folder: Path) -> RunDirectory:
-        run = RunDirectory(self._place(chain, source, folder))
+        """Make the run of a candidate, after that of the shorter chain."""
+        run = RunDirectory(self._path(chain, source, folder))
         if not chain or run.finished:
             return run
-        before = self._make(chain[:-1], source, folder)
+        latest = self._make(chain[:-1], source, folder)
         steps = self._steps(chain[-1], str(source.path))
         for i, step in enumerate(steps, 1):
-            place = run.path if i == len(steps) else run.path.with_name(f"{run.path.name}_{i}")
-            after = RunDirectory(place)
-            before = after if after.finished else step.apply(before, place)
-        return before
+            path = run.path if i == len(steps) else run.path.with_name(f"{run.path.name}_{i}")
+            step_run = RunDirectory(path)
+            latest = step_run if step_run.finished else step.apply(latest, path)
+        return latest
 
     def _measure(self, chain: Chain, run: RunDirectory, source: RunDirectory, folder: Path) -> Point:
-        """Time the run in turn with the original; scaled to the original's latency at the start of the search."""
-        objective, first = self._objective(run), self._objective(source)
+        """Time the run in turn with the original, and scale the latency to that of the original in the first record."""
+        objective, reference_objective = self._objective(run), self._objective(source)
         with use_threads(self.threads):
-            models = {each.path: eager_variant("", *open_run(str(each.path), trust=True)) for each in (source, run)}
+            models = {path: eager_variant("", *open_run(str(path), trust=True)) for path in (source.path, run.path)}
             calls = {str(path): partial(model.call, input_images(model, 1)) for path, model in models.items()}
             times = time_alternately(calls, ROUNDS)
         reference = times[str(source.path)].seconds * 1000
         if chain:
             reference = json.loads((folder / f"{Point(()).name}.json").read_text())["latency_ms"]
         latency = reference / times[str(run.path)].faster
-        drop = metric_drop(first["value"], objective["value"], first["mode"])
+        drop = metric_drop(reference_objective["value"], objective["value"], reference_objective["mode"])
         return Point(chain, objective["value"], drop, latency, models[run.path].megabytes)
 
     @staticmethod
-    def _place(chain: Chain, source: RunDirectory, folder: Path) -> Path:
+    def _path(chain: Chain, source: RunDirectory, folder: Path) -> Path:
         return folder / Point(chain).name if chain else source.path
 
     @staticmethod
@@ -183,8 +196,8 @@ def describe(point: Point) -> str:
 def _copy_run(run: RunDirectory, output: Path) -> RunDirectory:
     """Copy the run; `output` is complete or does not exist."""
     temporary = output.with_name(f".{output.name}")
-    for leftover in (temporary, output):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for path in (temporary, output):
+        shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(run.path, temporary, ignore=shutil.ignore_patterns("compressed"))
     copy = RunDirectory(temporary)
     copy.write_config(derive(copy.read_config(), {"run_dir": str(output)}))

@@ -19,12 +19,13 @@ KEEP = "+callbacks.keep_zeros._target_=visiontune.callbacks.KeepZeros"
 
 
 class Sparsify(Step):
-    """Sets the smallest weights of the backbone's convolutions and linear layers to zero (Han et al. 2015,
-    https://arxiv.org/abs/1506.02626). A following `TrainStep` keeps them so.
+    """Sets the smallest weights of the backbone's convolutions and linear layers to zero.
+
+    Han et al. 2015, https://arxiv.org/abs/1506.02626. A `TrainStep` after it keeps these weights at zero.
 
     Args:
-        amount: the share of weights that become zero, 0..1.
-        scope: `global` (the smallest weights of all layers) or `layer` (the same share of each layer).
+        amount: the fraction of weights that become zero, 0..1.
+        scope: `global` (the smallest weights of all layers) or `layer` (the same fraction of each layer).
 
     Raises:
         UserError: an argument is out of range.
@@ -33,8 +34,8 @@ class Sparsify(Step):
     def __init__(self, amount: float, scope: str = "global") -> None:
         if not 0 < amount < 1 or scope not in SCOPES:
             raise UserError(
-                f"sparsify amount={amount} scope={scope}: write an amount from 0 to 1, such as amount=0.8, and one of "
-                f"{', '.join(SCOPES)}"
+                f"sparsify amount={amount} scope={scope}: write an amount between 0 and 1, such as amount=0.8, and "
+                f"one of {', '.join(SCOPES)}"
             )
         self.amount, self.scope = amount, scope
 
@@ -47,18 +48,18 @@ class Sparsify(Step):
         cfg = source_config(source)
         model, _ = load_model(source, cfg, plain=True)
         weights = list(layer_weights(model.backbone.model))
-        for together in [weights] if self.scope == "global" else [[weight] for weight in weights]:
-            zero_smallest(together, self.amount)
-        about = read_checkpoint(source.checkpoint("best"))["visiontune"]
-        about.pop("adapter_scale", None)
+        for group in [weights] if self.scope == "global" else [[weight] for weight in weights]:
+            zero_smallest(group, self.amount)
+        description = read_checkpoint(source.checkpoint("best"))["visiontune"]
+        description.pop("adapter_scale", None)
         run = derive_run(source, self.check(cfg), output)
-        save_atomically(run.checkpoints / "best.ckpt", {"state_dict": model.state_dict(), "visiontune": about})
+        save_atomically(run.checkpoints / "best.ckpt", {"state_dict": model.state_dict(), "visiontune": description})
         finalize_run(run)
         return run
 
 
 def layer_weights(network: nn.Module) -> Iterator[Tensor]:
-    """The weight matrices: no biases, scales or embeddings."""
+    """The weights of convolutions, linear layers and attention, without biases, scales and embeddings."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield module.weight
@@ -68,7 +69,7 @@ def layer_weights(network: nn.Module) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def zero_smallest(weights: list[Tensor], amount: float) -> None:
-    """Set the smallest `amount` of all `weights` together to zero, in place."""
+    """Set the fraction `amount` of all `weights` together to zero, the smallest ones, in place."""
     sizes = torch.cat([weight.abs().flatten() for weight in weights])
     count = round(amount * len(sizes))
     if count:

@@ -1,4 +1,4 @@
-"""A step of a recipe, and what all steps share."""
+"""The base class of the steps of a recipe, and functions that all steps use."""
 
 import json
 import shutil
@@ -47,35 +47,35 @@ class Step(ABC):
 
     @abstractmethod
     def apply(self, source: RunDirectory, output: Path) -> RunDirectory:
-        """Make the run `output`; resume or repeat what a killed process left there."""
+        """Make the run `output` from `source`; resume or repeat a step that was killed."""
 
 
 def source_config(source: RunDirectory) -> DictConfig:
-    """The config of a step's source, with `compressed_from` and its command line in `overrides`."""
+    """The config of a step's source, with its path as `compressed_from` and its command line as `overrides`."""
     overrides = json.loads(source.environment.read_text())["overrides"]
     return derive(source.read_config(), {"compressed_from": str(source.path), "overrides": overrides})
 
 
 def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory:
-    """A new run directory with the splits of `source` and a note that it came from it, without checkpoints.
+    """Create a run directory with the splits of `source` and `compressed_from` in its config, without checkpoints.
 
-    Removes what a killed process left in `output`.
+    An unfinished run of a killed process in `output` is deleted.
 
     Args:
-        cfg: the config of `source` as the step changed it.
+        cfg: the config of `source` with the changes of the step.
     """
     shutil.rmtree(output, ignore_errors=True)
     run = RunDirectory.create(output)
     overrides = cfg.get("overrides") or source_config(source).overrides
-    place = {"run_dir": str(output), "weights_from": None, "compressed_from": str(source.path)}
-    run.write_config(derive(cfg, place, without=["overrides"]))
+    changes = {"run_dir": str(output), "weights_from": None, "compressed_from": str(source.path)}
+    run.write_config(derive(cfg, changes, without=["overrides"]))
     write_json(run.environment, environment(cfg.seed, list(overrides)))
     shutil.copy(source.splits, run.splits)
     return run
 
 
 def finalize_run(run: RunDirectory) -> None:
-    """Evaluate a run that was not trained, and write what `train` writes at its end."""
+    """Evaluate a run that was not trained, and write the results that `train` writes at its end."""
     cfg = run.read_config()
     with run.running() as outcome, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
         data = build_data(cfg)
@@ -87,9 +87,11 @@ def finalize_run(run: RunDirectory) -> None:
 
 
 def require_float_model(cfg: DictConfig, step: str) -> None:
-    """Raises UserError if the run's model is a quantized file."""
+    """Raise UserError if the run's model is a quantized file."""
     if cfg.get("backend"):
-        raise UserError(f"the run is already quantized: {step} needs the run it was made from; int8 is the last step")
+        raise UserError(
+            f"the run is already quantized: {step} needs the run that it was made from; int8 is the last step"
+        )
 
 
 def metric_drop(before: float, after: float, mode: str) -> float:

@@ -16,13 +16,13 @@ TABLE_METRICS = 3  # table.csv has all of them
 
 @dataclass(frozen=True)
 class Row:
-    """The measurements of one variant. NaN stands for what could not be measured.
+    """The measurements of one variant; NaN if a value could not be measured.
 
     Attributes:
-        metrics: by `SPLIT/TASK/METRIC`, the monitored one first.
-        change: of the monitored metric, relative to the first row.
+        metrics: by `SPLIT/TASK/METRIC`, the monitored metric first.
+        change: the change of the monitored metric relative to the first row.
         drops: points (hundredths) lost by each class that lost more than twice the mean.
-        mean_drop: mean points lost by the classes.
+        mean_drop: points lost by the classes, on average.
         faster: the first row's latency divided by this one's.
         note: why the variant was not measured.
     """
@@ -45,7 +45,7 @@ class Row:
 
 
 def text(rows: list[Row]) -> str:
-    """For the terminal."""
+    """The table and its notes for the terminal."""
     columns, cells = _cells(rows)
     return "\n".join([render("", columns, cells), "", *_notes(rows)])
 
@@ -96,9 +96,10 @@ def _notes(rows: list[Row]) -> list[str]:
     notes += [f"{row.name} is left out: {row.note}" for row in rows if row.note]
     for row in rows:
         if row.drops:
-            each = ", ".join(f"{name} ({points:.1f})" for name, points in row.drops.items())
-            did, more = ("lost", "more than twice that") if row.mean_drop > 0 else ("gained", "these lost")
-            notes.append(f"{row.name}: classes {did} {abs(row.mean_drop):.1f} points in the mean, and {more}: {each}")
+            classes = ", ".join(f"{name} ({points:.1f})" for name, points in row.drops.items())
+            change, which = ("lost", "more than twice that") if row.mean_drop > 0 else ("gained", "these lost")
+            mean = f"{abs(row.mean_drop):.1f} points in the mean"
+            notes.append(f"{row.name}: classes {change} {mean}, and {which}: {classes}")
     return notes
 
 

@@ -12,7 +12,8 @@ POWERCAP = Path("/sys/class/powercap")  # Linux, Intel and AMD; often only root 
 
 @dataclass(frozen=True)
 class Timing:
-    """
+    """The time of a call.
+
     Attributes:
         seconds: per call, the median over the rounds.
         faster: the first call's time divided by this one's, the median of the ratios of each round.
@@ -30,8 +31,8 @@ def time_alternately(
 ) -> dict[str, Timing]:
     """Time calls in turn, so that other load on the machine affects all of them equally.
 
-    Each call is repeated for `turn` seconds, since a single one would find the caches full of another call's weights.
-    Two warm-up calls and one that sets the number of repeats do not count.
+    In each round a call is repeated for `turn` seconds, since after another call the caches hold that call's weights.
+    Two warm-up calls, and one that sets the number of repeats, do not count.
     """
     repeats = {name: max(1, round(turn / _turn(call, 1, clock, warm_up=2))) for name, call in calls.items()}
     times = [{name: _turn(call, repeats[name], clock) for name, call in calls.items()} for _ in range(rounds)]
@@ -58,7 +59,7 @@ def energy(
     clock: Callable[[], float] = time.perf_counter,
     powercap: Path = POWERCAP,
 ) -> float:
-    """Joules per call, of everything the CPUs did meanwhile; NaN if the machine does not report energy."""
+    """Joules per call, other load of the CPUs included; NaN if the machine does not report energy."""
     zones = [zone for zone in powercap.glob("intel-rapl:*") if zone.name.count(":") == 1]  # packages, not their parts
     before, start, count = [_microjoules(zone) for zone in zones], clock(), 0
     if not zones or any(math.isnan(value) for value in before):
@@ -68,8 +69,8 @@ def energy(
         count += 1
     used = 0.0
     for zone, value in zip(zones, before, strict=True):
-        wrapped = int((zone / "max_energy_range_uj").read_text())
-        used += (_microjoules(zone) - value) % wrapped  # the counter wraps around
+        max_range = int((zone / "max_energy_range_uj").read_text())
+        used += (_microjoules(zone) - value) % max_range  # the counter wraps around
     return used / 1e6 / count
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as a step of a recipe: the ordinary train."""
+"""Fine-tuning as a step of a recipe."""
 
 import shutil
 from pathlib import Path
@@ -18,8 +18,8 @@ from visiontune.training.fit import prepare
 from visiontune.training.resolve import resolve
 from visiontune.training.resume import explain_version_mismatch, resume_config
 
-# Keys whose values come from the run, unless the step's overrides set them. All others come from the run's
-# command line, then from the step's overrides.
+# Keys whose values come from the run, unless the step's overrides set them. All others come from the step's overrides,
+# else from the run's command line.
 RUN_KEYS = ("name", "data", "augment", "backbone", "heads", "loss_weights", "monitor", "seed", "paths")
 SOURCE = "SOURCE"
 
@@ -28,9 +28,9 @@ class TrainStep(Step):
     """Trains a run's network further, or another network on the same data.
 
     Args:
-        overrides: of train, such as ``strategy=lp_ft``, added to those of the run; ``SOURCE`` in them is the run's
-            directory.
-        from_source: start from the run's weights instead of those that the config names.
+        overrides: overrides of train, such as ``strategy=lp_ft``, added to those of the run; ``SOURCE`` in them is the
+            run's directory.
+        from_source: start from the run's weights instead of the weights that the config names.
     """
 
     def __init__(self, overrides: list[str], from_source: bool = True) -> None:
@@ -48,7 +48,7 @@ class TrainStep(Step):
                 cfg, checkpoint = resume_config(run, ["trust=true"])  # `compress` has checked it
                 train(cfg, run, checkpoint)
             return run
-        shutil.rmtree(output, ignore_errors=True)  # left by a process that was killed before training began
+        shutil.rmtree(output, ignore_errors=True)  # of a process that was killed before training began
         cfg = self._config(source_config(source))
         train(derive(cfg, {"run_dir": str(output)}, without=["overrides"]), overrides=list(cfg.overrides))
         return run
@@ -56,8 +56,8 @@ class TrainStep(Step):
     def _config(self, cfg: DictConfig) -> DictConfig:
         """The resolved config of train for a source with the config `cfg`."""
         step_overrides = [substitute(override, SOURCE, str(cfg.compressed_from)) for override in self.overrides]
-        line = merge_overrides(cfg.overrides, step_overrides)
-        composed = train_config(line)
+        all_overrides = merge_overrides(cfg.overrides, step_overrides)
+        composed = train_config(all_overrides)
         if composed.search is not None:
             raise UserError("the run was made with search=strategy: name a strategy in the step, such as strategy=full")
         changes: dict[str, Any] = {key: cfg[key] for key in RUN_KEYS}
@@ -68,7 +68,8 @@ class TrainStep(Step):
             changes["optimizer.lr"] = cfg.optimizer.lr  # what the range test chose
         for override in overrides:
             key, _, rest = override.key_or_group.partition(".")
-            if key in RUN_KEYS and (not rest or override.key_or_group == "backbone.name"):  # keys of the old choice go
+            # Another option or network: drop the keys of the old one.
+            if key in RUN_KEYS and (not rest or override.key_or_group == "backbone.name"):
                 changes[key] = train_config(step_overrides)[key]
             elif key in RUN_KEYS:
                 changes[override.key_or_group] = override.value()
@@ -76,11 +77,11 @@ class TrainStep(Step):
         changes["weights_from"] = str(cfg.compressed_from) if self.from_source else None
         changes["test"] = cfg.test
         train_cfg = resolve(derive(composed, changes), Launch(sets_backbone=True))
-        return derive(train_cfg, {"overrides": line, "compressed_from": cfg.compressed_from})
+        return derive(train_cfg, {"overrides": all_overrides, "compressed_from": cfg.compressed_from})
 
 
 def substitute(override: str, word: str, path: str) -> str:
-    """Replace `word` in an override's value by `path`; quoted, since a path may have any character."""
+    """Replace `word` in an override's value by `path`, and quote the value, since a path may have any character."""
     key, _, value = override.partition("=")
     if word not in value:
         return override
@@ -89,7 +90,7 @@ def substitute(override: str, word: str, path: str) -> str:
 
 
 def merge_overrides(before: list[str], after: list[str]) -> list[str]:
-    """Join two command lines; a key or group of `after` replaces the same one of `before`, with all keys below it."""
+    """Join the overrides of two commands; a key of `after` replaces the same key of `before` and all keys below it."""
     parser = OverridesParser.create()
     new_keys = {_key(override.key_or_group) for override in parser.parse_overrides(after)}
     replaced = new_keys | {"run_dir", "sweep_dir", "weights_from", "name", "debug"}

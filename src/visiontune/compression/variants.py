@@ -9,10 +9,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from visiontune.deployment.files import Exported, OnnxFile, write
-from visiontune.deployment.graph import build_graph
+from visiontune.deployment.graph import build_graph, takes_batches
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.exportable import Exportable
-from visiontune.models.heads.interfaces import require
 from visiontune.runs.directory import RunDirectory
 
 TOLERANCE = 1e-3  # relative and absolute, between compiled and eager outputs
@@ -20,10 +18,11 @@ TOLERANCE = 1e-3  # relative and absolute, between compiled and eager outputs
 
 @dataclass(frozen=True)
 class Variant:
-    """
+    """A form of a run's model.
+
     Attributes:
-        call: images ``(B, C, H, W)`` uint8 -> `TASK.NAME` of every prediction; B is 1 unless `takes_batches`.
-        place: the run directory or exported file that a new process can load; None for a compiled model.
+        call: images ``(B, C, H, W)`` uint8 -> predictions by `TASK.NAME`; B is 1 unless `takes_batches`.
+        path: the run directory or exported file that a new process can load; None for a compiled model.
         megabytes: size of the exported file, or of the weights.
     """
 
@@ -33,22 +32,23 @@ class Variant:
     model: FineTuner
     takes_batches: bool
     call: Callable[[Tensor], dict[str, Tensor]]
-    place: Path | None
+    path: Path | None
     megabytes: float
 
     def batch(self, images: Tensor) -> None:
+        """Call the model on all images, in one batch if it takes batches."""
         for part in images.split(len(images) if self.takes_batches else 1):
             self.call(part)
 
 
 def eager_variant(name: str, run: RunDirectory, cfg: DictConfig) -> Variant:
-    """The eager checkpoint, or the exported file if that is the run's model."""
+    """The checkpoint in eager mode, or the exported file if that is the run's model."""
     file = exported_file(run, cfg)
     graph, model = build_graph(run, cfg)
     if file is not None:
         return _file_variant(name, run, cfg, model, file)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values()) / 1e6
-    return Variant(name, run, cfg, model, _takes_batches(model), torch.inference_mode()(graph), run.path, weights)
+    return Variant(name, run, cfg, model, takes_batches(model), torch.inference_mode()(graph), run.path, weights)
 
 
 def exported_file(run: RunDirectory, cfg: DictConfig) -> Path | None:
@@ -57,7 +57,7 @@ def exported_file(run: RunDirectory, cfg: DictConfig) -> Path | None:
 
 
 def export_variant(name: str, run: RunDirectory, cfg: DictConfig, folder: Path) -> Variant:
-    """Export the run into `folder`, to be run by onnxruntime."""
+    """Export the run to `folder`, for onnxruntime."""
     graph, model = build_graph(run, cfg)
     file = folder / f"{name}.onnx"
     write(graph, file, "onnx")
@@ -72,17 +72,14 @@ def compile_variant(name: str, eager: Variant, images: Tensor) -> Variant:
     """
     graph, _ = build_graph(eager.run, eager.cfg)
     call = torch.inference_mode()(torch.compile(graph))
-    outputs = call(images[: len(images) if eager.takes_batches else 1])
-    for output, value in eager.call(images[: len(images) if eager.takes_batches else 1]).items():
-        if value.is_floating_point() and not torch.allclose(outputs[output], value, TOLERANCE, TOLERANCE):
-            raise ValueError(f"the compiled model gives other outputs: {output}")
-    return replace(eager, name=name, call=call, place=None)
+    images = images if eager.takes_batches else images[:1]
+    outputs = call(images)
+    for key, value in eager.call(images).items():
+        if value.is_floating_point() and not torch.allclose(outputs[key], value, TOLERANCE, TOLERANCE):
+            raise ValueError(f"the compiled model has other outputs than the eager model: {key}")
+    return replace(eager, name=name, call=call, path=None)
 
 
 def _file_variant(name: str, run: RunDirectory, cfg: DictConfig, model: FineTuner, path: Path) -> Variant:
     file: Exported = OnnxFile(path)
-    return Variant(name, run, cfg, model, _takes_batches(model), file, path, path.stat().st_size / 1e6)
-
-
-def _takes_batches(model: FineTuner) -> bool:
-    return all(head.graph_batch for head in require(model.heads, Exportable, "export").values())
+    return Variant(name, run, cfg, model, takes_batches(model), file, path, path.stat().st_size / 1e6)

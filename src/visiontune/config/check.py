@@ -5,6 +5,7 @@ from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from visiontune.config.schema.train import Train
 from visiontune.config.schema.types import Section
@@ -24,8 +25,10 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
     """Resolve interpolations in a copy of `cfg` and convert each value to the type of its key (`epochs=1e1` is 10).
 
     Raises:
-        UserError: a value has the wrong type or is out of range.
+        UserError: a value is missing, has the wrong type or is out of range.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(_missing_message(verb, missing[0]))
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     model = VERBS[verb]
     try:
@@ -37,7 +40,7 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
 
 
 def _write_back(plain: dict[str, Any], section: BaseModel) -> None:
-    """Replace values in `plain` by the converted ones; keys keep their order."""
+    """Replace the values in `plain` by the converted values of `section`; keys keep their order."""
     for name, field in type(section).model_fields.items():
         key = field.alias or name
         if key in plain:
@@ -53,6 +56,22 @@ def _plain(before: Any, value: Any) -> Any:
     return value
 
 
+def _missing_message(verb: str, key: str) -> str:
+    """`VERB needs a value for KEY: write KEY=EXAMPLE`."""
+    field: FieldInfo | None = None
+    section: type[BaseModel] | None = VERBS[verb]
+    for part in key.split("."):
+        field = _fields(section).get(part)
+        section = _section(field.annotation) if field else None
+    example = field.examples[0] if field and field.examples else "VALUE"
+    return f"{verb} needs a value for {key}: write {key}={_text(example)}"
+
+
+def _fields(section: type[BaseModel] | None) -> dict[str, FieldInfo]:
+    """The fields of a section by key."""
+    return {info.alias or name: info for name, info in section.model_fields.items()} if section else {}
+
+
 def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
     """`KEY=VALUE: expected ..., got ...; write KEY=EXAMPLE` for the first wrong key."""
     path, field, value = [], None, plain
@@ -60,7 +79,7 @@ def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
     for part in error.errors()[0]["loc"]:
         if section is None or not isinstance(value, dict) or part not in value:
             break
-        fields = {info.alias or name: info for name, info in section.model_fields.items()}
+        fields = _fields(section)
         if part not in fields:
             break
         field, value = fields[str(part)], value[part]
@@ -80,7 +99,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _text(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Write a value as on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, dict):

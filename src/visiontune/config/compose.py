@@ -17,7 +17,7 @@ def config_dir() -> Path:
 
 def train_config(overrides: list[str]) -> DictConfig:
     """Compose the config of `visiontune train` with these overrides; a user's `--config-dir` is included."""
-    # Hydra is not initialised in a process of a launcher.
-    inside = GlobalHydra.instance().is_initialized()
-    with nullcontext() if inside else initialize_config_dir(str(config_dir()), version_base="1.3"):
+    # Hydra is not initialized in the worker processes of a launcher, nor in Python code.
+    is_initialized = GlobalHydra.instance().is_initialized()
+    with nullcontext() if is_initialized else initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose("train", overrides=overrides)

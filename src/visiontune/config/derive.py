@@ -1,4 +1,4 @@
-"""Derive new configs from others; a resolved config itself is never changed."""
+"""Derive a config from another one. A resolved config is never changed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -10,10 +10,11 @@ def count_devices(trainer: DictConfig) -> int:
     """`trainer.devices` as a number, 1 or more; -1 is all GPUs.
 
     Raises:
-        UserError: the machine has fewer devices, or several devices need `trainer=ddp`.
+        UserError: the machine has fewer GPUs, or several devices need `trainer=ddp`.
     """
     devices, gpus = trainer.devices, torch.cuda.device_count()
-    if trainer.accelerator == "gpu" and (devices > gpus or not gpus):
+    uses_gpus = trainer.accelerator == "gpu" or (trainer.accelerator == "auto" and gpus > 0)
+    if uses_gpus and (devices > gpus or not gpus):
         raise UserError(
             f"trainer.devices={devices}: expected at most {gpus}, the GPUs of this machine; write trainer=cpu, or fewer"
         )

@@ -17,7 +17,7 @@ def import_verb(verb: str) -> ModuleType:
     name = f"visiontune.{verb}"
     if name in sys.modules:  # a later job of a sweep
         return sys.modules[name]
-    # Imports create a million objects that all stay, and collecting garbage meanwhile takes a sixth of the time.
+    # Imports create a million objects that all stay. Collecting garbage meanwhile takes a sixth of the time.
     gc.disable()
     try:
         with _stand_ins({"wandb": None, "scipy.signal": _scipy_signal()}):
@@ -31,6 +31,7 @@ def import_verb(verb: str) -> ModuleType:
 
 
 def _scipy_signal() -> ModuleType:
+    """A stand-in for scipy.signal that has the one name which torchmetrics sets."""
     module = ModuleType("scipy.signal")
     module.__dict__["hamming"] = None
     return module

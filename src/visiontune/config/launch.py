@@ -12,16 +12,18 @@ class Launch:
 
     Attributes:
         overrides: overrides of the command line, or of one job of a sweep.
-        data: the option of the group `data`; it names runs that have no data folder.
-        job: number of the job in a sweep; None outside a sweep.
-        sets_backbone: the command line chooses the backbone; otherwise `weights_from` does.
-        sets_lr: the command line sets the learning rate, so that a search keeps it.
+        data: the option of the group `data`, which is the name of runs without a data folder.
+        job: the number of the job in a sweep; None outside a sweep.
+        sets_backbone: whether the command line chooses the backbone; otherwise `weights_from` does.
+        backbone_keys: keys of `backbone` that the command line sets; they change the backbone of `weights_from`.
+        sets_lr: whether the command line sets the learning rate, which a search then keeps.
     """
 
     overrides: tuple[str, ...] = ()
     data: str = "data"
     job: int | None = None
     sets_backbone: bool = False
+    backbone_keys: tuple[str, ...] = ()
     sets_lr: bool = False
 
     @classmethod
@@ -35,5 +37,6 @@ class Launch:
             data=str(hydra.runtime.choices["data"]),
             job=hydra.job.num if hydra.mode == RunMode.MULTIRUN else None,
             sets_backbone=not keys.isdisjoint({"backbone", "backbone.name"}),
+            backbone_keys=tuple(sorted(key.split(".")[1] for key in keys if key.startswith("backbone."))),
             sets_lr="optimizer.lr" in keys,
         )

@@ -42,7 +42,7 @@ def _unknown_option(text: str) -> str | None:
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:
-    """The message for an unknown key, with the keys near it, the nearest first."""
+    """The message for an unknown key, with the most similar known keys."""
     match = re.search(r"Could not override '([^']+)'", text)
     if match is None:
         return None
@@ -51,20 +51,22 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
     if not known:
         return f"unknown config key {key!r}: `visiontune {verb} --cfg job` prints all keys"
-    close = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
+    similar = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
     # An abbreviation has few letters of the full word (lr, learning_rate), so compare the initials as well.
     initials = "".join(part[0] for part in leaf.split("_") if part)
-    close.sort(key=lambda name: name != initials)
-    names = ", ".join(f"{parent}.{name}" if parent else name for name in close[:8])
+    similar.sort(key=lambda name: name != initials)
+    names = ", ".join(f"{parent}.{name}" if parent else name for name in similar[:8])
     return f"unknown config key {key!r}; near it: {names} (to add a new key, write +{key}=VALUE)"
 
 
 def _is_group_choice(override: str, config_dir: Path) -> bool:
+    """Whether an override chooses an option of a config group, such as `optimizer=sgd`."""
     key = override.split("=")[0].lstrip("+~")
     return "=" in override and "," not in override and (config_dir / key.split("@")[0]).is_dir()
 
 
 def _keys(verb: str, choices: list[str], parent: str, config_dir: Path) -> list[str]:
+    """The keys below `parent` in the config of a verb; empty if there is no such mapping."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

@@ -22,10 +22,10 @@ STRUCTURED = re.compile(r"""^(['"\[{]|.*\$\{|(choice|range|interval|glob|shuffle
 
 
 def prepare(overrides: Iterable[str], multirun: bool) -> list[str]:
-    """The overrides with `~` as the home folder, and with values of text keys quoted: `name=2024_06` is text.
+    """Expand `~` to the home folder and quote the values of text keys, so that `name=2024_06` is text.
 
     Args:
-        multirun: commas separate the values of a sweep.
+        multirun: whether commas separate the values of a sweep.
     """
     return [_prepare(override, multirun) for override in overrides]
 
@@ -35,7 +35,7 @@ def _prepare(override: str, multirun: bool) -> str:
     if not sign or override.startswith("-"):
         return override
     name = key.lstrip("+")
-    if value.startswith("~"):  # shells do not expand it after KEY=, and Hydra refuses it
+    if value.startswith("~"):  # shells do not expand it after KEY=, and Hydra rejects it
         value = os.path.expanduser(value)
     if name in TEXT_LISTS and (simple := re.fullmatch(r"\[([^\[\]{}'\"$]*)\]", value)):
         value = f"[{','.join(_quote(item.strip()) for item in simple[1].split(',') if item.strip())}]"
@@ -45,12 +45,12 @@ def _prepare(override: str, multirun: bool) -> str:
 
 
 def _quote(text: str) -> str:
-    """Text in quotes, unless Hydra reads it as text without them; `null` and the empty value stay."""
+    """Quote text, unless Hydra reads it as text without quotes; `null` and the empty value stay."""
     if text in ("", "null", "???") or _reads_as_text(text):
         return text
     escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
-    last = len(text) - len(text.rstrip("\\"))  # backslashes escape only before a quote, such as the final one
-    return "'" + escaped + "\\" * last + "'"
+    backslashes = len(text) - len(text.rstrip("\\"))  # a backslash escapes only before a quote, here the closing one
+    return "'" + escaped + "\\" * backslashes + "'"
 
 
 def _reads_as_text(text: str) -> bool:

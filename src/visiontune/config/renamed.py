@@ -37,7 +37,7 @@ KEYS = {
     "callbacks.auto_rgn": "technique=[ema,auto_rgn] technique.auto_rgn",
     "callbacks.first_batch.pictures": "callbacks.first_batch.images",
 }
-# Keys that are accepted under their old name as well: verb -> old -> new.
+# Keys that are also accepted under their old name: verb -> old -> new.
 ACCEPTED = {"predict": {"pictures": "images"}, "export": {"pictures": "images"}}
 
 
@@ -64,7 +64,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
 
 def _split(value: str) -> str:
-    """`[lp_ft,l2_sp]` as `strategy=lp_ft technique=[ema,l2_sp]`."""
+    """Rewrite `[lp_ft,l2_sp]` as `strategy=lp_ft technique=[ema,l2_sp]`."""
     options = [option.strip() for option in value.strip("[]").split(",")]
     techniques = [option for option in options if OPTIONS.get(f"strategy={option}", "").startswith("technique=")]
     strategies = [f"strategy={option}" for option in options if option not in techniques] or ["strategy=full"]
@@ -86,7 +86,7 @@ def check_keys(cfg: DictConfig) -> None:
 
 
 def accept_old_keys(verb: str, overrides: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Replace accepted old names in the overrides; also return a note about each."""
+    """Replace accepted old names in the overrides; return the overrides and a note about each old name."""
     renamed, notes = [], []
     for override in overrides:
         key, sign, value = override.partition("=")

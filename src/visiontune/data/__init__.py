@@ -14,7 +14,7 @@ from visiontune.data.batch import Batch
 from visiontune.data.datamodule import VisionData
 from visiontune.data.loaders import image_loader, to_network
 from visiontune.data.own_module import build_own_module
-from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
 from visiontune.errors import UserError
 
 __all__ = [
@@ -48,6 +48,8 @@ def build_data(
     """
     settings = _to_dict(data)
     module = settings.pop("datamodule", None)
+    if module is not None and not isinstance(module, Mapping):
+        raise UserError(f"data.datamodule={module}: write the path of a class, data.datamodule._target_={module}")
     if module and module.get("_target_"):
         shape = {key: settings[key] for key in ("image_size", "channels")}
         return build_own_module({k: v for k, v in module.items() if v is not None}, **shape, seed=seed, tasks=tasks)
@@ -71,8 +73,7 @@ def build_data(
 
 def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
     """Keep only these tasks, and only images with a label for at least one of them."""
-    if missing := [task for task in tasks if task not in source.schema]:
-        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(source.schema)}")
+    schema = select_tasks(source.schema, tasks)
     samples = [
         replace(sample, targets={task: sample.targets[task] for task in tasks if task in sample.targets})
         for sample in source.samples
@@ -82,7 +83,7 @@ def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
     if len(labelled) < len(samples):
         left_out = len(samples) - len(labelled)
         notes.append(f"{left_out} of {len(samples)} images have no label for {' or '.join(tasks)} and are left out")
-    return replace(source, schema={task: source.schema[task] for task in tasks}, samples=labelled, notes=notes)
+    return replace(source, schema=schema, samples=labelled, notes=notes)
 
 
 def _to_dict(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,15 +25,15 @@ def assign(
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Decide every sample's split.
 
-    The splits that the dataset comes with are used unless `folds` is set. If it has no val split, part of train
-    becomes val; if it has no test split, there is no test split.
+    The splits of the data set are used unless `folds` is set. If it has no val split, part of train becomes val; if it
+    has no test split, there is none.
 
     Returns:
         split -> samples sorted by path, and notes on what was decided or left out.
 
     Raises:
-        UserError: the ratio or the folds are invalid, a split is empty, a class has no training samples, or
-            `per_class` is larger than the number of samples of a class.
+        UserError: the ratio or the folds are invalid, the data set has splits but no train split, a split is empty, a
+            class has no training samples, or `per_class` is larger than the number of samples of a class.
     """
     splits.check_ratio(ratio)
     notes: list[str] = []
@@ -44,7 +44,7 @@ def assign(
     if fold is not None and folds is not None:
         assignment = splits.k_fold(samples, fold, folds, ratio, seed, strata)
         required: tuple[str, ...] = SPLITS
-        notes += ["the splits of the dataset are ignored: k-fold uses all samples"] if has_splits else []
+        notes += ["the splits of the data set are ignored: k-fold uses all samples"] if has_splits else []
     elif has_splits:
         assignment, new_notes = _keep_dataset_splits(samples, ratio, seed, strata)
         required = ("train", "val")
@@ -65,8 +65,15 @@ def assign(
     return result, notes + check_classes(result, schema)
 
 
-def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskInfo]) -> list[str]:
+def check_classes(
+    result: Mapping[str, list[Sample]],
+    schema: Mapping[str, TaskInfo],
+    advice: str = "Add it to train, or remove the class.",
+) -> list[str]:
     """Notes on classes that no training sample has.
+
+    Args:
+        advice: the end of the error message.
 
     Raises:
         UserError: a class of a single-label task has no training sample. In other tasks a rare class may be absent
@@ -85,9 +92,7 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
             present = [split for split in ("val", "test") if name not in absent[split]]
             where = f"is in {' and '.join(present)} but not in train" if present else "has no samples in train"
             others = f" (and {len(untrained) - 1} more classes)" if len(untrained) > 1 else ""
-            raise UserError(
-                f"class {name!r}{others} {where}: nothing to learn it from. Add it to train, or remove the class."
-            )
+            raise UserError(f"class {name!r}{others} {where}: nothing to learn it from. {advice}")
         for names, what in ((elsewhere, "in val or test but not in train"), (nowhere, "in no image at all")):
             if names:
                 notes.append(f"{task}: {len(names)} of {len(info.classes)} classes are {what}: {some(names, 5)}")
@@ -97,21 +102,28 @@ def check_classes(result: Mapping[str, list[Sample]], schema: Mapping[str, TaskI
 def _keep_dataset_splits(
     samples: list[Sample], ratio: Mapping[str, float], seed: int, strata: splits.Strata | None
 ) -> tuple[dict[str, str], list[str]]:
-    """The splits that the dataset comes with; part of train becomes val if there is no val split."""
+    """The splits of the data set; part of train becomes val if there is no val split."""
     notes = []
+    names = {sample.split for sample in samples if sample.split is not None}
+    if "train" not in names:
+        raise UserError(
+            f"the data set has a {' and a '.join(sorted(names))} split, but no train split: add one, or write "
+            "data.fold=0 data.folds=5 to ignore its splits"
+        )
     unassigned = sum(sample.split is None for sample in samples)
     if unassigned:
         notes.append(f"{unassigned} samples without a split are left out, since other samples have one")
     assignment = {sample.path: sample.split for sample in samples if sample.split is not None}
-    if "val" not in assignment.values():
+    if "val" not in names:
         train = [sample for sample in samples if sample.split == "train"]
-        assignment |= splits.carve_val(train, ratio, seed, strata) if train else {}
-        notes.append(f"no val split was given: {list(assignment.values()).count('val')} samples are taken out of train")
+        assignment |= splits.carve_val(train, ratio, seed, strata)
+        count = list(assignment.values()).count("val")
+        notes.append(f"the data set has no val split: {count} training samples become val")
     return assignment, notes + _leaks(samples, assignment)
 
 
 def _leaks(samples: list[Sample], assignment: Mapping[str, str]) -> list[str]:
-    """Notes on images and groups that are in more than one split of the dataset."""
+    """Notes on images and groups that are in more than one split of the data set."""
     image_splits: dict[str, set[str]] = defaultdict(set)
     group_splits: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
@@ -138,15 +150,17 @@ def _reduce_train(
     seed: int,
     strata: splits.Strata | None,
 ) -> list[str]:
-    """Apply `limit_train` and `per_class` to the train split in place; returns notes on what was left out."""
+    """Apply `limit_train` and `per_class` to the train split in place; returns notes on the samples left out."""
     notes = []
     if limit_train is not None:
         before = len(result["train"])
         result["train"] = splits.select_samples(result["train"], limit_train, seed, strata)
         if not result["train"]:
             raise UserError(
-                f"data.limit_train={limit_train}: the smallest group has more samples; write a larger number"
+                f"data.limit_train={limit_train}: a group has more samples; write a larger number, such as "
+                f"data.limit_train={10 * limit_train}"
             )
+        check_classes(result, schema, advice=f"Write a larger number, such as data.limit_train={10 * limit_train}.")
         notes.append(f"data.limit_train={limit_train}: {before - len(result['train'])} training samples are left out")
     if per_class is not None:
         before = len(result["train"])
@@ -167,11 +181,9 @@ def keep_labels(samples: list[Sample], share: float, seed: int) -> list[Sample]:
 
     The draw depends on the image content, and is independent for each task.
 
-    Raises:
-        UserError: `share` is outside 0..1.
+    Args:
+        share: above 0 and at most 1.
     """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise UserError(f"data.labelled={share}: a share of the training samples, above 0 and at most 1")
     if share == 1:
         return samples
 

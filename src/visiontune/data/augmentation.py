@@ -1,6 +1,6 @@
 """Augmentation of training images.
 
-All steps are torchvision v2 transforms on uint8, so boxes and masks given as tv_tensors move with the image.
+All steps are torchvision v2 transforms on uint8, so boxes and masks that are tv_tensors move with the image.
 """
 
 import math
@@ -26,7 +26,7 @@ class Augment:
 
     Attributes:
         crop: crop a random rectangle with this share of the area, as `[min, max]`, such as `[0.5, 1.0]`.
-        ratio: range of the change of the rectangle's aspect ratio, such as `[3/4, 4/3]`.
+        ratio: range of the change of the rectangle's aspect ratio, such as `[3/4, 4/3]`; None does not change it.
         resize_range: resize by a factor in this range, then crop or pad to the input size, such as `[0.5, 1.5]`.
             Replaces `crop` for objects of many sizes.
         flip: flip horizontally with probability 0.5. Disable it if flipping changes the class (digits, text).
@@ -34,8 +34,8 @@ class Augment:
         rotate: largest rotation in degrees, in both directions.
         scale: range of the zoom factor, such as `[0.9, 1.1]`.
         fill: grey value (0..255) for pixels that rotation, zoom and padding leave empty (`IGNORE` in label maps).
-        min_visible: drop an object if a smaller share of its box than this is left in the image.
-        color: change brightness, contrast and saturation by a factor of up to 1 +- this.
+        min_visible: drop an object if less than this share of its box is left in the image.
+        color: change brightness, contrast and saturation by a random factor from 1 - color to 1 + color.
         hue: shift the hue by up to this share of the color circle, in both directions (0..0.5).
         grey: probability of converting to grey.
         blur: probability of a slight blur.
@@ -47,7 +47,7 @@ class Augment:
     """
 
     crop: tuple[float, float] | None = None
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[float, float] | None = (3 / 4, 4 / 3)
     resize_range: tuple[float, float] | None = None
     flip: bool = False
     vertical_flip: bool = False
@@ -66,40 +66,25 @@ class Augment:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Augment":
-        """Build from a config. Raises UserError for an unknown key or an invalid value."""
+        """Build from a config of checked types, see `visiontune.config.schema.data.Augment`.
+
+        Raises:
+            UserError: a key is unknown, or a range or a combination has no meaning.
+        """
         known = [field.name for field in fields(cls)]
         for key in config:
             if key not in known:
                 raise UserError(f"augment.{key}: unknown key; known are {', '.join(known)}")
         augment = cls(**config)
-        for key in ("rotate", "color", "hue", "grey", "blur", "erase", "min_visible", "mixup", "cutmix", "fill"):
-            value = getattr(augment, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise UserError(f"augment.{key}={value}: write a number, 0 or more")
-        if augment.fill > 255:
-            raise UserError(f"augment.fill={augment.fill}: write a grey value from 0 to 255")
-        if augment.auto is not None and augment.auto not in AUTO:
-            raise UserError(f"augment.auto={augment.auto}: choose one of null, {', '.join(AUTO)}")
         for key in ("crop", "ratio", "resize_range", "scale"):
             pair = getattr(augment, key)
-            if pair is not None and not _rising(pair):
+            if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise UserError(f"augment.{key}={pair}: write two increasing numbers, such as augment.{key}=[0.8, 1.0]")
         if augment.crop is not None and augment.crop[1] > 1:
             raise UserError(f"augment.crop={augment.crop}: write shares of the image's area up to 1.0")
         if augment.crop is not None and augment.resize_range is not None:
             raise UserError("augment.crop and augment.resize_range both crop the image; write augment.crop=null")
-        for key in ("grey", "blur", "erase", "min_visible"):
-            if not 0 <= getattr(augment, key) <= 1:
-                what = "share" if key == "min_visible" else "probability"
-                raise UserError(f"augment.{key}={getattr(augment, key)}: write a {what} from 0 to 1")
-        if not 0 <= augment.hue <= 0.5:
-            raise UserError(f"augment.hue={augment.hue}: write a number from 0 to 0.5")
         return augment
-
-
-def _rising(pair: Any) -> bool:
-    numbers = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int | float) for v in pair)
-    return numbers and 0 < pair[0] <= pair[1]
 
 
 def train_transform(
@@ -117,7 +102,7 @@ def train_transform(
     Raises:
         UserError: `augment.auto` is set, but there are not three channels, or targets have geometry.
     """
-    moved = sorted({kind.name for kind in kinds if kind.has_geometry})
+    geometric = sorted({kind.name for kind in kinds if kind.has_geometry})
     recolored = any(kind.recolored for kind in kinds)
     steps = [*steps_before(kinds), *_fit_steps(augment, size, resize)]
     if augment.flip:
@@ -133,10 +118,10 @@ def train_transform(
     if augment.auto:
         if channels != 3:
             raise UserError(f"augment.auto={augment.auto} needs data.channels=3; write augment.auto=null")
-        if moved:
+        if geometric:
             raise UserError(
                 f"augment.auto={augment.auto} rotates and shears images but not the targets of "
-                f"{' and '.join(moved)}; write augment.auto=null augment.color=0.3"
+                f"{' and '.join(geometric)}; write augment.auto=null augment.color=0.3"
             )
         steps.append(AUTO[augment.auto](fill=augment.fill))
     color_steps: list[v2.Transform] = []
@@ -152,7 +137,7 @@ def train_transform(
         image_only.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 1.5))], augment.blur))
     if augment.erase:
         image_only.append(v2.RandomErasing(augment.erase))
-    steps += [ImageOnly(step) for step in image_only] if moved else image_only
+    steps += [ImageOnly(step) for step in image_only] if geometric else image_only
     return steps[0] if len(steps) == 1 else v2.Compose(steps)
 
 
@@ -163,8 +148,9 @@ def _fit_steps(augment: Augment, size: tuple[int, int], resize: str) -> list[v2.
     if augment.crop is None:
         return fit(size, resize, augment.fill)
     # If evaluation squashes images, a crop with the image's aspect ratio is squashed in the same way.
-    cut = ShareCrop(augment.crop, augment.ratio, size[1] / size[0] if resize == "crop" else None)
-    return [cut, *fit(size, "letterbox" if resize == "letterbox" else "squash", augment.fill)]
+    aspect = size[1] / size[0] if resize == "crop" else None
+    crop = ShareCrop(augment.crop, augment.ratio or (1.0, 1.0), aspect)
+    return [crop, *fit(size, "letterbox" if resize == "letterbox" else "squash", augment.fill)]
 
 
 class ShareCrop(v2.Transform):

@@ -12,7 +12,7 @@ from visiontune.errors import UserError, listed, some
 POLICIES = ("error", "clip", "drop")
 # Annotation tools count pixels from 0 or from 1, and round: boxes may leave their image by this many pixels.
 ROUNDING = 1.0
-FUZZ = 0.01  # smaller differences are not reported
+FUZZ = 0.01  # pixels; smaller differences are not reported
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class BoxCheck:
         return clipped[valid].astype(np.float32), np.flatnonzero(valid).tolist()
 
     def refuse(self, problem: str) -> None:
-        """Report an object that is bad for another reason than its box."""
+        """Record an object that is bad for another reason than its box."""
         self.total += 1
         self._note(problem, dropped=True)
 

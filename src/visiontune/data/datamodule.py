@@ -35,7 +35,7 @@ class VisionData(L.LightningDataModule):
 
     Args:
         image_size: size of the network's input in pixels: one number, or (H, W).
-        batch_size: samples per process and step.
+        batch_size: samples per rank and step.
         num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores minus 1, at
             most 8.
         resize: `squash`, `crop` or `letterbox`.
@@ -76,7 +76,6 @@ class VisionData(L.LightningDataModule):
         self.root = source.root
         self.augment = augment or Augment()
         self.labelled, self.balanced, self.cache = labelled, balanced, cache
-        _check(batch_size, channels, cache)
         kinds = [info.target_kind for info in self.schema.values()]
         self.eval_transform = eval_transform(self.image_size, resize, kinds, self.augment.fill)
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
@@ -96,7 +95,8 @@ class VisionData(L.LightningDataModule):
         )
         self._splits["train"] = keep_labels(self._splits["train"], labelled, seed)
         if labelled != 1:
-            notes += [note for note in check_classes(self._splits, self.schema) if note not in notes]
+            advice = f"Write a larger share, such as data.labelled={min(1, 10 * labelled):g}."
+            notes += [note for note in check_classes(self._splits, self.schema, advice) if note not in notes]
         self.notes = [*source.notes, *notes]
         self.num_workers = resolve_workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
@@ -126,7 +126,7 @@ class VisionData(L.LightningDataModule):
         return split_rows(self._splits, self._samples, self.schema)
 
     def steps_per_epoch(self, world: int = 1) -> int:
-        """Training batches of one process out of `world`, before gradients are accumulated."""
+        """Training batches of one rank out of `world`, before gradients are accumulated."""
         return len(EpochBatches(len(self.samples("train")), self.batch_size, shuffle=True, world=world))
 
     def train_dataloader(self) -> Any:
@@ -239,12 +239,3 @@ class VisionData(L.LightningDataModule):
             self._next = BEGINNING
         on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return data_loader(dataset, batches, self.num_workers, pin_memory=on_cuda)
-
-
-def _check(batch_size: int, channels: int, cache: str) -> None:
-    if batch_size < 1:
-        raise UserError(f"data.batch_size={batch_size}: write 1 or more")
-    if channels not in (1, 3, 4):
-        raise UserError(f"data.channels={channels}: write 3 (color), 1 (grey) or 4 (four bands as stored)")
-    if cache not in ("none", "memory"):
-        raise UserError(f"data.cache={cache}: write none or memory")

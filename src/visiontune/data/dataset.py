@@ -18,6 +18,7 @@ from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
+from visiontune.data.target_transforms import Measure
 from visiontune.data.targets import Stored
 
 
@@ -63,10 +64,10 @@ class VisionDataset(Dataset[dict[str, Any]]):
         shrink = ShortSide((round(size[0] * 1.5), round(size[1] * 1.5)))
 
         def load(index: int) -> _Loaded:
-            loaded = image, targets, _, (height, width) = self._load(index)
+            image, targets, truth, (height, width) = self._load(index)
             if height <= shrink.size[0] or width <= shrink.size[1]:
-                return loaded
-            image, targets = shrink(tv_tensors.Image(image), targets)
+                return image, targets, truth, (height, width)
+            image, targets = shrink(*Measure()(tv_tensors.Image(image), targets))
             return image.contiguous(), targets, {}, (height, width)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

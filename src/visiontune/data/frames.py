@@ -25,7 +25,7 @@ class Frame(NamedTuple):
         return cls((height, width), (0, 0, height, width))
 
     def boxes(self, boxes: Tensor, clip: bool = True) -> Tensor:
-        """``(N, 4)`` x1, y1, x2, y2 in pixels of the input -> in pixels of the image, clipped to it."""
+        """``(N, 4)`` x1, y1, x2, y2 in pixels of the input -> in pixels of the image; `clip` limits them to it."""
         top, left, height, width = self.inside
         x = (boxes[:, 0::2] - left) * (self.size[1] / width)
         y = (boxes[:, 1::2] - top) * (self.size[0] / height)

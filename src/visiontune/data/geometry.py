@@ -1,6 +1,6 @@
 """Fit images to the network's input without randomness, and compute where they lie in it.
 
-All steps are torchvision v2 transforms, so boxes and masks given as tv_tensors move with the image. Sizes are
+All steps are torchvision v2 transforms, so boxes and masks that are tv_tensors move with the image. Sizes are
 computed in integer arithmetic, so that an exported graph computes the same ones.
 """
 
@@ -51,19 +51,19 @@ def fit(size: tuple[int, int], resize: str, fill: float = 0) -> list[v2.Transfor
     raise UserError(f"data.resize={resize}: choose one of {', '.join(FITS)}")
 
 
-def eval_frame(resize: str, stored: tuple[int, int], size: tuple[int, int]) -> Frame:
-    """Where `eval_transform` puts an image of `stored` (H, W) pixels in an input of `size` (h, w)."""
-    height, width = fitted(resize, stored, size)
+def eval_frame(resize: str, image_size: tuple[int, int], size: tuple[int, int]) -> Frame:
+    """Where `eval_transform` puts an image of `image_size` (H, W) pixels in an input of `size` (h, w)."""
+    height, width = resized_size(resize, image_size, size)
     if resize == "crop":  # never halve a negative number: Python rounds it down, ONNX towards zero
-        return Frame(stored, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
-    return Frame(stored, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
+        return Frame(image_size, (-((height - size[0]) // 2), -((width - size[1]) // 2), height, width))
+    return Frame(image_size, ((size[0] - height) // 2, (size[1] - width) // 2, height, width))
 
 
-def fitted(resize: str, stored: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of an image of `stored` (H, W) pixels after resizing for `size`, before cropping or padding."""
+def resized_size(resize: str, image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of an image of `image_size` (H, W) pixels after resizing for `size`, before cropping or padding."""
     if resize == "squash":
         return size
-    return _covering(stored, _margin(size)) if resize == "crop" else _inside(stored, size)
+    return _covering(image_size, _margin(size)) if resize == "crop" else _inside(image_size, size)
 
 
 def _margin(size: tuple[int, int]) -> tuple[int, int]:
@@ -173,11 +173,11 @@ class Letterbox(Resizing):
 class ResizeAndCut(Resizing):
     """Resize by a random factor, then crop or pad at random positions to `size` (H, W).
 
-    Large-scale jitter (Ghiasi et al. 2021, https://arxiv.org/abs/2012.07177): objects are seen in many sizes.
+    Large-scale jitter (Ghiasi et al. 2021, https://arxiv.org/abs/2012.07177): objects appear in many sizes.
 
     Args:
         factors: smallest and largest factor; 1 is the scale of evaluation.
-        resize: one of `FITS`; decides about the aspect ratio.
+        resize: one of `FITS`; defines the aspect ratio.
         fill: grey value (0..255) of the padding.
     """
 
@@ -191,17 +191,17 @@ class ResizeAndCut(Resizing):
         height, width = v2.query_size(flat_inputs)
         draw = torch.rand(3).tolist()
         factor = self.factors[0] + draw[0] * (self.factors[1] - self.factors[0])
-        h, w = (max(1, round(side * factor)) for side in fitted(self.fit, (height, width), self.size))
+        h, w = (max(1, round(side * factor)) for side in resized_size(self.fit, (height, width), self.size))
         top, left = int(draw[1] * (abs(self.size[0] - h) + 1)), int(draw[2] * (abs(self.size[1] - w) + 1))
-        cut_h, cut_w = min(h, self.size[0]), min(w, self.size[1])
+        crop_h, crop_w = min(h, self.size[0]), min(w, self.size[1])
         pad_top, pad_left = top * (h < self.size[0]), left * (w < self.size[1])
         return {
             "size": [h, w],
-            "cut": [top * (h > cut_h), left * (w > cut_w), cut_h, cut_w],
-            "padding": [pad_left, pad_top, self.size[1] - cut_w - pad_left, self.size[0] - cut_h - pad_top],
+            "crop": [top * (h > crop_h), left * (w > crop_w), crop_h, crop_w],
+            "padding": [pad_left, pad_top, self.size[1] - crop_w - pad_left, self.size[0] - crop_h - pad_top],
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         resized = self.resize(inpt, params["size"])
-        cut = self._call_kernel(F.crop, resized, *params["cut"])
-        return self._call_kernel(F.pad, cut, params["padding"], fill=self.fill.value_for(inpt))
+        crop = self._call_kernel(F.crop, resized, *params["crop"])
+        return self._call_kernel(F.pad, crop, params["padding"], fill=self.fill.value_for(inpt))

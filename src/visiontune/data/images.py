@@ -19,7 +19,7 @@ from visiontune.errors import UserError
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm"]
 )
-AHEAD = 16  # images
+AHEAD = 16  # images that `load_images` decodes ahead
 PROBLEMS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 
 
@@ -65,7 +65,7 @@ def load_images(paths: Sequence[Path], channels: int = 3) -> Iterator[Tensor]:
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of what `load_image` gives, without decoding a JPEG's pixels.
+    """(H, W) of the image that `load_image` returns, without decoding a JPEG's pixels.
 
     Raises:
         OSError, ValueError and the other types in `PROBLEMS`: the file is not an image.
@@ -91,15 +91,15 @@ def reason(error: BaseException) -> str:
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
     """Convert an image in memory to `channels`: grey is repeated, color is converted to grey (ITU-R 601)."""
-    have = image.shape[0]
-    if have == channels:
+    count = image.shape[0]
+    if count == channels:
         return image
-    if have == 1:
+    if count == 1:
         return image.expand(channels, -1, -1)
-    if have == 3 and channels == 1:
+    if count == 3 and channels == 1:
         grey = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
         return grey.round().to(torch.uint8)
-    raise UserError(f"data.channels={channels}: the images have {have} channels; write data.channels={have}")
+    raise UserError(f"data.channels={channels}: the images have {count} channels; write data.channels={count}")
 
 
 def image_pixels(image: Image.Image, channels: int) -> np.ndarray:

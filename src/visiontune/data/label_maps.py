@@ -64,6 +64,7 @@ class Coding:
         return value
 
     def show(self, code: int) -> str:
+        """The value of a code as in `data.values`."""
         return str([code >> 16, code >> 8 & 255, code & 255]) if self.colours else str(code)
 
 
@@ -82,7 +83,7 @@ class StoredLabelMap:
         except PROBLEMS as error:
             raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: the mask has {_pixels(codes.shape)}, its image {_pixels(size)}")
+            raise UserError(f"{self.path}: the mask has {describe_size(codes.shape)}, its image {describe_size(size)}")
         return LabelMap(torch.from_numpy(self.coding.table[codes]))
 
 
@@ -105,15 +106,7 @@ def label_maps(
         UserError: a mask cannot be read, has another size than its image, or has a value of no class.
     """
     contents = read_masks(root, sorted(masks.values()), coding.colours)
-    wrong = [
-        f"{mask}: {_pixels(contents[mask]['size'])}, its image {image} has {_pixels(sizes[image])}"
-        for image, mask in masks.items()
-        if tuple(contents[mask]["size"]) != sizes[image]
-    ]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
-        )
+    check_mask_sizes(masks, contents, sizes)
     code_labels = {code: label for label, code in enumerate(coding.codes)}
     known_codes = {*code_labels, coding.ignore}
     unknown_codes = {
@@ -138,6 +131,30 @@ def label_maps(
         )
         for image, mask in masks.items()
     }
+
+
+def check_mask_sizes(
+    masks: Mapping[str, str], contents: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Compare the size of each mask with that of its image.
+
+    Args:
+        masks: image -> mask.
+        contents: mask -> a mapping with its `size`.
+        sizes: image -> (H, W).
+
+    Raises:
+        UserError: lists the masks of another size.
+    """
+    wrong = [
+        f"{mask}: {describe_size(contents[mask]['size'])}, its image {image} has {describe_size(sizes[image])}"
+        for image, mask in masks.items()
+        if tuple(contents[mask]["size"]) != sizes[image]
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
+        )
 
 
 def _check_ignored(coding: Coding, values: set[int]) -> None:
@@ -186,5 +203,6 @@ def pixel_codes(path: Path, colours: bool) -> np.ndarray:
     return pixels
 
 
-def _pixels(size: Sequence[int]) -> str:
+def describe_size(size: Sequence[int]) -> str:
+    """(H, W) as text, width first."""
     return f"{size[1]}x{size[0]} pixels"

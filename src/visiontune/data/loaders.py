@@ -17,7 +17,6 @@ from visiontune.data.dataset import VisionDataset, collate
 from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
-from visiontune.errors import UserError
 
 OPEN_FILES = 65_536
 
@@ -85,10 +84,8 @@ class _NamedImages(IterableDataset[dict[str, Any]]):
 
 def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(H, W) from one number or two."""
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(f"data.image_size={image_size}: write one number of pixels, or [HEIGHT, WIDTH]")
-    return size[0], size[1]
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width
 
 
 def data_loader(
@@ -98,6 +95,11 @@ def data_loader(
     pin_memory: bool = False,
     collate: Callable[[list[dict[str, Any]]], Any] = collate,
 ) -> DataLoader[Any]:
+    """A loader of `batches`, which are lists of keys `(view, index)` of the dataset.
+
+    Args:
+        collate: combines the items of a batch, by default to a `Batch`.
+    """
     if num_workers > 0:
         _allow_many_files()
     return DataLoader(
@@ -124,9 +126,7 @@ def _allow_many_files() -> None:
 
 
 def resolve_workers(num_workers: int | str, in_memory: bool) -> int:
-    """The number of data-loader workers for `data.num_workers` on this machine."""
-    if num_workers == "auto":
-        return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)
-    if not isinstance(num_workers, int) or num_workers < 0:
-        raise UserError(f"data.num_workers={num_workers}: write auto, or the number of data-loader workers, such as 4")
-    return num_workers
+    """The number of data-loader workers on this machine for `data.num_workers`, a number or "auto"."""
+    if isinstance(num_workers, int):
+        return num_workers
+    return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from visiontune.data.batch import Batch
 from visiontune.data.schema import TaskInfo
 from visiontune.data.seeding import derive
+from visiontune.data.target_kinds import MixableKind
 from visiontune.errors import UserError
 
 
@@ -28,12 +29,15 @@ class BatchMixer:
     """
 
     def __init__(self, schema: dict[str, TaskInfo], mixup: float, cutmix: float, seed: int) -> None:
+        self.kinds: dict[str, MixableKind] = {}
         for task, info in schema.items():
-            if not info.target_kind.can_mix:
+            kind = info.target_kind
+            if not isinstance(kind, MixableKind):
                 raise UserError(
                     f"augment.mixup and augment.cutmix cannot mix the targets of {task} ({info.kind}); "
                     "write e.g. augment=standard"
                 )
+            self.kinds[task] = kind
         self.schema, self.seed = schema, seed
         self.choices = [(v2.MixUp, mixup)] * (mixup > 0) + [(v2.CutMix, cutmix)] * (cutmix > 0)
 
@@ -46,11 +50,11 @@ class BatchMixer:
         else:
             before = torch.get_rng_state()
             torch.default_generator.manual_seed(derive(self.seed, "mix", epoch, *batch["index"].tolist()))
-            kind, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
+            transform, alpha = self.choices[int(torch.randint(len(self.choices), ()))]
             order = _together(batch["targets"])
             image = batch["image"] if order is None else batch["image"][order]
-            # Mixing the samples' indices gives the share of each sample in each image: it mixes the labels of any task.
-            image, share = kind(alpha=alpha, num_classes=count)(image, torch.arange(count))
+            # The mixed indices of the samples are the share of each sample in each image, for the labels of any task.
+            image, share = transform(alpha=alpha, num_classes=count)(image, torch.arange(count))
             if order is not None:
                 back = order.argsort()
                 image, share = image[back], share[back][:, back]
@@ -60,10 +64,11 @@ class BatchMixer:
 
     def _soft(self, task: str, values: list[Any], share: Tensor) -> list[Tensor | None]:
         """Mixed targets of a task; None for an image that is mixed with an unlabelled one."""
-        info = self.schema[task]
-        classes, soften = len(info.classes), info.target_kind.soft_vector
+        classes, kind = len(self.schema[task].classes), self.kinds[task]
         unknown_vector = torch.full((classes,), torch.nan)
-        labels = torch.stack([unknown_vector if value is None else soften(value, classes) for value in values])
+        labels = torch.stack(
+            [unknown_vector if value is None else kind.soft_vector(value, classes) for value in values]
+        )
         unknown = (share > 0).float() @ labels.isnan().float() > 0
         vectors = (share.float() @ labels.nan_to_num(0.0)).masked_fill(unknown, torch.nan)
         without = torch.tensor([value is None for value in values])
@@ -77,9 +82,9 @@ class BatchMixer:
 def _together(targets: dict[str, list[Any]]) -> Tensor | None:
     """An order that groups samples labelled for the same tasks; None if all samples are labelled for the same tasks.
 
-    Each sample is mixed with the previous one, and loses its label if that one has none.
+    Each sample is mixed with the previous one, and loses its label if the previous one has none.
     """
-    labelled = list(zip(*([value is None for value in values] for values in targets.values()), strict=True))
-    if len(set(labelled)) == 1:
+    unlabelled = list(zip(*([value is None for value in values] for values in targets.values()), strict=True))
+    if len(set(unlabelled)) == 1:
         return None
-    return torch.tensor([i for i, _ in sorted(enumerate(labelled), key=itemgetter(1))])
+    return torch.tensor([i for i, _ in sorted(enumerate(unlabelled), key=itemgetter(1))])

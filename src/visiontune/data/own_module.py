@@ -17,7 +17,7 @@ from visiontune.data.datamodule import VisionData
 from visiontune.data.own_loader import OwnLoader
 from visiontune.data.readers.python import StoredTarget
 from visiontune.data.sampling import BEGINNING
-from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
+from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, select_tasks
 from visiontune.data.user_code import build_object
 from visiontune.errors import UserError
 
@@ -100,7 +100,16 @@ class OwnModuleData(VisionData):
     def eval_loader(
         self, split: str, sharded: bool = False, at_most: int | None = None, original_images: bool = False
     ) -> Any:
-        """The batches of a split as the module yields them (train is augmented); the first `at_most` samples."""
+        """The batches of a split as the module yields them (train is augmented).
+
+        Args:
+            sharded: has no effect, since training runs on one device.
+            at_most: about how many samples, in whole batches from the first one.
+            original_images: whether batches must have `original_image`.
+
+        Raises:
+            UserError: there is no such split, or its batches have no `original_image`.
+        """
         if not self.samples(split):
             raise UserError(f"the data has no {split} split: {KEY} has no {split}_dataloader")
         loader = self._loaders[split]
@@ -124,6 +133,15 @@ def build_own_module(
     seed: int,
     tasks: Sequence[str] | None,
 ) -> OwnModuleData:
+    """Build the module of `data.datamodule`.
+
+    Args:
+        node: `_target_` and the arguments of the class.
+        tasks: names of the tasks to use; None means all.
+
+    Raises:
+        UserError: the class cannot be imported or built, or its schema or batches are invalid.
+    """
     module = build_object(
         node, KEY, lambda cls: issubclass(cls, L.LightningDataModule), "a subclass of lightning.LightningDataModule"
     )
@@ -137,9 +155,7 @@ def _schema(module: Any, tasks: Sequence[str] | None) -> dict[str, TaskInfo]:
             f"{KEY}: {type(module).__name__} needs `schema`, such as "
             "schema = {'classification': TaskInfo('classification', ['cat', 'dog'])} (from visiontune.data)"
         )
-    if missing := [task for task in tasks or () if task not in schema]:
-        raise UserError(f"heads.{missing[0]}: the data has no such task, it has {', '.join(schema)}")
-    return {task: schema[task] for task in tasks or schema}
+    return select_tasks(schema, tasks or list(schema))
 
 
 def _stored(target: Any, info: TaskInfo) -> Any:

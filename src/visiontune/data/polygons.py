@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from visiontune.data.boxes import ROUNDING, BoxCheck, StoredBoxes
+from visiontune.data.images import reason
 from visiontune.data.targets import Stored
 
 # Polygons (flat x, y in pixels; the mask is their union), or COCO's compressed run lengths.
@@ -104,7 +105,11 @@ def parse(segmentation: Any, size: tuple[int, int]) -> Segment | None:
 
 
 def polygon(numbers: Any) -> np.ndarray:
-    """Raises ValueError unless the numbers are x, y, x, y, ... of three points or more."""
+    """The numbers x, y, x, y, ... as a float64 array.
+
+    Raises:
+        ValueError: they are not the coordinates of three points or more.
+    """
     try:
         points = np.asarray(numbers, dtype=np.float64)
     except (TypeError, ValueError):
@@ -117,9 +122,10 @@ def polygon(numbers: Any) -> np.ndarray:
 
 
 def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
-    """Whether polygons overlap their box (x1, y1, x2, y2); not checked if the box itself leaves the image.
+    """Whether polygons overlap their box (x1, y1, x2, y2).
 
-    True for run lengths, which always have the size of the image.
+    True for run lengths, which always have the size of the image, and if the box leaves the image, which another check
+    reports.
     """
     box_in_image = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
     if not isinstance(segment, list) or not box_in_image:
@@ -140,7 +146,7 @@ def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> Segm
             rle = coco_mask.frPyObjects(rle, *size)
         mask = coco_mask.decode(rle)  # only decoding notices lengths with a wrong sum
     except (ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"its run lengths are broken ({str(error).splitlines()[0][:80]})") from error
+        raise ValueError(f"its run lengths are broken ({reason(error)})") from error
     if not mask.any():
         raise ValueError("its run lengths are empty")
     return rle

@@ -50,7 +50,7 @@ def read_splits(
     """Assign the samples to the splits of a run's `splits.csv`.
 
     Args:
-        current: the splits that the samples would have in a new run.
+        current: the splits of the samples in a new run.
         grown: whether new samples and changed labels are allowed.
 
     Raises:

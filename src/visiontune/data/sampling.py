@@ -23,7 +23,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     Args:
         count: number of samples.
         batch_size: samples per rank and step.
-        shuffle: training (True) or evaluation in the given order (False).
+        shuffle: True in training, False in evaluation, which keeps the order.
         weights: sampling weights; `count` samples per epoch are drawn with replacement.
         at_most: largest number of samples in an evaluation, evenly spaced.
         view: epoch -> the number that seeds augmentation; None is the epoch itself.
@@ -78,11 +78,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         order = self.order(epoch)
         if self.shuffle:
             order += order[: -len(order) % self.world]
-        mine = order[self.rank :: self.world]
+        shard = order[self.rank :: self.world]
         start = 0
-        for number, size in enumerate(self._sizes(len(mine))):
+        for number, size in enumerate(self._sizes(len(shard))):
             if number >= skip:
-                yield [(self.view(epoch), index) for index in mine[start : start + size]]
+                yield [(self.view(epoch), index) for index in shard[start : start + size]]
             start += size
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def progress(trainer: L.Trainer) -> dict[str, int]:
-    """The epoch in which to resume, and the number of its batches that are done and need no decoding."""
+    """The epoch in which to resume, and how many of its batches are done and need not be loaded again."""
     loop = trainer.fit_loop
     done, epoch = loop.epoch_loop.batch_progress.current.completed, loop.epoch_progress.current
     if done >= trainer.num_training_batches:

@@ -1,4 +1,4 @@
-"""Read facts from every file once, and cache them outside the data folder."""
+"""Read every file once, and cache the results outside the data folder."""
 
 import hashlib
 import json
@@ -39,26 +39,24 @@ def scan(
     if not stamps:
         return {}
     root_hash = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    memory = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.json"
-    remembered = _recall(memory)
-    known = {
-        path: remembered[path][2] for path, stamp in stamps.items() if stamp and remembered.get(path, [])[:2] == stamp
-    }
-    remaining = [path for path in stamps if path not in known]
+    file = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.json"
+    cached = _read_cache(file)
+    results = {path: cached[path][2] for path, stamp in stamps.items() if stamp and cached.get(path, [])[:2] == stamp}
+    remaining = [path for path in stamps if path not in results]
     problems: list[tuple[str, str]] = []
     for path, (value, problem) in zip(remaining, _in_parallel(read, [root / path for path in remaining]), strict=True):
         if problem:
             problems.append((path, problem))
         else:
-            known[path] = value
+            results[path] = value
     if remaining:
-        updated = {path: [*(stamps[path] or []), value] for path, value in known.items()}
-        _remember(memory, remembered | updated)
+        updated = {path: [*(stamps[path] or []), value] for path, value in results.items()}
+        _write_cache(file, cached | updated)
     if problems:
         count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
         lines = listed([f"{path}: {problem}" for path, problem in sorted(problems)])
         raise UserError(f"{count} under {root} cannot be read; repair or remove:{lines}")
-    return known
+    return results
 
 
 def read_image_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -91,21 +89,21 @@ def _stamp(path: Path) -> list[int] | None:
     return [info.st_size, info.st_mtime_ns]
 
 
-def _recall(memory: Path) -> dict[str, list]:
+def _read_cache(file: Path) -> dict[str, list]:
     try:
-        return json.loads(memory.read_text())
+        return json.loads(file.read_text())
     except (OSError, ValueError):  # missing or incomplete: read the files again
         return {}
 
 
-def _remember(memory: Path, results: dict[str, list]) -> None:
-    part = memory.with_suffix(f".{os.getpid()}.part")
+def _write_cache(file: Path, results: dict[str, list]) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(results))
-        part.replace(memory)
+        part.replace(file)
     except OSError as error:  # a read-only home folder must not stop the run
         print(
-            f"note: {memory} cannot be written ({error.strerror}); images are checked again next time",
+            f"note: {file} cannot be written ({error.strerror}); images are checked again next time",
             file=sys.stderr,
         )

@@ -1,6 +1,6 @@
 """The result of a reader: tasks with their classes, and samples with their targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from visiontune.data.target_kinds import KINDS, TargetKind
 from visiontune.data.targets import Stored
+from visiontune.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -37,6 +38,16 @@ class TaskInfo:
         return [] if target is None else self.target_kind.labels(target)
 
 
+def select_tasks(schema: Mapping[str, TaskInfo], tasks: Sequence[str]) -> dict[str, TaskInfo]:
+    """The schema of these tasks only. Raises UserError if one of them is not in it."""
+    if missing := [task for task in tasks if task not in schema]:
+        raise UserError(
+            f"heads.{missing[0]}: the data has no such task, it has {', '.join(schema)}; choose heads for these, or "
+            f"write ~heads.{missing[0]}"
+        )
+    return {task: schema[task] for task in tasks}
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image with its targets.
@@ -62,10 +73,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as read, before verification and splitting.
+    """The result of a reader, before verification and splitting.
 
     Attributes:
-        notes: messages about everything that was left out.
+        notes: messages about everything that is left out.
         root: the folder that sample paths are relative to; None if no image is a file.
     """
 

@@ -86,15 +86,18 @@ def k_fold(
 
     A share val / (train + val) of the other samples becomes val. Each fold has an independent draw, so that the val
     splits of two folds overlap only by chance.
+
+    Raises:
+        UserError: `fold` is out of range, or there are fewer images or groups than folds.
     """
-    if folds < 2 or not 0 <= fold < folds:
-        raise UserError(f"data.fold={fold} data.folds={folds}: write folds of 2 or more; fold goes from 0 to folds - 1")
+    if not 0 <= fold < folds:
+        raise UserError(f"data.fold={fold} data.folds={folds}: fold goes from 0 to folds - 1; write data.fold=0")
     units = sorted((unit for units in _units(samples, seed, strata).values() for unit in units), key=lambda u: u.key)
     if len(units) < folds:
         raise UserError(f"data.folds={folds}: there are {len(units)} images or groups; write {len(units)} or less")
     test_paths = {sample.path for unit in _fold(units, fold, folds, strata or {}) for sample in unit.samples}
     remaining = [sample for sample in samples if sample.path not in test_paths]
-    # With the same seed for all folds, two folds would have nearly the same val split.
+    # With the same seed, all folds would have nearly the same val split.
     return dict.fromkeys(test_paths, "test") | carve_val(remaining, ratio, derive(seed, "val of fold", fold), strata)
 
 
@@ -132,8 +135,6 @@ def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: in
     Raises:
         UserError: a class has fewer samples.
     """
-    if per_class < 1:
-        raise UserError(f"data.per_class={per_class}: write 1 or more, or null for all samples")
     samples_per_class: dict[int | None, list[Sample]] = defaultdict(list)
     for sample in samples:
         samples_per_class[strata.get(sample.path)].append(sample)
@@ -153,8 +154,6 @@ def few_shot(samples: list[Sample], per_class: int, classes: list[str], seed: in
 
 def select_samples(samples: list[Sample], count: int, seed: int, strata: Strata | None = None) -> list[Sample]:
     """About `count` samples, stratified; all samples if there are not more."""
-    if count < 1:
-        raise UserError(f"data.limit_train={count}: write 1 or more, or null for all samples")
     if count >= len(samples):
         return samples
     assignment = by_ratio(samples, {"test": count / len(samples)}, seed, strata)

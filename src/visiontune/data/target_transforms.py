@@ -97,7 +97,7 @@ class Tidy(v2.Transform):
 
 
 def _around(masks: Tensor) -> Tensor:
-    """The tightest boxes ``(N, 4)``; torchvision's end at the last pixel instead of after it."""
+    """The tightest boxes ``(N, 4)``; those of torchvision end at the last pixel instead of after it."""
     return masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 

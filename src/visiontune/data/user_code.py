@@ -34,4 +34,5 @@ def build_object(node: Mapping[str, Any], name: str, fits: Callable[[type], bool
         return instantiate(dict(node), _convert_="all")
     except HydraException as error:
         cause = error.__cause__ or error
-        raise UserError(f"{name}: {target} raises {type(cause).__name__}: {str(cause).splitlines()[0]}") from error
+        first_line = str(cause).split("\n")[0]
+        raise UserError(f"{name}: {target} raises {type(cause).__name__}: {first_line}") from error

@@ -86,7 +86,7 @@ class VideoWriter:
             height, width = (side // 2 * 2 for side in image.shape[-2:])
             self.size = (height, width)
             self.stream.height, self.stream.width = self.size
-        missing = [max(0, side - have) for side, have in zip(self.size, image.shape[-2:], strict=True)]
+        missing = [max(0, side - actual) for side, actual in zip(self.size, image.shape[-2:], strict=True)]
         padded = F.pad(image, [0, 0, missing[1], missing[0]])[:, : self.size[0], : self.size[1]]
         frame = av.VideoFrame.from_ndarray(padded.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
         self.container.mux(self.stream.encode(frame))

@@ -18,9 +18,9 @@ def evaluate_run(
     backend: str | None = None,
     which: str = "best",
 ) -> Evaluation:
-    """Call `evaluate`; with an exported file of the checkpoint `which` if `backend` or the run's config names one."""
+    """Evaluate the model, or the exported file of the checkpoint `which` if `backend` or the run's config names one."""
     backend = backend or cfg.get("backend")
     if backend is None:
         return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)
     run_through(model, open_exported(run, backend, which))
-    return evaluate(model, data, split, "cpu", stored=True)
+    return evaluate(model, data, split, "cpu", original_images=True)

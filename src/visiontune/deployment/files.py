@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visiontune.deployment.graph import Graph, dimensions, example_image
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.exportable import Exportable
@@ -35,7 +35,7 @@ class Exported(ABC):
     def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
 
     def outputs(self, images: Sequence[Tensor], heads: Mapping[str, Head]) -> dict[str, tuple[Raw, list[Prediction]]]:
-        """By task, the raw outputs of a batch and one prediction per image. The images may differ in size."""
+        """By task, the raw outputs of a batch and one prediction per image; the images may differ in size."""
         outputs = [self(image[None]) for image in images]
         results: dict[str, tuple[Raw, list[Prediction]]] = {}
         for task, head in require(heads, Exportable, "export").items():
@@ -56,7 +56,7 @@ class Exported(ABC):
 
 
 def run_through(model: FineTuner, exported: Exported) -> None:
-    """Make evaluation and prediction use the exported file; batches need the original images."""
+    """Make `model` evaluate and predict with the exported file; batches need the original images."""
     model.outputs = lambda batch: exported.outputs(batch["original_image"], model.heads)  # type: ignore[method-assign]
 
 
@@ -81,10 +81,10 @@ class TorchFile(Exported):
     """Runs a `torch.export` program on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        more = {"visiontune.json": ""}
-        # Guards on sizes are guesses of the tracer; `verify` tests other sizes.
-        self.module = torch.export.load(path, extra_files=more).module(check_guards=False)
-        self.metadata = json.loads(more["visiontune.json"])
+        extra_files = {"visiontune.json": ""}
+        # The tracer guesses guards on sizes; `verify` tests other sizes.
+        self.module = torch.export.load(path, extra_files=extra_files).module(check_guards=False)
+        self.metadata = json.loads(extra_files["visiontune.json"])
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def write(graph: Graph, path: Path, form: str) -> None:
     image = example_image(graph)
     program = torch.export.export(graph, (image,), dynamic_shapes=dimensions(graph), strict=False)
     if form == "torch_export":
-        # Guesses of the tracer about the number of boxes (at least two), which nothing depends on.
+        # The tracer guesses that there are at least two boxes; nothing depends on that.
         for node in list(program.graph.nodes):
             if node.target is torch.ops.aten._assert_scalar.default:
                 program.graph.erase_node(node)
@@ -127,26 +127,34 @@ def open_exported(run: RunDirectory, backend: str, which: str = "best") -> Expor
 
     Args:
         backend: onnx or torch_export for the file inside the run, or the path of a file.
-        which: the checkpoint it must have been exported from, see `RunDirectory.checkpoint`.
+        which: the checkpoint that it must have been exported from, see `RunDirectory.checkpoint`.
 
     Raises:
-        UserError: the file does not exist, or has other weights.
+        UserError: the file does not exist, cannot be read, or has other weights.
     """
     path = run.exports / NAMES[backend] if backend in NAMES else Path(backend).expanduser()
     form = "torch_export" if path.suffix == ".pt2" else "onnx"
     if not path.is_file():
         raise UserError(f"{path} does not exist: make it with visiontune export run={run.path} format={form}")
-    exported = OPEN[form](path)
+    try:
+        exported = OPEN[form](path)
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime and torch raise many types for a file that is not theirs
+        raise UserError(
+            f"{path} is not a file of visiontune export ({first_line(error)}): make one with visiontune export "
+            f"run={run.path} format={form}"
+        ) from error
     if exported.metadata.get("checkpoint") != run.digest(which):
         raise UserError(
-            f"{path} was made of other weights than {run.checkpoint(which)} has: make it anew with visiontune export "
-            f"run={run.path} format={form} checkpoint={which}"
+            f"{path} was made of other weights than those in {run.checkpoint(which)}: make it again with visiontune "
+            f"export run={run.path} format={form} checkpoint={which}"
         )
     return exported
 
 
 def library(name: str) -> Any:
-    """Import an optional library.
+    """Import a library of the extra `export`.
 
     Raises:
         UserError: it is not installed.
@@ -154,4 +162,4 @@ def library(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
-        raise UserError(f"format=onnx needs {name}: pip install 'visiontune[export]'") from error
+        raise UserError(f"ONNX files need {name}: pip install 'visiontune[export]'") from error

@@ -1,4 +1,4 @@
-"""The exported graph: from an original image to predictions in its own pixels."""
+"""The exported graph: from an original image to predictions in pixels of that image."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from visiontune import __version__
 from visiontune.data import TaskInfo
-from visiontune.data.geometry import eval_frame, fitted
+from visiontune.data.geometry import eval_frame, resized_size
 from visiontune.data.loaders import as_size
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.exportable import Exportable
@@ -20,13 +20,13 @@ from visiontune.training.load import load_model
 
 
 class Graph(nn.Module):
-    """Images of one size ``(B, C, H, W)`` uint8, any H and W -> `TASK.NAME` of every prediction (see `Head.graph`).
+    """Original images of one size ``(B, C, H, W)`` uint8, any H and W -> predictions by `TASK.NAME`, see `Exportable`.
 
     `raw.TASK.NAME` are the heads' raw tensors, for losses and comparisons.
 
     Args:
-        schema: the class names.
-        size, resize, fill: how an image is fitted into the network's input, see `eval_transform`.
+        schema: the tasks with their class names.
+        size, resize, fill: how an image is fitted to the network's input, see `eval_transform`; fill is 0..255.
         checkpoint: SHA-256 of the checkpoint file.
     """
 
@@ -46,36 +46,35 @@ class Graph(nn.Module):
         self.size, self.resize, self.fill = size, resize, fill / 255
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        stored = image.shape[-2], image.shape[-1]
+        image_size = image.shape[-2], image.shape[-1]
         features = self.backbone(self.fit(image))
         outputs: dict[str, Tensor] = {}
         for task, head in self.heads.items():
             raw = head(features)
-            predictions = cast(Exportable, head).graph(raw, eval_frame(self.resize, stored, self.size))
+            predictions = cast(Exportable, head).graph(raw, eval_frame(self.resize, image_size, self.size))
             outputs |= {f"{task}.{name}": value for name, value in predictions.items()}
             outputs |= {f"raw.{task}.{name}": value for name, value in raw.items() if isinstance(value, Tensor)}
         return outputs
 
     def fit(self, original_image: Tensor) -> Tensor:
-        """``(B, C, h, w)`` in 0..1: the same as `eval_transform`, with operations that can be exported."""
-        stored = original_image.shape[-2], original_image.shape[-1]
+        """Fit an image like `eval_transform`, with operations that can be exported: ``(B, C, h, w)`` in 0..1."""
+        image_size = original_image.shape[-2], original_image.shape[-1]
         image = original_image.float() / 255
-        image = F.interpolate(
-            image, fitted(self.resize, stored, self.size), mode="bilinear", align_corners=False, antialias=True
-        )
-        frame = eval_frame(self.resize, stored, self.size)
+        size = resized_size(self.resize, image_size, self.size)
+        image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+        frame = eval_frame(self.resize, image_size, self.size)
         top, left, height, width = frame.inside
         if self.resize == "crop":
             return image[..., -top : self.size[0] - top, -left : self.size[1] - left]
         if self.resize == "letterbox":
             sides = (left, self.size[1] - width - left, top, self.size[0] - height - top)
-            # The tracer does not know that this has the input's size; the slice tells it.
+            # The slice tells the tracer that this has the input's size.
             return F.pad(image, sides, value=self.fill)[..., : self.size[0], : self.size[1]]
         return image
 
     @torch.no_grad()
     def metadata(self) -> dict[str, Any]:
-        """Plain data, see `Exported.metadata`."""
+        """The metadata of the file as plain data, see `Exported`."""
         features = self.backbone(torch.zeros(1, self.backbone.in_channels, *self.size))
         raw = {task: head(features) for task, head in self.heads.items()}
         return {
@@ -93,7 +92,7 @@ class Graph(nn.Module):
 
 
 def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[Graph, FineTuner]:
-    """A run's model with pre-processing and decoding, and the model alone; adapters are merged."""
+    """Load a run's model; return it with pre-processing and decoding, and alone. LoRA adapters are merged."""
     model, schema = load_model(run, cfg, which, plain=True)
     model.eval().requires_grad_(False)
     size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
@@ -102,19 +101,18 @@ def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tupl
 
 def example_image(graph: Graph) -> Tensor:
     """An image to trace with, of another height and width than the input; two images if the graph takes batches."""
-    takes_batches = all(head.graph_batch for head in graph_heads(graph))
     height, width = graph.size[0] + 37, graph.size[1] + 59
     return torch.randint(
-        0, 256, (2 if takes_batches else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8
+        0, 256, (2 if takes_batches(graph) else 1, graph.backbone.in_channels, height, width), dtype=torch.uint8
     )
 
 
 def dimensions(graph: Graph) -> dict[str, Any]:
-    """The dynamic dimensions."""
+    """The dynamic dimensions for `torch.export`."""
     sides = {2: torch.export.Dim("height", min=2, max=2**15), 3: torch.export.Dim("width", min=2, max=2**15)}
-    takes_batches = all(head.graph_batch for head in graph_heads(graph))
-    return {"image": {0: torch.export.Dim("batch", max=2**15), **sides} if takes_batches else sides}
+    return {"image": {0: torch.export.Dim("batch", max=2**15), **sides} if takes_batches(graph) else sides}
 
 
-def graph_heads(graph: Graph) -> list[Exportable]:
-    return list(require(graph.heads, Exportable, "export").values())
+def takes_batches(model: Graph | FineTuner) -> bool:
+    """Whether the exported graph takes more than one image."""
+    return all(head.graph_batch for head in require(model.heads, Exportable, "export").values())

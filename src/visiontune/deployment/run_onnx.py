@@ -9,7 +9,7 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
-about = json.loads(session.get_modelmeta().custom_metadata_map["visiontune"])
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["visiontune"])
 names = [output.name for output in session.get_outputs() if not output.name.startswith("raw.")]
 
 
@@ -20,21 +20,21 @@ def predict(path: str) -> dict[str, np.ndarray]:
 
 
 def read(path: str) -> np.ndarray:
-    """Pixels as in training: 16 bits scaled to 8, transparency over white, four channels unchanged."""
+    """Read pixels as in training: 16 bits scaled to 8, transparency over white, four channels unchanged."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if about["channels"] == 4:
+    if metadata["channels"] == 4:
         return np.asarray(image)
     if image.mode.startswith("I"):
         image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB" if about["channels"] == 3 else "L"))
+    return np.asarray(image.convert("RGB" if metadata["channels"] == 3 else "L"))
 
 
 def describe(task: str, outputs: dict[str, np.ndarray]) -> str:
-    """A prediction in one line."""
-    classes, kind = about["tasks"][task]["classes"], about["tasks"][task]["kind"]
+    """Describe a prediction in one line."""
+    classes, kind = metadata["tasks"][task]["classes"], metadata["tasks"][task]["kind"]
     if kind == "classification":
         best = int(outputs["scores"][0].argmax())
         return f"{classes[best]} {outputs['scores'][0][best]:.3f}"
@@ -47,14 +47,14 @@ def describe(task: str, outputs: dict[str, np.ndarray]) -> str:
         shares = np.bincount(outputs["map"].ravel(), minlength=len(classes)) / outputs["map"].size
         return ", ".join(f"{name} {share:.1%}" for name, share in zip(classes, shares, strict=True) if share)
     if "boxes" in outputs:
-        each = zip(outputs["labels"], outputs["scores"], outputs["boxes"].round(1).tolist(), strict=True)
-        return "; ".join(f"{classes[i]} {score:.3f} {box}" for i, score, box in each if score > 0.3) or "nothing"
+        objects = zip(outputs["labels"], outputs["scores"], outputs["boxes"].round(1).tolist(), strict=True)
+        return "; ".join(f"{classes[i]} {score:.3f} {box}" for i, score, box in objects if score > 0.3) or "nothing"
     return ", ".join(f"{name} {value.shape} mean {value.mean():.4g}" for name, value in outputs.items())
 
 
 if __name__ == "__main__":
     for path in sys.argv[1:] or sys.exit(__doc__):
         outputs = predict(path)
-        for task in about["tasks"]:
+        for task in metadata["tasks"]:
             values = {name.split(".", 1)[1]: value for name, value in outputs.items() if name.startswith(f"{task}.")}
             print(f"{path}  {task}: {describe(task, values)}")

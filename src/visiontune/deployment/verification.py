@@ -14,9 +14,10 @@ from visiontune.models.heads.base import Prediction
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.interfaces import require
 
-RAW, DECODED, SHARE = 1e-4, 1e-4, 1e-3
-PIXELS, BOXES = 0.1, 0.01  # largest offset of a box, and the share of boxes that may have no match
-FAR = 1e3
+RAW, DECODED = 1e-4, 1e-4  # largest relative difference of numbers
+SHARE = 1e-3  # largest share of decisions that differ
+PIXELS, BOXES = 0.1, 0.01  # largest offset of a box, and largest share of boxes without a match
+NO_MATCH = 1e3
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
     order (non-maximum suppression may keep either of two boxes).
 
     Args:
-        batches: with the original images.
+        batches: batches that hold the original images.
 
     Returns:
         The number of images, and the largest difference of raw outputs.
@@ -62,17 +63,17 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
         count += len(batch["original_image"])
     for task, counts in boxes.items():
         matched, total = map(sum, zip(*counts, strict=True))
-        _check(f"{task}.boxes (the share of them)", 1 - matched / max(1, total), BOXES)
+        _check(f"{task}.boxes (share without a match)", 1 - matched / max(1, total), BOXES)
     return count, worst
 
 
 def match_boxes(expected: Prediction, actual: Prediction) -> list[tuple[int, int]]:
-    """Pairs of rows that are the same box: equal label, score, sides within `PIXELS`, and mask."""
+    """Pairs of rows that are the same box: equal label, and score, sides and mask equal within the tolerances."""
     if not len(expected["boxes"]) or not len(actual["boxes"]):
         return []
     off = (expected["boxes"][:, None] - actual["boxes"]).abs().amax(2) / PIXELS
     off = off.maximum((expected["scores"][:, None] - actual["scores"]).abs() / DECODED)
-    off = off.masked_fill(expected["labels"][:, None] != actual["labels"], FAR).clamp_max(FAR)
+    off = off.masked_fill(expected["labels"][:, None] != actual["labels"], NO_MATCH).clamp_max(NO_MATCH)
     pairs = []
     for i, j in zip(*linear_sum_assignment(off), strict=True):
         same = off[i, j] <= 1 and all(
@@ -97,6 +98,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
 def _check(name: str, difference: float, limit: float) -> None:
     if not difference <= limit:
         raise RunError(
-            f"the exported file disagrees with the model: {name} by {difference:.2g}, {limit:g} is allowed. "
-            "The file was deleted. Please report the network and this line"
+            f"the exported file disagrees with the model: {name} differs by {difference:.2g}, at most {limit:g} is "
+            "allowed. Please report the network and this line"
         )

@@ -1,4 +1,4 @@
-"""A cache of the outputs of frozen stages: computed once for each image and view, not in every epoch."""
+"""A cache of the outputs of frozen stages, which are computed once for each image and view, not in every epoch."""
 
 import hashlib
 import shutil
@@ -29,17 +29,17 @@ SPLITS = ("train", "val")
 class FrozenFeatureCache:
     """Wraps the loaders of a data module: epochs whose first stages are frozen get recorded outputs instead of images.
 
-    While stages are frozen, their outputs do not change. One pass records what this epoch needs, and what later epochs
-    need that freeze fewer stages. Outputs are recorded again if the weights of their stages have changed: a stage that
-    trained before it froze still changes in the weight average, which is validated. Nothing outlives the process: a
+    While stages are frozen, their outputs do not change. One pass records the outputs for this epoch and for later
+    epochs, which may freeze fewer stages. Outputs are recorded again if the weights of their stages have changed: the
+    average of the weights, which is validated, still changes after a stage has frozen. Nothing outlives the process: a
     resumed run computes the outputs again in the same batches, and therefore to the same bits.
 
     Args:
-        epochs: of the training.
+        epochs: number of training epochs.
         place: `memory` or `disk`.
-        bits: of a stored number, 16 or 32.
-        max_gb: limit of the size, in GB.
-        folder: a folder on the disk that `open` will use.
+        bits: bits per stored number, 16 or 32.
+        max_gb: largest size in GB.
+        folder: a folder on the same disk as that of `open`; it need not exist yet.
 
     Raises:
         UserError: the outputs need more than `max_gb`, or more than the disk has.
@@ -76,7 +76,7 @@ class FrozenFeatureCache:
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[None]:
-        """Within, outputs can be stored; on the disk in files of `folder` that have no name."""
+        """Store outputs within the block; with `place="disk"` in unlinked files on the disk of `folder`."""
         on_disk = folder if self.place == "disk" else None
         self.stores = {split: Store(len(self.data.samples(split)), self.bits, on_disk) for split in SPLITS}
         try:
@@ -90,7 +90,7 @@ class FrozenFeatureCache:
         return [epoch for epoch, count in enumerate(self.frozen_counts) if count in self.plans]
 
     def prepare(self, split: str, epoch: int) -> bool:
-        """Record what this epoch needs and has not; returns whether it runs on recorded outputs."""
+        """Record the missing outputs of this epoch; returns whether it runs on recorded outputs."""
         store = self.stores[split]
         store.keep_only({path for later in self.epochs if later >= epoch for path in self._paths(later)})
         if epoch not in self.epochs:
@@ -123,7 +123,7 @@ class FrozenFeatureCache:
         return self.plans[self.frozen_counts[epoch]].paths
 
     def _paths_of_view(self, split: str, view: int, first_epoch: int) -> set[str]:
-        """The outputs that the epochs of a view need, from `first_epoch` on."""
+        """The outputs that `first_epoch` and later epochs of a view need."""
         epochs = [epoch for epoch in self.epochs if epoch >= first_epoch and self._view(split, epoch) == view]
         return {path for epoch in epochs for path in self._paths(epoch)}
 

@@ -20,7 +20,7 @@ def count_frozen_stages(strategy: Strategy, epoch: int) -> int:
 
 
 def plan_stages(model: FineTuner, data: VisionData, count: int) -> ReplayPlan | None:
-    """How to skip the first `count` stages of the backbone; None where it is not possible."""
+    """How to skip the first `count` stages of the backbone; None if it is not possible."""
     image = torch.rand(2, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
     image = image.to(model.device, memory_format=torch.channels_last)
     trained = [parameter for _, stage in model.backbone.stages()[count:] for parameter in stage.parameters()]
@@ -37,7 +37,7 @@ def stage_paths(model: FineTuner, count: int) -> list[str]:
 
 @contextmanager
 def evaluation_mode(model: FineTuner) -> Iterator[None]:
-    """Within, all modules are in evaluation mode; afterwards each is in its previous one."""
+    """Set all modules to evaluation mode within the block, and back to their previous mode after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""From the group `frozen_features` to the views of the training images and the cache of frozen features."""
+"""Apply the group `frozen_features`: views of the training images, and a cache of the outputs of frozen stages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,10 +16,10 @@ DEFAULT_VIEWS = 2  # with a cache
 
 
 def attach_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
-    """Set `data.view`, and `data.wrap_loader` where the config asks for a cache and a cache is possible.
+    """Set `data.view`, and `data.wrap_loader` if the config asks for a cache and a cache is possible.
 
     Raises:
-        UserError: the cache would be larger than allowed.
+        UserError: the cache would be larger than `frozen_features.max_gb`, or than the free space of the disk.
     """
     settings = cfg.frozen_features
     place, views, bits, max_gb = settings.cache, settings.views, settings.bits, settings.max_gb
@@ -29,20 +29,23 @@ def attach_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
         folder = Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()
         cache = FrozenFeatureCache(model, data, cfg.trainer.max_epochs, place, bits, max_gb, folder)
         data.wrap_loader = cache
-        if not cache.epochs:  # fewer views would gain nothing
+        if not cache.epochs:  # repeated views would save nothing
             data.view = Views(model.strategy, views)
 
 
 @contextmanager
 def cache_files(data: VisionData, folder: Path) -> Iterator[None]:
-    """Within, the cache of `data`, if it has one, holds outputs; on the disk it uses files in `folder`."""
+    """Open the cache of `data`, if it has one, within the block; a cache on the disk uses files in `folder`."""
     cache = data.wrap_loader
     with cache.open(folder) if isinstance(cache, FrozenFeatureCache) else nullcontext():
         yield
 
 
 class Views:
-    """epoch -> view: `count` views take turns while stages are frozen; afterwards each epoch has its own."""
+    """epoch -> view: `count` views alternate while stages are frozen; afterwards each epoch has a new view.
+
+    With `count=None`, each epoch has a new view from the first one.
+    """
 
     def __init__(self, strategy: Strategy, count: int | None) -> None:
         self.strategy, self.count = strategy, count
@@ -52,11 +55,11 @@ class Views:
 
 
 def explain_no_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str | None:
-    """Why recorded outputs would differ from those of the network; None where they would not."""
+    """Why recorded outputs cannot replace those of the network; None if they can."""
     if not any(count_frozen_stages(model.strategy, epoch) for epoch in range(cfg.trainer.max_epochs)):
         return "the first stage trains from the first epoch"
     if any(model.strategy.when(stage) for stage in model.strategy.stages):
-        return "scores decide how long stages stay frozen"
+        return "validation scores decide when stages unfreeze"
     if not data.has_views:
         return "data.datamodule makes its own batches"
     if data.augment.mixup or data.augment.cutmix:
@@ -72,7 +75,7 @@ def explain_no_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str
 
 
 def describe_cache(cfg: DictConfig, data: VisionData, model: FineTuner) -> str:
-    """The line of the plan."""
+    """The line of the plan about frozen stages."""
     cache = data.wrap_loader
     if not isinstance(cache, FrozenFeatureCache):
         reason = None if cfg.frozen_features.cache == "none" else explain_no_cache(cfg, data, model)

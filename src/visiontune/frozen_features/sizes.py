@@ -1,4 +1,4 @@
-"""How many bytes recorded outputs and targets need."""
+"""The size of recorded outputs and targets in bytes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,18 +8,18 @@ import torch
 from visiontune.data import VisionData
 from visiontune.models.replay import IMAGE, ReplayPlan, tensors
 
-SAMPLED_ITEMS = 8  # from whose targets the size of all targets is estimated
+SAMPLED_ITEMS = 8  # the size of all targets is estimated from about this many samples
 
 
 def count_bytes(
     data: VisionData, split: str, paths: Mapping[int, Iterable[str]], plans: Iterable[ReplayPlan], bits: int
 ) -> int:
-    """Bytes of a split.
+    """Bytes that the outputs and targets of a split need.
 
     Args:
-        paths: view -> the modules whose outputs are stored.
-        plans: where the shapes of outputs stand.
-        bits: of a stored number.
+        paths: view -> paths of the modules whose outputs are stored.
+        plans: they hold the shapes of the outputs.
+        bits: bits per stored number.
     """
     shapes: dict[str, tuple[int, ...]] = {IMAGE: (data.channels, *data.image_size)}
     for plan in plans:
@@ -30,12 +30,12 @@ def count_bytes(
 
 
 def without_image(item: dict[str, Any]) -> dict[str, Any]:
-    """What stays in memory of an item of a dataset."""
+    """The part of an item of a dataset that stays in memory."""
     return {key: value for key, value in item.items() if key != "image"}
 
 
 def _target_bytes(data: VisionData, split: str) -> int:
-    """Bytes of one sample's targets, which stay in memory; the mean of a few samples."""
+    """Mean bytes of a sample's targets, estimated from a few samples; 0 if all are class labels."""
     targets = [target for sample in data.samples(split) for target in sample.targets.values()]
     if all(target is None or isinstance(target, int) for target in targets):
         return 0

@@ -18,8 +18,8 @@ class Store:
 
     Args:
         samples: number of samples of the split.
-        bits: of a stored number, 16 or 32.
-        folder: where the tables go as files; None keeps them in memory.
+        bits: bits per stored number, 16 or 32.
+        folder: folder of the files that hold the tables; None keeps them in memory.
     """
 
     def __init__(self, samples: int, bits: int, folder: Path | None = None) -> None:
@@ -43,7 +43,7 @@ class Store:
         self.tables[view, path][index] = rows
 
     def get(self, view: int, path: str, index: Tensor) -> Tensor:
-        """Outputs ``(B, ...)`` as the network returned them, apart from the rounding."""
+        """The outputs ``(B, ...)`` in the rows `index`, in the dtype of the network, rounded to `bits`."""
         return _channels_first(self.tables[view, path][index].to(self.output_dtypes[path]))
 
     def keep_only(self, paths: set[str]) -> None:
@@ -56,11 +56,11 @@ class Store:
         if self.folder is None:
             return torch.empty(shape, dtype=self.dtype)
         count = torch.Size(shape).numel()
-        # The file loses its name at once, so that it is gone with the table, and with the process however that ends.
+        # The file is unlinked at once: it disappears with the table, and with the process, even if that is killed.
         with NamedTemporaryFile(dir=self.folder, prefix=".frozen.") as file:
             table = torch.from_file(file.name, shared=True, size=count, dtype=self.dtype).view(shape)
             try:
-                if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process without a word
+                if hasattr(os, "posix_fallocate"):  # on a disk that fills up later, SIGBUS would kill the process
                     os.posix_fallocate(file.fileno(), 0, count * self.dtype.itemsize)
             except OSError as error:
                 raise UserError(

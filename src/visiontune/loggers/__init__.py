@@ -1,4 +1,4 @@
-"""Where a run is logged: one module a tracking tool, and one function for each kind of information."""
+"""Where a run is logged: one module per tracking tool, and one function for each kind of information."""
 
 from visiontune.loggers.base import ImageLogger, LoggedRun
 from visiontune.loggers.build import check_loggers, open_loggers

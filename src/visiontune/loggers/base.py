@@ -1,4 +1,4 @@
-"""What every logger of this package knows about its run, and what it can do beside Lightning's `Logger`."""
+"""The run that a logger gets, and what loggers of this package do in addition to Lightning's `Logger`."""
 
 import json
 from abc import ABC, abstractmethod
@@ -29,16 +29,17 @@ class LoggedRun:
     note: str | None = None
 
     def read(self, logger: str) -> dict[str, Any]:
-        """What `write` saved for this logger; empty in a new run."""
+        """The values that `write` saved for this logger; empty in a new run."""
         file = self._file(logger)
         return json.loads(file.read_text()) if file.is_file() else {}
 
     def write(self, logger: str, values: Mapping[str, Any]) -> None:
-        """Remember `values`, such as the id of the run on a server, so that a resumed run is the same run there."""
+        """Save `values`, such as the id of the run on a server, so that a resumed run is the same run there."""
         self._file(logger).parent.mkdir(exist_ok=True)
         write_json(self._file(logger), dict(values))
 
     def sent_file(self, logger: str) -> Path:
+        """The file of this logger's `SentRecords`."""
         return self.path / "loggers" / f"{logger}_sent.csv"
 
     def _file(self, logger: str) -> Path:
@@ -50,20 +51,22 @@ class ImageLogger(ABC):
 
     @abstractmethod
     def add_image(self, name: str, image: Tensor, step: int) -> None:
-        """
+        """Show an image.
+
         Args:
             image: `(3, H, W)`, uint8.
         """
 
 
 class ArtifactLogger(ABC):
-    """A logger that can store the files of a run, where `log_artifacts` asks for it."""
+    """A logger that stores the files of a run if `log_artifacts` is true."""
 
     log_artifacts: bool
 
     @abstractmethod
     def add_files(self, folder: Path, files: list[str]) -> None:
-        """
+        """Store files.
+
         Args:
             files: paths relative to `folder`.
         """

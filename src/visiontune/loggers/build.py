@@ -1,4 +1,4 @@
-"""From `logger` in the config to loggers, and their end."""
+"""Check, build and close the loggers of a run."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,30 +12,27 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.loggers.base import LoggedRun
 from visiontune.loggers.log import warn_on_error
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Find what is wrong with `logger` before the run begins; nothing is created.
+    """Check `logger` in the config before the run begins; nothing is created.
 
     Raises:
         UserError: a library is not installed, or an argument is wrong.
     """
-    tags, note = cfg.get("tags") or [], cfg.get("note")
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-        raise UserError(f"tags={tags}: expected a list of words, such as tags=[baseline,augmented]")
-    if note is not None and not isinstance(note, str):
-        raise UserError(f"note={note}: expected text, such as note='longer warm-up'")
     for name, node in cfg.logger.items():
         if not OmegaConf.is_dict(node) or "_target_" not in node:
             raise UserError(f"logger.{name}: expected a mapping with a _target_, as in configs/logger/tensorboard.yaml")
         settings = {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore[union-attr]
         try:
             logger = get_class(settings.pop("_target_"))
-        except Exception as error:  # whatever the import of somebody's module raises
-            raise UserError(f"logger.{name}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # importing a user's module may raise any type
+            raise UserError(
+                f"logger.{name}: {first_line(error)}; write a class, such as visiontune.loggers.CSVLogger"
+            ) from error
         package = getattr(logger, "package", None)
         if package is not None and find_spec(package) is None:
             raise UserError(
@@ -56,7 +53,7 @@ def _arguments(logger: type) -> str:
 
 @contextmanager
 def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
-    """The loggers of the run at `path`, closed when the block ends. They create nothing until they are first used."""
+    """Build the loggers of the run at `path`; close them when the block ends."""
     run = _logged_run(cfg, path)
     loggers = []
     for node in cfg.logger.values():
@@ -78,7 +75,7 @@ def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
 
 
 def _warn_when_finalize_fails(logger: Logger) -> None:
-    """The Trainer calls `finalize` when the training is done: an error in it would lose the evaluation."""
+    """The Trainer calls `finalize` after the training. An error in it would prevent the evaluation."""
     finalize = logger.finalize
 
     def finalize_or_warn(status: str) -> None:
@@ -89,7 +86,7 @@ def _warn_when_finalize_fails(logger: Logger) -> None:
 
 
 def _logged_run(cfg: DictConfig, path: Path) -> LoggedRun:
-    """A job of a sweep is `SWEEP/000` in the group SWEEP; any other run has the name of its directory."""
+    """A job of a sweep has the name `SWEEP/000` and the group SWEEP; any other run has the name of its directory."""
     group = None
     if cfg.get("run_dir") and cfg.get("sweep_dir") and Path(cfg.run_dir).parent == Path(cfg.sweep_dir):
         group = Path(cfg.sweep_dir).name

@@ -15,8 +15,8 @@ from visiontune.loggers.base import LoggedRun
 class CSVLogger(Logger):
     """Appends a row `step,name,value` for each scalar to `RUN/csv/scalars.csv`; hyper-parameters go to `hparams.yaml`.
 
-    Lightning's `CSVLogger` deletes the file of the run that is resumed, and rewrites it whenever a new name comes.
-    This file is only appended to, so a resumed run can cut it back to where its checkpoint was written.
+    Lightning's `CSVLogger` deletes the file when a run resumes, and rewrites it for every new name. This file only
+    grows, so a resumed run can cut it back to where its checkpoint was written.
     """
 
     def __init__(self, run: LoggedRun) -> None:

@@ -4,17 +4,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# What says where a run goes and how it was started, not what it is.
-LEFT_OUT = ("run", "run_dir", "sweep_dir", "paths", "logger", "callbacks", "trust", "name", "note")
+# Keys that only say where a run is written and how it was started.
+EXCLUDED = ("run", "run_dir", "sweep_dir", "paths", "logger", "callbacks", "trust", "name", "note")
 
 
 def flatten(cfg: DictConfig) -> dict[str, Any]:
-    """`{"optimizer": "AdamW", "optimizer.lr": 0.001, ...}`: the resolved config without nulls, lists as text."""
+    """Flatten a config to `{"optimizer": "AdamW", "optimizer.lr": 0.001, ...}`, without nulls, and lists as text."""
     params: dict[str, Any] = {}
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     for key, value in container.items():
-        if key not in LEFT_OUT:
+        if key not in EXCLUDED:
             _flatten(str(key), value, params)
     return params
 

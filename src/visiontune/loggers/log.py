@@ -1,6 +1,5 @@
-"""One function for each kind of information; scalars go through Lightning's own `self.log`."""
+"""One function for each kind of information; scalars go through Lightning's `self.log`."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +10,8 @@ from torch import Tensor
 from visiontune.loggers.base import ArtifactLogger, ImageLogger
 from visiontune.loggers.tensorboard import TensorBoardLogger
 from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import log
 
-log = logging.getLogger("visiontune")
 ARTIFACTS = (
     "config.yaml", "environment.json", "splits.csv", "metrics.csv", "metrics.json", "predictions.csv", "train.log",
     "checkpoints/best.ckpt",
@@ -25,7 +24,7 @@ def log_hyperparameters(loggers: Sequence[Logger], params: Mapping[str, Any]) ->
 
 
 def log_image(loggers: Sequence[Logger], name: str, image: Tensor, step: int) -> None:
-    """Every logger that shows images gets the same pixels.
+    """Send the same pixels to every logger that shows images.
 
     Args:
         image: `(3, H, W)`; uint8, or floats from 0 to 1.
@@ -40,11 +39,11 @@ def log_image(loggers: Sequence[Logger], name: str, image: Tensor, step: int) ->
 def log_results(
     loggers: Sequence[Logger], params: Mapping[str, Any], metrics: Mapping[str, float], monitor: str, step: int
 ) -> None:
-    """The metrics of the best checkpoint, as `best/NAME`; TensorBoard's HPARAMS page gets a row as well.
+    """Log the metrics of the best checkpoint as `best/NAME`, and as a row of TensorBoard's HPARAMS page.
 
     Args:
         monitor: the metric that chose the checkpoint: `val/TASK/METRIC`.
-        step: at which the best checkpoint was written.
+        step: the step at which the best checkpoint was written.
     """
     results = {f"best/{name}": value for name, value in metrics.items()}
     objectives = {f"best/{monitor}", f"best/test/{monitor.partition('/')[2]}"} & results.keys()
@@ -56,14 +55,14 @@ def log_results(
 
 
 def log_final_image(loggers: Sequence[Logger], name: str, image: Tensor, step: int) -> None:
-    """`log_image` after the training, which must not fail any more."""
+    """Call `log_image` after the training, when an error of a logger is only a warning."""
     for logger in loggers:
         with warn_on_error(logger):
             log_image([logger], name, image, step)
 
 
 def log_artifacts(loggers: Sequence[Logger], run: RunDirectory) -> None:
-    """The run's files, to the loggers whose `log_artifacts` is true."""
+    """Send the run's files to the loggers whose `log_artifacts` is true."""
     report = sorted(path.relative_to(run.path).as_posix() for path in run.report.rglob("*") if path.is_file())
     files = [name for name in ARTIFACTS if (run.path / name).is_file()] + report
     for logger in loggers:
@@ -74,7 +73,7 @@ def log_artifacts(loggers: Sequence[Logger], run: RunDirectory) -> None:
 
 @contextmanager
 def warn_on_error(logger: Logger) -> Iterator[None]:
-    """A finished training stays finished: what a logger raises is a warning."""
+    """Log what a logger raises as a warning: a finished training stays finished."""
     try:
         yield
     except Exception as error:  # each library has its own types

@@ -20,13 +20,13 @@ PARAMS_PER_REQUEST, LONGEST_PARAM = 100, 6000  # the limits of MLflow
 
 
 class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
-    """Lightning's, with one MLflow run for each run directory: its id is in `RUN/loggers/mlflow.json`.
+    """Lightning's MLFlowLogger, with one MLflow run for each run directory: its id is in `RUN/loggers/mlflow.json`.
 
     Args:
         tracking_uri: a server, or `sqlite:///FILE`.
         artifact_location: where a new experiment stores images and files; by default the server decides, and with a
             SQLite file it is the folder of the same name.
-        log_artifacts: store the run's files when it has finished.
+        log_artifacts: store the run's files after the run.
     """
 
     package = "mlflow"
@@ -62,14 +62,15 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
     @classmethod
     def check(cls, tracking_uri: str, **options: Any) -> None:
-        """
+        """Check the arguments before the run begins.
+
         Raises:
-            UserError: `tracking_uri` is a path and not an address.
+            UserError: `tracking_uri` is not an address.
         """
-        if "://" not in tracking_uri and tracking_uri != "databricks":
+        if "://" not in (tracking_uri or "") and tracking_uri != "databricks":
             raise UserError(
-                f"logger.mlflow.tracking_uri={tracking_uri}: expected an address, such as http://localhost:5000 or "
-                f"{SQLITE}logs/mlflow.db"
+                f"logger.mlflow.tracking_uri={tracking_uri or 'null'}: expected an address, such as "
+                f"http://localhost:5000 or {SQLITE}logs/mlflow.db"
             )
 
     @property
@@ -88,7 +89,7 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
     @contextmanager
     def _setup(self) -> Iterator[None]:
-        """Within, no other job of a sweep creates the tables or the experiment of the same SQLite file."""
+        """Let no other job of a sweep create tables or the experiment in the same SQLite file within the block."""
         if self.database is None:
             yield
             return
@@ -138,5 +139,5 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
 
 def clean(name: str) -> str:
-    """A name with the characters that MLflow allows; the others become `_`."""
+    """Replace the characters that MLflow does not allow in a name by `_`."""
     return re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)

@@ -1,4 +1,4 @@
-"""What a tracking server has received."""
+"""The values that a tracking server has received."""
 
 import csv
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from pathlib import Path
 class SentRecords:
     """Remembers the last step at which each name was sent to a server that cannot delete what it has received.
 
-    A resumed run repeats the steps after its last checkpoint and logs the same values again: those are not sent twice.
-    A server therefore has one value for each name and step.
+    A resumed run repeats the steps after its last checkpoint and logs the same values again. They are not sent twice,
+    so the server has one value for each name and step.
 
     Args:
-        path: a CSV with the columns step and name; it is read when it is first needed.
+        path: a CSV file with the columns step and name; it is read when it is first needed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,10 +25,10 @@ class SentRecords:
         if not self.path.is_file():
             return steps
         text = self.path.read_text()
-        whole_lines = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
-        if whole_lines != text:
-            self.path.write_text(whole_lines)
-        for step, name in csv.reader(whole_lines.splitlines()):
+        complete_lines = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
+        if complete_lines != text:
+            self.path.write_text(complete_lines)
+        for step, name in csv.reader(complete_lines.splitlines()):
             steps[name] = max(int(step), steps.get(name, -1))
         return steps
 

@@ -11,10 +11,10 @@ from visiontune.loggers.base import ImageLogger, LoggedRun
 
 
 class TensorBoardLogger(lightning_loggers.TensorBoardLogger, ImageLogger):
-    """Lightning's, in the run directory, with images and a row of the HPARAMS page.
+    """Lightning's TensorBoardLogger, in the run directory, with images and a row of the HPARAMS page.
 
     Args:
-        flush_secs: how often the curves are written to the disk.
+        flush_secs: seconds between writes to the disk.
     """
 
     def __init__(self, run: LoggedRun, flush_secs: int = 120) -> None:
@@ -28,7 +28,7 @@ class TensorBoardLogger(lightning_loggers.TensorBoardLogger, ImageLogger):
 
     @rank_zero_only
     def add_hparams_row(self, params: Mapping[str, Any], objectives: Mapping[str, float]) -> None:
-        """The run as one row of the HPARAMS page; `objectives` are scalars that have been logged."""
+        """Add the run as a row of the HPARAMS page; `objectives` are scalars that have been logged."""
         from torch.utils.tensorboard.summary import hparams  # imported when used: it takes half a second
 
         writer = self.experiment._get_file_writer()

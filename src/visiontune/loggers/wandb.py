@@ -18,12 +18,12 @@ from visiontune.loggers.sent import SentRecords
 
 
 class WandbLogger(lightning_loggers.WandbLogger, ImageLogger, ArtifactLogger):
-    """Lightning's, with one W&B run for each run directory: its id is in `RUN/loggers/wandb.json`.
+    """Lightning's WandbLogger, with one W&B run for each run directory: its id is in `RUN/loggers/wandb.json`.
 
     Args:
         offline: keep everything in `RUN/wandb` for `wandb sync`.
-        log_artifacts: store the run's files as an artifact when it has finished.
-        options: of `wandb.init`, such as `entity`.
+        log_artifacts: store the run's files as an artifact after the run.
+        options: arguments of `wandb.init`, such as `entity`.
     """
 
     package = "wandb"
@@ -43,16 +43,17 @@ class WandbLogger(lightning_loggers.WandbLogger, ImageLogger, ArtifactLogger):
 
     @staticmethod
     def _settings() -> dict[str, float]:
-        """Write to the disk every second: by default a process that is killed loses up to 15 seconds."""
+        """Write to the disk every second; by default, a killed process loses up to 15 seconds."""
         wandb: Any = importlib.import_module("wandb")
         name = "x_transaction_log_flush_interval"
         return {name: 1.0} if name in wandb.Settings.model_fields else {}
 
     @classmethod
     def check(cls, offline: bool = False, **options: Any) -> None:
-        """
+        """Check the arguments before the run begins.
+
         Raises:
-            UserError: an argument that `wandb.init` does not take, or no login.
+            UserError: `wandb.init` does not accept an argument, or there is no login.
         """
         wandb: Any = importlib.import_module("wandb")
         extra = {"project", "log_artifacts"}
@@ -87,7 +88,7 @@ class WandbLogger(lightning_loggers.WandbLogger, ImageLogger, ArtifactLogger):
         self.experiment.log_artifact(artifact)
 
     def close(self, status: str) -> None:
-        """End the run in this process: the next run of a sweep begins its own."""
+        """End the W&B run, so that the next job of a sweep begins another."""
         if self._experiment is not None:
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None

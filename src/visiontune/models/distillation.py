@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visiontune.errors import UserError
 from visiontune.models.features import Features
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Raw
@@ -16,13 +15,13 @@ from visiontune.models.heads.interfaces import require
 from visiontune.models.loss_terms import LossTerm, TrainingStep
 from visiontune.runs.directory import RunDirectory
 
-MAX_RATIO = 2**0.5  # of the resolutions of two maps that count as equal
+MAX_RATIO = 2**0.5  # two maps count as equally fine if their heights differ by at most this factor
 
 
 class Teacher:
     """A trained run that computes its outputs for the images that a student trains on.
 
-    It is no module, so that the student's parameters, checkpoints, optimizer and DDP have nothing of it.
+    It is not a module, so the student's parameters, checkpoints, optimizer and DDP do not include it.
 
     Args:
         size: (H, W) of the teacher's input; images are resized to it.
@@ -48,7 +47,7 @@ class Teacher:
 class Projection(nn.Conv2d):
     """Maps a feature map of the student to the teacher's number of channels.
 
-    No state dict holds its weights: the trained student works without them.
+    Its weights are in no state dict, since the trained student works without them.
     """
 
     def __init__(self, channels: int, teacher_channels: int) -> None:
@@ -67,15 +66,15 @@ class Distillation(LossTerm):
     Args:
         student: the model that trains.
         image: an image ``(1, C, H, W)``, to compare the shapes of student and teacher.
-        weight: share of the teacher in each task's loss (Hinton, Vinyals & Dean 2015,
+        weight: share of the teacher in each task's loss, 0..1 (Hinton, Vinyals & Dean 2015,
             https://arxiv.org/abs/1503.02531).
-        temperature: see `Distillable.distill`.
-        features: factor of the loss between features (FitNets, Romero et al. 2015, https://arxiv.org/abs/1412.6550).
-            It compares all pairs of maps with about the same resolution, else the two coarsest maps, and the embeddings
-            where the student's heads use theirs.
+        temperature: above 0, see `Distillable.distill`.
+        features: factor of the loss between features, 0 or more (FitNets, Romero et al. 2015,
+            https://arxiv.org/abs/1412.6550). It compares all pairs of maps with about the same resolution, or the two
+            coarsest maps if there is no such pair. It compares the embeddings if the student's heads use theirs.
 
     Raises:
-        UserError: an argument is out of range, or two heads cannot be compared.
+        UserError: two heads cannot be compared.
     """
 
     label = "teacher"
@@ -85,18 +84,6 @@ class Distillation(LossTerm):
         self, teacher: Teacher, student: FineTuner, image: Tensor, weight: float, temperature: float, features: float
     ) -> None:
         super().__init__()
-        for name, value, valid, advice in (
-            (
-                "weight",
-                weight,
-                _is_number(weight) and 0 <= weight <= 1,
-                "a share from 0 to 1, such as distill.weight=0.5",
-            ),
-            ("temperature", temperature, _is_number(temperature) and temperature > 0, "a number above 0, such as 4"),
-            ("features", features, _is_number(features) and features >= 0, "0 for none, or a factor such as 1"),
-        ):
-            if not valid:
-                raise UserError(f"distill.{name}={value}: write {advice}")
         self.teacher, self.weight, self.temperature, self.features = teacher, weight, temperature, features
         modes = [(module, module.training) for module in student.modules()]
         student.eval()
@@ -116,7 +103,7 @@ class Distillation(LossTerm):
         )
 
     def forward(self, model: Any, step: TrainingStep) -> Tensor:
-        """Replace `step.losses` by the blended ones; returns the loss between features."""
+        """Replace `step.losses` by the blended losses; return the loss between features."""
         image = step.batch["image"]
         teacher_features, teacher_outputs = self.teacher(image)
         for task, head in require(model.heads, Distillable, "distill.teacher").items():
@@ -132,7 +119,7 @@ class Distillation(LossTerm):
         return self.features * distance
 
     def _feature_distance(self, student: Features, teacher: Features) -> Tensor:
-        """The unexplained share of the variance of the teacher's maps, a mean over the pairs."""
+        """The share of the variance of the teacher's maps that the student does not explain, a mean over the pairs."""
         distances = []
         for projection, maps in zip(self.projections, self._matched_maps(student, teacher), strict=True):
             student_map, teacher_map = projection(maps[0]).float(), maps[1].float()
@@ -157,7 +144,7 @@ class Distillation(LossTerm):
 
 
 def pair_maps(student: list[Tensor], teacher: list[Tensor]) -> list[tuple[int, int]]:
-    """Indices of the maps that are compared: the deepest of each resolution with the nearest of the teacher's."""
+    """Indices of the maps to compare: the student's deepest map of each resolution, and the teacher's nearest map."""
     if not student or not teacher:
         return []
     indices, teacher_indices = ({maps[i].shape[-2]: i for i in range(len(maps))} for maps in (student, teacher))
@@ -171,7 +158,3 @@ def pair_maps(student: list[Tensor], teacher: list[Tensor]) -> list[tuple[int, i
 
 def _ratio(height: int, other: int) -> float:
     return max(height / other, other / height)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,21 +12,21 @@ from visiontune.models.distributed import gather_ranks
 class EpochMeans:
     """Means of named values over the samples of an epoch, and over all ranks.
 
-    Lightning's own epoch means restart from nothing where a run resumes within an epoch.
+    Lightning's own epoch means lose the earlier batches if a run resumes within an epoch.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}  # name -> (sum of value * samples, samples)
 
     def update(self, values: Mapping[str, tuple[Tensor, int]]) -> None:
-        """Add means by name, each with the number of samples that it is the mean of."""
+        """Add means by name, each with its number of samples."""
         for name, (value, samples) in values.items():
             self._add(
                 name, torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
             )
 
     def compute(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        """The means over all ranks, each of which may have other names; starts the next epoch."""
+        """The means over all ranks, whose names may differ; then start the next epoch."""
         if trainer.world_size > 1:
             self.load_state_dicts(gather_ranks(trainer, self.state_dict()), trainer.strategy.root_device)
         means = {name: total / samples for name, (total, samples) in self.sums.items()}
@@ -37,7 +37,7 @@ class EpochMeans:
         return {name: pair.tolist() for name, pair in self.sums.items()}
 
     def load_state_dicts(self, states: Iterable[Mapping[str, list[float]]], device: torch.device) -> None:
-        """Replace the sums by those of `states`, added up."""
+        """Replace the sums by the total of `states`."""
         self.sums = {}
         for state in states:
             for name, pair in state.items():

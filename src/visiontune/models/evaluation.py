@@ -1,4 +1,4 @@
-"""What an evaluation pass computes: losses and metrics of each batch, scalars of the whole split."""
+"""The computations of an evaluation pass: losses and metrics of each batch, scalars of the whole split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +21,15 @@ def evaluate_batch(outputs: Outputs, heads: Mapping[str, Head], batch: Batch, sc
         `predictions` and `losses` ``(B,)`` by task.
     """
     predictions, losses = {}, {}
-    for task, (raw, predictions[task]) in outputs.items():
+    for task, (raw, task_predictions) in outputs.items():
+        predictions[task] = task_predictions
         losses[task] = heads[task].sample_loss(raw, batch["targets"][task])
-        scores.update(task, predictions[task], losses[task], batch["truth"][task])
+        scores.update(task, task_predictions, losses[task], batch["truth"][task])
     return {"predictions": predictions, "losses": losses}
 
 
 def log_metrics(model: Any, split: str) -> None:
-    """Log the FineTuner's losses and metrics of a whole split as `SPLIT/TASK/METRIC`; its `scores` then start anew.
+    """Log the FineTuner's losses and metrics of a whole split as `SPLIT/TASK/METRIC`, and reset its `scores`.
 
     `SPLIT/loss` is the weighted sum of the tasks' losses; with several heads `SPLIT/score` is the mean of their scores.
     """

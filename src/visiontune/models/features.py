@@ -30,16 +30,16 @@ class Features:
     Attributes:
         maps: feature maps ``(B, C_i, about H/s_i, about W/s_i)``, coarsest last.
         size: (H, W) of the images, in pixels.
-        image: ``(B, C, H, W)`` in 0..1, the input of the backbone, for heads that change an image.
-        embedding: ``(B, D)``, the pooled embedding that the network's own pretrained classifier saw. Computed when
-            first read, so that heads which only read maps do not pay for it.
+        image: ``(B, C, H, W)`` in 0..1, the input of the backbone, for heads whose output is an image.
+        embedding: ``(B, D)``, the pooled embedding, the input of the network's pretrained classifier. It is computed
+            when it is first read, so that heads which only read maps do not pay for it.
     """
 
-    image: Tensor  # the backbone fills it in
+    image: Tensor  # set by the backbone
 
     def __init__(self, maps: list[Tensor], embed: Callable[[], Tensor], size: tuple[int, int] = (0, 0)) -> None:
         self.maps = maps
-        self.size = size  # the backbone fills it in
+        self.size = size  # set by the backbone
         self._embed = embed
 
     @cached_property

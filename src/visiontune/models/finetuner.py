@@ -39,10 +39,10 @@ class FineTuner(L.LightningModule):
         sam: radius of sharpness-aware minimisation, see `Sam`; None switches it off.
         monitor: the metric "val/TASK/METRIC" that decides which epoch is best; for the default see `find_monitor`.
         seed: dropout depends on it, the epoch, the step and the rank.
-        description: plain data that every checkpoint holds (class names, version).
+        description: plain data that every checkpoint contains (class names, version).
 
     Raises:
-        UserError: no head computes the monitor, or a loss weight names no head.
+        UserError: no head computes the monitor, or a loss weight is for a task without a head.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FineTuner(L.LightningModule):
         self.loss_terms = nn.ModuleList()  # see `LossTerm`; `append` adds one
         self.monitor = find_monitor(heads, monitor)
         self.description = description or {}
-        self.split = "test"  # which split a `test` pass evaluates
+        self.split = "test"  # the split that a `test` pass evaluates
         self.train_means, self.scores = EpochMeans(), SplitMetrics(heads)
 
     def stages(self) -> Stages:
@@ -102,7 +102,7 @@ class FineTuner(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         freeze(self.stages(), self.strategy, self.current_epoch)
 
-    # Lightning does not call on_train_epoch_start where a run resumes within an epoch.
+    # Lightning does not call on_train_epoch_start if a run resumes within an epoch.
     on_train_start = on_train_epoch_start
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -126,7 +126,7 @@ class FineTuner(L.LightningModule):
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def outputs(self, batch: Batch) -> Outputs:
-        """By task, the raw outputs and one prediction per image."""
+        """Raw outputs and one prediction per image, by task."""
         _, outputs = self._forward_features(batch)
         return {task: (raw, self.heads[task].decode(raw, batch["frame"])) for task, raw in outputs.items()}
 

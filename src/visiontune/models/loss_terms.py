@@ -16,15 +16,15 @@ from visiontune.models.heads.base import Raw
 
 @dataclass
 class TrainingStep:
-    """One training step as a loss term sees it.
+    """The data of one training step that a loss term may read or change.
 
     Attributes:
         batch: the batch of the data module.
         features: the output of the backbone.
         outputs: raw outputs by task.
-        losses: the scalar loss of each task. A term may replace them before they are weighted and added up.
-        labelled: the tasks whose loss counts in this batch. A term that needs no labels may add to them.
-        curves: scalars to log as epoch means: full name, such as `train/TASK/distill` -> (value, samples behind it).
+        losses: the scalar loss of each task. A term may replace them before they are weighted and summed.
+        labelled: the tasks whose loss counts in this batch. A term that needs no labels may add tasks.
+        curves: scalars to log as epoch means: full name, such as `train/TASK/distill` -> (mean, number of samples).
     """
 
     batch: Batch
@@ -38,7 +38,7 @@ class TrainingStep:
         """Fill in `losses` and `labelled`, and `curves` with the parts of the losses.
 
         Args:
-            log_all: log a loss also where it is the only part of the total.
+            log_all: log a task's loss also if it is the only part of the total.
         """
         for task, raw in self.outputs.items():
             targets = self.batch["targets"][task]
@@ -53,12 +53,12 @@ class TrainingStep:
 class LossTerm(nn.Module, ABC):
     """An extra term of the training loss: `model.loss_terms.append(term)` adds it to a FineTuner.
 
-    Its parameters, if any, train with the heads. No state dict may hold them, since a trained model is loaded without
-    its loss terms: see `distillation.Projection`.
+    Its parameters, if any, train with the heads. No state dict may contain them, since a trained model is loaded
+    without its loss terms: see `distillation.Projection`.
 
     Attributes:
-        label: its name in the plan, whose text is `str(term)`.
-        needs_images: whether it reads `step.batch["image"]`, so that outputs of frozen stages cannot replace images.
+        label: its name in the plan; its text there is `str(term)`.
+        needs_images: whether it reads `step.batch["image"]`; outputs of frozen stages then cannot replace images.
     """
 
     label: str
@@ -66,11 +66,11 @@ class LossTerm(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: Any, step: TrainingStep) -> Tensor:
-        """The scalar to add to the weighted sum of the tasks' losses; may change `step.losses` as well."""
+        """The scalar to add to the weighted sum of the tasks' losses; it may change `step.losses` as well."""
 
 
 class L1(LossTerm):
-    """The sum of the absolute values of all weights that train; norms and biases (one dimension) do not count.
+    """The sum of the absolute values of all weights that train, without norms and biases (one dimension).
 
     Args:
         factor: multiplies the sum.

@@ -23,7 +23,7 @@ class FixedWeights(nn.Module):
         self.weights |= {task: float(weight) for task, weight in weights.items()}
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
-        """The weighted sum of scalar losses by task; the loss of a task without labels in the batch is 0."""
+        """The weighted sum of scalar losses by task; a task without labels in the batch has a loss of 0."""
         return torch.stack([self.weights[task] * loss for task, loss in losses.items()]).sum()
 
     def factors(self) -> dict[str, float]:
@@ -42,7 +42,7 @@ class LearnedWeights(nn.Module):
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Collection[str]) -> Tensor:
-        """As `FixedWeights.forward`; the variance of a task without labels in the batch gets no gradient."""
+        """As `FixedWeights.forward`; the variance of a task without labels in the batch gets a gradient of 0."""
         s = self.log_variance
         terms = [torch.exp(-s[task]) * loss + s[task] * (task in labelled) for task, loss in losses.items()]
         return torch.stack(terms).sum()
@@ -54,10 +54,10 @@ class LearnedWeights(nn.Module):
 def build_loss_weights(
     tasks: Iterable[str], weights: Mapping[str, float] | str | None
 ) -> FixedWeights | LearnedWeights:
-    """From `loss_weights` of the config: a factor by task, or "learned".
+    """Build the sum that `loss_weights` of the config names: a factor by task, or "learned".
 
     Raises:
-        UserError: another word, or a factor for a task without a head.
+        UserError: another text than "learned", or a factor for a task without a head.
     """
     if isinstance(weights, str):
         if weights != "learned":

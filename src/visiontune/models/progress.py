@@ -1,10 +1,10 @@
-"""How far a training has come."""
+"""The progress of a training."""
 
 import lightning as L
 
 
 def completed_epochs(trainer: L.Trainer) -> int:
-    """Epochs whose last batch is done, whether or not they were validated; 0 before the first step."""
+    """Number of epochs whose last batch is done, whether or not they were validated; 0 before the first step."""
     epoch = trainer.fit_loop.epoch_progress.current
     return epoch.ready if epoch_ended(trainer) else epoch.completed
 

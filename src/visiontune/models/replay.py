@@ -10,12 +10,12 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-IMAGE = "image"  # instead of a module's path: the image itself, where a head reads it
+IMAGE = "image"  # in place of a module's path: the image itself, if a head reads it
 
 
 @dataclass
 class FrozenOutputs:
-    """What replaces the first stages in one batch.
+    """The outputs that replace the first stages in one batch.
 
     Attributes:
         values: path of a module -> its output ``(B, ...)``, for the modules whose output later modules read.
@@ -31,7 +31,7 @@ class ReplayPlan:
     """How to skip the first stages.
 
     Attributes:
-        paths: the modules whose outputs must be recorded, and `IMAGE` where the image is read as well.
+        paths: the modules whose outputs must be recorded, and `IMAGE` if later modules read the image as well.
         shapes: see `FrozenOutputs`.
     """
 
@@ -48,11 +48,11 @@ def plan_replay(
 ) -> ReplayPlan | None:
     """Find the outputs that replace the modules at `paths` exactly; None if there are none.
 
-    It makes no assumption on how the network calls its modules: the outputs that get a gradient are those that the
-    result depends on. A last pass checks that the replayed result is equal, bit for bit.
+    It does not assume how the network calls its modules: the result depends on those outputs that get a gradient. A
+    last pass checks that the replayed result is equal, bit for bit.
 
     Args:
-        forward: image -> any nest of tensors, through all of `network`, in evaluation mode.
+        forward: image -> any nest of tensors, through the whole `network`, in evaluation mode.
         paths: modules of `network`.
         image: a few samples ``(B, C, H, W)``.
         trained: parameters that change between recording and replay. A module whose output depends on one of them is
@@ -80,7 +80,7 @@ def plan_replay(
 
 
 class _AllRecorded(Exception):
-    """Raised to end a pass whose rest is not needed."""
+    """Ends a pass early, since the rest of it is not needed."""
 
 
 def record_outputs(
@@ -88,8 +88,8 @@ def record_outputs(
 ) -> dict[str, Tensor]:
     """Copies of the outputs of the modules at `paths`, in the order of their calls.
 
-    Left out are modules that are called twice, that return no tensor with one row per sample, or whose output has a
-    gradient. Unless `full_pass`, the pass ends with the last of them.
+    It leaves out modules that are called twice, that return no tensor with one row per sample, or whose output requires
+    a gradient. Unless `full_pass`, the pass ends when all outputs are recorded.
     """
     outputs: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
@@ -117,7 +117,7 @@ def record_outputs(
 
 @contextmanager
 def replay(network: nn.Module, frozen: FrozenOutputs | None) -> Iterator[None]:
-    """Within, the modules of `network` return the recorded outputs and compute nothing; None changes nothing."""
+    """Inside the context, modules of `network` return recorded outputs and compute nothing; None changes nothing."""
     if frozen is None:
         yield
         return
@@ -134,7 +134,7 @@ def replay(network: nn.Module, frozen: FrozenOutputs | None) -> Iterator[None]:
 
 @contextmanager
 def _require_grad_only(parameters: Sequence[nn.Parameter], network: nn.Module) -> Iterator[None]:
-    """Within, no other parameters of `network` require a gradient."""
+    """Inside the context, no other parameters of `network` require a gradient."""
     before = {parameter: parameter.requires_grad for parameter in network.parameters()}
     network.requires_grad_(False)
     for parameter in parameters:
@@ -148,7 +148,7 @@ def _require_grad_only(parameters: Sequence[nn.Parameter], network: nn.Module) -
 
 @contextmanager
 def _return_outputs(network: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Within, the modules at these paths return these outputs."""
+    """Inside the context, the modules at these paths return these outputs."""
     modules = {path: network.get_submodule(path) for path in outputs if path != IMAGE}
     try:
         for path, module in modules.items():

@@ -1,4 +1,4 @@
-"""The metrics and losses of an evaluation pass, and which of them is the monitor."""
+"""The metrics and losses of an evaluation pass, and the choice of the monitor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +50,10 @@ class SplitMetrics(nn.Module):
 
 
 def find_monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
-    """The monitored metric's full name, and "max" or "min"; see `FineTuner`.
+    """The monitored metric's full name, and "max" or "min".
+
+    Args:
+        monitor: "val/TASK/METRIC"; None is "val/score" with several heads, else the head's own monitor.
 
     Raises:
         UserError: no head computes it, or it has no direction.

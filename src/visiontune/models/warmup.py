@@ -10,9 +10,12 @@ from visiontune.strategies import Strategy
 
 @contextmanager
 def stage_warmup(optimizer: Optimizer, strategy: Strategy, epoch: float) -> Iterator[None]:
-    """Within, each group's learning rate is multiplied by its stage's warm-up factor at this point of an epoch.
+    """Inside the context, each group's learning rate is multiplied by its stage's warm-up factor.
 
-    Afterwards it is what the schedule set, whatever else changed it meanwhile.
+    Afterwards it is the schedule's value again, also if a callback changed it inside the context.
+
+    Args:
+        epoch: as in `Strategy.warmup`, e.g. 2.5 is the middle of the third epoch.
     """
     scheduled = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

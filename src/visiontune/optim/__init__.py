@@ -1,1 +1,1 @@
-"""Learning rate schedulers and sharpness-aware minimisation."""
+"""Learning rate schedules and sharpness-aware minimisation."""

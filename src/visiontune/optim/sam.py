@@ -7,27 +7,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from visiontune.errors import UserError
-
 
 class Sam(Optimizer):
     """Takes steps with the gradient at the worst weights nearby (SAM, Foret et al. 2021, https://arxiv.org/abs/2010.01412).
 
-    Each step needs two passes: one finds the direction in which the loss rises, one computes the gradient there. State,
-    parameter groups and checkpoints are those of the wrapped optimizer. `train/loss` is the mean of both passes.
+    Each step needs two passes: the first finds the direction in which the loss rises most, the second computes the
+    gradient there. State, parameter groups and checkpoints are those of the wrapped optimizer. `train/loss` is the mean
+    of both passes.
 
     Args:
         base: the optimizer that takes the step.
-        rho: distance to the worst weights, in the norm of all trained weights.
+        rho: L2 distance to the worst weights, above 0, over all parameters that have a gradient.
         statistics: BatchNorm's running statistics, which only the first pass updates.
-
-    Raises:
-        UserError: `rho` is not above 0.
     """
 
     def __init__(self, base: Optimizer, rho: float = 0.05, statistics: Sequence[Tensor] = ()) -> None:
-        if isinstance(rho, bool) or not isinstance(rho, int | float) or not rho > 0:
-            raise UserError(f"technique.sam.rho={rho}: expected a distance above 0; write technique.sam.rho=0.05")
         super().__init__(base.param_groups, base.defaults)
         self.base, self.rho, self.statistics = base, rho, list(statistics)
         self.param_groups, self.state = base.param_groups, base.state
@@ -37,15 +31,15 @@ class Sam(Optimizer):
         assert closure is not None, "SAM needs the loss twice"
         with torch.enable_grad():
             loss = closure()
-        trained = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.stack([p.grad.norm() for p in trained]).norm() if trained else torch.zeros(())
-        restored = [*trained, *self.statistics]
-        before = [tensor.detach().clone() for tensor in restored]
-        for p in trained:
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm() if parameters else torch.zeros(())
+        tensors = [*parameters, *self.statistics]
+        before = [tensor.detach().clone() for tensor in tensors]
+        for p in parameters:
             p.add_(p.grad, alpha=float(self.rho / (norm + 1e-12)))
         with torch.enable_grad():
             closure()
-        for tensor, value in zip(restored, before, strict=True):
+        for tensor, value in zip(tensors, before, strict=True):
             tensor.copy_(value)
         self.base.step()
         return loss

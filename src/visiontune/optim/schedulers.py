@@ -17,7 +17,7 @@ Config = dict[str, Any]
 
 
 def _check_fraction(key: str, value: Any, example: str, zero: bool = True) -> None:
-    """Raise UserError unless 0 <= value < 1."""
+    """Raise UserError unless 0 <= `value` < 1; 0 itself is refused if `zero` is False."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value < 1 or (value == 0 and not zero):
         least = "from" if zero else "above"

@@ -48,6 +48,8 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             (path / ".claim").touch(exist_ok=False)  # only one of two processes can create it
         except FileExistsError:
+            if not path.is_dir():
+                raise UserError(f"{path} is a file: write a folder, such as run_dir={path}_run") from None
             if not (path / "config.yaml").is_file():
                 raise UserError(
                     f"{path} belongs to a run that has not begun training: if that run was killed, delete {path} and "
@@ -74,7 +76,7 @@ class RunDirectory:
         """Create a new directory `logs/name/TIME-ID`."""
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         path = logs / name / f"{stamp}-{secrets.token_hex(2)}"
-        # If 40 runs begin in one second, two of them draw the same name with a probability of 1%.
+        # Of 40 runs that begin in the same second, two have the same name with a probability of 1%.
         return cls.new(logs, name) if path.exists() else cls.create(path)
 
     @classmethod
@@ -138,13 +140,20 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Let no other process train or compress this run within the block.
 
-        The lock belongs to the process: it can take it twice, its data-loader workers do not inherit it, and it ends
-        when the process ends or is killed.
+        The lock belongs to the process: its data-loader workers do not inherit it, and it ends when the process ends or
+        is killed. The process may lock the run again within the block; the end of the inner block ends the lock.
 
         Raises:
-            UserError: another process holds the lock.
+            UserError: another process holds the lock, or the directory cannot be written.
         """
-        with (self.path / ".claim").open("a") as file:
+        try:
+            claim = (self.path / ".claim").open("a")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; change its permissions, or copy the run to a folder "
+                "that you may write to"
+            ) from None
+        with claim as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
@@ -160,13 +169,13 @@ class RunDirectory:
 
     @contextmanager
     def running(self) -> Iterator[dict[str, Any]]:
-        """Write status.json: "running" within the block, then "finished", "failed" or "interrupted" with the error.
+        """Lock the run and write status.json: first "running", then "finished", "failed" or "interrupted".
 
         Yields:
             A dictionary whose values are written to status.json when the run has finished.
 
         Raises:
-            UserError: another process is using this run.
+            UserError: as `lock`.
         """
         started = time.time()
         outcome: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What explains a run later: the command, the code, the versions, the machine."""
+"""The environment of a run, which explains its results later: command, code, versions and machine."""
 
 import platform
 import subprocess

@@ -37,13 +37,14 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _sync(file: IO[Any]) -> None:
-    """Write to the disk before the rename: after a power failure the new name could otherwise have no content."""
+    """Write to the disk before the rename: otherwise, the renamed file could be empty after a power failure."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """
+    """Write `value` as JSON to a file that replaces `path` when it is complete.
+
     Raises:
         ValueError: `value` has a NaN or an infinity, which JSON does not have.
     """

@@ -30,12 +30,12 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
         file = logging.FileHandler(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         handlers += [(source, file) for source in (log, *libraries, logging.getLogger("py.warnings"))]
+    handlers.append((logging.getLogger("py.warnings"), logging.NullHandler()))  # without one they would go to stderr
     before = [(library, library.handlers, library.propagate) for library in libraries]
     for library in libraries:
         library.handlers, library.propagate = [logging.NullHandler()], False
-    logging.getLogger("py.warnings").addHandler(logging.NullHandler())  # without a handler they would go to stderr
-    logging.captureWarnings(True)
     with warnings.catch_warnings():
+        logging.captureWarnings(True)
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         for source, handler in handlers:
             source.addHandler(handler)
@@ -44,6 +44,7 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
         finally:
             for source, handler in handlers:
                 source.removeHandler(handler)
-            for library, its_handlers, propagate in before:
-                library.handlers, library.propagate = its_handlers, propagate
+                handler.close()
+            for library, previous_handlers, propagate in before:
+                library.handlers, library.propagate = previous_handlers, propagate
             logging.captureWarnings(False)

@@ -1,4 +1,4 @@
-"""The log files that a run appends to: their lengths at a checkpoint, and back to them when the run is resumed."""
+"""The log files that a run appends to: measured at a checkpoint, and cut to these lengths when the run is resumed."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,9 @@ def log_file_lengths(folder: Path) -> dict[str, int]:
 
 
 def cut_log_files(folder: Path, lengths: dict[str, int]) -> None:
-    """Drop what was written after `log_file_lengths` returned `lengths`; files that it does not name are deleted.
+    """Cut each log file to its length in `lengths`, from `log_file_lengths`, and delete files that are not in it.
 
-    The step of a record does not say it: one step has records from before and from after a checkpoint.
+    The step of a record cannot tell which records to drop: a step has records before and after its checkpoint.
     """
     for name, length in log_file_lengths(folder).items():
         if name not in lengths:

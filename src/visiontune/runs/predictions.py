@@ -13,6 +13,14 @@ COLUMNS = ("path", "split", "task", "truth", "prediction", "score", "loss")
 
 @dataclass(frozen=True)
 class Row:
+    """One row of predictions.csv.
+
+    Attributes:
+        truth: the target as text; empty without one.
+        score: score of the prediction; NaN is written as an empty cell.
+        loss: loss of the sample; NaN is written as an empty cell.
+    """
+
     path: str
     split: str
     task: str
@@ -23,6 +31,7 @@ class Row:
 
 
 def write_predictions(path: Path, rows: Iterable[Row]) -> None:
+    """Write `path` atomically, with the header `COLUMNS`."""
     with write_atomically(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)

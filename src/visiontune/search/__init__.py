@@ -1,1 +1,1 @@
-"""Search for settings: the learning rate range test and trials of strategies."""
+"""Search for settings: the learning-rate range test and trials of strategies."""

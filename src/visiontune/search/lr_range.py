@@ -21,9 +21,9 @@ from visiontune.training.build import make
 from visiontune.training.fit import prepare
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
-SMOOTHING = 0.9  # weight of earlier steps in the exponential mean
+SMOOTHING = 0.9  # weight of the earlier steps in the exponential mean
 MIN_LOSSES = 10  # the mean of fewer losses is too noisy
-DIVERGED = 3.0  # stop when the loss is this many times the lowest one
+DIVERGED = 3.0  # stop when the loss is this many times the lowest loss
 
 
 class NoLossFell(UserError):
@@ -54,10 +54,10 @@ class RangeTest:
 
 
 def range_test(cfg: DictConfig) -> RangeTest:
-    """Train the run's initial model for a few steps, with a learning rate that rises from `LOWEST` to `HIGHEST`.
+    """Train the run's initial model for `STEPS` steps, with a learning rate that rises from `LOWEST` to `HIGHEST`.
 
-    The stages that the strategy trains in its last epoch or may unfreeze by scores all train. Each stage keeps its own
-    fraction of the learning rate.
+    All stages train that the strategy trains in its last epoch or may unfreeze by scores. Each stage keeps its fraction
+    of the learning rate.
 
     Raises:
         NoLossFell: the loss falls at no learning rate.
@@ -68,10 +68,10 @@ def range_test(cfg: DictConfig) -> RangeTest:
     with logging_to(None, quiet=True):
         data, model, _ = prepare(cfg)
         model.strategy = LastEpoch(model.strategy)
-        rising = _RisingLr()
+        rising_lr = _RisingLr()
         settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
         trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
-            callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising],
+            callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising_lr],
             max_steps=STEPS,
             limit_val_batches=0,
             logger=False,
@@ -81,12 +81,12 @@ def range_test(cfg: DictConfig) -> RangeTest:
             use_distributed_sampler=False,
         )
         trainer.fit(model, datamodule=data)
-    losses = smooth(rising.losses)
-    return RangeTest(rising.lrs[: len(losses)], losses, choose_lr(rising.lrs, losses))
+    losses = smooth(rising_lr.losses)
+    return RangeTest(rising_lr.lrs[: len(losses)], losses, choose_lr(rising_lr.lrs, losses))
 
 
 class LastEpoch(Strategy):
-    """Trains in every epoch what another strategy trains in its last epoch."""
+    """Trains in every epoch the stages that another strategy trains in its last epoch or may unfreeze by scores."""
 
     def __init__(self, strategy: Strategy) -> None:
         super().__init__(strategy.stages, strategy.epochs, batchnorm=strategy.batchnorm)
@@ -144,5 +144,5 @@ def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
     """
     lowest = min(range(MIN_LOSSES, len(losses)), key=losses.__getitem__, default=MIN_LOSSES)
     if lowest == MIN_LOSSES:
-        raise NoLossFell("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another")
+        raise NoLossFell("the loss fell at no learning rate from 1e-6 to 1: write optimizer.lr=5e-4 or another number")
     return lrs[lowest]

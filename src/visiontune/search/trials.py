@@ -24,13 +24,18 @@ from visiontune.training.build import build_data
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, candidate_configs
 
-MIN_EPOCHS = 3  # of a trial, so that it has all phases of a schedule
-MIN_STEPS = 50  # with fewer steps, trials end where they start, at the linear probe
+MIN_EPOCHS = 3  # a trial has all phases of a schedule
+MIN_STEPS = 50  # with fewer steps, a trial ends where it starts, at the linear probe
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One short training, and the monitored metric of its best epoch on the validation split."""
+    """One short training.
+
+    Attributes:
+        images: number of training images.
+        score: the monitored metric of the best epoch on the validation split.
+    """
 
     strategy: str
     lr: float
@@ -42,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A config, its trial, and the objective of the trial (`name` and `mode` of the monitored metric)."""
+    """A config, its trial, and the `name` and `mode` of the monitored metric."""
 
     cfg: DictConfig
     trial: Trial
@@ -51,7 +56,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The trials before a run; empty without a search."""
+    """The trials and the range test that chose the settings of a run."""
 
     trials: tuple[Trial, ...] = ()
     range_test: RangeTest | None = None
@@ -71,8 +76,15 @@ class SearchResult:
                 writer.writerow(names)
                 writer.writerows(list(asdict(trial).values()) for trial in self.trials)
             rows: list[list[object]] = [
-                [t.strategy, f"{t.lr:.2e}", t.epochs, t.images, f"{t.seconds:.0f}", f"{t.score:.4f}"]
-                for t in self.trials
+                [
+                    trial.strategy,
+                    f"{trial.lr:.2e}",
+                    trial.epochs,
+                    trial.images,
+                    f"{trial.seconds:.0f}",
+                    f"{trial.score:.4f}",
+                ]
+                for trial in self.trials
             ]
             log.info(render("trials", [*names[:-2], "seconds", self.monitor], rows))
         if self.best is not None:
@@ -82,15 +94,19 @@ class SearchResult:
 def search(
     cfg: DictConfig, launch: Launch, train: Callable[[DictConfig], float]
 ) -> tuple[DictConfig, SearchResult | None]:
-    """Choose the strategy and the learning rate of `cfg` by trials; return the new config and the trials.
+    """Choose the strategy and the learning rate of `cfg`; return the new config and how it was chosen.
 
-    Without `search` and `optimizer.lr=auto`, return `cfg` and None. With `search=strategy`, each candidate trains for a
-    fraction of the epochs on a fraction of the training images. Two more trials train the best one with other learning
-    rates: that of a range test (the highest at which the loss still falls), and the geometric mean of that and its own.
+    If `cfg` has neither `search` nor `optimizer.lr=auto`, return `cfg` and None. With `optimizer.lr=auto` alone, a
+    range test chooses the highest learning rate at which the loss still falls. With `search=strategy`, each candidate
+    trains for a fraction of the epochs on a fraction of the training images. Two more trials train the best candidate
+    with other learning rates: that of the range test, and the geometric mean of that and the candidate's.
 
     Args:
         cfg: resolved.
         train: runs one config, and returns the monitored metric on the validation split.
+
+    Raises:
+        UserError: `run_dir` cannot be used, a candidate's config is wrong, or the loss falls at no learning rate.
     """
     if cfg.search is None and cfg.optimizer.lr != AUTO:
         return cfg, None
@@ -100,7 +116,7 @@ def search(
         test = range_test(cfg)
         return derive(cfg, {"optimizer.lr": test.lr}), SearchResult(range_test=test)
     configs = candidate_configs(cfg, launch)
-    for config in configs.values():  # raise errors of all candidates before the first one trains
+    for config in configs.values():  # raise the errors of all candidates before the first trains
         prepare(_with_lr(config, 1.0), download=False, load=False)
     if cfg.search.lr_range_test or cfg.optimizer.lr == AUTO:
         test = _range_test(next(iter(configs.values())))
@@ -123,7 +139,7 @@ def _with_lr(cfg: DictConfig, lr: float) -> DictConfig:
 
 
 def _range_test(cfg: DictConfig) -> RangeTest | None:
-    """Run a range test; None if the loss falls at no learning rate and the trials have their own."""
+    """Run a range test; None if the loss falls at no learning rate and the config has one."""
     try:
         return range_test(cfg)
     except NoLossFell:
@@ -135,21 +151,21 @@ def _range_test(cfg: DictConfig) -> RangeTest | None:
 
 
 def _check_run_dir(cfg: DictConfig) -> None:
-    """Raise UserError if `run_dir` cannot be used, before the trials and not after them."""
+    """Raise UserError before the trials if `run_dir` cannot be used after them."""
     path = Path(cfg.run_dir).expanduser() if cfg.run_dir else None
     if path is not None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path} is not empty: write another run_dir, or resume the run in it with run={path}")
 
 
 def _run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[DictConfig], float]) -> Candidate:
-    """Train `config` for the fractions of epochs and images that `cfg.search` names."""
+    """Train `config`, whose strategy is `name`, for the fractions of epochs and images in `cfg.search`."""
     epochs = max(MIN_EPOCHS, round(cfg.search.epochs * config.trainer.max_epochs))
     data = build_data(config)
     images = len(data.samples("train"))
     changes = {"trainer.max_epochs": epochs, "test": False, "logger": {}}
     if config.data.per_class is None:
-        enough = math.ceil(MIN_STEPS / epochs) * data.batch_size
-        images = changes["data.limit_train"] = min(images, max(enough, round(cfg.search.images * images)))
+        min_images = math.ceil(MIN_STEPS / epochs) * data.batch_size
+        images = changes["data.limit_train"] = min(images, max(min_images, round(cfg.search.images * images)))
     with TemporaryDirectory() as folder:
         changes["run_dir"] = f"{folder}/run"
         started = time.perf_counter()
@@ -166,6 +182,6 @@ def _run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[
 
 
 def _best(candidates: list[Candidate]) -> Candidate:
-    """The candidate with the best score, the first one of equal scores."""
+    """The candidate with the best score; the first of equal scores."""
     sign = 1 if candidates[0].objective["mode"] == "max" else -1
     return max(candidates, key=lambda candidate: sign * candidate.trial.score)

@@ -14,11 +14,11 @@ NO_DECAY = ".no_decay"  # ends the name of a stage's second group
 class Strategy:
     """Decides which stages train in which epoch, and at which learning rate.
 
-    Its methods are pure functions of the epoch, so that checkpoints hold nothing of it. The exception is a strategy
-    that unfreezes by validation scores (`observe`): checkpoints hold what it decided (`state_dict`).
+    Its methods are pure functions of the epoch, so it needs no state in checkpoints. The exception is a strategy that
+    unfreezes by validation scores (`observe`): checkpoints hold its decisions (`state_dict`).
 
-    This base class trains everything from the first step; subclasses override what they do differently. To use your
-    own class, name it in YAML, or write `strategy=full strategy._target_=visiontune.strategies.mine.Mine`.
+    This base class trains everything from the first step; subclasses override methods. To use your own class, name it
+    in YAML, or write `strategy=full strategy._target_=visiontune.strategies.mine.Mine`.
 
     Args:
         stages: names of the stages from input to output, the heads last.
@@ -46,8 +46,8 @@ class Strategy:
     def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups with `name`, `stage`, `params`, `lr` and `weight_decay`; each parameter is in one group.
 
-        All groups exist from step 0, also those of stages that unfreeze later. Groups that are added later break
-        resume, schedulers with state per group and weight averages.
+        All groups exist from step 0, also those of stages that unfreeze later. Adding groups later would break resume,
+        schedulers with state per group and weight averages.
         """
         return [
             group
@@ -80,11 +80,11 @@ class Strategy:
         return []
 
     def when(self, stage: str) -> str | None:
-        """When a stage unfreezes, as text, if scores decide it; None if `trainable` knows it."""
+        """When a stage unfreezes, as text, if validation scores decide it; None if `trainable` does."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: what the scores have decided so far, and what further decisions need."""
+        """Plain data: the decisions so far, and what further decisions need."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,19 +111,20 @@ def build_groups(
 
 def check_decay(decay: float, key: str) -> float:
     """Return `decay`, and raise UserError if it is outside (0, 1]."""
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay <= 1:
+    if not is_number(decay) or not 0 < decay <= 1:
         raise UserError(f"strategy.{key}={decay}: a factor above 0 and at most 1, such as strategy.{key}=0.8")
     return decay
 
 
 def check_stage_count(count: int, key: str, stages: list[str]) -> int:
-    """Return `count`.
-
-    Raises:
-        UserError: it is below 1, or the backbone has fewer stages.
-    """
+    """Return `count`, and raise UserError if it is below 1 or the backbone has fewer stages."""
     if not isinstance(count, int) or not 1 <= count < len(stages):
         raise UserError(
-            f"strategy.{key}={count}: the backbone has the {len(stages) - 1} stages {', '.join(stages[:-1])}"
+            f"strategy.{key}={count}: the backbone has the {len(stages) - 1} stages {', '.join(stages[:-1])}; "
+            f"write a number of them, such as strategy.{key}=1"
         )
     return count
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,6 +17,6 @@ class BitHyperRule(Strategy):
 
     @staticmethod
     def epochs_for(samples: int, steps_per_epoch: int) -> int:
-        """Number of epochs with at least those steps."""
+        """Number of epochs that have at least this number of steps."""
         steps = next(count for below, count in STEPS if samples < below)
         return max(1, math.ceil(steps / steps_per_epoch))

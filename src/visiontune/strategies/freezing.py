@@ -1,5 +1,7 @@
 """Freezing: sets `requires_grad` and the train or eval mode of each stage, every epoch."""
 
+from typing import Any
+
 import lightning as L
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,7 +34,7 @@ def average_batchnorm(trainer: L.Trainer, module: nn.Module) -> None:
             buffer.copy_(trainer.strategy.reduce(buffer, reduce_op="mean"))
 
 
-def batchnorm_buffers(module: nn.Module) -> list:
+def batchnorm_buffers(module: nn.Module) -> list[Any]:
     """Running means and variances, which each rank updates from its own samples."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]

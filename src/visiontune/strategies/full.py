@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from visiontune.errors import UserError
-from visiontune.strategies.base import Strategy
+from visiontune.strategies.base import Strategy, is_number
 
 
 class Full(Strategy):
@@ -12,10 +12,10 @@ class Full(Strategy):
 
     Args:
         lr_decay, batchnorm: as in `Strategy`.
-        lr_scales: learning rate of named stages divided by that of the heads; the others follow `lr_decay`.
+        lr_scales: learning rate of named stages divided by that of the heads, 0 or more; the others follow `lr_decay`.
 
     Raises:
-        UserError: `lr_scales` names a stage that the backbone lacks.
+        UserError: `lr_scales` names a stage that the backbone lacks, or a value is negative.
     """
 
     def __init__(
@@ -33,6 +33,12 @@ class Full(Strategy):
                 f"strategy.lr_scales names stage {unknown[0]!r}, which this backbone lacks: "
                 f"its stages are {', '.join(stages)}"
             )
+        for stage, scale in self.lr_scales.items():
+            if not is_number(scale) or scale < 0:
+                raise UserError(
+                    f"strategy.lr_scales={{{stage}: {scale}}}: write a number, 0 or more, such as "
+                    f"strategy.lr_scales={{{stage}: 0.1}}"
+                )
 
     def lr_scale(self, stage: str, distance: int) -> float:
         return self.lr_scales.get(stage, super().lr_scale(stage, distance))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visiontune.errors import UserError
-from visiontune.strategies.base import HEADS, Strategy
+from visiontune.strategies.base import HEADS, Strategy, is_number
 
 
 class GradualUnfreeze(Strategy):
@@ -25,8 +25,9 @@ class GradualUnfreeze(Strategy):
             pretrained features.
 
     Raises:
-        UserError: `warmup_epochs` is negative; `schedule` names an unknown stage, an epoch after the end, or nothing
-            that trains in epoch 0; `patience` is below 1, at least `epochs`, or together with a schedule.
+        UserError: `warmup_epochs` is negative; `head_epochs` leaves no epoch for the backbone; `unfrozen_by` is not in
+            0..1; `schedule` has an unknown stage, an epoch after the end, or nothing that trains in epoch 0;
+            `patience` is below 1, at least `epochs`, or used together with a schedule.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class GradualUnfreeze(Strategy):
         batchnorm: str = "frozen",
     ) -> None:
         super().__init__(stages, epochs, lr_decay, batchnorm)
-        if warmup_epochs < 0:
-            raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write 0 (none) or more")
+        if not is_number(warmup_epochs) or warmup_epochs < 0:
+            raise UserError(f"strategy.warmup_epochs={warmup_epochs}: write a number, 0 (none) or more")
         self.warmup_epochs, self.patience = warmup_epochs, patience
-        self.best, self.since = -math.inf, 0  # best score, and the epoch of it or of the last unfreezing
+        # Best score so far; epoch of that score or of the last unfreezing, whichever is later.
+        self.best, self.since = -math.inf, 0
         if patience is not None:
             _check_patience(patience, epochs, schedule)
             self.starts = {HEADS: 0}
@@ -84,7 +86,7 @@ class GradualUnfreeze(Strategy):
 
     def warmup(self, stage: str, epoch: float) -> float:
         start = self.starts.get(stage, 0)
-        if start == 0 or self.warmup_epochs == 0:  # the scheduler warms up what trains from the start
+        if start == 0 or self.warmup_epochs == 0:  # the scheduler warms up stages that train from the start
             return 1.0
         return min(1.0, max(0.0, (epoch - start) / self.warmup_epochs))
 
@@ -117,7 +119,7 @@ def _check_schedule(schedule: Mapping[str, int], stages: list[str], epochs: int)
 
 def _check_patience(patience: int, epochs: int, schedule: Mapping[str, int] | None) -> None:
     if schedule is not None:
-        raise UserError("strategy.schedule and strategy.patience both say when stages unfreeze: leave one of them null")
+        raise UserError("strategy.schedule and strategy.patience both set when stages unfreeze: leave one of them null")
     if isinstance(patience, bool) or not isinstance(patience, int) or not 1 <= patience < epochs:
         raise UserError(
             f"strategy.patience={patience}: a number of epochs from 1 to {epochs - 1} (the training has {epochs}), "
@@ -133,7 +135,7 @@ def _spread(stages: list[str], epochs: int, head_epochs: int, unfrozen_by: float
             f"strategy.head_epochs={head_epochs}: the training has {epochs} epochs, and the backbone would never "
             "train; write a smaller number, such as strategy.head_epochs=1"
         )
-    if not isinstance(unfrozen_by, int | float) or not 0 <= unfrozen_by <= 1:
+    if not is_number(unfrozen_by) or not 0 <= unfrozen_by <= 1:
         raise UserError(f"strategy.unfrozen_by={unfrozen_by}: a share of all epochs, such as strategy.unfrozen_by=0.5")
     backbone = [name for name in reversed(stages) if name != HEADS]
     last = max(head_epochs, min(epochs - 1, round(unfrozen_by * epochs)))

@@ -37,31 +37,31 @@ class LayerDecay(Strategy):
 
 
 def blocks(stage: str, module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
-    """Names and parameters of the blocks of a stage, input to output; the whole stage if it has no blocks."""
+    """Names and parameters of the blocks of a stage, from input to output; the whole stage if it has no blocks."""
     longest = max(_sequences(module), key=len, default=[])
     if len(longest) < 2 or stage == HEADS:
         return [(stage, list(module.parameters()))]
-    place = {id(p): i for i, block in enumerate(longest) for p in block.parameters()}
+    block_index = {id(p): i for i, block in enumerate(longest) for p in block.parameters()}
     members: list[list[nn.Parameter]] = [[] for _ in longest]
-    at = 0
+    index = 0
     for parameter in module.parameters():
-        at = place.get(id(parameter), at)
-        members[at].append(parameter)
+        index = block_index.get(id(parameter), index)
+        members[index].append(parameter)
     return [(f"{stage}.{i}", parameters) for i, parameters in enumerate(members)]
 
 
 def _sequences(stage: nn.Module) -> Iterator[list[nn.Module]]:
-    """Sequences of modules of one type; not the sequences inside them, such as the layers of a block."""
+    """Sequences of modules of one type, without the sequences inside them, such as the layers of a block."""
     inside: set[nn.Module] = set()
     for part in stage.modules():
         children = list(part.children())
         if part is stage and not isinstance(part, CONTAINERS):
-            # A stage of a transformer holds its blocks directly, without a Sequential around them.
+            # A transformer's stage contains its blocks directly, without a Sequential around them.
             children = [child for child in children if list(child.children()) and not isinstance(child, CONTAINERS)]
         elif not isinstance(part, CONTAINERS):
             continue
-        alike = len({type(child) for child in children}) == 1 and all(map(_has_parameters, children))
-        if alike and len(children) > 1 and part not in inside:
+        same_type = len({type(child) for child in children}) == 1 and all(map(_has_parameters, children))
+        if same_type and len(children) > 1 and part not in inside:
             inside.update(part.modules())
             yield children
 

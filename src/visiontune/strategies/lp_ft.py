@@ -1,15 +1,15 @@
 """The heads train first, then everything."""
 
 from visiontune.errors import UserError
-from visiontune.strategies.base import HEADS, Strategy
+from visiontune.strategies.base import HEADS, Strategy, is_number
 
 
 class LpFt(Strategy):
     """Linear probing, then fine-tuning (Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
 
     Fine-tuning with a random head distorts the pretrained features while the head converges; with a trained head it
-    does not. With `probe=auto` a run already starts from a closed-form linear probe; these epochs train the heads
-    further, with the loss and the augmentation of the training.
+    does not. With `probe=auto` a run already starts from a closed-form linear probe; the first epochs then train the
+    heads further, with the loss and the augmentation of the training.
 
     Args:
         probe_epochs: fraction of all epochs in which only the heads train, between 0 and 1. With two epochs or more, it
@@ -29,10 +29,10 @@ class LpFt(Strategy):
         batchnorm: str = "frozen",
     ) -> None:
         super().__init__(stages, epochs, lr_decay, batchnorm)
-        if not isinstance(probe_epochs, int | float) or not 0 < probe_epochs < 1:
+        if not is_number(probe_epochs) or not 0 < probe_epochs < 1:
             raise UserError(
-                f"strategy.probe_epochs={probe_epochs}: a fraction of the {epochs} epochs that leaves some for all "
-                "stages, such as strategy.probe_epochs=0.2"
+                f"strategy.probe_epochs={probe_epochs}: a fraction of the {epochs} epochs, above 0 and below 1, such "
+                "as strategy.probe_epochs=0.2"
             )
         self.start = min(max(1, round(probe_epochs * epochs)), epochs - 1)
 

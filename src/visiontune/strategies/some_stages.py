@@ -8,11 +8,11 @@ from visiontune.strategies.base import HEADS, Strategy, check_stage_count
 class _SomeStages(Strategy, ABC):
     """
     Args:
-        k: number of stages of the backbone that train.
+        k: number of stages of the backbone that train, 1 or more.
         lr_decay, batchnorm: as in `Strategy`.
 
     Raises:
-        UserError: the backbone has fewer stages.
+        UserError: `k` is below 1, or the backbone has fewer stages.
     """
 
     def __init__(

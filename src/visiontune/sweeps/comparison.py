@@ -17,8 +17,8 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 
 Rows = list[dict[str, Any]]
-PLACES = ("run_dir", "sweep_dir", "name", "paths.logs")  # keys that say where a run is written
-REPEATS = ("seed", "data.fold")  # runs that differ only in these keys repeat one experiment
+PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
+REPEATS = ("seed", "data.fold")  # runs that differ only in these keys repeat an experiment
 
 
 def compare(directories: list[Path], target: Path | None = None) -> None:
@@ -26,6 +26,9 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
 
     Args:
         target: the CSV file; by default sweep.csv in the first directory.
+
+    Raises:
+        UserError: the directories hold no runs.
     """
     rows = table(find_runs(directories))
     target = target or directories[0] / "sweep.csv"
@@ -56,7 +59,7 @@ def find_runs(directories: list[Path]) -> list[RunDirectory]:
 
 
 def table(runs: list[RunDirectory]) -> Rows:
-    """A row for each run, the best first: directory, varying keys, objective, test metric, epochs, time, status."""
+    """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status."""
     settings = _varying_keys(runs)
     rows, modes = [], set()
     for run, values in zip(runs, settings, strict=True):
@@ -65,10 +68,9 @@ def table(runs: list[RunDirectory]) -> Rows:
         metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
         _, _, metric = objective["name"].partition("/")
         test = {f"test/{metric}": metrics[f"test/{metric}"]} if f"test/{metric}" in metrics else {}
-        history = list(csv.DictReader(run.history.open(newline=""))) if run.history.is_file() else []
         rows.append(
             {"run": run.path.name, **values, "objective": objective["name"], "value": objective["value"], **test}
-            | {"best epoch": objective["epoch"], "epochs": int(history[-1]["epoch"]) if history else 0}
+            | {"best epoch": objective["epoch"], "epochs": _count_epochs(run)}
             | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
             | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
             | {"status": status["status"]}
@@ -81,30 +83,41 @@ def table(runs: list[RunDirectory]) -> Rows:
 
 
 def average_repeats(rows: Rows) -> Rows:
-    """For runs that differ only in seed or fold: their number, mean and half the 95% interval (Student's t)."""
+    """For runs that differ only in seed or fold: their number, mean and half the 95% interval (Student's t).
+
+    Runs without a score, such as failed ones, do not count.
+    """
     fixed = {"objective"} | set(list(rows[0])[1 : list(rows[0]).index("objective")]) - set(REPEATS)
     metrics = [name for name in rows[0] if name == "value" or name.startswith("test/")]
     groups: dict[tuple, Rows] = defaultdict(list)
-    for row in rows:
+    for row in (row for row in rows if not math.isnan(row["value"])):
         groups[tuple((name, row[name]) for name in row if name in fixed)].append(row)
     result = []
     for key, members in groups.items():
         if len(members) < 2 or not any(name in members[0] for name in REPEATS):
             continue
-        line: dict[str, Any] = dict(key) | {"runs": len(members)}
+        average: dict[str, Any] = dict(key) | {"runs": len(members)}
         for name in metrics:
             values = [float(member[name]) for member in members if member[name] != ""]
             if len(values) > 1:
                 half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-                line |= {name: fmean(values), f"{name} +-": half}
-        result.append(line)
+                average |= {name: fmean(values), f"{name} +-": half}
+        result.append(average)
     return result
 
 
+def _count_epochs(run: RunDirectory) -> int:
+    """The number of epochs that the run has trained."""
+    if not run.history.is_file():
+        return 0
+    with run.history.open(newline="") as file:
+        return max((int(row["epoch"]) for row in csv.DictReader(file)), default=0)
+
+
 def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
-    """For each run the overridden keys whose values differ; a run without the override has its config's value."""
+    """For each run, the overridden keys whose values differ; a run without the override has its config's value."""
     overrides = [dict(o.lstrip("+").split("=", 1) for o in _overrides(run) if "=" in o) for run in runs]
-    keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PLACES]
+    keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
     for run, run_overrides in zip(runs, overrides, strict=True):
         cfg = run.read_config()

@@ -8,11 +8,10 @@ from omegaconf import DictConfig
 
 
 class SweepTable(Callback):
-    """Hydra calls it in the process that launched the sweep, with any launcher."""
+    """Writes sweep.csv. Hydra calls it in the process that launched the sweep, with any launcher."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from visiontune.sweeps.comparison import (
-            compare,  # Hydra makes this object for every verb, and none should wait for it
-        )
+        # Hydra builds this object for every verb, and this import takes time.
+        from visiontune.sweeps.comparison import compare
 
         compare([Path(config.sweep_dir)])

@@ -1,7 +1,8 @@
 """Build the objects of a run from its config."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from visiontune.callbacks import (
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
@@ -42,11 +43,24 @@ from visiontune.strategies.base import HEADS
 
 
 def make(node: DictConfig | dict[Any, Any]) -> Any:
-    """Hydra's `instantiate` with plain lists and dictionaries as arguments."""
+    """Call Hydra's `instantiate` with plain lists and dictionaries as arguments."""
     return instantiate(node, _convert_="all")
 
 
+@contextmanager
+def wrong_arguments(group: str) -> Iterator[None]:
+    """Turn an error of a constructor into a UserError that names its config group."""
+    try:
+        yield
+    except Exception as error:  # torch and Lightning raise many types for wrong arguments
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{group}: {first_line(cause)}") from error
+
+
 def build_data(cfg: DictConfig) -> VisionData:
+    """Read the data and split it, for the tasks in `heads`."""
     return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=[str(task) for task in cfg.heads])
 
 
@@ -56,8 +70,8 @@ def build_finetuner(
     """Build a FineTuner: the backbone with its weights, and heads of the sizes in the data's schema.
 
     Args:
-        download: False leaves weights random that would need a download (the report says so).
-        load: False leaves all weights random, since a checkpoint is loaded next.
+        download: if False, weights that need a download stay random (the report says so).
+        load: if False, all weights stay random, since a checkpoint is loaded next.
     """
     size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
@@ -72,8 +86,9 @@ def build_finetuner(
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
-    strategy = make(cfg.strategy)(stages=names, epochs=epochs)
-    strategy.prepare(backbone.model)
+    with wrong_arguments("strategy"):
+        strategy = make(cfg.strategy)(stages=names, epochs=epochs)
+        strategy.prepare(backbone.model)
     model = FineTuner(
         backbone,
         heads,
@@ -96,11 +111,12 @@ def build_finetuner(
 
 
 def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskInfo) -> Head:
-    """The head of a task, with the extra metrics of its config."""
+    """Build the head of a task, with the extra metrics of its config."""
     options: Any = OmegaConf.to_container(node, resolve=True)
     metrics = options.pop("metrics", None) or {}
-    # Partial, since Hydra would turn the arguments into config nodes.
-    head: Head = make({**options, "_partial_": True})(features=features, info=info)
+    # Partial, since Hydra would convert the arguments to config nodes.
+    with wrong_arguments(f"heads.{task}"):
+        head: Head = make({**options, "_partial_": True})(features=features, info=info)
     key = f"heads.{task}.metrics"
     head.add_metrics(build_extra_metrics(metrics, info.classes, head.metric_arguments, key), key)
     return head
@@ -109,13 +125,13 @@ def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskIn
 def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers: Sequence[Logger] = ()) -> L.Trainer:
     """Build the Trainer with the fixed callbacks and those of the config; compile the backbone if `compile` is true."""
     if cfg.compile:
-        model.backbone.compile()  # in place, so that the names in checkpoints do not change
+        model.backbone.compile()  # in place: the names in checkpoints stay the same
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
-    always = [ExactResume(), LastWindowScale(), AverageBatchNorm()]
-    before = [*always, history, *([ProbeInitialization()] if cfg.probe else [])]
-    after = [
+    first: list[L.Callback] = [ExactResume(), LastWindowScale(), AverageBatchNorm(), history]
+    first += [ProbeInitialization()] if cfg.probe else []
+    last = [
         StageMonitor(),
         UnfreezeMonitor(model.monitor),
         InitialValidation(history),
@@ -124,8 +140,8 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
     trainer = make(settings | {"_partial_": True})(
-        callbacks=[*before, *_callbacks(cfg, model), *after, *([RichProgressBar()] if terminal else [])],
-        enable_progress_bar=terminal,  # elsewhere History prints one line per epoch
+        callbacks=[*first, *_callbacks(cfg, model), *last, *([RichProgressBar()] if terminal else [])],
+        enable_progress_bar=terminal,  # otherwise History prints one line per epoch
         logger=list(loggers),
         default_root_dir=str(run.path),
         use_distributed_sampler=False,
@@ -142,7 +158,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     """Build optimizer, scheduler, callbacks and Trainer once, to find wrong arguments before a run begins.
 
     Raises:
-        UserError: one of them refuses its arguments.
+        UserError: one of them rejects its arguments, or SAM cannot be used with the trainer's settings.
     """
     steps = {"steps": 100, "monitor": model.monitor}
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
@@ -155,46 +171,35 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     }
     if "sam" in cfg.technique and (settings["accumulate_grad_batches"] != 1 or settings["precision"] == "16-mixed"):
         raise UserError(
-            "technique=[sam] needs two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
+            "technique=[sam] computes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
             "trainer.precision=bf16-mixed or 32-true"
         )
     check_loggers(cfg)
-    group = "optimizer"
-    try:
+    with wrong_arguments("optimizer"):
         optimizer = model.build_optimizer()
-        group = "scheduler"
+    with wrong_arguments("scheduler"):
         model.make_scheduler(optimizer, **steps)
-        group = "callbacks"
+    with wrong_arguments("callbacks"):
         _callbacks(cfg, model)
-        group = "trainer"
-        with logging_to(None, quiet=True):
-            instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
-    except Exception as error:  # torch and Lightning raise many types for wrong arguments
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"{group}: {str(cause).splitlines()[0]}") from error
+    with wrong_arguments("trainer"), logging_to(None, quiet=True):
+        instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
 
 
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
-    """Build the callbacks of `technique`, then those of `callbacks`."""
+    """Build the callbacks of `technique`, then those of `callbacks`; partial ones get the monitor and its mode."""
     name, mode = model.monitor
     techniques = [node for node in cfg.technique.values() if "_target_" in node]
     nodes = [*techniques, *(node for node in cfg.callbacks.values() if node)]
-    return [_complete(make(node), monitor=name, mode=mode) for node in nodes]
-
-
-def _complete(callback: Any, **arguments: Any) -> Any:
-    """Call what a config marks as `_partial_` with `arguments`; return other callbacks as they are."""
-    return callback(**arguments) if isinstance(callback, partial) else callback
+    callbacks = [make(node) for node in nodes]
+    return [callback(monitor=name, mode=mode) if isinstance(callback, partial) else callback for callback in callbacks]
 
 
 def distributed(strategy: Any) -> Any:
-    """DDP that allows frozen stages and unequal numbers of evaluation batches.
+    """Replace "ddp" by a DDPStrategy that allows frozen stages and unequal numbers of evaluation batches.
 
     DDP registers all parameters before any is frozen; frozen ones then count as unused. Buffers are not broadcast in
-    each forward pass, since a rank with one more batch would wait forever. BatchNorm statistics are averaged before
-    each validation instead.
+    each forward pass, since a rank with one more batch would wait forever. Instead, BatchNorm statistics are averaged
+    before each validation.
     """
     if strategy != "ddp":
         return strategy

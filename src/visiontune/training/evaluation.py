@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from visiontune.callbacks.prediction_collector import EvaluatedSample, PredictionCollector
 from visiontune.data import VisionData
+from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.runs.predictions import Row
@@ -19,9 +21,10 @@ class Evaluation:
     """The results of one split.
 
     Args:
+        metrics: by `SPLIT/TASK/METRIC`.
         rows: rows of predictions.csv, one for each sample and task.
-        worst: for each task the samples with the largest loss, the largest first.
-        computed: for each task the metrics as tensors, including those that are not logged, such as a confusion matrix.
+        worst: for each task, the samples with the largest loss, the largest first.
+        computed: for each task, the metrics as tensors, also those that are not logged, such as a confusion matrix.
     """
 
     split: str
@@ -32,7 +35,7 @@ class Evaluation:
 
     @property
     def per_class(self) -> dict[str, list[PerClass]]:
-        """For each task the per-class metrics; in `metrics` their names are `SPLIT/TASK/METRIC/CLASS`."""
+        """For each task, the metrics with a value per class; in `metrics` they are `SPLIT/TASK/METRIC/CLASS`."""
         return {
             task: [value for value in values.values() if isinstance(value, PerClass)]
             for task, values in self.computed.items()
@@ -40,12 +43,12 @@ class Evaluation:
 
 
 class _SplitData(L.LightningDataModule):
-    def __init__(self, data: VisionData, split: str, stored: bool) -> None:
+    def __init__(self, data: VisionData, split: str, original_images: bool) -> None:
         super().__init__()
-        self.data, self.split, self.stored = data, split, stored
+        self.data, self.split, self.original_images = data, split, original_images
 
     def test_dataloader(self) -> Any:
-        return self.data.eval_loader(self.split, original_images=self.stored)
+        return self.data.eval_loader(self.split, original_images=self.original_images)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.data.to_network(batch)
@@ -57,37 +60,44 @@ def evaluate(
     split: str,
     accelerator: str = "auto",
     precision: str = "32-true",
-    stored: bool = False,
+    original_images: bool = False,
     callbacks: Sequence[L.Callback] = (),
 ) -> Evaluation:
     """Compute all metrics of `model` on the train, val or test split.
 
     Args:
-        stored: load the original images, for an exported file that resizes them itself.
+        original_images: also load the original images, which an exported file resizes itself.
         callbacks: further callbacks of the evaluation loop.
 
     Raises:
-        UserError: the data has no such split.
+        UserError: the data has no such split, or the machine has no such accelerator.
     """
     collector = PredictionCollector()
     model.split = split
     data.trainer = None  # one loader for the whole split, also after a distributed training
     trainer = quiet_trainer(accelerator, precision, [collector, *callbacks])
-    trainer.test(model, datamodule=_SplitData(data, split, stored), verbose=False)
+    trainer.test(model, datamodule=_SplitData(data, split, original_images), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
 
 
 def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:
-    """A Trainer for one device that writes nothing."""
+    """Build a Trainer for one device that writes nothing.
+
+    Raises:
+        UserError: the machine has no such accelerator; a run may have been trained on another machine.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"accelerator={accelerator}: {first_line(error)} Write accelerator=cpu") from error

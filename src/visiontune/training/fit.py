@@ -1,11 +1,9 @@
 """Build the model of a run and fit it; every rank of a run builds the same model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from visiontune.data import VisionData
@@ -16,14 +14,14 @@ from visiontune.loggers.log import log_hyperparameters
 from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.training.build import build_data, build_finetuner, build_trainer, check
+from visiontune.training.build import build_data, build_finetuner, check
 from visiontune.training.load import load_weights
 from visiontune.training.memory import keep_allocated
 from visiontune.training.teacher import attach_teacher
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and let the process keep freed memory, which is faster."""
+    """Seed Python, NumPy and torch. Also let the process keep freed memory, which is faster."""
     keep_allocated()
     L.seed_everything(seed, verbose=False)
 
@@ -34,8 +32,8 @@ def build_model(
     """Build the model of a run with its weights, its teacher and the cache of its frozen stages.
 
     Args:
-        download: False downloads no weights (for the plan).
-        load: False loads no weights, since a checkpoint is loaded next.
+        download: if False, no weights are downloaded (for the plan).
+        load: if False, no weights are loaded, since a checkpoint is loaded next.
 
     Raises:
         UserError: the config or the data is wrong; nothing has been started.
@@ -48,8 +46,8 @@ def build_model(
             targets = [sample.targets.get(task) for sample in data.samples(split)]
             if all(target is None for target in targets):
                 raise UserError(
-                    f"the {split} split has no label of {task}: give it some (data.split_ratio, data.split), or leave "
-                    f"{task} out of heads"
+                    f"the {split} split has no label of {task}: give it some with other splits, such as "
+                    f"data.split_ratio={{train: 0.7, val: 0.15, test: 0.15}}, or leave {task} out of heads"
                 )
             if split == "train":
                 head.fit_targets(targets)
@@ -70,19 +68,13 @@ def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[
 
 
 def fit(
-    cfg: DictConfig,
-    run: RunDirectory,
-    data: VisionData,
-    model: FineTuner,
-    checkpoint: Path | None,
-    loggers: Sequence[Logger] = (),
+    cfg: DictConfig, run: RunDirectory, trainer: L.Trainer, model: FineTuner, data: VisionData, checkpoint: Path | None
 ) -> None:
     """Fit in this process, as a single rank or as one of several.
 
     Args:
-        loggers: loggers of rank 0; other ranks have none.
+        checkpoint: the checkpoint to resume from.
     """
-    log_hyperparameters(loggers, flatten(cfg))
-    trainer = build_trainer(cfg, run, model, loggers)
+    log_hyperparameters(trainer.loggers, flatten(cfg))
     with cache_files(data, run.path):
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -19,22 +19,22 @@ from torch.optim.lr_scheduler import LRScheduler
 from visiontune import __version__
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
 from visiontune.training.build import build_finetuner
 
-# A config may name everything that this package defines, and these kinds of classes of its libraries. It must not name
-# functions of the libraries: torch.utils.collect_env.run runs any command.
+# A config may name everything that this package defines, and classes of these kinds from its libraries. It must not
+# name functions of the libraries: torch.utils.collect_env.run runs any command.
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
 FULL = {"_target_": "visiontune.strategies.Full", "_partial_": True}
 KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
 def check_trusted(cfg: DictConfig, trust: bool = False) -> None:
-    """Refuse a run whose config names code from elsewhere.
+    """Refuse a run whose config names code from outside this package and its libraries.
 
     Raises:
         UserError: a `_target_` is outside this package and its libraries' classes, and `trust` is false.
@@ -71,7 +71,7 @@ def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
-    """Open a run and its config, after `check_trusted`."""
+    """Open a run; return it and its read-only config, after `check_readable` and `check_trusted`."""
     run = RunDirectory.open(path)
     cfg = run.read_config()
     check_readable(run, cfg)
@@ -84,33 +84,41 @@ def check_readable(run: RunDirectory, cfg: DictConfig) -> None:
     """Refuse a config that was written by another version and that this version cannot read.
 
     Raises:
-        UserError: it lacks a group, or names a class that this package does not have.
+        UserError: it lacks a group, or names a class that this package or a library does not have.
     """
     for group in ("frozen_features", "technique"):
         if group not in cfg:
             raise version_mismatch(run, f"it has no {group}")
     for key, target in _targets(cfg):
-        if target.startswith("visiontune."):
-            try:
-                get_object(target)
-            except Exception as error:  # Hydra and Python raise many types for an unknown name
+        package = target.split(".")[0]
+        if package not in ("visiontune", *LIBRARIES):
+            continue
+        try:
+            get_object(target)
+        except Exception as error:  # Hydra and Python raise many types for an unknown name
+            if package == "visiontune":
                 raise version_mismatch(run, f"there is no {key}={target}") from error
+            raise UserError(
+                f"{run.config} names {key}={target}, which the installed {package} does not have: install the version "
+                f"that is in {run.environment}"
+            ) from error
 
 
 def version_mismatch(run: RunDirectory, reason: str) -> UserError:
     """The error for a run whose config this version cannot read."""
-    version = written_by(run) or "another version"
+    version = written_by(run)
+    writer = f"visiontune {version}" if version else "another version of visiontune"
     return UserError(
-        f"{run.config} was written by visiontune {version}, and this is {__version__}: {reason}. Use visiontune "
-        f"{version}, or start a new run from its weights with backbone.weights={run.path}"
+        f"{run.config} was written by {writer}, and this is {__version__}: {reason}. Use {writer}, or start a new run "
+        f"from its weights with backbone.weights={run.path}"
     )
 
 
 def written_by(run: RunDirectory) -> str | None:
-    """The version that started a run; None if its environment.json is missing."""
+    """The version of this package that started a run; None if its environment.json does not say."""
     if not run.environment.is_file():
         return None
-    return json.loads(run.environment.read_text())["packages"]["visiontune"]
+    return json.loads(run.environment.read_text())["packages"].get("visiontune")
 
 
 def load_model(
@@ -123,7 +131,7 @@ def load_model(
         plain: merge LoRA adapters into the weights.
 
     Raises:
-        UserError: there is no such checkpoint, or another program wrote it.
+        UserError: there is no such checkpoint, or it cannot be read, or another program wrote it.
     """
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
@@ -136,17 +144,22 @@ def load_model(
 
 
 def without_adapters(cfg: DictConfig) -> DictConfig:
-    """The config of a run whose adapters are merged into the weights; that of a run without adapters is unchanged."""
+    """The config for the weights with merged LoRA adapters; `cfg` itself if the run has no adapters."""
     strategy = get_object(cfg.strategy._target_)
     has_adapters = isinstance(strategy, type) and issubclass(strategy, Lora)
     return derive(cfg, {"strategy": FULL}) if has_adapters else cfg
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code in it.
+
+    Raises:
+        UserError: it cannot be read, or another program wrote it.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types: a corrupt zip, a pickle with code, a missing file
-        raise UserError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     if not isinstance(checkpoint, dict) or "visiontune" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
     return checkpoint
@@ -157,6 +170,9 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
 
     A head with other classes keeps its initial weights and is reported as reshaped, even if the shapes are equal, since
     its rows would mean other classes.
+
+    Raises:
+        UserError: less than `min_matched` (0..1) of the parameters match.
     """
     path = run.checkpoint("best")
     checkpoint = read_checkpoint(path)

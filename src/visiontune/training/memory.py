@@ -28,7 +28,7 @@ def keep_allocated() -> None:
 def forget_peak() -> None:
     """Reset the peak that `peak_mb` reports, on Linux and on GPUs.
 
-    Memory that an earlier job of a sweep has freed is returned to the system.
+    Memory that an earlier job of a sweep has freed is returned to the system first.
     """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":

@@ -1,4 +1,4 @@
-"""Resolve a config: replace `auto` and `null` by values that depend on the data, the machine or another run."""
+"""Resolve a config: replace `auto` and `null` by values that depend on the command, the data, the machine or a run."""
 
 import math
 from pathlib import Path
@@ -30,10 +30,11 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         cfg: the composed `train.yaml`.
 
     Raises:
-        UserError: a value has the wrong type, is out of range, or does not fit the machine or another run.
+        UserError: a key has an old name, or a value has the wrong type, is out of range, or does not fit the machine
+            or another run.
     """
     check_keys(cfg)
-    if cfg.name is None:  # before `check` resolves the interpolations of it
+    if cfg.name is None:  # before `check`, which resolves the interpolations of ${name}
         cfg = OmegaConf.merge(cfg, {"name": _default_name(cfg, launch)})  # type: ignore[assignment]
     new = check("train", cfg)
     if len({"ema", "swa"} & set(new.technique)) > 1:
@@ -45,7 +46,8 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
     if new.weights_from is not None:
         _, source = open_run(new.weights_from, new.trust)
         if not launch.sets_backbone:
-            new.backbone = OmegaConf.merge(source.backbone, {"min_matched": new.backbone.min_matched})
+            changed = {key: new.backbone[key] for key in ("min_matched", *launch.backbone_keys)}
+            new.backbone = OmegaConf.merge(source.backbone, changed)
         new.backbone.weights = None
     if new.search is not None and new.search.lr_range_test == AUTO:
         new.search.lr_range_test = not launch.sets_lr
@@ -61,20 +63,20 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
 
 
 def _default_name(cfg: DictConfig, launch: Launch) -> str:
-    """The name of the data: `data.name`, the folder of `data.root`, or the option of `data`."""
+    """The name of the data: `data.name`, else the folder of `data.root`, else the option of the group `data`."""
     root = cfg.data.get("root")
     return str(cfg.data.get("name") or (Path(str(root)).expanduser().resolve().name if root else launch.data))
 
 
 def resolve_machine(cfg: DictConfig) -> DictConfig:
-    """Resolve what may change whenever a run starts or resumes: paths, the number of devices, the teacher.
+    """Resolve what depends on the machine, whenever a run starts or resumes: paths, number of devices, teacher.
 
     Raises:
         UserError: the machine has fewer devices, or the teacher is not the one that the run started with.
     """
     changes: dict[str, Any] = {"trainer.devices": count_devices(cfg.trainer)}
     if root := cfg.data.get("root"):
-        # A run may be opened from another working directory.
+        # Absolute, since a run may be opened from another working directory.
         changes["data.root"] = str(Path(root).expanduser().resolve())
     if cfg.distill.teacher is not None:
         teacher, _ = open_run(cfg.distill.teacher, cfg.trust)
@@ -82,7 +84,7 @@ def resolve_machine(cfg: DictConfig) -> DictConfig:
         if cfg.distill.sha256 not in (None, digest):
             raise UserError(
                 f"distill.teacher={cfg.distill.teacher}: its best checkpoint is not the one that this run started "
-                "with; restore that one, or start a new run"
+                "with; restore that checkpoint, or start a new run"
             )
         changes |= {"distill.teacher": str(teacher.path), "distill.sha256": digest}
     return derive(cfg, changes)
@@ -100,12 +102,12 @@ def candidate_configs(cfg: DictConfig, launch: Launch) -> dict[str, DictConfig]:
         for override in parsed
         if override.key_or_group not in ("strategy", "search") and not override.key_or_group.startswith("search.")
     ]
-    # Keep the run directory of `cfg`: composing again would name a sweep's folder by another time.
+    # Keep the directories of `cfg`: composing again would give a sweep's folder a later time.
     directories = {"run_dir": cfg.run_dir, "sweep_dir": cfg.sweep_dir}
     configs = {}
     for name in cfg.search.candidates:
         composed = train_config([*other_overrides, "search=none", f"strategy={name}"])
-        # A user's file may set keys of `search`, which search=none does not remove.
+        # search=none does not remove keys of `search` that a user's file sets.
         configs[name] = derive(resolve(derive(composed, {"search": None}), launch), directories)
     return configs
 
@@ -124,7 +126,7 @@ def _has_probe(head: DictConfig) -> bool:
 
 
 def _epochs_by_rule(cfg: DictConfig) -> int:
-    """Number of epochs that the strategy computes from the size of the data.
+    """The number of epochs that the strategy computes from the size of the data.
 
     Raises:
         UserError: the strategy has no such rule.

@@ -16,7 +16,7 @@ from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.config.check import check
 from visiontune.config.derive import derive
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, first_line, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
@@ -24,7 +24,7 @@ from visiontune.runs.log_files import cut_log_files
 from visiontune.training.load import check_readable, check_trusted, read_checkpoint, version_mismatch, written_by
 from visiontune.training.resolve import resolve_machine
 
-# Everything else, such as the learning rate, is stored in the checkpoint or defines the run.
+# Keys that a resumed run may change. All others, such as the learning rate, are in the checkpoint or define the run.
 CHANGEABLE = (
     "trainer.",
     "data.root",
@@ -43,11 +43,11 @@ CHANGEABLE = (
 def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConfig, Path | None]:
     """The run's config with `overrides` applied, read-only, and the checkpoint to resume from.
 
-    A run without a checkpoint starts again in its own directory (the checkpoint is None).
+    The checkpoint is None if the run has none; it then starts from the beginning in its directory.
 
     Raises:
-        UserError: the run is finished and no more epochs are requested, an override must not change in a resumed run,
-            or no checkpoint can be read.
+        UserError: the run is finished and no more epochs are requested, an override changes a key that a resumed run
+            must keep, or no checkpoint can be read.
     """
     cfg = run.read_config()
     if cfg.get("backend"):
@@ -61,7 +61,7 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
     before = cfg.trainer.max_epochs
     for override in parsed:
         key = "trainer.max_epochs" if override.key_or_group == "epochs" else override.key_or_group
-        if key in ("run", "trust", "debug"):  # keys of this call, not of the run
+        if key in ("run", "trust", "debug"):  # keys of this command, not of the run
             continue
         if not key.startswith(CHANGEABLE) or OmegaConf.is_config(OmegaConf.select(cfg, key)):
             raise UserError(
@@ -76,12 +76,16 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
             f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
             f"from its weights with weights_from={run.path}"
         )
-    # Unfreezing was planned for this many epochs; more of them freeze nothing again.
+    # The strategy planned for this many epochs. It keeps that plan, so that more epochs do not freeze a stage again.
     return derive(cfg, {"planned_epochs": cfg.get("planned_epochs", before)}), _newest(run)
 
 
 def _newest(run: RunDirectory) -> Path | None:
-    """`last.ckpt`, or the first readable one of `previous.ckpt` and `best.ckpt`."""
+    """The first readable checkpoint of last, previous and best; None if there is no checkpoint.
+
+    Raises:
+        UserError: there are checkpoints, but none can be read.
+    """
     errors = []
     for name in ("last", "previous", "best"):
         path = run.checkpoints / f"{name}.ckpt"
@@ -102,7 +106,11 @@ def _newest(run: RunDirectory) -> Path | None:
 
 
 def _check_sums(path: Path) -> None:
-    """Compare every byte with the checksums in the file, which `torch.load` does not do."""
+    """Verify the checksums in the file, which `torch.load` does not.
+
+    Raises:
+        UserError: the file is corrupt.
+    """
     try:
         with ZipFile(path) as file:
             corrupt = file.testzip()
@@ -113,48 +121,51 @@ def _check_sums(path: Path) -> None:
 
 
 def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int, world: int) -> None:
-    """
+    """Check that a run can resume from a checkpoint for `epochs` epochs on `world` ranks.
+
     Raises:
-        UserError: weights or optimizer of the checkpoint are of another network than the config builds now, it is
-            further than `epochs`, or it was written within an epoch by another number of ranks than `world`.
+        UserError: a step of compress wrote the checkpoint, it has trained for more epochs, it was written within an
+            epoch by another number of ranks, or its weights or optimizer do not fit `model`.
     """
     state = _read(checkpoint)
     if "optimizer_states" not in state:
         raise UserError(
-            f"{run.path} was made by a step of compress, not by a training that could be resumed; start a new run "
+            f"{run.path} was made by a step of compress and has no training to resume; start a new run "
             f"from its weights with weights_from={run.path}"
         )
-    if (done := state["visiontune"]["epochs"]) > epochs:
-        raise UserError(f"trainer.max_epochs={epochs}: {run.path} has trained for {done} epochs; write {done} or more")
+    if (trained := state["visiontune"]["epochs"]) > epochs:
+        raise UserError(
+            f"trainer.max_epochs={epochs}: {run.path} has trained for {trained} epochs; write {trained} or more"
+        )
     before = saved_ranks(state)
     if before != world and state.get("VisionData", {}).get("done"):
         raise UserError(
             f"trainer.devices={world}: {checkpoint} was written within an epoch of {before} ranks; write "
-            f"trainer.devices={before}, or begin anew from its weights with weights_from={run.path}"
+            f"trainer.devices={before}, or start a new run from its weights with weights_from={run.path}"
         )
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     saved = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
-    different = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
-    if not different:
+    changed = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+    if not changed:
         groups = state["optimizer_states"][0]["param_groups"]
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in model.param_groups()]:
-            different = ["the optimizer's groups"]
-    if different:
+            changed = ["the optimizer's groups"]
+    if changed:
         version = state["visiontune"]["version"]
         raise UserError(
             f"{checkpoint} (visiontune {version}) does not fit what its config builds now (visiontune {__version__}): "
-            f"{some(different)}. Resume it with the code that made it, or start a new run from its weights with "
+            f"{some(changed)}. Resume it with the code that made it, or start a new run from its weights with "
             f"weights_from={run.path}"
         )
 
 
 def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
-    """Drop what the run wrote after the checkpoint, since it will write the same again, and log where it resumes.
+    """Delete what the run wrote after the checkpoint, since it will write it again, and log where it resumes.
 
-    (`History` drops the rows of metrics.csv.)
+    `History` deletes the rows of metrics.csv.
     """
-    for partial in run.checkpoints.glob(".*.ckpt.*"):
-        partial.unlink()
+    for incomplete in run.checkpoints.glob(".*.ckpt.*"):
+        incomplete.unlink()
     if checkpoint is None:
         run.history.unlink(missing_ok=True)
         cut_log_files(run.path, {})
@@ -172,15 +183,15 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
 
 @contextmanager
 def explain_version_mismatch(run: RunDirectory) -> Iterator[None]:
-    """Turns an error about a config that this version cannot read into one that names the version that wrote it."""
+    """Turn an error about a config that another version wrote into a UserError that names this version."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         if written_by(run) in (None, __version__):
             raise
-        raise version_mismatch(run, str(error).splitlines()[0]) from error
+        raise version_mismatch(run, first_line(error)) from error
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    """As `read_checkpoint`, but tensors stay on the disk until they are used."""
+    """Read a checkpoint; tensors stay on the disk until they are used."""
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)

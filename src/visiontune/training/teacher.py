@@ -18,7 +18,7 @@ def attach_teacher(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
     """Add a `Distillation` to the loss terms of `model` if the config names a teacher.
 
     Raises:
-        UserError: its tasks, classes or channels differ from those of this run.
+        UserError: its tasks, classes, heads or channels differ from those of this run.
     """
     settings = cfg.distill
     if settings.teacher is None:
@@ -29,8 +29,8 @@ def attach_teacher(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
         info = data.schema[task]
         if task not in schema:
             raise UserError(
-                f"distill.teacher={run.path} has the tasks {', '.join(schema)}, and this run has {task}: name a "
-                f"teacher of that task, or leave it out of heads"
+                f"distill.teacher={run.path} has the tasks {', '.join(schema)}, and this run has {task}: write a "
+                f"teacher with this task, or leave it out of heads"
             )
         if schema[task] != info:
             raise UserError(
@@ -58,7 +58,7 @@ def attach_teacher(cfg: DictConfig, data: VisionData, model: FineTuner) -> None:
 
 
 def note_enlarged_images(teacher_size: tuple[int, int], size: tuple[int, int]) -> str | None:
-    """A note if the teacher was trained on larger images than it gets from this run."""
+    """A note if the teacher was trained on larger images than this run has."""
     if teacher_size[0] * teacher_size[1] <= size[0] * size[1]:
         return None
     return (

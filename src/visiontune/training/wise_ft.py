@@ -1,4 +1,4 @@
-"""Interpolate between the first and the best weights of a run after the training."""
+"""Interpolate between the first and the best weights of a run after training."""
 
 import torch
 from omegaconf import DictConfig
@@ -15,14 +15,14 @@ from visiontune.training.load import read_checkpoint
 
 
 def interpolate(cfg: DictConfig, run: RunDirectory, model: FineTuner, data: VisionData) -> None:
-    """Save the best weights ``(1 - f) * start + f * best`` on the validation split as the new `best.ckpt`.
+    """Save the weights ``(1 - f) * start + f * best`` with the best validation score as the new `best.ckpt`.
 
     WiSE-FT, Wortsman et al. 2022, https://arxiv.org/abs/2109.01903. The factors f are `technique.wise_ft.factors` and
     1, which is the best epoch itself. Among equal scores the largest factor wins.
     """
     start, best = read_checkpoint(run.checkpoint("start")), read_checkpoint(run.checkpoint("best"))
     if "wise_ft" in best["visiontune"]:
-        return  # a resumed run that has had no better epoch since
+        return  # a resumed run that has had no better epoch since the last interpolation
     name, mode = model.monitor
     scores = {}
     for factor in sorted({*cfg.technique.wise_ft.factors, 1.0}):
@@ -41,7 +41,7 @@ def interpolate(cfg: DictConfig, run: RunDirectory, model: FineTuner, data: Visi
 def between(start: dict[str, Tensor], best: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
     """``(1 - factor) * start + factor * best`` for all weights; integer buffers are those of `best`.
 
-    An adapter is a product of two matrices that starts at zero, so only one of them is interpolated.
+    A LoRA adapter is a product of two matrices that starts at zero, so interpolating one of them is enough.
     """
     return {
         key: torch.lerp(start[key], value, factor) if value.is_floating_point() and not key.endswith(DOWN) else value

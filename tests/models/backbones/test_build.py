@@ -25,19 +25,22 @@ def test_unknown_names_and_options_say_what_is_near() -> None:
         build("resnet5O")
     with pytest.raises(UserError, match=r"resnet5O: no such network in timm; near it: resnet50 \(timm\)"):
         build("resnet5O", library="timm")
-    with pytest.raises(UserError, match="library=tensorflow is not one of auto, torchvision, timm, small_cnn"):
-        build("resnet18", library="tensorflow")
+    with pytest.raises(UserError, match=r"resnet18.no_such_tag cannot be built .*Invalid pretrained tag"):
+        build("resnet18.no_such_tag", weights=None)
     with pytest.raises(UserError, match=r"resnet18 cannot be built with {'colour': 1}"):
         build("resnet18", weights=None, colour=1)
     with pytest.raises(UserError, match=r"convnext_atto.*colour"):
         build("convnext_atto", weights=None, colour=1)
-    with pytest.raises(UserError, match=r"colour.*it takes widths, depth"):
+    with pytest.raises(UserError, match=r"colour.*write one of widths, depth"):
         build("small_cnn", colour=1)
     with pytest.raises(UserError, match="norm=layer is not one of batch, group, none"):
         build("small_cnn", norm="layer")
+    for options in ({"widths": [8, 0]}, {"widths": "wide"}, {"widths": 8}, {"depth": 1.5}):
+        with pytest.raises(UserError, match=r"expected a list of whole numbers .* backbone.widths=\[32,64,128\]"):
+            build("small_cnn", **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="small_cnn has no pretrained weights"):
         build("small_cnn", weights="default")
-    with pytest.raises(UserError, match=r"data.image_size=100x64 is no multiple of the 32-pixel.*\[96, 64\]"):
+    with pytest.raises(UserError, match=r"data.image_size=100x64 is no multiple of the 32-pixel.*\[96,64\]"):
         build("vit_b_32", weights=None, image_size=[100, 64])
     with pytest.raises(UserError, match=r"data.image_size=64 is too small for inception_v3; write e.g.*=96"):
         build("inception_v3", weights=None, image_size=64, init_weights=False)
@@ -130,8 +133,8 @@ def test_a_frozen_stage_keeps_parameters_and_buffers() -> None:
     backbone(torch.rand(2, 3, 64, 64)).embedding.square().sum().backward()
     optimizer.step()
     assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
-    _, thawed = backbone.stages()[1]
-    assert thawed.training and not frozen.training
+    _, unfrozen = backbone.stages()[1]
+    assert unfrozen.training and not frozen.training
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "tf_efficientnet_lite0"])

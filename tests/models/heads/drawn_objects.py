@@ -21,10 +21,10 @@ INSTANCES = TaskInfo("instances", CLASSES)
 def drawn(count: int, side: int = 64, seed: int = 0, most: int = 3) -> tuple[Tensor, list[dict[str, Any]]]:
     """`count` images ``(count, 3, side, side)`` in 0..1 with 1 to `most` objects each, and instances targets."""
     random = torch.Generator().manual_seed(seed)
-    pictures = 0.2 * torch.rand(count, 3, side, side, generator=random)
+    images = 0.2 * torch.rand(count, 3, side, side, generator=random)
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     targets = []
-    for picture in pictures:
+    for image in images:
         boxes: list[list[int]] = []
         labels, masks = [], []
         wanted = int(torch.randint(1, most + 1, (1,), generator=random))
@@ -41,12 +41,12 @@ def drawn(count: int, side: int = 64, seed: int = 0, most: int = 3) -> tuple[Ten
             else:
                 middle = (top + height / 2 - 0.5, left + height / 2 - 0.5)
                 mask = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 <= (height / 2) ** 2
-            picture[:, mask] = 0.5 + 0.5 * torch.rand(3, 1, generator=random)
+            image[:, mask] = 0.5 + 0.5 * torch.rand(3, 1, generator=random)
             boxes.append([left, top, left + width, top + height])
             labels.append(label)
             masks.append(mask)
         targets.append(objects(boxes, labels, (side, side), masks=torch.stack(masks)))
-    return pictures, targets
+    return images, targets
 
 
 class Levels(nn.Module):
@@ -67,19 +67,19 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 def overfitted(backbone: Backbone, head: DetectionHead, steps: int, lr: float = 4e-3) -> tuple[dict[str, Tensor], Any]:
     """What the metrics say of 8 images after `steps` on them, and the predictions."""
-    pictures, targets = drawn(8)
+    images, targets = drawn(8)
     model = nn.ModuleList([backbone, head]).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        total(head.loss(head(backbone(pictures)), targets)).backward()
+        total(head.loss(head(backbone(images)), targets)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5)
         optimizer.step()
         schedule.step()
     model.eval()
     with torch.no_grad():
-        predictions = head.decode(head(backbone(pictures)), [Frame.whole(64, 64)] * 8)
+        predictions = head.decode(head(backbone(images)), [Frame.whole(64, 64)] * 8)
     metrics = head.metrics()
     metrics.update(predictions[:5], targets[:5])
     metrics.update(predictions[5:], targets[5:])

@@ -181,16 +181,16 @@ def test_predictions_in_words() -> None:
     assert model.describe_target(2) == "cat" and model.describe_target(None) == ""
 
 
-def test_pictures_say_what_is_wrong() -> None:
+def test_drawings_say_what_is_wrong() -> None:
     model = head(3)
     image = torch.zeros(1, 40, 80, dtype=torch.uint8)
     prediction = {"scores": torch.tensor([0.1, 0.7, 0.2])}
 
     def strip(*arguments: Any) -> list[int]:
-        picture = model.draw(image, *arguments)
-        assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and picture.shape[2] == 320
-        assert picture[:, :160].sum() == 0  # the image itself, enlarged four times
-        return picture[:, -1, -1].tolist()
+        drawing = model.draw(image, *arguments)
+        assert drawing.dtype == torch.uint8 and drawing.shape[0] == 3 and drawing.shape[2] == 320
+        assert drawing[:, :160].sum() == 0  # the image itself, enlarged four times
+        return drawing[:, -1, -1].tolist()
 
     assert strip(prediction, 1) == list(GOOD)
     assert strip(prediction, 2) == list(BAD)
@@ -216,5 +216,5 @@ def test_options_that_make_no_sense() -> None:
         UserError, match=r"heads.classification.loss=hinge: write one of cross_entropy, focal, or a module"
     ):
         head(loss="hinge")
-    with pytest.raises(UserError, match="class_weights has 2 numbers for 5 classes"):
+    with pytest.raises(UserError, match=r"^heads.classification.class_weights has 2 numbers for 5 classes; write one"):
         head(class_weights=[1.0, 2.0])

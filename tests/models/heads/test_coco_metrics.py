@@ -36,8 +36,8 @@ def scenes() -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
     """Predictions and targets of 12 images: all sizes, crowds, duplicates, wrong labels, one side or both empty."""
     random = np.random.default_rng(3)
     predictions, targets = [], []
-    for picture in range(12):
-        count = 0 if picture in (2, 5) else int(random.integers(1, 8))
+    for index in range(12):
+        count = 0 if index in (2, 5) else int(random.integers(1, 8))
         sides = random.choice([12, 25, 60, 120, 200], (count, 2)) * random.uniform(0.8, 1.2, (count, 2))
         corner = random.uniform(0, 1, (count, 2)) * (np.array([320, 240]) - sides)
         boxes = np.concatenate([corner, corner + sides], 1)
@@ -46,11 +46,11 @@ def scenes() -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         truth = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         targets.append(objects(truth, labels.tolist(), SIZE, masks=ellipses(truth), crowd=crowd.tolist()))
 
-        copies = [] if picture in (5, 7) else [i for i in range(count) for _ in range(int(random.integers(0, 4)))]
+        copies = [] if index in (5, 7) else [i for i in range(count) for _ in range(int(random.integers(0, 4)))]
         found = boxes[copies] + random.normal(0, 0.08, (len(copies), 4)) * np.tile(sides[copies], 2)
         wrong = random.uniform(size=len(copies)) < 0.2
         named = np.where(wrong, random.integers(0, 4, len(copies)), labels[copies])
-        if picture == 2:  # boxes where there is nothing
+        if index == 2:  # boxes where there is nothing
             found, named = np.array([[10.0, 10, 90, 80], [5, 100, 30, 140]]), np.array([0, 3])
         guess = torch.tensor(found, dtype=torch.float32).reshape(-1, 4)
         guess[:, 2:] = torch.maximum(guess[:, 2:], guess[:, :2] + 3)
@@ -212,7 +212,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_with_unequal_numbers_of_pictures_give_what_one_gives(tmp_path: Path) -> None:
+def test_two_processes_with_unequal_numbers_of_images_give_what_one_gives(tmp_path: Path) -> None:
     expected = measured(*scenes(), BOTH, (12,))
     multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
     for rank in (0, 1):

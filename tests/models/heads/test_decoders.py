@@ -64,7 +64,7 @@ def test_sides_that_the_strides_do_not_divide(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_small_picture_trains_and_nothing_is_remembered_of_it(name: str) -> None:
+def test_one_small_image_trains_and_nothing_is_remembered_of_it(name: str) -> None:
     model = build(name, SHAPES["resnet"]).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):

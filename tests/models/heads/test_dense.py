@@ -29,7 +29,7 @@ def head(channels: list[str] = RGB, in_channels: int = 3, **options: Any) -> Den
     return DenseHead(shape, TaskInfo("dense", channels), **{"channels": 16, "detail": 8} | options)
 
 
-def pictures(*sizes: tuple[int, int], seed: int = 0, channels: int = 3) -> list[Tensor]:
+def random_images(*sizes: tuple[int, int], seed: int = 0, channels: int = 3) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)
     return [torch.rand(channels, *size, generator=draw) for size in sizes]
 
@@ -39,7 +39,7 @@ def pictures(*sizes: tuple[int, int], seed: int = 0, channels: int = 3) -> list[
 
 def test_metrics_are_of_the_whole_split() -> None:
     sizes = [(16, 20), (40, 12), (8, 30)]
-    truth, found = pictures(*sizes), pictures(*sizes, seed=1)
+    truth, found = random_images(*sizes), random_images(*sizes, seed=1)
     found = [0.9 * t + 0.1 * f for t, f in zip(truth, found, strict=True)]
     found[0] = truth[0].clone()  # its own PSNR would be infinite
     truth[2] = tv_tensors.Image((truth[2] * 255).round().to(torch.uint8))
@@ -61,7 +61,7 @@ def test_metrics_are_of_the_whole_split() -> None:
 
 
 def test_what_is_unknown_does_not_count() -> None:
-    (truth,), (found,) = pictures((16, 16)), pictures((16, 16), seed=1)
+    (truth,), (found,) = random_images((16, 16)), random_images((16, 16), seed=1)
     holes = truth.clone()
     holes[:, 4:9, 3:12] = NAN
     metrics = head().metrics()
@@ -85,7 +85,7 @@ def test_what_is_unknown_does_not_count() -> None:
 
 @pytest.mark.parametrize(("loss", "reference"), [("mse", F.mse_loss), ("l1", F.l1_loss), ("huber", F.huber_loss)])
 def test_losses(loss: str, reference: Any) -> None:
-    truth, found = torch.stack(pictures(*[(6, 8)] * 3)), torch.stack(pictures(*[(6, 8)] * 3, seed=1))
+    truth, found = torch.stack(random_images(*[(6, 8)] * 3)), torch.stack(random_images(*[(6, 8)] * 3, seed=1))
     model = head(loss=loss)
     assert float(model.loss({"image": found}, list(truth))["loss"]) == pytest.approx(float(reference(found, truth)))
     each = model.sample_loss({"image": found}, [truth[0], None, tv_tensors.Image((truth[2] * 255).to(torch.uint8))])
@@ -122,8 +122,8 @@ def test_a_residual_begins_at_the_input() -> None:
         assert model.loss(raw, list(images))["loss"].requires_grad
 
 
-def test_decoding_leads_back_to_the_picture_and_into_the_range() -> None:
-    raw = {"image": torch.stack(pictures((8, 8), (8, 8), channels=1)) * 3 - 1}
+def test_decoding_leads_back_to_the_image_and_into_the_range() -> None:
+    raw = {"image": torch.stack(random_images((8, 8), (8, 8), channels=1)) * 3 - 1}
     frames = [Frame.whole(8, 8), Frame((20, 10), (1, 0, 6, 8))]
     metres, free = head(DEPTH, range=[1, 5]), head(DEPTH, range=None)
     assert free.monitor == "rmse" and set(free.directions) == {"mae", "rmse", "loss"}
@@ -147,7 +147,7 @@ def restorer() -> tuple[DenseHead, Backbone]:
 
 
 @pytest.mark.slow
-def test_learns_eight_pictures_by_heart() -> None:
+def test_learns_eight_images_by_heart() -> None:
     model, backbone = restorer()
     images, targets = scenes(8, side=32, noise=0.03)
     assert evaluated(model.eval(), backbone.eval(), images, targets["dense"])["ssim"] < 0.8
@@ -156,7 +156,7 @@ def test_learns_eight_pictures_by_heart() -> None:
 
 
 @pytest.mark.slow
-def test_removes_noise_from_pictures_it_has_not_seen() -> None:
+def test_removes_noise_from_images_it_has_not_seen() -> None:
     model, backbone = restorer()
     images, targets = scenes(8, seed=5, side=32)
     before = evaluated(model.eval(), backbone.eval(), images, targets["dense"])["psnr"]
@@ -180,8 +180,8 @@ def test_predictions_in_words() -> None:
     assert head().describe_target(None) == ""
 
 
-def test_pictures() -> None:
-    (found,) = pictures((40, 60))
+def test_images() -> None:
+    (found,) = random_images((40, 60))
     image = torch.full((3, 40, 60), 128, dtype=torch.uint8)
     saved = head().images({"image": found})
     assert list(saved) == ["output"] and torch.equal(saved["output"], (found * 255).round().to(torch.uint8))
@@ -212,8 +212,9 @@ def test_values_are_not_rounded_in_mixed_precision() -> None:
 def test_options_that_make_no_sense() -> None:
     for channels, options, message in (
         (RGB, {"loss": "hinge"}, "heads.dense.loss=hinge: write one of l1, mse, huber, or a module"),
-        (DEPTH, {"residual": True}, "which has 3 channels, and the target has 1; write residual=false"),
-        (RGB, {"range": [1, 0]}, r"range=\[1, 0\] of a dense head: write two rising numbers"),
+        (DEPTH, {"residual": True}, "which has 3 channels, and the target has 1; write heads.dense.residual=false"),
+        (RGB, {"range": [1, 0]}, r"heads.dense.range=\[1, 0\]: write two rising numbers"),
+        (RGB, {"range": 1}, r"heads.dense.range=1: write two rising numbers"),
         (RGB, {"decoder": "psp"}, "decoder=psp: write one of"),
     ):
         with pytest.raises(UserError, match=message):

@@ -77,14 +77,14 @@ def their_targets(detector: str, targets: list[dict[str, Tensor]]) -> list[dict[
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_losses_and_predictions_are_torchvisions(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, targets = drawn(3)
+    images, targets = drawn(3)
     targets.append(objects([], [], (64, 64)))  # an image without objects
-    pictures = torch.cat([pictures, torch.rand(1, 3, 64, 64)])
+    images = torch.cat([images, torch.rand(1, 3, 64, 64)])
     theirs = reference(detector, backbone, head).train()
     torch.manual_seed(1)
-    expected = theirs([*pictures], their_targets(detector, targets))
+    expected = theirs([*images], their_targets(detector, targets))
     torch.manual_seed(1)
-    raw = head(backbone(pictures))
+    raw = head(backbone(images))
     found = head.loss(raw, targets)
     assert set(found) == set(expected)
     for name, value in expected.items():
@@ -97,7 +97,7 @@ def test_losses_and_predictions_are_torchvisions(detector: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
     with torch.no_grad():
-        predictions = theirs.eval()([*pictures])
+        predictions = theirs.eval()([*images])
     for mine, other in zip(head.decode(raw, [WHOLE] * 4), predictions, strict=True):
         seen = (other["boxes"][:, 2:] > other["boxes"][:, :2]).all(1)  # it also keeps boxes without area
         assert len(mine["boxes"]) > 0
@@ -107,25 +107,25 @@ def test_losses_and_predictions_are_torchvisions(detector: str) -> None:
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_pictures_without_a_label_take_no_part(detector: str) -> None:
+def test_images_without_a_label_take_no_part(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, targets = drawn(3)
+    images, targets = drawn(3)
     torch.manual_seed(1)
-    two = total(head.loss(head(backbone(pictures[1:])), targets[1:]))
+    two = total(head.loss(head(backbone(images[1:])), targets[1:]))
     torch.manual_seed(1)
-    three = total(head.loss(head(backbone(pictures)), [None, *targets[1:]]))
+    three = total(head.loss(head(backbone(images)), [None, *targets[1:]]))
     torch.testing.assert_close(three, two)
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_crowds_and_boxes_without_area_are_not_learned(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, (target,) = drawn(1)
+    images, (target,) = drawn(1)
     boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
     more = torch.cat([boxes, torch.tensor([[4.0, 4, 60, 60], [9, 9, 9, 20]])])
     crowd = [False] * len(boxes) + [True, False]
     crowded = objects(more, [*labels.tolist(), 0, 1], (64, 64), crowd=crowd)
-    raw = head(backbone(pictures))
+    raw = head(backbone(images))
     assert torch.equal(head.sample_loss(raw, [crowded]), head.sample_loss(raw, [target]))
     counted = objects(more, [*labels.tolist(), 0, 1], (64, 64))
     assert not torch.equal(head.sample_loss(raw, [counted]), head.sample_loss(raw, [target]))
@@ -135,8 +135,8 @@ def test_crowds_and_boxes_without_area_are_not_learned(detector: str) -> None:
 @pytest.mark.parametrize("target", [None, objects([], [], (64, 64))])
 def test_a_batch_without_a_box_gives_a_finite_loss_on_the_graph_of_all_parameters(detector: str, target: Any) -> None:
     backbone, head = parts(detector)
-    pictures, _ = drawn(2)
-    loss = total(head.loss(head(backbone(pictures)), [target] * 2))
+    images, _ = drawn(2)
+    loss = total(head.loss(head(backbone(images)), [target] * 2))
     loss.backward()
     assert loss.isfinite() and bool(loss == 0) == (target is None)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
@@ -145,9 +145,9 @@ def test_a_batch_without_a_box_gives_a_finite_loss_on_the_graph_of_all_parameter
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_the_loss_of_a_sample_is_its_own_and_the_same_each_time(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, targets = drawn(3)
+    images, targets = drawn(3)
     with torch.no_grad():
-        raw = head(backbone(pictures))
+        raw = head(backbone(images))
     torch.manual_seed(5)
     first = head.sample_loss(raw, [targets[0], None, targets[2]])
     drawn_after = torch.rand(1)
@@ -157,7 +157,7 @@ def test_the_loss_of_a_sample_is_its_own_and_the_same_each_time(detector: str) -
     again = head.sample_loss(raw, targets)
     assert first.isnan().tolist() == [False, True, False]
     assert torch.equal(first[[0, 2]], again[[0, 2]])
-    alone = head.sample_loss(head(backbone(pictures[2:])), targets[2:])
+    alone = head.sample_loss(head(backbone(images[2:])), targets[2:])
     torch.testing.assert_close(alone, again[2:])
     if detector == "retinanet":  # whose loss is a mean over images
         assert float(again.mean()) == pytest.approx(float(total(head.loss(raw, targets))), rel=1e-5)
@@ -166,11 +166,11 @@ def test_the_loss_of_a_sample_is_its_own_and_the_same_each_time(detector: str) -
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_predictions_do_not_depend_on_the_mode(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, targets = drawn(2)
+    images, targets = drawn(2)
     results = []
     for mode in (True, False):
         head.train(mode)
-        raw = head(backbone(pictures))
+        raw = head(backbone(images))
         results.append((head.decode(raw, [WHOLE] * 2), head.sample_loss(raw, targets)))
     (ours, loss), (theirs, other) = results
     assert torch.equal(loss, other)
@@ -179,7 +179,7 @@ def test_predictions_do_not_depend_on_the_mode(detector: str) -> None:
         assert all(torch.equal(one[name], two[name]) for name in ("boxes", "labels", "scores"))
 
 
-def test_boxes_are_in_pixels_of_the_picture() -> None:
+def test_boxes_are_in_pixels_of_the_image() -> None:
     backbone, head = parts("fcos", max_detections=400)
     raw = head(backbone(drawn(1)[0]))
     (inside,) = head.decode(raw, [WHOLE])
@@ -195,7 +195,7 @@ def test_boxes_are_in_pixels_of_the_picture() -> None:
 
 
 @pytest.mark.parametrize("detector", mostly_slow(DETECTORS, "fcos"))
-def test_eight_pictures_are_learned(detector: str) -> None:
+def test_eight_images_are_learned(detector: str) -> None:
     torch.manual_seed(0)
     backbone, _ = build("small_cnn", weights=None, widths=[16, 32, 64])
     head = DetectionHead(backbone.shape, DETECTION, detector, **SMALL[detector])
@@ -213,10 +213,10 @@ def test_every_backbone_family_takes_a_training_step(name: str, detector: str) -
     backbone, _ = build(name, weights=None, image_size=64)
     head = DetectionHead(backbone.shape, DETECTION, detector, **SMALL[detector])
     model = nn.ModuleList([backbone, head]).train()
-    pictures, targets = drawn(2)
+    images, targets = drawn(2)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     before = {name: p.detach().clone() for name, p in head.named_parameters()}
-    loss = total(head.loss(head(backbone(pictures)), targets))
+    loss = total(head.loss(head(backbone(images)), targets))
     loss.backward()
     assert sum(p.grad.abs().sum() for p in backbone.parameters() if p.grad is not None) > 0
     optimizer.step()
@@ -227,10 +227,10 @@ def test_every_backbone_family_takes_a_training_step(name: str, detector: str) -
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_losses_and_predictions_under_bfloat16_are_float32(detector: str) -> None:
     backbone, head = parts(detector)
-    pictures, targets = drawn(2)
-    plain = head.sample_loss(head(backbone(pictures)), targets)
+    images, targets = drawn(2)
+    plain = head.sample_loss(head(backbone(images)), targets)
     with torch.autocast("cpu", torch.bfloat16):
-        raw = head(backbone(pictures))
+        raw = head(backbone(images))
         losses = head.loss(raw, targets)
         (found, _) = head.decode(raw, [WHOLE] * 2)
         half = head.sample_loss(raw, targets)
@@ -260,7 +260,7 @@ def test_objects_in_words() -> None:
     assert head.describe_target(None) == ""
 
 
-def test_pictures_show_truth_beside_what_is_sure_enough() -> None:
+def test_images_show_truth_beside_what_is_sure_enough() -> None:
     _, head = parts("fcos")
     image = torch.full((3, 256, 256), 90, dtype=torch.uint8)
     target = objects([[20, 40, 120, 200]], [0], (256, 256))
@@ -276,14 +276,19 @@ def test_pictures_show_truth_beside_what_is_sure_enough() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"detector": "retinanet", "convs": 6}, "convs=6: write 4 or less with detector=retinanet"),
+        ({"detector": "retinanet", "convs": 6}, "^heads.detection.convs=6: write 0 to 4 with detector=retinanet"),
+        ({"detector": "retinanet", "convs": -1}, "^heads.detection.convs=-1: write 0 to 4 with detector=retinanet"),
         ({"detector": "yolo"}, "detector=yolo: write fcos, retinanet or faster_rcnn"),
         ({"channels": 32}, "channels=32 with detector=fcos: write 64, 96, 128 or another multiple of 32"),
         ({"anchor_sizes": [8, 16]}, "fcos has no anchors"),
-        ({"samples": 64}, "samples is an option of detector=faster_rcnn, not of detector=fcos; write samples=null"),
+        ({"detector": "faster_rcnn", "anchor_sizes": 32}, "^heads.detection.anchor_sizes=32: expected an entry for"),
+        (
+            {"samples": 64},
+            "samples is an option of detector=faster_rcnn, not of detector=fcos; write heads.detection.samples=null",
+        ),
         (
             {"detector": "retinanet", "anchor_sizes": [16, 32]},
-            r"write an entry for each of the 4 levels, of strides \[8, 16, 32, 64\].*anchor_sizes=\[32, 64, 128, 256\]",
+            r"an entry for each of the 4 levels, of strides \[8, 16, 32, 64\].*anchor_sizes=\[32,64,128,256\]",
         ),
     ],
 )

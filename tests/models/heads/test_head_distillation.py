@@ -176,7 +176,7 @@ def test_detectors_that_cannot_be_compared() -> None:
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "instances"])
-def test_a_two_stage_teacher_may_see_larger_pictures(kind: str) -> None:
+def test_a_two_stage_teacher_may_see_larger_images(kind: str) -> None:
     images = drawn(2)[0]
     backbone, head = detection(kind)
     larger = head(backbone(F.interpolate(images, (128, 128), mode="bilinear")))

@@ -58,7 +58,7 @@ def reference(backbone: Backbone, head: InstancesHead) -> MaskRCNN:
 
 def test_losses_and_predictions_are_torchvisions() -> None:
     backbone, head = parts()
-    pictures, targets = drawn(3)
+    images, targets = drawn(3)
     theirs = reference(backbone, head).train()
     plain = [
         {
@@ -69,16 +69,16 @@ def test_losses_and_predictions_are_torchvisions() -> None:
         for target in targets
     ]
     torch.manual_seed(1)
-    expected = theirs([*pictures], plain)
+    expected = theirs([*images], plain)
     torch.manual_seed(1)
-    raw = head(backbone(pictures))
+    raw = head(backbone(images))
     found = head.loss(raw, targets)
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert float(found[name].detach()) == pytest.approx(float(value.detach()), rel=1e-5), name
 
     with torch.no_grad():
-        predictions = theirs.eval()([*pictures])
+        predictions = theirs.eval()([*images])
     for mine, other in zip(head.decode(raw, [WHOLE] * 3), predictions, strict=True):
         assert len(mine["boxes"]) > 10
         torch.testing.assert_close(mine["boxes"], other["boxes"])
@@ -91,10 +91,10 @@ def test_losses_and_predictions_are_torchvisions() -> None:
 )
 def test_a_batch_without_a_mask_gives_a_finite_loss_on_the_graph_of_all_parameters(target: Any) -> None:
     backbone, head = parts()
-    pictures, _ = drawn(2)
+    images, _ = drawn(2)
     if target == "crowd":
         target = objects([[4, 4, 40, 40]], [1], (64, 64), masks=torch.ones(1, 64, 64), crowd=[True])
-    loss = total(head.loss(head(backbone(pictures)), [target] * 2))
+    loss = total(head.loss(head(backbone(images)), [target] * 2))
     loss.backward()
     assert loss.isfinite() and bool(loss == 0) == (target is None)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
@@ -102,11 +102,11 @@ def test_a_batch_without_a_mask_gives_a_finite_loss_on_the_graph_of_all_paramete
 
 def test_predictions_and_sample_losses_do_not_depend_on_the_mode_or_on_chance() -> None:
     backbone, head = parts()
-    pictures, targets = drawn(2)
+    images, targets = drawn(2)
     results = []
     for mode in (True, False):
         head.train(mode)
-        raw = head(backbone(pictures))
+        raw = head(backbone(images))
         results.append((head.decode(raw, [WHOLE] * 2), head.sample_loss(raw, [targets[0], None])))
     (ours, loss), (theirs, other) = results
     assert torch.equal(loss[0], other[0]) and loss[1].isnan()
@@ -126,7 +126,7 @@ def test_predictions_and_sample_losses_do_not_depend_on_the_mode_or_on_chance() 
         (Frame((64, 40), (0, 24, 64, 40)), (16, 48), (0, 16), 0),
     ],
 )
-def test_masks_are_in_pixels_of_the_picture(
+def test_masks_are_in_pixels_of_the_image(
     frame: Frame, rows: tuple[int, int], columns: tuple[int, int], middle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, head = parts()
@@ -146,7 +146,7 @@ def test_masks_are_in_pixels_of_the_picture(
 
 
 @pytest.mark.slow
-def test_eight_pictures_are_learned() -> None:
+def test_eight_images_are_learned() -> None:
     torch.manual_seed(0)
     backbone, _ = build("small_cnn", weights=None, widths=[16, 32, 64])
     head = InstancesHead(backbone.shape, INSTANCES, **SMALL)

@@ -124,12 +124,21 @@ def test_a_wrong_loss_shows_what_was_expected_and_what_came() -> None:
 
     with pytest.raises(
         UserError,
-        match=r"loss: expected module\(predictions \(8, 4\) float32, targets \(8, 4\) float32\) to "
-        r"return one value a sample \(8,\), one an element, or a scalar; Wrong returned \(3,\)",
+        match=r"loss: expected module\(predictions \(2, 4\) float32, targets \(2, 4\) float32\) to "
+        r"return one value per sample \(2,\), one per element, or a scalar; Wrong returned \(3,\)",
     ):
         classifier(loss=Wrong())
     with pytest.raises(UserError, match=r"NLLLoss raised: "):
         classifier(loss=nn.NLLLoss())
+
+    class Silent(nn.Module):
+        def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+            raise AssertionError
+
+    with pytest.raises(UserError, match=r"Silent raised: AssertionError; write e.g. a loss of torch.nn"):
+        classifier(loss=Silent())
+    with pytest.raises(UserError, match=r"^heads.classification.label_smoothing=-0.1: expected a fraction from 0 to 1"):
+        classifier(label_smoothing=-0.1)
     with pytest.raises(UserError, match="class_weights is not for a loss module"):
         classifier(loss=nn.CrossEntropyLoss(), class_weights=[1, 1, 1, 1])
 
@@ -152,6 +161,21 @@ def test_an_extra_metric_can_be_the_monitor() -> None:
     assert float(computed["kappa"]) == pytest.approx(float(expected))
     assert isinstance(computed["specificity"], PerClass) and computed["specificity"].classes == tuple(CLASSES)
     assert "accuracy" in computed and extra["kappa"].metric._update_count == 0
+
+
+def test_an_extra_metric_that_no_sample_updates_is_nan() -> None:
+    """No sample has both values, so R2 of the samples with all values has no data, and no error."""
+    head = RegressionHead(SHAPE, TaskInfo("regression", ("width", "weight")))
+    r2 = {"metric": {"_target_": "torchmetrics.R2Score"}, "direction": "max"}
+    head.add_metrics(build_extra_metrics({"r2_complete": r2}, head.names, head.metric_arguments, "heads.a.metrics"))
+    metrics: Any = build_metrics(head)
+    targets = [torch.tensor([1.0, torch.nan]), torch.tensor([torch.nan, 2.0])]
+    metrics.update([{"values": torch.ones(2)}, {"values": torch.ones(2)}], targets)
+    computed = metrics.compute()
+    assert computed["r2_complete"].isnan() and computed["mae"].item() == pytest.approx(0.5)
+    metrics.reset()
+    metrics.update([{"values": torch.tensor([float(i), -1.0])} for i in range(3)], list(torch.arange(6.0).view(3, 2)))
+    assert metrics.compute()["r2_complete"].isfinite()
 
 
 def test_metrics_that_are_not_fine_are_refused() -> None:

@@ -169,7 +169,7 @@ def test_nothing_known_is_a_zero_on_the_graph(kind: str, targets: list[Any]) -> 
 # ---- learning
 
 
-def test_learns_eight_pictures_by_heart() -> None:
+def test_learns_eight_images_by_heart() -> None:
     backbone = tiny()
     model = MultilabelHead(
         backbone.shape,
@@ -246,14 +246,14 @@ def test_predictions_in_words() -> None:
     assert model.describe_target(torch.zeros(4)) == "none" and model.describe_target(None) == ""
 
 
-def test_pictures_say_what_is_wrong() -> None:
+def test_drawings_say_what_is_wrong() -> None:
     model, image = head(3), torch.zeros(1, 40, 80, dtype=torch.uint8)
     prediction = {"scores": torch.tensor([0.1, 0.7, 0.9])}
 
     def strip(*arguments: Any) -> list[int]:
-        picture = model.draw(image, *arguments)
-        assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and picture.shape[1] > 160
-        return picture[:, -1, -1].tolist()
+        drawing = model.draw(image, *arguments)
+        assert drawing.dtype == torch.uint8 and drawing.shape[0] == 3 and drawing.shape[1] > 160
+        return drawing[:, -1, -1].tolist()
 
     assert strip(prediction, torch.tensor([0.0, 1, 1])) == list(GOOD) == strip(prediction)
     assert strip(prediction, torch.tensor([NAN, 1, 1])) == list(GOOD)
@@ -264,9 +264,11 @@ def test_pictures_say_what_is_wrong() -> None:
 def test_options_that_make_no_sense() -> None:
     for options, message in (
         ({"loss": "hinge"}, "heads.multilabel.loss=hinge: write one of bce, focal, asymmetric, or a module"),
-        ({"loss": "focal", "pos_weight": [1.0] * 5}, "pos_weight is for loss=bce alone"),
-        ({"pos_weight": [1.0]}, "pos_weight has 1 numbers for 5 labels"),
-        ({"threshold": 1.0}, "threshold=1.0 of a multilabel head: between 0 and 1"),
+        ({"loss": "focal", "pos_weight": [1.0] * 5}, "pos_weight is only for heads.multilabel.loss=bce; write"),
+        ({"pos_weight": [1.0]}, "heads.multilabel.pos_weight has 1 numbers for 5 classes; write one per class, or"),
+        ({"threshold": 1.0}, "heads.multilabel.threshold=1.0: write a number between 0 and 1"),
+        ({"label_smoothing": 2}, "heads.multilabel.label_smoothing=2: expected a fraction from 0 to 1"),
+        ({"loss": {"name": "bce"}}, "heads.multilabel.loss={'name': 'bce'}: write one of bce, focal, asymmetric"),
     ):
         with pytest.raises(UserError, match=message):
             head(**options)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def test_masks_are_tinted_and_the_first_of_overlapping_ones_is_on_top() -> None:
     assert image[:, 130, 50].tolist() == [GREY] * 3
 
 
-def test_small_and_grey_pictures_are_enlarged_with_their_boxes() -> None:
+def test_small_and_grey_images_are_enlarged_with_their_boxes() -> None:
     image = draw_objects(plain(40, 50, channels=1), torch.tensor([[10.0, 10.0, 20.0, 30.0]]), ["3"])
     assert image.shape == (3, 160, 200)
     edge = image[:, 80, 40]
@@ -58,7 +58,7 @@ def test_small_and_grey_pictures_are_enlarged_with_their_boxes() -> None:
     assert torch.equal(draw_objects(plain(), torch.zeros(0, 4), [], torch.zeros(0, 160, 200)), plain())
 
 
-def test_a_label_stays_inside_the_picture() -> None:
+def test_a_label_stays_inside_the_image() -> None:
     box = torch.tensor([[190.0, 0.0, 200.0, 60.0]])
     image = draw_objects(plain(), box, ["platelets 100%"], classes=["platelets"])
     assert image[:, 13, 150].tolist() == list(PALETTE[0])  # to the left of a box in the upper right corner

@@ -56,7 +56,7 @@ def test_pooling_adds_one_level_that_is_every_second_cell() -> None:
 
 
 @pytest.mark.parametrize("shape", [RESNET, VIT])
-def test_a_picture_is_the_same_alone_and_in_a_batch(shape: FeatureShape) -> None:
+def test_a_image_is_the_same_alone_and_in_a_batch(shape: FeatureShape) -> None:
     torch.manual_seed(0)
     pyramid = Pyramid(shape, channels=16).train()
     whole = maps(shape, 64, 64, count=4)

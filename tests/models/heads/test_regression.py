@@ -144,7 +144,7 @@ def test_nothing_known_is_a_zero_on_the_graph(targets: list[Any]) -> None:
 # ---- learning
 
 
-def test_learns_eight_pictures_by_heart() -> None:
+def test_learns_eight_images_by_heart() -> None:
     backbone = tiny()
     model = RegressionHead(backbone.shape, TaskInfo("regression", ["red", "green"]))
     found = overfit(model, backbone, "regression", 50)
@@ -211,14 +211,14 @@ def test_predictions_in_words() -> None:
     assert model.describe_target(None) == ""
 
 
-def test_pictures_say_what_is_far_off() -> None:
+def test_drawings_say_what_is_far_off() -> None:
     model, image = head(1), torch.zeros(1, 40, 80, dtype=torch.uint8)
     model.fit_targets([torch.tensor([0.0]), torch.tensor([20.0])])  # a deviation of 10
 
     def strip(*arguments: Any) -> list[int]:
-        picture = model.draw(image, *arguments)
-        assert picture.dtype == torch.uint8 and picture.shape[0] == 3 and picture.shape[1] > 160
-        return picture[:, -1, -1].tolist()
+        drawing = model.draw(image, *arguments)
+        assert drawing.dtype == torch.uint8 and drawing.shape[0] == 3 and drawing.shape[1] > 160
+        return drawing[:, -1, -1].tolist()
 
     prediction = {"values": torch.tensor([15.0])}
     assert strip(prediction, torch.tensor([6.0])) == list(GOOD) == strip(prediction)

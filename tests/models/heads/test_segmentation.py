@@ -86,7 +86,7 @@ def test_perfect_predictions_are_perfect_and_a_reset_forgets() -> None:
 
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5, 0.0]])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_of_each_picture_is_pytorchs(weights: list[float] | None, smoothing: float) -> None:
+def test_cross_entropy_of_each_image_is_pytorchs(weights: list[float] | None, smoothing: float) -> None:
     raw, truth = {"logits": logits()}, truths()
     weight = None if weights is None else torch.tensor(weights)
     expected = [
@@ -147,7 +147,7 @@ def test_nothing_known_is_a_zero_on_the_graph(targets: list[Any]) -> None:
 # ---- decoding
 
 
-def test_maps_are_of_the_picture_that_was_put_in() -> None:
+def test_maps_are_of_the_image_that_was_put_in() -> None:
     raw = {"logits": logits(3)}
     frames = [Frame.whole(12, 10), Frame((24, 40), (3, 0, 6, 10)), Frame((7, 5), (-2, -3, 16, 16))]
     found = head().decode(raw, frames)
@@ -184,7 +184,7 @@ def test_logits_are_as_large_as_the_input() -> None:
 
 @pytest.mark.parametrize(("decoder", "steps", "channels"), [("fpn", 50, 48), ("unet", 50, 64)])
 @pytest.mark.slow
-def test_learns_eight_pictures_by_heart(decoder: str, steps: int, channels: int) -> None:
+def test_learns_eight_images_by_heart(decoder: str, steps: int, channels: int) -> None:
     backbone = tiny()
     model = SegmentationHead(
         backbone.shape, TaskInfo("segmentation", CLASSES), decoder=decoder, channels=channels, dropout=0.0
@@ -209,7 +209,7 @@ def test_predictions_in_words() -> None:
     assert many == "class 7 22%, class 6 19%, class 5 17%, class 4 14%, blue 11%"
 
 
-def test_pictures() -> None:
+def test_drawings() -> None:
     model = head()
     image = torch.full((3, 40, 60), 128, dtype=torch.uint8)
     labels = torch.zeros(40, 60, dtype=torch.uint8)
@@ -234,7 +234,7 @@ def test_options_that_make_no_sense() -> None:
         UserError, match=r"heads.segmentation.loss=hinge: write one of ce, dice, focal, or a module such as"
     ):
         head(loss="ce+hinge")
-    with pytest.raises(UserError, match="class_weights has 2 numbers for 4 classes"):
+    with pytest.raises(UserError, match=r"^heads.segmentation.class_weights has 2 numbers for 4 classes; write one"):
         head(class_weights=[1.0, 2.0])
     with pytest.raises(UserError, match="for 2 to 255 classes, the data has 1"):
         head(1)

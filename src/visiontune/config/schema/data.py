@@ -1,5 +1,6 @@
-"""Keys of the groups data and augment that every data set shares."""
+"""Keys of the groups data and augment."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
@@ -34,7 +35,7 @@ class SplitRatio(Section):
 class Data(Section):
     image_size: Size = key("a number of pixels, or [HEIGHT,WIDTH]", 224)
     resize: Literal["squash", "crop", "letterbox"] = key("squash, crop or letterbox", "crop")
-    channels: Count = key("a number of channels, 1 or more", 3)
+    channels: Literal[1, 3, 4] = key("3 (color), 1 (grey) or 4 (four bands as stored)", 3)
     batch_size: Count = key("a whole number, 1 or more", 32)
     num_workers: WORKERS | Literal["auto"] = key("a number of data-loader workers, 0 or more, or auto", 4)
     cache: Literal["none", "memory"] = key("none or memory", "memory")
@@ -52,7 +53,7 @@ class Data(Section):
     label: Text | None = key("a column", "species")
     labels: Texts | None = key("a list of columns", "[striped,broken]")
     targets: Texts | None = key("a list of columns", "[width,weight]")
-    classes: Texts | None = key("a list of names", "[cat,dog]")
+    classes: Texts | Mapping[str, Texts] | None = key("a list of names, or a list for each task", "[cat,dog]")
     images: PathOrSplits | None = key("a folder, or a folder for each split", "images")
     masks: PathOrSplits | None = key("a folder, or a folder for each split", "masks")
     annotations: PathOrSplits | None = key("a file or folder, or one for each split", "annotations")

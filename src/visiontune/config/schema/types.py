@@ -1,19 +1,19 @@
-"""Types of config values, and `key`, which gives a key its range in words and an example."""
+"""Types of config values, and `key`, which gives a key a description of its range and an example."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 
 def _to_int(value: Any) -> Any:
-    """10.0 and 1e1 are whole numbers."""
+    """Convert whole floats such as 10.0 and 1e1."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _to_text(value: Any) -> Any:
-    """Text that looks like a number is text."""
+    """Convert numbers, since text may look like a number."""
     return str(value) if isinstance(value, int | float) else value
 
 
@@ -34,15 +34,19 @@ Positive = Annotated[StrictInt, Gt(0)] | Annotated[Float, Gt(0)]
 NotNegative = Annotated[StrictInt, Ge(0)] | Annotated[Float, Ge(0)]
 Fraction = Annotated[StrictInt, Ge(0), Le(1)] | Annotated[Float, Ge(0), Le(1)]
 PositiveFraction = Annotated[StrictInt, Gt(0), Le(1)] | Annotated[Float, Gt(0), Le(1)]
-FractionBelowOne = Annotated[StrictInt, Ge(0), Lt(1)] | Annotated[Float, Ge(0), Lt(1)]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
 PathOrSplits = Text | Mapping[str, Text]
 
 
-def key(expected: str, example: Any, default: Any = None) -> Any:
-    """A key of a section: what it takes, in words that follow "expected", and a valid example."""
-    return Field(default=default, description=expected, examples=[example])
+def key(expected: str, example: Any) -> Any:
+    """A key of a section.
+
+    Args:
+        expected: the valid values, in words that follow "expected".
+        example: a valid value.
+    """
+    return Field(default=None, description=expected, examples=[example])
 
 
 class Node(Section):

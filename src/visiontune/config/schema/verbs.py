@@ -7,14 +7,16 @@ from visiontune.config.schema.types import Count, Flag, Section, Text, key
 RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
 
 
-class _OfARun(Section):
+class _RunVerb(Section):
+    """Keys of every verb that takes a run."""
+
     run: Text = key("a run directory", RUN)
     output: Text | None = key("a folder, or null", "results")
     trust: Flag = key("true or false", "true")
     debug: Flag = key("true or false", "true")
 
 
-class Evaluate(_OfARun):
+class Evaluate(_RunVerb):
     split: Literal["train", "val", "test"] = key("train, val or test", "val")
     checkpoint: Text = key("best, last or a path", "best")
     backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
@@ -22,7 +24,7 @@ class Evaluate(_OfARun):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
 
 
-class Predict(_OfARun):
+class Predict(_RunVerb):
     input: Text = key("an image, a video or a folder", "photos")
     checkpoint: Text = key("best, last or a path", "best")
     backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
@@ -31,7 +33,7 @@ class Predict(_OfARun):
     images: Flag = key("true or false", "false")
 
 
-class Export(_OfARun):
+class Export(_RunVerb):
     format: Literal["onnx", "torch_export"] = key("onnx or torch_export", "onnx")
     checkpoint: Text | None = key("best, last, a path or null", "best")
     split: Literal["train", "val", "test"] = key("train, val or test", "val")
@@ -39,6 +41,6 @@ class Export(_OfARun):
     images: Count = key("a number of images, 1 or more", 16)
 
 
-class Compress(_OfARun):
+class Compress(_RunVerb):
     threads: Count = key("a number of threads, 1 or more", 1)
     compile: Flag = key("true or false", "false")

@@ -1,1 +1,1 @@
-"""One file a format; each gives `read(...) -> Source`."""
+"""Readers of data sets: one file per format, each with a function `read(...) -> Source`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.polygons import Objects, meets, parse
-from visiontune.data.readers.folders import PerSplit, existing, image_files, per_split, relative, root_folder
+from visiontune.data.readers.folders import PerSplit, image_files, per_split, relative, require_folder, root_folder
 from visiontune.data.readers.objects import object_tasks, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes
@@ -87,7 +87,7 @@ def _folders(root: Path, files: dict[str | None, str], images: PerSplit) -> dict
         raise UserError(f"data.images={images} and data.annotations={files}: expected the same splits")
     folders = {split: folders_by_split.get(split) or folders_by_split[None] for split in files}
     for name in folders.values():
-        existing(root / name, "data.images")
+        require_folder(root / name, "data.images")
     return folders
 
 

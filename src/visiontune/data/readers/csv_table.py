@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from visiontune.data.readers.folders import SPLIT_NAMES, existing, relative, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError, listed
 
 LARGEST = 3e38  # about the largest float32
-TRUTH = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "1.0": 1.0, "0.0": 0.0}
+ZERO_OR_ONE = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "1.0": 1.0, "0.0": 0.0}
 Row = tuple[int, dict[str, str]]  # line of the file, and column -> cell
 
 
@@ -46,7 +46,7 @@ def read(
         UserError: a column or an image is missing, or a cell is invalid; the message has the line.
     """
     root = root_folder(root)
-    base = existing(root / images, "data.images")
+    base = require_folder(root / images, "data.images")
     name, columns, rows = _load(root, table)
     tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
     if label:
@@ -58,7 +58,7 @@ def read(
         ("regression", "targets", targets, _finite),
     ):
         if argument:
-            task_columns = [argument] if isinstance(argument, str) else list(argument)
+            task_columns = list(argument)
             _require(task_columns, columns, f"data.{key}", name)
             tasks[kind] = TaskInfo(kind, task_columns), task_columns, _vector(task_columns, parse_cell)
     if not tasks:
@@ -203,9 +203,9 @@ def _vector(columns: list[str], parse_cell: Callable[[str, str], float]) -> Call
 
 
 def _zero_or_one(column: str, cell: str) -> float:
-    if cell.lower() not in TRUTH:
+    if cell.lower() not in ZERO_OR_ONE:
         raise ValueError(f"{column} {cell!r}: write 0 or 1, or leave it empty if it is unknown")
-    return TRUTH[cell.lower()]
+    return ZERO_OR_ONE[cell.lower()]
 
 
 def _finite(column: str, cell: str) -> float:

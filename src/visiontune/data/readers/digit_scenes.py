@@ -29,15 +29,16 @@ def read(scenes: int = 1000, scene_size: int = 96, noise: float = 0.1, scene_see
     Args:
         scenes: number of scenes in all splits together.
         scene_size: height and width in pixels.
-        noise: standard deviation of the Gaussian noise; 1 is the difference between black and white.
+        noise: standard deviation of the Gaussian noise, 0..1; 1 is the difference between black and white.
+        scene_seed: 0 or more; another seed makes other scenes.
 
     Raises:
-        UserError: too few scenes, too small ones, or noise out of range.
+        UserError: an argument is out of range.
     """
-    for key, value, minimum in (("scenes", scenes, 20), ("scene_size", scene_size, 64)):
+    for key, value, minimum in (("scenes", scenes, 20), ("scene_size", scene_size, 64), ("scene_seed", scene_seed, 0)):
         if not isinstance(value, int) or value < minimum:
             raise UserError(f"data.{key}={value}: write {minimum} or more")
-    if not 0 <= noise <= 1:
+    if not isinstance(noise, int | float) or not 0 <= noise <= 1:
         raise UserError(f"data.noise={noise}: write a number from 0 to 1, such as data.noise=0.1")
     digits, digit_labels = load_digits()
     order = np.random.default_rng(scene_seed).permutation(len(digits))

@@ -15,10 +15,10 @@ def root_folder(root: str | Path | None) -> Path:
     """The absolute path of `data.root`. Raises UserError if it is not set or does not exist."""
     if not root:
         raise UserError("data.root is not set: say where the images are, such as data.root=~/photos")
-    return existing(Path(root).expanduser().absolute(), "data.root")
+    return require_folder(Path(root).expanduser().absolute(), "data.root")
 
 
-def existing(folder: Path, key: str) -> Path:
+def require_folder(folder: Path, key: str) -> Path:
     """The folder itself. Raises UserError, with the key to write, if it does not exist."""
     if not folder.is_dir():
         raise UserError(f"{key}: the folder {folder} does not exist. Write {key}=DIR with an existing one.")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
-from visiontune.data.readers.folders import SPLIT_NAMES, all_files, existing, relative, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, all_files, relative, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError, some
@@ -33,7 +33,7 @@ def read(
             images, or a split list is wrong.
     """
     root = root_folder(root)
-    base = existing(root / images, "data.images")
+    base = require_folder(root / images, "data.images")
     folders, notes = _subfolders(base)
     if splits:  # the split lists may be beside the class folders
         folders = [name for name in folders if (base / name).resolve() != (root / splits).resolve()]

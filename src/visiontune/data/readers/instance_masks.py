@@ -1,6 +1,5 @@
 """Detection and instances from masks: each object of an image has a unique value, and 0 is the background."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 from visiontune.data.boxes import StoredBoxes
 from visiontune.data.fingerprint import hash_mask
 from visiontune.data.images import PROBLEMS, reason
-from visiontune.data.label_maps import pixel_codes
-from visiontune.data.readers.folders import by_stem, existing, image_files, relative, root_folder
+from visiontune.data.label_maps import check_mask_sizes, describe_size, pixel_codes
+from visiontune.data.readers.folders import by_stem, image_files, relative, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes, scan
 from visiontune.data.schema import Sample, Source, TaskInfo
@@ -47,7 +46,7 @@ class StoredInstanceMask:
         except PROBLEMS as error:
             raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: the mask has {_pixels(codes.shape)}, its image {_pixels(size)}")
+            raise UserError(f"{self.path}: the mask has {describe_size(codes.shape)}, its image {describe_size(size)}")
         masks = torch.from_numpy(codes == np.array(self.values, dtype=np.int64)[:, None, None])
         return objects(target["boxes"], target["labels"], size, masks=masks)
 
@@ -65,7 +64,7 @@ def read(
 
     Args:
         root: the data folder; the other paths are relative to it.
-        suffix: what is appended to the stem of an image to get that of its mask, such as `_mask`.
+        suffix: the end of a mask's stem, after the stem of its image, such as `_mask`.
         classes: a list with the single class of all objects.
         ignore_value: a value besides 0 of pixels that belong to no object.
         splits: folder with `{train,val,test}.txt`.
@@ -80,30 +79,22 @@ def read(
             f"data.classes={classes}: expected one class, since these masks hold objects and not classes; write e.g. "
             f"data.classes=[person]"
         )
-    base, mask_base = existing(root / images, "data.images"), existing(root / masks, "data.masks")
+    base, mask_base = require_folder(root / images, "data.images"), require_folder(root / masks, "data.masks")
     pairs, notes = _pairs(root, base, mask_base, suffix)
     samples = [Sample(path, {}) for path in sorted(pairs)]
     if splits:
         samples, new_notes = apply_split_lists(samples, root, images, root / splits)
         notes += new_notes
-    paths = [sample.path for sample in samples]
-    sizes = read_image_sizes(root, paths)
-    contents = scan(root, [pairs[path] for path in paths], _read_mask, "instance-masks-hashed")
-    wrong = [
-        f"{pairs[path]}: {_pixels(contents[pairs[path]]['size'])}, its image {path} has {_pixels(sizes[path])}"
-        for path in paths
-        if tuple(contents[pairs[path]]["size"]) != sizes[path]
-    ]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
-        )
+    masks_by_image = {sample.path: pairs[sample.path] for sample in samples}
+    sizes = read_image_sizes(root, masks_by_image)
+    contents = scan(root, masks_by_image.values(), _read_mask, "instance-masks-hashed")
+    check_mask_sizes(masks_by_image, contents, sizes)
     for sample in samples:
-        instances = [(code, box) for code, box in contents[pairs[sample.path]]["objects"] if code != ignore_value]
+        mask = masks_by_image[sample.path]
+        instances = [(code, box) for code, box in contents[mask]["objects"] if code != ignore_value]
         corners = np.array([box for _, box in instances], dtype=np.float32).reshape(-1, 4)
         boxes = StoredBoxes(corners, [0] * len(instances), [False] * len(instances), sizes[sample.path])
         sample.targets["detection"] = boxes
-        mask = pairs[sample.path]
         stored = StoredInstanceMask(root / mask, boxes, [code for code, _ in instances], contents[mask]["content"])
         sample.targets["instances"] = stored
     if not any(sample.targets["detection"].labels for sample in samples):
@@ -156,7 +147,3 @@ def _read_mask(path: Path) -> dict[str, Any]:
     places = enumerate(find_objects(codes.astype(np.int32)), start=1)  # None for a value that does not occur
     instances = [[code, [at[1].start, at[0].start, at[1].stop, at[0].stop]] for code, at in places if at is not None]
     return {"size": list(codes.shape), "objects": instances, "content": hash_mask(codes)}
-
-
-def _pixels(size: Sequence[int]) -> str:
-    return f"{size[1]}x{size[0]} pixels"

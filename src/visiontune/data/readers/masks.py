@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
-from visiontune.data.readers.folders import PerSplit, by_stem, existing, image_files, per_split, relative, root_folder
+from visiontune.data.readers.folders import (
+    PerSplit,
+    by_stem,
+    image_files,
+    per_split,
+    relative,
+    require_folder,
+    root_folder,
+)
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
@@ -40,7 +48,8 @@ def read(
     all_masks: set[str] = set()
     image_splits: dict[str, str | None] = {}
     for split, (image_folder, mask_folder) in folders.items():
-        base, mask_base = existing(root / image_folder, "data.images"), existing(root / mask_folder, "data.masks")
+        base = require_folder(root / image_folder, "data.images")
+        mask_base = require_folder(root / mask_folder, "data.masks")
         images_by_stem, masks_by_stem = _files(root, base, mask_base)
         matches = {path: masks_by_stem[stem] for stem, path in images_by_stem.items() if stem in masks_by_stem}
         if not matches:

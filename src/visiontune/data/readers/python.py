@@ -23,7 +23,7 @@ from visiontune.data.user_code import build_object
 from visiontune.errors import UserError
 
 EXAMPLE = (
-    "write data.dataset._target_=birds.Birds (a class with __len__ and __getitem__), or one a split: "
+    "write data.dataset._target_=birds.Birds (a class with __len__ and __getitem__), or one per split: "
     "data.dataset='{train: {_target_: birds.Birds, split: train}, val: {_target_: birds.Birds, split: val}}'"
 )
 
@@ -64,8 +64,8 @@ def read(
     counts = {name: len(names[name] or ()) for name in kinds}
     samples = []
     for split, part in parts.items():
-        items = Items(part, {name: KINDS[kind] for name, kind in kinds.items()}, isinstance(task, str), channels)
-        items.name = _name(split)
+        target_kinds = {name: KINDS[kind] for name, kind in kinds.items()}
+        items = Items(part, target_kinds, isinstance(task, str), channels, _name(split))
         samples += _samples(items, split, names, counts)
     notes = []
     for name in kinds:
@@ -83,7 +83,10 @@ def _name(split: str | None) -> str:
 
 
 def _kinds(task: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    kinds = {task: task} if isinstance(task, str) else dict(task) if isinstance(task, Mapping) else {t: t for t in task}
+    if isinstance(task, Mapping):
+        kinds = dict(task)
+    else:
+        kinds = {kind: kind for kind in (task if isinstance(task, list | tuple) else [str(task)])}
     for kind in kinds.values():
         if kind not in KINDS:
             raise UserError(
@@ -96,6 +99,8 @@ def _kinds(task: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
 
 def _parts(dataset: Mapping[str, Any] | None) -> dict[str | None, Mapping[str, Any]]:
     """split -> `_target_` and arguments of its Dataset; the key None means that the Dataset is to be split."""
+    if dataset is not None and not isinstance(dataset, Mapping):
+        raise UserError(f"data.dataset={dataset}: expected a _target_: {EXAMPLE}")
     # Unused keys of the YAML file are null; `train` may also be an argument of the Dataset.
     declared = ("_target_", "train", "val", "test")
     nodes = {key: value for key, value in (dataset or {}).items() if key not in declared or value is not None}
@@ -141,7 +146,7 @@ def _samples(
     _check_repeatable(items)
     groups = getattr(items.dataset, "groups", None)
     if groups is not None and len(groups) != len(items):
-        raise UserError(f"{items.name}: expected {len(items)} groups, one an item, got {len(groups)}")
+        raise UserError(f"{items.name}: expected {len(items)} groups, one per item, got {len(groups)}")
     hide_progress = len(items) < 500 or not sys.stderr.isatty()
     samples = []
     for index in track(range(len(items)), "Reading the Dataset", console=Console(stderr=True), disable=hide_progress):

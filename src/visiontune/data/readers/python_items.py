@@ -27,9 +27,7 @@ class Items:
         name: name of the Dataset in error messages.
     """
 
-    def __init__(
-        self, dataset: Any, kinds: Mapping[str, TargetKind], single: bool, channels: int, name: str = "data.dataset"
-    ) -> None:
+    def __init__(self, dataset: Any, kinds: Mapping[str, TargetKind], single: bool, channels: int, name: str) -> None:
         self.dataset, self.kinds, self.single, self.channels, self.name = dataset, kinds, single, channels, name
         self._last: tuple[int, tuple[Any, Any]] | None = None
 
@@ -62,7 +60,7 @@ class Items:
             return None
         try:
             return self.kinds[task].convert(value, size)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # the last two from numpy and torch
             raise UserError(f"{self.name}[{index}]: {task} target: {error}") from error
 
     def content(self, index: int) -> str:

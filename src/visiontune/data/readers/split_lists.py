@@ -32,7 +32,7 @@ def apply_split_lists(
     index = _names(samples, folders)
     assignments: dict[str, tuple[str, str]] = {}
     for split, file in files.items():
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
             name = line.strip().replace("\\", "/").removeprefix("./")
             if name not in index:
                 name = NUMBERS.sub("", name)

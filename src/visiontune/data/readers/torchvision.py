@@ -56,7 +56,7 @@ IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def read(root: str | Path, name: str | None, download: bool = True, task: str = "classification") -> Source:
+def read(root: str | Path | None, name: str | None, download: bool = True, task: str = "classification") -> Source:
     """Read a data set with its official splits.
 
     Small data sets are kept in memory; image files are read from disk on demand.
@@ -67,12 +67,14 @@ def read(root: str | Path, name: str | None, download: bool = True, task: str = 
         download: whether to download a data set that is not under the root.
 
     Raises:
-        UserError: the name is unknown, or the data set neither exists nor can be downloaded.
+        UserError: the name is unknown, the root is not set, or the data set neither exists nor can be downloaded.
     """
     if name not in SETS:
         near = get_close_matches(name or "", SETS, n=1, cutoff=0.4)
         hint = f" Did you mean data.name={near[0]}?" if near else ""
         raise UserError(f"data.name={name}: unknown data set.{hint} Known are {', '.join(SETS)}.")
+    if not root:
+        raise UserError("data.root is not set: write the folder of the data set, such as data.root=data")
     root = Path(root).expanduser().absolute()
     if name in IN_IDX_FILES:
         files = _idx_files(root, name)

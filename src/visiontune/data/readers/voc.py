@@ -13,7 +13,7 @@ from typing import NamedTuple
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
 from visiontune.data.polygons import Objects
-from visiontune.data.readers.folders import all_files, by_stem, existing, image_files, relative, root_folder
+from visiontune.data.readers.folders import all_files, by_stem, image_files, relative, require_folder, root_folder
 from visiontune.data.readers.objects import size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.voc_download import challenge_folder
@@ -23,7 +23,7 @@ from visiontune.data.targets import IGNORE, Stored
 from visiontune.errors import UserError, listed, some
 
 DIFFICULT = ("ignore", "keep", "drop")
-USUAL = {"annotations": "Annotations", "masks": "SegmentationClass", "splits": "ImageSets/Main"}
+DEFAULT_FOLDERS = {"annotations": "Annotations", "masks": "SegmentationClass", "splits": "ImageSets/Main"}
 # The classes of the challenge; their values in masks are 1 to 20.
 CHALLENGE = (  # noqa: SIM905
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
@@ -34,9 +34,9 @@ CHALLENGE = (  # noqa: SIM905
 def read(
     root: str | Path | None,
     images: str = "JPEGImages",
-    annotations: str | None = USUAL["annotations"],
-    masks: str | None = USUAL["masks"],
-    splits: str | None = USUAL["splits"],
+    annotations: str | None = DEFAULT_FOLDERS["annotations"],
+    masks: str | None = DEFAULT_FOLDERS["masks"],
+    splits: str | None = DEFAULT_FOLDERS["splits"],
     classes: list[str] | None = None,
     values: list[Value] | None = None,
     ignore_value: Value | None = None,
@@ -66,7 +66,7 @@ def read(
     check = BoxCheck(on_bad_box)
     if classes and "background" in classes:
         classes = [name for name in classes if name != "background"]
-    base = existing(root / images, "data.images")
+    base = require_folder(root / images, "data.images")
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
     samples, xml_files, maps, notes = _files(root, base, xml, png)
     if lists := _folder(root, splits, "splits"):
@@ -103,9 +103,9 @@ def read(
 
 def _folder(root: Path, name: str | None, key: str) -> Path | None:
     """The folder; None if it has its default name and does not exist."""
-    if not name or (name == USUAL[key] and not (root / name).is_dir()):
+    if not name or (name == DEFAULT_FOLDERS[key] and not (root / name).is_dir()):
         return None
-    return existing(root / name, f"data.{key}")
+    return require_folder(root / name, f"data.{key}")
 
 
 def _files(

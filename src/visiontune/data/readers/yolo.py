@@ -112,7 +112,8 @@ def _load(file: Path) -> dict[str, Any]:
 def _names(config: Mapping[str, Any], file: Path) -> dict[int, str]:
     """id -> name, sorted by id."""
     names = config.get("names")
-    pairs = list(enumerate(names)) if isinstance(names, list) else list(names.items()) if names else []
+    names_by_key = dict(enumerate(names)) if isinstance(names, list) else names
+    pairs = list(names_by_key.items()) if isinstance(names_by_key, Mapping) else []
     try:
         names_by_id = dict(sorted((int(identity), str(name)) for identity, name in pairs))
     except (TypeError, ValueError):
@@ -148,20 +149,21 @@ def _split_images(entry: Any, bases: list[Path], file: Path, split: str) -> list
                 f"{file}: {split}: {candidates[0]} does not exist. Write a folder of images or a .txt of them"
             )
         target = follow(written_path)
-        images += (
+        entry_images = (
             [written_path / path.relative_to(target) for path in image_files(target)]
             if target.is_dir()
             else _read_list(target, bases)
         )
-        if not images:
+        if not entry_images:
             raise UserError(f"{file}: {split}: {written_path} has no images")
+        images += entry_images
     return images
 
 
 def _read_list(file: Path, bases: list[Path]) -> list[Path]:
     """The images in a text file; their paths are relative to the data set or, with ./, to the text file."""
     images, missing = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         if name := line.strip().replace("\\", "/"):
             folders = [file.parent, *bases] if name.startswith("./") else [*bases, file.parent]
             candidates = [folder / name for folder in folders]

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 
 from torchvision.transforms import v2
 
-from visiontune.data.target_kinds.base import TargetKind
+from visiontune.data.target_kinds.base import MixableKind, TargetKind
 from visiontune.data.target_kinds.dense import Dense
 from visiontune.data.target_kinds.objects import Detection, Instances
 from visiontune.data.target_kinds.segmentation import Segmentation
 from visiontune.data.target_kinds.vectors import Classification, Multilabel, Regression
 
-__all__ = ["KINDS", "TargetKind", "steps_after", "steps_before"]
+__all__ = ["KINDS", "MixableKind", "TargetKind", "steps_after", "steps_before"]
 
 KINDS: dict[str, TargetKind] = {
     kind.name: kind

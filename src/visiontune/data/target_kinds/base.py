@@ -1,5 +1,6 @@
 """The properties of a kind of target."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,6 @@ class TargetKind:
         has_geometry: the transforms move the target together with the image.
         recolored: the target is an image whose colours change together with the input's.
         value_per_class: a target has one value (or channel) for each of `TaskInfo.classes`.
-        can_mix: mixup and cutmix can mix the target as a soft vector.
     """
 
     name = ""
@@ -28,16 +28,11 @@ class TargetKind:
     single_label = False
     has_geometry = False
     recolored = False
-    can_mix = False
     value_per_class = False
 
     def labels(self, target: Any) -> Sequence[int]:
         """The class labels of a loaded target, one per object or class in it."""
         return []
-
-    def soft_vector(self, target: Any, classes: int) -> Tensor:
-        """The target as float ``(classes,)`` for mixing; only where `can_mix`."""
-        raise NotImplementedError(f"{self.name} targets cannot be mixed")
 
     def steps_before(self) -> list[v2.Transform]:
         """Transforms that prepare the target before any geometric step."""
@@ -56,8 +51,16 @@ class TargetKind:
         Raises:
             ValueError: the value is invalid; the message says what was expected and what came.
         """
-        raise NotImplementedError(f"data=python does not read {self.name} targets")
+        return value
 
     def class_count(self, target: Any) -> int:
         """The number of values or channels of a target (`value_per_class`), else its largest label + 1."""
         return max(self.labels(target), default=-1) + 1
+
+
+class MixableKind(TargetKind, ABC):
+    """A kind whose targets mixup and cutmix can mix, as soft vectors."""
+
+    @abstractmethod
+    def soft_vector(self, target: Any, classes: int) -> Tensor:
+        """The target as float ``(classes,)``."""

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from visiontune.data.boxes import ROUNDING
 from visiontune.data.target_kinds.base import TargetKind
 from visiontune.data.target_kinds.vectors import describe
 from visiontune.data.target_transforms import KeepWhole, Tidy
 from visiontune.data.targets import objects
-
-ROUNDING = 1.0  # pixels that a box may leave its image by, since annotation tools round
 
 
 class Detection(TargetKind):

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from visiontune.data.target_kinds.base import TargetKind
+from visiontune.data.target_kinds.base import MixableKind, TargetKind
 
 
-class Classification(TargetKind):
+class Classification(MixableKind):
     name = "classification"
     names_classes = True
     single_label = True
-    can_mix = True
 
     def labels(self, target: Any) -> Sequence[int]:
         return [target]
@@ -34,11 +33,10 @@ class Classification(TargetKind):
         return label
 
 
-class Multilabel(TargetKind):
+class Multilabel(MixableKind):
     name = "multilabel"
     value_per_class = True
     names_classes = True
-    can_mix = True
 
     def labels(self, target: Any) -> Sequence[int]:
         return (target > 0).nonzero()[:, 0].tolist()

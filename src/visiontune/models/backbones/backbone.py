@@ -12,7 +12,7 @@ from visiontune.models.features import Features, FeatureShape
 
 
 class Stage(nn.Module):
-    """Parts of a network held by reference: freezing, counting and grouping treat them as one module.
+    """References to parts of a network, which freezing, counting and grouping treat as one module.
 
     It is built on demand and never registered on the backbone, so the state dict keeps the library's own keys.
     """
@@ -38,12 +38,12 @@ class Backbone(nn.Module, ABC):
     A subclass builds the networks that `names` lists, as ``Subclass(name, in_channels, image_size, **options)``.
 
     Attributes:
-        library: what ``backbone.library`` selects this class with.
-        auto_weights: what ``backbone.weights=auto`` means, unless a Python package has the weights.
+        library: the value of ``backbone.library`` that selects this class.
+        auto_weights: the meaning of ``backbone.weights=auto``, unless a Python package has the weights.
         name: the network's name in its library.
         channels: channels of each feature map, coarsest map last.
         strides: nominal stride of each feature map; a map is about ``(H / stride, W / stride)``.
-        embedding_dim: D of the ``(B, D)`` embedding, which is what the pretrained classifier saw.
+        embedding_dim: D of the ``(B, D)`` embedding, the input of the pretrained classifier.
         in_channels: channels of the images.
         model: the library's network; its state dict keys are the library's own.
     """
@@ -70,9 +70,8 @@ class Backbone(nn.Module, ABC):
         Args:
             parts: stage name -> paths of modules (or loose parameters) in `model`, from input to output; disjoint, and
                 together every parameter and buffer.
-            mean: of the pretraining images, per RGB channel in 0..1. Averaged for one channel, repeated cyclically for
-                any other count.
-            std: likewise.
+            mean, std: of the pretraining images, per RGB channel in 0..1. They are averaged for one channel, and
+                repeated cyclically for any other number of channels.
         """
         super().__init__()
         self.model = model
@@ -106,10 +105,10 @@ class Backbone(nn.Module, ABC):
         return name in cls.names()
 
     def default_state(self, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
-        """The library's own weights, and their source in words; None where they must be downloaded first.
+        """The library's own weights (None if a download is needed but not allowed), and their source in words.
 
         Raises:
-            UserError: the library has none.
+            UserError: the library has no weights for this network.
         """
         raise UserError(f"backbone.weights=default: {self.name} has no pretrained weights; write backbone.weights=null")
 
@@ -118,11 +117,11 @@ class Backbone(nn.Module, ABC):
         """Maps and embedding of normalised images."""
 
     def stages(self) -> list[tuple[str, nn.Module]]:
-        """Stages from input to output: disjoint, together all parameters and buffers but the mean and std."""
+        """Stages from input to output: disjoint, together all parameters and buffers except the mean and std."""
         return [(name, Stage(self.model, paths)) for name, paths in self._parts.items()]
 
 
 def _per_channel(values: Sequence[float], in_channels: int) -> Tensor:
     rgb = list(values)
-    spread = [sum(rgb) / len(rgb)] if in_channels == 1 else [rgb[i % len(rgb)] for i in range(in_channels)]
-    return torch.tensor(spread, dtype=torch.float32).view(1, in_channels, 1, 1)
+    channels = [sum(rgb) / len(rgb)] if in_channels == 1 else [rgb[i % len(rgb)] for i in range(in_channels)]
+    return torch.tensor(channels, dtype=torch.float32).view(1, in_channels, 1, 1)

@@ -1,4 +1,4 @@
-"""A pruned network: fewer channels than the library builds, by `backbone.shapes` of the run's config."""
+"""A pruned network: the library's network with fewer channels, as `backbone.shapes` of the run's config lists them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from visiontune.models.backbones.backbone import Backbone
 
 
 def list_shapes(model: nn.Module) -> dict[str, str]:
-    """``{path: "24x3x3x3"}`` of every module's weight, and of every parameter of a module that has none.
+    """``{path: "24x3x3x3"}`` for the weight of every module, and for every parameter of a module without a weight.
 
     Biases and running statistics are not listed: they are as long as the weight of their module.
     """
@@ -20,19 +20,19 @@ def list_shapes(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         parameters = dict(module.named_parameters(recurse=False))
         if "weight" in parameters:
-            shapes[path] = _text(parameters["weight"])
+            shapes[path] = _shape_text(parameters["weight"])
         else:
-            shapes |= {f"{path}.{name}".lstrip("."): _text(parameter) for name, parameter in parameters.items()}
+            shapes |= {f"{path}.{name}".lstrip("."): _shape_text(parameter) for name, parameter in parameters.items()}
     return shapes
 
 
 def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int, ...] | None) -> None:
-    """Cut weights in place to `shapes`: the entries of `list_shapes` that differ from what the library builds.
+    """Cut weights in place to `shapes`: the entries of `list_shapes` that differ from the library's network.
 
     The first channels remain. The backbone's `channels` and `embedding_dim` are measured again.
 
     Raises:
-        UserError: shapes of another network.
+        UserError: the shapes belong to another network.
     """
     for path, text in shapes.items():
         shape = tuple(int(side) for side in text.split("x"))
@@ -45,7 +45,8 @@ def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int,
         if len(before) != len(shape) or any(new > old for new, old in zip(shape, before, strict=True)):
             raise UserError(
                 f"backbone.shapes has {path}: {text}, and {backbone.name} has {'x'.join(map(str, before)) or 'none'} "
-                "there: they are of another network; write the backbone.name that was pruned, or backbone.shapes=null"
+                "there: the shapes belong to another network; write the backbone.name that was pruned, or "
+                "backbone.shapes=null"
             )
         if isinstance(part, Tensor):
             setattr(backbone.model.get_submodule(owner), leaf, _cut(part, shape))
@@ -89,5 +90,5 @@ def _measure(backbone: Backbone, size: tuple[int, ...]) -> None:
     backbone.embedding_dim = features.embedding.shape[1]
 
 
-def _text(tensor: Tensor) -> str:
+def _shape_text(tensor: Tensor) -> str:
     return "x".join(str(side) for side in tensor.shape)

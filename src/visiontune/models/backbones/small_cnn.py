@@ -23,9 +23,10 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class SmallCNN(Backbone):
-    """Blocks of ``depth`` times convolution, normalisation, activation, then a pooling that halves the image.
+    """Blocks of ``depth`` layers (convolution, normalisation, activation), then a pooling that halves the image.
 
-    Block i gives a map with ``widths[i]`` channels and stride ``2 ** (i + 1)``; the embedding is the mean of the last.
+    Block i gives a map with ``widths[i]`` channels and stride ``2 ** (i + 1)``; the embedding is the mean of the last
+    map.
     """
 
     library = "small_cnn"
@@ -51,16 +52,19 @@ class SmallCNN(Backbone):
         """
         Args:
             image_size: not used; images of any size fit.
-            norm: ``batch``, ``group`` (8 groups, fewer where the width asks for it) or ``none`` (the convolutions then
+            widths: channels of each block.
+            depth: convolutions of each block.
+            norm: ``batch``, ``group`` (8 groups, or fewer that divide the width) or ``none`` (the convolutions then
                 have a bias).
+            pool, activation, init: keys of `POOLS`, `ACTIVATIONS` and `INITS`.
 
         Raises:
-            UserError: an unknown option, or a value that is not in the lists above.
+            UserError: an unknown option or value.
         """
         if unknown:
             raise UserError(
-                f"backbone.{next(iter(unknown))}: unknown key for small_cnn; it takes widths, depth, norm, pool, "
-                "activation, init"
+                f"backbone.{next(iter(unknown))}: unknown key for small_cnn; write one of widths, depth, norm, "
+                "pool, activation, init"
             )
         for option, value, valid in (
             ("norm", norm, NORMS),
@@ -73,10 +77,10 @@ class SmallCNN(Backbone):
                     f"backbone.{option}={value} is not one of {', '.join(valid)}; "
                     f"write e.g. backbone.{option}={next(iter(valid))}"
                 )
-        if not widths or min(widths) < 1 or depth < 1:
+        if not _are_counts([depth]) or not _are_counts(widths):
             raise UserError(
-                f"backbone.widths={list(widths)} backbone.depth={depth}: both are positive; "
-                "write e.g. backbone.widths=[32,64,128] backbone.depth=2"
+                f"backbone.widths={widths} backbone.depth={depth}: expected a list of whole numbers and a whole "
+                "number, 1 or more; write e.g. backbone.widths=[32,64,128] backbone.depth=2"
             )
 
         network = nn.Sequential()
@@ -86,7 +90,7 @@ class SmallCNN(Backbone):
             for j in range(1, depth + 1):
                 block.add_module(f"conv{j}", nn.Conv2d(width_in, width, 3, padding=1, bias=norm == "none"))
                 if norm != "none":
-                    block.add_module(f"norm{j}", _norm(norm, width))
+                    block.add_module(f"norm{j}", _build_norm(norm, width))
                 block.add_module(f"act{j}", ACTIVATIONS[activation]())
                 width_in = width
             block.add_module("pool", POOLS[pool](2))
@@ -117,7 +121,12 @@ class SmallCNN(Backbone):
         return Features(maps, lambda: maps[-1].mean(dim=(2, 3)))
 
 
-def _norm(kind: str, width: int) -> nn.Module:
+def _are_counts(values: Any) -> bool:
+    """Whether these are whole numbers of 1 or more, and at least one."""
+    return isinstance(values, list | tuple) and bool(values) and all(type(v) is int and v >= 1 for v in values)
+
+
+def _build_norm(kind: str, width: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(width)
     groups = next(g for g in range(min(8, width), 0, -1) if width % g == 0)

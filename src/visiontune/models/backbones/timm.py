@@ -43,17 +43,18 @@ class TimmBackbone(Backbone):
         """
         Args:
             image_size: (H, W) in pixels; used by networks whose position embeddings have a fixed size.
-            options: passed on to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
+            options: passed to ``timm.create_model``, e.g. ``drop_path_rate=0.1``.
 
         Raises:
-            UserError: an option or image size that the network refuses, or a network that has no maps or stages.
+            UserError: an unknown tag of weights, an option or image size that the network refuses, or a network without
+                maps or separate stages.
         """
-        self._create_options = _create_options(name, image_size, options)
         try:
+            self._create_options = _create_options(name, image_size, options)
             model: Any = timm.create_model(
                 name, pretrained=False, in_chans=in_channels, num_classes=0, **self._create_options
             )
-        except (TypeError, ValueError, AssertionError) as error:
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:  # RuntimeError: an unknown tag
             raise UserError(
                 f"backbone.name={name} cannot be built for images of {image_size} with {options}: {error}"
             ) from error
@@ -77,11 +78,11 @@ class TimmBackbone(Backbone):
         staged = [id(tensor) for _, stage in self.stages() for tensor in stage.parameters()]
         if len(staged) != len(set(staged)):
             raise UserError(
-                f"backbone.name={name} shares layers between its stages, so no stage could be frozen alone; "
+                f"backbone.name={name} shares layers between its stages, so that no stage can be frozen by itself; "
                 "write e.g. backbone.name=convnext_nano"
             )
         self._indices = indices
-        # Deferred to the embedding where the class is known to compute its head after the last map.
+        # EfficientNet computes its head after the last map, so the head can wait until the embedding is read.
         self._head_after_maps = isinstance(model, timm.models.EfficientNet)
 
     def features(self, x: Tensor) -> Features:
@@ -98,7 +99,7 @@ class TimmBackbone(Backbone):
         return model.forward_head(final, pre_logits=True)
 
     def default_state(self, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
-        """timm's own weights for this name, in this network's layout; None where they would have to be downloaded."""
+        """timm's own weights for this name, with this network's keys and shapes."""
         model: Any = self.model
         cfg: dict[str, Any] = model.pretrained_cfg
         tag = f".{cfg['tag']}" if cfg.get("tag") else ""
@@ -138,34 +139,34 @@ def _parts(model: nn.Module) -> dict[str, list[str]]:
     for path, module in model.named_modules():
         prefix = path + "." if path else ""
         for name, _ in module.named_parameters(recurse=False):
-            latest = groups.get(prefix + name, latest)  # a shared parameter is listed under its first name alone
+            latest = groups.get(prefix + name, latest)  # a shared parameter is listed only under its first name
         for name, _ in module.named_buffers(recurse=False):
-            groups[prefix + name] = latest  # buffers go with the parameters before them
+            groups[prefix + name] = latest  # buffers belong to the group of the parameters before them
     members: list[list[str]] = [[] for _ in range(max(groups.values()) + 1)]
     latest = 0
     for path, group in _whole_modules(model, groups, ""):
-        # A module without tensors (dropout, activation) has a mode all the same: it goes with what stands before it.
+        # A module without tensors (dropout, activation) also has a mode: it belongs to the group before it.
         latest = latest if group is None else group
         members[latest].append(path)
-    return _named([paths for paths in members if paths])
+    return _name_stages([paths for paths in members if paths])
 
 
 def _matcher(model: Any) -> dict[str, Any] | Callable[[str], int]:
-    """timm's coarse grouping; for the few networks without one, their children (``stem``, ``stages.0``) in order."""
+    """timm's coarse grouping; for the few networks without it, their children (``stem``, ``stages.0``) in order."""
     try:
         return model.group_matcher(coarse=True)
     except (AttributeError, AssertionError):
         child = re.compile(r"\w+(\.\d+)?\.")  # `stem.` or `stages.0.`
         owners = {name: match.group() for name, _ in model.named_parameters() if (match := child.match(name))}
         order = {owner: i for i, owner in enumerate(dict.fromkeys(owners.values()))}
-        # Loose parameters (class token, position embedding) go with the stem.
+        # Loose parameters (class token, position embedding) belong to the stem.
         return lambda name: order[owners[name]] if name in owners else 0
 
 
 def _whole_modules(module: nn.Module, groups: dict[str, int], prefix: str) -> Iterator[tuple[str, int | None]]:
-    """The largest modules whose tensors are all in one group, and the loose parameters and buffers of the others.
+    """The largest modules whose tensors are all in one group, and all other parameters and buffers: path and group.
 
-    None is the group of a module without tensors.
+    The group of a module without tensors is None.
     """
     for name, _ in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
         yield prefix + name, groups[prefix + name]
@@ -178,8 +179,8 @@ def _whole_modules(module: nn.Module, groups: dict[str, int], prefix: str) -> It
             yield path, inside.pop() if inside else None
 
 
-def _named(members: list[list[str]]) -> dict[str, list[str]]:
-    """Stages named by what their paths share (``blocks_3``), the first one ``stem``; at most about `MAX_STAGES`."""
+def _name_stages(members: list[list[str]]) -> dict[str, list[str]]:
+    """Stages by name: the common prefix of their paths (``blocks_3``), ``stem`` for the first; about `MAX_STAGES`."""
     stem, *rest = members
     size = max(1, math.ceil(len(rest) / MAX_STAGES))
     parts = {"stem": stem}

@@ -14,11 +14,11 @@ from visiontune.models.backbones.backbone import Backbone
 from visiontune.models.backbones.torchvision_families import family
 from visiontune.models.features import Features
 
-PROBE_SIZE = 96  # pixels; a round size that every family takes
+PROBE_SIZE = 96  # pixels; a size that every family accepts
 
 
 class TorchvisionBackbone(Backbone):
-    """A convolutional (or Swin) network of torchvision; the size of the images is free."""
+    """A convolutional (or Swin) network of torchvision, for images of any size."""
 
     library = "torchvision"
 
@@ -32,7 +32,7 @@ class TorchvisionBackbone(Backbone):
         """
         Args:
             image_size: (H, W) in pixels, to refuse images that are too small for the network.
-            options: passed on to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
+            options: passed to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
 
         Raises:
             UserError: an option that the network does not know, or images too small for it.
@@ -71,7 +71,7 @@ class TorchvisionBackbone(Backbone):
         return default_state(self.name, allow_download)
 
     def _probe(self, side: int) -> list[int]:
-        """Channels of each map, found by running the trunk once."""
+        """Channels of each map, measured by one forward pass."""
         training = self.training
         try:
             with torch.no_grad():
@@ -87,7 +87,7 @@ class TorchvisionBackbone(Backbone):
 def build_network(name: str, options: dict[str, Any]) -> nn.Module:
     """torchvision's network with random weights, classifier included."""
     if name == "inception_v3":
-        # The auxiliary classifier goes; normalisation is the backbone's, so the network must not repeat it.
+        # No auxiliary classifier; the backbone normalises images, so the network must not do it again.
         options = {"aux_logits": False, "transform_input": False, "init_weights": True, **options}
     try:
         return models.get_model(name, weights=None, **options)
@@ -96,7 +96,7 @@ def build_network(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def adapt_input(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one for `in_channels` channels, freshly initialised by its own default."""
+    """Replace the first convolution by one for `in_channels` channels, with torch's default initialisation."""
     if in_channels == 3:
         return
     path, conv = next((path, m) for path, m in network.named_modules() if isinstance(m, nn.Conv2d))
@@ -115,14 +115,14 @@ def adapt_input(network: nn.Module, in_channels: int) -> None:
 def statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std (0..1) of the network's pretraining images."""
     if name == "inception_v3":
-        # Its published transforms give ImageNet's statistics, which `transform_input` inside turns back to these.
+        # Its published transforms use ImageNet's statistics, and its `transform_input` converts the result to these.
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     transforms = models.get_model_weights(name).DEFAULT.transforms()
     return transforms.mean, transforms.std
 
 
 def default_state(name: str, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
-    """torchvision's own weights for this name; None where they would have to be downloaded."""
+    """torchvision's own weights for this name, as `Backbone.default_state`."""
     weights = models.get_model_weights(name).DEFAULT
     source = f"torchvision {weights}"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name

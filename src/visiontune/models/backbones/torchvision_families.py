@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Anatomy:
-    """How a network is put together, once its classifier is cut off.
+    """The parts of a network without its classifier.
 
     Attributes:
         trunk: stage name -> module paths, applied one after the other from the image to the last map.
         strides: stride of each map.
         embed: ``(network, last map of the trunk) -> (B, D)``, the pretrained classifier's input.
         embedding_dim: D.
-        neck: stages after the last map, run by `embed` alone.
-        without_map: trunk stages whose output is no map.
-        channels_last: the trunk works on ``(B, H, W, C)``; its maps are turned to ``(B, C, H, W)``.
+        neck: stages after the last map, which only `embed` runs.
+        without_map: trunk stages whose output is not a feature map.
+        channels_last: the trunk works on ``(B, H, W, C)``; its maps are permuted to ``(B, C, H, W)``.
     """
 
     trunk: dict[str, list[str]]
@@ -99,12 +99,12 @@ def _inception(network: Any) -> Anatomy:
         "mixed6": [f"Mixed_6{letter}" for letter in "abcde"],
         "mixed7": [f"Mixed_7{letter}" for letter in "abc"],
     }
-    network.dropout = nn.Identity()  # it stands before the classifier, where a head has its own
+    network.dropout = nn.Identity()  # it comes before the classifier, and a head has its own dropout
     return Anatomy(stages, (8, 16, 32), _pooled, _cut(network, "fc"), {}, without_map=["stem"])
 
 
 def _mobile(network: Any) -> Anatomy:
-    """MobileNet and EfficientNet: a new stage where the resolution halves; the last 1x1 convolution is the head."""
+    """MobileNet and EfficientNet: a stage starts where the resolution halves; the last 1x1 convolution is the head."""
     stages: dict[str, list[str]] = {}
     *trunk, (head, _) = network.features.named_children()
     for name, block in trunk:
@@ -169,4 +169,5 @@ FAMILIES: dict[str, Callable[[Any], Anatomy]] = {
 
 
 def family(name: str) -> Callable[[Any], Anatomy] | None:
+    """The function that builds the `Anatomy` of the network `name`; None for an unknown family."""
     return next((build_anatomy for pattern, build_anatomy in FAMILIES.items() if re.match(pattern, name)), None)

@@ -1,4 +1,4 @@
-"""torchvision's vision transformers as backbones, at any image size that their patches divide."""
+"""torchvision's vision transformers as backbones, for image sizes that are multiples of their patches."""
 
 import math
 from typing import Any
@@ -33,7 +33,7 @@ class VisionTransformerBackbone(Backbone):
         """
         Args:
             image_size: (H, W) in pixels, multiples of the patch; by default 224 x 224.
-            options: passed on to the torchvision builder, e.g. ``dropout=0.1``.
+            options: passed to the torchvision builder, e.g. ``dropout=0.1``.
 
         Raises:
             UserError: an image size that the patches do not divide, or an option that the network does not know.
@@ -42,10 +42,10 @@ class VisionTransformerBackbone(Backbone):
         patch = int(network.patch_size)
         height, width = image_size or (224, 224)
         if height % patch or width % patch:
-            nearest = [max(patch, round(side / patch) * patch) for side in (height, width)]
+            nearest = ",".join(str(max(patch, round(side / patch) * patch)) for side in (height, width))
             raise UserError(
                 f"data.image_size={height}x{width} is no multiple of the {patch}-pixel patches of {name}; "
-                f"write e.g. data.image_size={nearest}"
+                f"write e.g. data.image_size=[{nearest}]"
             )
         dim = int(network.hidden_dim)
         network.heads = nn.Identity()

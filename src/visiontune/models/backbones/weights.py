@@ -1,4 +1,4 @@
-"""Loading weights into a module, with a report of what matched, what is missing and what was reshaped."""
+"""Loading weights into a module, with a report of matched, missing, unexpected and reshaped tensors."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from visiontune.errors import UserError
 
-# Prefixes that wrappers add to a network's names: DataParallel, Lightning modules, this package, MoCo and others.
+# Prefixes that wrappers add to parameter names: DataParallel, Lightning modules, this package, MoCo and others.
 PREFIXES = ("module", "model", "backbone", "net", "network", "encoder")
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "head_dist", "last_linear", "AuxLogits")
 
@@ -21,13 +21,13 @@ class WeightReport:
     """The result of loading weights; plain data.
 
     Attributes:
-        source: where the weights came from, in words.
-        matched: names copied as they are.
+        source: the source of the weights, in words.
+        matched: names of tensors that were copied unchanged.
         missing: names that the model has and the weights lack; they keep their initialisation.
-        unexpected: names of the weights that the model lacks; they are dropped.
+        unexpected: names that the weights have and the model lacks; they are dropped.
         reshaped: ``name (old shape) -> (new shape), adapted|initialised``.
         matched_fraction: parameter elements that were loaded (adapted ones count), over all parameter elements.
-        note: how the weights were loaded, where that is unusual.
+        note: how the weights were loaded, if that is unusual.
         missing_download: nothing was loaded, because the weights would have to be downloaded first.
     """
 
@@ -60,33 +60,33 @@ class WeightReport:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_matched: float = 0.5) -> WeightReport:
-    """Copy into `module` whatever fits by name and shape, and report the rest.
+    """Copy into `module` the tensors that fit by name and shape, and report the rest.
 
     Wrapper prefixes are stripped from the names of `state`. The input convolution is adapted to another channel count
-    and position embeddings are interpolated to another grid. Where names do not match but all shapes do in their order
-    (the same network written by another library), tensors are loaded in order.
+    and position embeddings are interpolated to another grid. If too few names match, but all shapes agree in their
+    order (the same network from another library), the tensors are loaded in order.
 
     Args:
         module: a network, a backbone or a whole fine-tuner.
-        state: tensors by name; never changed.
-        source: where they come from, for the report and the error.
+        state: tensors by name; not changed.
+        source: their source in words, for the report and the error.
         min_matched: least fraction (0..1) of the module's parameter elements to load.
 
     Raises:
-        UserError: less than `min_matched` fits; nothing was loaded then.
+        UserError: less than `min_matched` fits; nothing is loaded then.
     """
     expected = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
 
-    chosen, report = _match(module, expected, _strip(weights, expected), sizes, source)
+    matching, report = _match(module, expected, _strip(weights, expected), sizes, source)
     if report.matched_fraction < min_matched:
         if (ordered := _in_order(weights, expected)) is not None:
-            chosen, report = _match(module, expected, ordered, sizes, source)
+            matching, report = _match(module, expected, ordered, sizes, source)
             report.note = "loaded in order: names differ, all shapes agree"
         else:
             raise UserError(_refusal(report, expected, min_matched))
-    module.load_state_dict(chosen, strict=False)
+    module.load_state_dict(matching, strict=False)
     return report
 
 
@@ -94,7 +94,7 @@ def _match(
     module: nn.Module, expected: dict[str, Tensor], weights: dict[str, Tensor], sizes: dict[str, int], source: str
 ) -> tuple[dict[str, Tensor], WeightReport]:
     report = WeightReport(source)
-    chosen: dict[str, Tensor] = {}
+    matching: dict[str, Tensor] = {}
     first_conv = next((key for key, value in expected.items() if value.ndim == 4 and key in sizes), None)
     for key, target in expected.items():
         value = weights.get(key)
@@ -102,22 +102,22 @@ def _match(
             if not key.endswith("num_batches_tracked"):  # files older than that counter lack it, and nothing reads it
                 report.missing.append(key)
         elif value.shape == target.shape:
-            chosen[key] = value
+            matching[key] = value
             report.matched.append(key)
         else:
             adapted = _adapt(module, key, value, target, is_input=key == first_conv)
             outcome = "initialised" if adapted is None else "adapted"
             report.reshaped.append(f"{key} {tuple(value.shape)} -> {tuple(target.shape)}, {outcome}")
             if adapted is not None:
-                chosen[key] = adapted
+                matching[key] = adapted
     report.unexpected = [key for key in weights if key not in expected]
-    loaded = sum(size for name, size in sizes.items() if name in chosen)
-    report.matched_fraction = loaded / max(1, sum(sizes.values()))
-    return chosen, report
+    loaded_size = sum(size for name, size in sizes.items() if name in matching)
+    report.matched_fraction = loaded_size / max(1, sum(sizes.values()))
+    return matching, report
 
 
 def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input: bool) -> Tensor | None:
-    """`value` in the shape of `target`; None where the numbers would lose their meaning."""
+    """`value` in the shape of `target`; None if it cannot be adapted."""
     old, new = value.shape, target.shape
     if is_input and value.ndim == 4 and (old[0], *old[2:]) == (new[0], *new[2:]):
         return adapt_input_conv(new[1], value, base_chans=old[1])
@@ -126,7 +126,7 @@ def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input:
         if grid is None:
             return None
         prefix = new[1] - math.prod(grid)
-        if math.isqrt(old[1] - prefix) ** 2 == old[1] - prefix:  # only a square grid can be told from its count
+        if math.isqrt(old[1] - prefix) ** 2 == old[1] - prefix:  # the number of tokens tells only a square grid
             return resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
     return None
 
@@ -148,7 +148,7 @@ def _owners(module: nn.Module, key: str) -> Iterator[nn.Module]:
 
 
 def _strip(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` without the wrapper prefix that hides most of the module's names."""
+    """`weights` without the wrapper prefix whose removal makes the most names match."""
     weights = {key.replace("_orig_mod.", ""): value for key, value in weights.items()}  # torch.compile's, at any depth
     pattern = re.compile(rf"(?:(?:{'|'.join(PREFIXES)})\.)+")
     prefixes = {""}
@@ -159,14 +159,14 @@ def _strip(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[s
 
     def matches(prefix: str) -> tuple[int, int]:
         hits = sum(key.startswith(prefix) and key[len(prefix) :] in expected for key in weights)
-        return hits, -len(prefix)  # the shorter prefix wins a draw
+        return hits, -len(prefix)  # the shorter prefix wins a tie
 
     best = max(prefixes, key=matches)
     return {key.removeprefix(best): value for key, value in weights.items()}
 
 
 def _in_order(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """`weights` under the module's names, if all shapes agree in order; a classifier may follow them."""
+    """`weights` under the module's names if all shapes agree in order, else None; a classifier may follow them."""
     targets = [(key, value) for key, value in expected.items() if not key.endswith("num_batches_tracked")]
     values = [(key, value) for key, value in weights.items() if not key.endswith("num_batches_tracked")]
     if not 0 <= len(values) - len(targets) <= 2:  # a weight and a bias
@@ -183,8 +183,8 @@ def _in_order(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[s
 
 def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float) -> str:
     return (
-        f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters found, "
-        f"at least {min_matched:.0%} needed (backbone.min_matched).\n"
+        f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters match, "
+        f"at least {min_matched:.0%} must (backbone.min_matched).\n"
         f"  matched {len(report.matched)}, missing {len(report.missing)}, reshaped {len(report.reshaped)}, "
         f"not used {len(report.unexpected)}\n"
         f"  the model has: {_some(list(expected))}\n"

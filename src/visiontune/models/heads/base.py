@@ -1,4 +1,4 @@
-"""What every head implements: the FineTuner, the callbacks and the reports use heads through this class.
+"""The base class of heads, through which the FineTuner, the callbacks and the reports use them.
 
 A head may also implement these interfaces, one file each:
 
@@ -26,14 +26,14 @@ Prediction = dict[str, Tensor]
 class Head(nn.Module, ABC):
     """A task on top of a backbone.
 
-    Built with `features` (the backbone's `FeatureShape`), `info` (the task's `TaskInfo`) and the options of its YAML.
-    No method reads `self.training`: one backbone pass gives losses and predictions, in any mode.
+    It is built with `features` (the backbone's `FeatureShape`), `info` (the task's `TaskInfo`) and the options of its
+    YAML. No method reads `self.training`: one backbone pass gives losses and predictions, in any mode.
 
     Attributes:
-        directions: the metrics that can be the monitor, each with "max" or "min", whichever is best.
+        directions: the metrics that can be the monitor, each with "max" or "min", whichever is better.
         monitor: the metric that decides which epoch is best, unless the config names another.
         metric_arguments: defaults for constructors of extra metrics, such as `ignore_index`.
-        bootstrap_samples: samples of a bootstrap interval; lower it where the metrics take long to compute.
+        bootstrap_samples: number of samples of a bootstrap interval; lower it for metrics that are slow to compute.
         extra_metrics: those of the config, by name; see `add_metrics`.
     """
 
@@ -49,28 +49,29 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """Scalars whose sum is minimised: means over the labelled samples, on the graph even if there are none.
+        """Scalars whose sum is minimised: means over the labelled samples, on the graph even without labelled samples.
 
-        `targets` has one entry a sample, None where this task has no label.
+        Args:
+            targets: one per sample; None if the sample has no label for this task.
         """
 
     @abstractmethod
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        """The loss of each sample, ``(B,)``; NaN where a sample has no label."""
+        """The loss of each sample, ``(B,)``; NaN for a sample without a label."""
 
     @abstractmethod
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
-        """One prediction a sample, with coordinates and masks in pixels of the original image (see `frames`)."""
+        """One prediction per sample, with coordinates and masks in pixels of the original image (see `Frame`)."""
 
     @abstractmethod
     def metrics(self) -> nn.Module:
-        """New `HeadMetrics` of this task. They are updated with predictions and targets in pixels of the image."""
+        """New `HeadMetrics` of this task, updated with predictions and targets in pixels of the original image."""
 
     def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Any, Any]]:
-        """What the extra metrics are updated with: `(preds, target)` of each call of `update`.
+        """The arguments `(preds, target)` of each call of `update` of the extra metrics.
 
         Raises:
-            UserError: this head does not say.
+            UserError: this head does not implement it.
         """
         raise UserError(
             f"{type(self).__name__} has no `metric_inputs`, which extra metrics need: write heads.TASK.metrics=null, "
@@ -79,7 +80,7 @@ class Head(nn.Module, ABC):
         )
 
     def add_metrics(self, metrics: Mapping[str, ExtraMetric], key: str = "metrics") -> None:
-        """Compute these in addition to `metrics`; those with a direction can be the monitor.
+        """Compute these metrics in addition to those of the head; metrics with a direction can be the monitor.
 
         Args:
             key: the config key, for messages.
@@ -97,12 +98,12 @@ class Head(nn.Module, ABC):
         self.directions = {**self.directions, **monitors}
 
     def score(self, computed: Mapping[str, Any]) -> Tensor:
-        """How good the computed metrics are, about 0..1 with 1 the best; the score of several heads is their mean."""
+        """One number for the computed metrics, about 0..1, 1 is best; the score of several heads is their mean."""
         return computed[self.monitor]
 
     def per_class_scores(self, computed: Mapping[str, Value]) -> dict[str, Tensor]:
-        """Score of each class by its name, higher is better; NaN if it does not occur. Empty without classes."""
+        """Score of each class by name, higher is better; NaN for a class that does not occur. Empty without classes."""
         return {}
 
     def fit_targets(self, targets: list[Any]) -> None:
-        """Take what the head has to know of the training targets, such as their scale, before training begins."""
+        """Compute what the head needs from the training targets, such as their scale; called before the training."""

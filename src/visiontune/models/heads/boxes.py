@@ -1,4 +1,4 @@
-"""Select boxes and paste their masks, by operations that an exported graph can hold."""
+"""Select boxes and paste their masks, with operations that can be exported."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,14 @@ from torchvision.ops import batched_nms, nms
 def select_boxes(
     boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, count: int, size: tuple[int, int]
 ) -> Tensor:
-    """Non-maximum suppression in each group: of two boxes that overlap by more, the lower score is dropped.
+    """Non-maximum suppression within each group.
 
     Args:
         boxes: ``(N, 4)`` inside an image of `size` (H, W); `scores` and `groups` are ``(N,)``.
+        overlap: intersection over union, 0..1; of two boxes that overlap by more, the lower score is dropped.
 
     Returns:
-        ``(count,)`` indices of the best boxes, best first; filled up with -1.
+        ``(count,)`` indices of the best boxes, best first, padded with -1.
     """
     if torch.compiler.is_exporting():  # torchvision's `batched_nms` depends on the number of boxes
         offsets = groups.to(boxes)[:, None] * (max(size) + 1)
@@ -26,7 +27,12 @@ def select_boxes(
 
 
 def topk_per_level(scores: Tensor, counts: list[int], k: int) -> Tensor:
-    """Indices of the `k` highest scores of each level; ``(N,)`` scores, the levels' one after the other."""
+    """Indices of the `k` highest scores of each level.
+
+    Args:
+        scores: ``(N,)``, level after level.
+        counts: number of scores of each level.
+    """
     rows, start = [], 0
     for count in counts:
         rows.append(scores[start : start + count].topk(min(k, count)).indices + start)
@@ -35,9 +41,9 @@ def topk_per_level(scores: Tensor, counts: list[int], k: int) -> Tensor:
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks ``(N, h, w)``, 0..1 over their boxes ``(N, 4)`` -> ``(N, H, W)`` over an image of `size`, bilinear.
+    """Masks ``(N, h, w)`` over their boxes ``(N, 4)``, 0..1 -> ``(N, H, W)`` over an image of `size`, bilinear.
 
-    The same numbers as torchvision's `paste_masks_in_image`, which rounds the corners of boxes to pixels.
+    It computes the same numbers as torchvision's `paste_masks_in_image`, which rounds the corners of boxes to pixels.
     """
     padded = F.pad(masks, (1, 1, 1, 1))
     middle, half = (boxes[:, :2] + boxes[:, 2:]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5
@@ -51,8 +57,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _weights(first: Tensor, extent: Tensor, pixels: int, cells: int) -> Tensor:
     """``(N, pixels, cells)``: weight of each cell in each pixel; 0 before `first` and from `first + extent` on."""
-    place = torch.arange(pixels, device=first.device) - first[:, None]
-    source = ((place + 0.5) * (cells / extent[:, None]) - 0.5).clamp(0, cells - 1)
-    near = 1 - (source[..., None] - torch.arange(cells, device=first.device)).abs()
-    inside = (place >= 0) & (place < extent[:, None])
-    return near.clamp_min(0) * inside[..., None]
+    offset = torch.arange(pixels, device=first.device) - first[:, None]
+    source = ((offset + 0.5) * (cells / extent[:, None]) - 0.5).clamp(0, cells - 1)
+    weights = 1 - (source[..., None] - torch.arange(cells, device=first.device)).abs()
+    inside = (offset >= 0) & (offset < extent[:, None])
+    return weights.clamp_min(0) * inside[..., None]

@@ -1,4 +1,4 @@
-"""One label an image."""
+"""One label per image."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -20,23 +20,24 @@ from torchmetrics.classification import (
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
-from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Prediction, Raw
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption, confusion_figure
 from visiontune.models.heads.embedding import EmbeddingHead
-from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.losses import build_loss, check_smoothing, check_weights
 from visiontune.models.heads.probe import probe
 from visiontune.models.heads.probeable import Probe, Probeable
 from visiontune.models.heads.soft_targets import kl_distillation_loss
+
+KEY = "heads.classification"
 
 
 class ClassificationMetrics(MetricCollection):
     """Micro accuracy; macro F1, precision, recall and one-vs-rest AUROC; expected calibration error over 15 bins.
 
-    Macro averages are over the classes that occur in truth or prediction, as scikit-learn's.
+    Macro averages are over the classes that occur in truth or prediction, as in scikit-learn.
     """
 
     def __init__(self, classes: int) -> None:
@@ -57,8 +58,8 @@ class ClassificationMetrics(MetricCollection):
         if predictions:
             scores = torch.stack([prediction["scores"] for prediction in predictions]).float()
             super().update(scores, torch.as_tensor(targets, device=scores.device))
-        else:  # a rank without samples takes part in the exchange with tensors of the same form
-            auroc = self["auroc"]  # the only one that keeps a matrix
+        else:  # the exchange between ranks needs tensors of the same form, also from a rank without samples
+            auroc = self["auroc"]  # the only metric whose state has a row per sample and a column per class
             empty = torch.empty(0, self.classes, device=auroc.device)
             auroc.update(empty, empty.new_empty(0, dtype=torch.int64))
 
@@ -69,7 +70,7 @@ class ClassificationMetrics(MetricCollection):
             return {str(name): nan for name in self} | {"confusion_matrix": matrix}
         computed = super().compute()
         support = matrix.sum(1)
-        # Without samples of a class, or of any other, torchmetrics returns 0, which is not the area of any curve.
+        # The AUROC of a class is undefined if no sample, or every sample, is of this class; torchmetrics returns 0.
         computed["auroc"] = computed["auroc"][(support > 0) & (support < support.sum())].mean()
         return computed
 
@@ -80,17 +81,20 @@ class ClassificationHead(EmbeddingHead, Describable, Distillable, Probeable):
     Extra metrics are updated with probabilities ``(N, C)`` and classes ``(N,)``.
 
     Args:
-        features: the backbone's; only the width of its embedding matters here.
+        features: the backbone's shape; only the width of its embedding matters here.
         info: the class names.
         dropout: 0..1, before the last layer.
         hidden: width of a hidden GELU layer, or None.
         loss: "cross_entropy", "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002) or a module, see
             `visiontune.models.heads.losses`.
         gamma: exponent of the focal loss.
-        label_smoothing: 0..1 (Szegedy et al. 2016). A loss module is trained on the smoothed targets; evaluation calls
-            it with the true ones.
-        class_weights: one a class, not for a loss module; the loss is the weighted mean, as in `F.cross_entropy`. A
-            sample's loss has its weight as a factor, and evaluation takes the plain mean of those.
+        label_smoothing: 0..1 (Szegedy et al. 2016). A loss module trains on the smoothed targets; evaluation calls it
+            with the true targets.
+        class_weights: one per class, not for a loss module; the loss is the weighted mean, as in `F.cross_entropy`. A
+            sample's loss has its weight as a factor, and the loss of a split is the plain mean over the samples.
+
+    Raises:
+        UserError: an option is out of range, or a loss module does not accept the head's outputs.
     """
 
     directions = dict.fromkeys(("accuracy", "f1", "precision", "recall", "auroc"), "max") | dict.fromkeys(
@@ -110,21 +114,18 @@ class ClassificationHead(EmbeddingHead, Describable, Distillable, Probeable):
         class_weights: list[float] | None = None,
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
-        check_loss(loss, ("cross_entropy", "focal"), "heads.classification.loss")
-        if class_weights is not None and len(class_weights) != len(info.classes):
-            raise UserError(f"class_weights has {len(class_weights)} numbers for {len(info.classes)} classes")
         self.classes = list(info.classes)
+        count = 3 if len(self.classes) == 2 else 2  # not the number of classes, so that a value per class is refused
+        example = F.one_hot(torch.arange(count) % len(self.classes), len(self.classes)).float()
+        names = ("cross_entropy", "focal")
+        self.loss_module = build_loss(loss, names, f"{KEY}.loss", torch.zeros_like(example), example)
         self.gamma = gamma if loss == "focal" else 0.0
-        self.label_smoothing = label_smoothing
-        weights = torch.ones(len(self.classes)) if class_weights is None else torch.tensor(class_weights).float()
+        self.label_smoothing = check_smoothing(label_smoothing, f"{KEY}.label_smoothing")
+        weights = check_weights(class_weights, len(self.classes), f"{KEY}.class_weights", self.loss_module)
         self.class_weights: Tensor
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.loss_module: ModuleLoss | None = None
-        if isinstance(loss, nn.Module):
-            if class_weights is not None:
-                raise UserError("heads.classification.class_weights is not for a loss module: give the module weights")
-            example = torch.eye(len(self.classes)).repeat(2, 1)
-            self.loss_module = ModuleLoss(loss, "heads.classification.loss", torch.zeros_like(example), example)
+        self.register_buffer(
+            "class_weights", torch.ones(len(self.classes)) if weights is None else weights, persistent=False
+        )
 
     def forward(self, features: Features) -> Raw:
         return {"logits": self.layers(features)}
@@ -135,7 +136,7 @@ class ClassificationHead(EmbeddingHead, Describable, Distillable, Probeable):
         rows = [i for i, target in enumerate(targets) if target is not None]
         if rows:
             labels = [targets[i] for i in rows]
-            if isinstance(labels[0], Tensor) and labels[0].ndim == 1:  # mixed, from mixup or cutmix
+            if isinstance(labels[0], Tensor) and labels[0].ndim == 1:  # probabilities, from mixup or cutmix
                 probabilities[rows] = torch.stack(labels).to(probabilities)
             else:
                 one_hot = F.one_hot(torch.as_tensor(labels, device=logits.device), len(self.classes))
@@ -210,7 +211,7 @@ class ClassificationHead(EmbeddingHead, Describable, Distillable, Probeable):
 
     @torch.no_grad()
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
-        """Logistic regression, its penalty chosen on val; None with a hidden layer, which has no closed solution."""
+        """Logistic regression with the penalty that is best on val; None with a hidden layer."""
         if self.hidden is not None:
             return None
         (x, y), (x_val, y_val) = (_labelled_embeddings(*split) for split in (train, val))

@@ -1,4 +1,4 @@
-"""COCO's numbers for boxes and masks."""
+"""COCO's metrics for boxes and masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,8 @@ class CocoMetrics(MeanAveragePrecision):
     """The 12 numbers of pycocotools' `COCOeval`, and `ap/CLASS` for each class.
 
     They measure boxes, or masks if `iou_types` has "segm"; the numbers of the boxes are then called `box_map` and so
-    on. An object's area is that of the annotation file, else of its mask, else of its box. A number without any truth
-    (no object of this size or class) is NaN.
+    on. An object's area is that of the annotation file, else that of its mask, else that of its box. A number is NaN if
+    the truth has no object of its size or class.
     """
 
     def __init__(self, classes: Sequence[str], iou_types: Sequence[str] = ("bbox",)) -> None:
@@ -38,11 +38,11 @@ class CocoMetrics(MeanAveragePrecision):
             class_metrics=True,
             backend="faster_coco_eval",
         )
-        self.warn_on_many_detections = False  # more than 100 in an image is what `max_detections` may ask for
+        self.warn_on_many_detections = False  # `max_detections` may allow more than 100 in an image
         self.class_names = list(classes)
 
     def update(self, predictions: list[dict[str, Tensor]], targets: list[Any]) -> None:
-        """Predictions and targets of some images, in pixels of the image."""
+        """Add predictions and targets of some images, in pixels of the image."""
         if predictions:
             outputs = [{name: _plain(value) for name, value in prediction.items()} for prediction in predictions]
             truth = [{name: _plain(value) for name, value in target.items()} for target in targets]
@@ -65,9 +65,9 @@ class CocoMetrics(MeanAveragePrecision):
         return result
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
-        """Everything of every rank, in the order of the ranks.
+        """Gather the states of every rank, in the order of the ranks.
 
-        torchmetrics exchanges one image after another, and never ends if ranks have unequal numbers of them.
+        torchmetrics exchanges one image after another, and waits forever if the ranks have unequal numbers of images.
         """
         group = process_group or self.process_group
         states = {name: getattr(self, name) for name in self._reductions}
@@ -82,5 +82,5 @@ def _nan_if_negative(value: Tensor) -> Tensor:
 
 
 def _plain(value: Tensor) -> Tensor:
-    """On the CPU, where the metrics are computed, and without the geometry of tv_tensors."""
+    """A plain tensor on the CPU, where the metrics are computed, instead of a tv_tensor."""
     return value.detach().as_subclass(Tensor).cpu()

@@ -1,15 +1,15 @@
-"""From a backbone's maps to one map of fine resolution, for `segmentation` and `dense`.
+"""Decoders: from a backbone's maps to one map of fine resolution, for `segmentation` and `dense`.
 
 | decoder | reads | stride of its output |
 | --- | --- | --- |
-| fpn | all maps from stride 2 on, top-down, one convolution a level; light and quick to learn | 2 |
-| unet | the same with two convolutions a level (Ronneberger et al. 2015, arXiv:1505.04597) | 2 |
+| fpn | all maps from stride 2 on, top-down, one convolution per level; light and quick to learn | 2 |
+| unet | the same with two convolutions per level (Ronneberger et al. 2015, arXiv:1505.04597) | 2 |
 | deeplabv3 | the last map, with torchvision's atrous pyramid (Chen et al. 2017, arXiv:1706.05587) | the last map's |
 | fcn | the last map (Long et al. 2015, arXiv:1411.4038), torchvision's | the last map's |
 | lraspp | the last map, and one of stride 8 (Howard et al. 2019, arXiv:1905.02244), torchvision's; the lightest | 8 |
 
-All normalise by GroupNorm, torchvision's parts too: BatchNorm fails on a batch of one image, and the statistics of a
-head would differ between ranks.
+All of them use GroupNorm, also in torchvision's parts: BatchNorm fails on a batch of one image, and the statistics of
+a head would differ between ranks.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ def build_decoder(name: str, shape: FeatureShape, channels: int, out: int, dropo
     """A module from `Features` to a map ``(B, out, h, w)``.
 
     Args:
-        channels: width at the coarsest map; fpn and unet halve it at each finer one, down to a quarter.
+        channels: width of lraspp, or of fpn and unet at the coarsest map; they halve it at each finer map, down to a
+            quarter. Not used by deeplabv3 and fcn.
         out: channels of the output, which has no activation.
         dropout: 0..1, of whole channels before the last layer.
 
@@ -52,7 +53,7 @@ def build_decoder(name: str, shape: FeatureShape, channels: int, out: int, dropo
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups (Wu and He 2018, arXiv:1803.08494), or fewer that divide the channels and have 4 or more each."""
+    """32 groups (Wu and He 2018, arXiv:1803.08494), or fewer, so that each has the same 4 or more channels."""
     groups = next((n for n in (32, 16, 8, 4, 2) if channels % n == 0 and channels >= 4 * n), 1)
     return nn.GroupNorm(groups, channels)
 
@@ -67,7 +68,7 @@ def upsample(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 class Levels(nn.Module):
-    """A backbone's maps from stride `min_stride` on; transposed convolutions make those that are missing.
+    """A backbone's maps from stride `min_stride` on; transposed convolutions add finer maps that are missing.
 
     They turn the one map of a plain ViT into a pyramid (as in ViTDet, Li et al. 2022, arXiv:2203.16527).
 
@@ -96,10 +97,10 @@ class Levels(nn.Module):
 
 
 class TopDown(nn.Module):
-    """From the coarsest map to the finest, narrower at each level. The output is the sum of one output a level.
+    """From the coarsest map to the finest, narrower at each level. The output is the sum of one output per level.
 
-    The sum is FCN's (Long et al. 2015): with it, all levels learn from the first step. On 92 images of CamVid it
-    reached a mIoU of 0.56. The same U-Net without it reached 0.41, and a sum of features at stride 4 0.50.
+    The sum is that of FCN (Long et al. 2015): with it, all levels learn from the first step. On 92 images of CamVid the
+    mIoU was 0.56. The same U-Net without the sum had 0.41, and a sum of features at stride 4 had 0.50.
     """
 
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, convs: int = 1) -> None:
@@ -128,7 +129,7 @@ class TopDown(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """The atrous rates are those of the paper, 12, 24 and 36 cells of stride 8, in pixels of the image."""
+    """The atrous rates of the paper, 12, 24 and 36 cells of stride 8, scaled to the stride of the last map."""
 
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
         super().__init__()
@@ -154,7 +155,7 @@ class LRASPP(nn.Module):
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
         super().__init__()
         self.levels = Levels(shape, 8)
-        low, *_, high = [*self.levels.channels, shape.channels[-1]]
+        low, high = self.levels.channels[0], self.levels.channels[-1]
         self.layers = _replace_batchnorm(LRASPPHead(low, high, out, channels))
         self.layers.high_classifier = _last(channels, out, dropout)
 

@@ -1,4 +1,4 @@
-"""An image out of an image: restored, or a measurement a pixel such as depth."""
+"""An output image for each input image: a restored image, or a measurement per pixel such as depth."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,25 +21,26 @@ from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import enlarge
 from visiontune.models.heads.element_loss import ElementLossHead
 from visiontune.models.heads.exportable import Exportable
-from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.losses import build_loss
 from visiontune.models.heads.overlays import side_by_side
 
+KEY = "heads.dense"
 LOSSES: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
-SSIM_SIDE = 11  # pixels of its window; a smaller image has none
+SSIM_SIDE = 11  # side of the window in pixels; a smaller image has no SSIM
 
 
 class DenseMetrics(nn.Module):
     """MAE and RMSE over all values of the split; with a range also PSNR and SSIM.
 
-    PSNR is that of the split's mean squared error (not the mean of each image's PSNR, which one perfect image
-    makes infinite); SSIM (Wang et al. 2004) is the mean over images of at least 11 x 11 pixels. NaN in a truth is
-    left out, and counts as right in SSIM.
+    PSNR comes from the split's mean squared error. The mean of the images' PSNR would be infinite with one perfect
+    image. SSIM (Wang et al. 2004) is the mean over images of at least 11 x 11 pixels. NaN in a truth is left out, and
+    counts as correct in SSIM.
     """
 
     def __init__(self, width: float | None) -> None:
         """
         Args:
-            width: of the range of values, or None.
+            width: highest minus lowest value, or None for values without a range.
         """
         super().__init__()
         values: dict[str, Metric | MetricCollection] = {
@@ -73,24 +74,23 @@ class DenseMetrics(nn.Module):
 class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
     """A decoder over the backbone's maps, and a few convolutions over its output and the input at full resolution.
 
-    The finest map of a network has stride 2 or 4; finer detail has to come from the input itself.
+    The finest map of a network has stride 2 or 4, so finer detail must come from the input itself.
 
-    Extra metrics are updated with one prediction and its target at a time, ``(1, C, H, W)`` in the user's units; the
-    target is the prediction where there is no truth.
+    Extra metrics are updated with one prediction and its target at a time, ``(1, C, H, W)`` in the user's units. Pixels
+    without truth have the prediction as their target.
 
     Args:
         decoder: see `visiontune.models.heads.decoders`.
-        channels: width of the decoder at its coarsest.
+        channels: width of the decoder at its coarsest level.
         detail: width of the convolutions at full resolution.
-        loss: "l1", "mse", "huber" or a module, see `visiontune.models.heads.losses`; of values in units of the range.
-            NaN in a target is left out.
+        loss: "l1", "mse", "huber" or a module, see `visiontune.models.heads.losses`; its values are in units of the
+            range. NaN in a target is left out.
         residual: predict the change to the input (denoising, inpainting), starting at zero. The target then has as many
             channels as the input.
-        range: [lowest, highest] value, which predictions are clipped to; None for values without a range, which have
-            no PSNR and no SSIM.
+        range: [lowest, highest] value; predictions are clipped to it. None: no range, no PSNR and no SSIM.
 
     Raises:
-        UserError: an option without meaning.
+        UserError: an option is out of range, or a loss module does not accept the head's outputs.
     """
 
     def __init__(
@@ -106,25 +106,23 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
     ) -> None:
         super().__init__()
         self.channels = list(info.classes)
-        check_loss(loss, LOSSES, "heads.dense.loss")
+        example = torch.zeros(2, len(self.channels), 16, 16)
+        self.loss_module = build_loss(loss, LOSSES, f"{KEY}.loss", example, example, ignores_unknown=False)
         if residual and len(self.channels) != features.in_channels:
             raise UserError(
-                f"residual=true adds to the input, which has {features.in_channels} channels, and the target has "
-                f"{len(self.channels)}; write residual=false"
+                f"{KEY}.residual=true adds to the input, which has {features.in_channels} channels, and the target has "
+                f"{len(self.channels)}; write {KEY}.residual=false"
             )
-        if range is not None and not (len(range) == 2 and range[0] < range[1]):
-            raise UserError(f"range={list(range)} of a dense head: write two rising numbers, such as range=[0,1]")
+        if range is not None and not _is_range(range):
+            raise UserError(f"{KEY}.range={range}: write two rising numbers, such as {KEY}.range=[0,1]")
         self.directions = {"mae": "min", "rmse": "min", "loss": "min"}
         if range is not None:
             self.directions |= {"psnr": "max", "ssim": "max"}
         self.monitor = "rmse" if range is None else "psnr"
         self.range, self.residual = range, residual
         self.low, self.width = (0.0, 1.0) if range is None else (range[0], range[1] - range[0])
-        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.l1_loss  # with a module, of distillation alone
-        self.loss_module = None
-        if isinstance(loss, nn.Module):
-            example = torch.zeros(2, len(self.channels), 16, 16)
-            self.loss_module = ModuleLoss(loss, "heads.dense.loss", example, example, ignores_unknown=False)
+        # Distillation uses the criterion also if the loss is a module.
+        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.l1_loss
         self.decoder = build_decoder(decoder, features, channels, detail)
         self.detail = nn.Sequential(conv(detail + features.in_channels, detail), conv(detail, detail))
         self.last = nn.Conv2d(detail, len(self.channels), 1)
@@ -133,11 +131,11 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
             nn.init.zeros_(cast(Tensor, self.last.bias))
 
     def forward(self, features: Features) -> Raw:
-        """`image` ``(B, C, H, W)``, as large as the input, in units of the range and not clipped."""
+        """`image` ``(B, C, H, W)``, as large as the input, in units of the range, not clipped."""
         image = features.image
         x = torch.cat([upsample(self.decoder(features), features.size), image], 1)
         x = self.detail(x)
-        with torch.autocast(x.device.type, enabled=False):  # 8 bits would be steps of half a metre at 80 metres
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has steps of half a metre at 80 metres
             change = self.last(x.float())
         return {"image": (image - self.low) / self.width + change if self.residual else change}
 
@@ -190,20 +188,20 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
         return "mean " + ", ".join(f"{name} {mean:.3g}" for name, mean in zip(self.channels, means, strict=True))
 
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
-        """Input, truth and prediction side by side; of several channels that are no colours, the first."""
-        shown = {"input": enlarge(image)}
+        """Input, truth and prediction side by side; only the first channel if they are not colours."""
+        images = {"input": enlarge(image)}
         for title, values in (("truth", target), ("prediction", None if prediction is None else prediction["image"])):
             if values is not None:
-                shown[title] = enlarge(next(iter(self._to_images(_to_float(values)).values())))
-        return side_by_side(list(shown.values()), list(shown))
+                images[title] = enlarge(next(iter(self._to_images(_to_float(values)).values())))
+        return side_by_side(list(images.values()), list(images))
 
     def images(self, prediction: Prediction) -> dict[str, Tensor]:
         return self._to_images(prediction["image"])
 
     def _to_images(self, values: Tensor) -> dict[str, Tensor]:
-        """uint8 images by name: one image for one or three channels, else one for each channel.
+        """uint8 images by name: one image for one or three channels, else one per channel.
 
-        Black to white is the range; without one, the lowest to the highest value of the image.
+        The range is shown from black to white; without a range, the lowest to the highest value of the image.
         """
         values = values.as_subclass(Tensor).float()
         if self.range is None:
@@ -217,7 +215,12 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
         return {name: channel[None] for name, channel in zip(self.channels, grey, strict=True)}
 
 
+def _is_range(values: Any) -> bool:
+    numbers = [v for v in values if isinstance(v, int | float)] if isinstance(values, list | tuple) else []
+    return len(numbers) == 2 and numbers[0] < numbers[1]
+
+
 def _to_float(image: Tensor) -> Tensor:
-    """uint8 in 0..1; floats as they are."""
+    """uint8 scaled to 0..1; floats unchanged."""
     plain = image.as_subclass(Tensor)
     return plain / 255 if plain.dtype == torch.uint8 else plain.float()

@@ -1,4 +1,4 @@
-"""Predictions and targets in words and images."""
+"""Descriptions and drawings of predictions and targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Describable(ABC):
-    """A head that describes and draws. Without it, predictions.csv has losses alone and nothing is drawn."""
+    """A head that describes and draws. For other heads, predictions.csv has only losses and nothing is drawn."""
 
     @abstractmethod
     def describe(self, prediction: dict[str, Tensor]) -> tuple[str, float]:
-        """A prediction in words, and its score 0..1 (NaN without one): two cells of predictions.csv."""
+        """A prediction in words, and its score 0..1 (NaN without a score): two cells of predictions.csv."""
 
     @abstractmethod
     def describe_target(self, target: Any) -> str:

@@ -15,6 +15,7 @@ from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.coco_metrics import NUMBERS, CocoMetrics
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.detection_distillation import distill_one_stage, distill_two_stage
+from visiontune.models.heads.detector import DetectorOptions
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.one_stage import OneStage
@@ -29,7 +30,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
     Crowds are left out of the training targets, as in torchvision's own training.
 
     Extra metrics are updated with a list of predictions (`boxes` xyxy in pixels of the image, `labels`, `scores`) and a
-    list of targets (`boxes`, `labels`), as torchmetrics.detection takes them; with masks, also `masks`.
+    list of targets (`boxes`, `labels`), the format of torchmetrics.detection; with masks, also `masks`.
 
     Args:
         info: the class names.
@@ -37,19 +38,19 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         channels: width of the pyramid and of everything on it.
         min_stride: stride of the finest level, in pixels; None = 8, with faster_rcnn 4.
         convs: convolutions before the outputs; None = 4, with faster_rcnn 1 (before the proposals).
-        anchor_sizes: sides of the square anchors in pixels of the input, one number or list for each level; None = 4
-            strides (with faster_rcnn 4 and 8; with retinanet three between 4 and 8).
+        anchor_sizes: sides of the square anchors in pixels of the input, one number or list per level; None = multiples
+            of the stride: 4 and 8 with faster_rcnn, three from 4 to 6.3 with retinanet.
         proposals, samples, hidden: options of faster_rcnn, see `TwoStage`; None = its defaults.
         classification_loss, box_loss: modules instead of torchvision's losses, see
             `visiontune.models.heads.detection_losses`.
         score_threshold: boxes with a lower score are dropped. Low, since average precision counts all boxes.
         nms_threshold: of two boxes of one class that overlap by more, the one with the lower score is dropped; None =
             torchvision's default (fcos 0.6, the others 0.5).
-        max_detections: boxes in an image at most.
+        max_detections: largest number of boxes per image.
         draw_threshold: boxes with a lower score are not drawn.
 
     Raises:
-        UserError: an unknown detector, an option that this detector does not have, or a backbone without fitting maps.
+        UserError: an unknown detector, an option that the detector does not have, or a backbone without suitable maps.
     """
 
     directions = dict.fromkeys(NUMBERS, "max") | {"loss": "min"}
@@ -81,33 +82,35 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
     ) -> None:
         super().__init__()
         if detector not in ("fcos", "retinanet", "faster_rcnn"):
-            raise UserError(f"detector={detector}: write fcos, retinanet or faster_rcnn")
+            raise UserError(f"heads.detection.detector={detector}: write fcos, retinanet or faster_rcnn")
         self.classes = list(info.classes)
         self.draw_threshold = draw_threshold
-        options: dict[str, Any] = {
-            "anchor_sizes": anchor_sizes,
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-            "max_detections": max_detections,
-            "classification_loss": classification_loss,
-            "box_loss": box_loss,
-        } | ({} if convs is None else {"convs": convs})
+        options = DetectorOptions(
+            "heads.instances" if self.masks else "heads.detection",
+            anchor_sizes,
+            score_threshold,
+            nms_threshold,
+            max_detections,
+            classification_loss,
+            box_loss,
+        )
+        depth: dict[str, Any] = {} if convs is None else {"convs": convs}
         values = {"proposals": proposals, "samples": samples, "hidden": hidden}
         second_stage: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
         if detector == "faster_rcnn":
             pyramid = Pyramid(features, channels, min_stride or 4, extra="pool")
             self.detector: OneStage | TwoStage = TwoStage(
-                pyramid, len(self.classes), masks=self.masks, **second_stage, **options
+                pyramid, len(self.classes), options, masks=self.masks, **depth, **second_stage
             )
         elif second_stage:
+            name = next(iter(second_stage))
             raise UserError(
-                f"{next(iter(second_stage))} is an option of detector=faster_rcnn, not of detector={detector}; write "
-                f"{next(iter(second_stage))}=null"
+                f"heads.detection.{name} is an option of detector=faster_rcnn, not of detector={detector}; write "
+                f"heads.detection.{name}=null"
             )
         else:
-            self.detector = OneStage(
-                detector, Pyramid(features, channels, min_stride or 8), len(self.classes), **options
-            )
+            pyramid = Pyramid(features, channels, min_stride or 8)
+            self.detector = OneStage(detector, pyramid, len(self.classes), options, **depth)
 
     def forward(self, features: Features) -> Raw:
         return self.detector(features.maps, features.size)
@@ -121,7 +124,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         return self.detector.losses(labelled, [_training_target(targets[i]) for i in rows])
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        """``(B,)``, the loss of each image alone; random samples are the same at each call."""
+        """``(B,)``, the loss of each image by itself; random samples are the same at each call."""
         device = raw["anchors"].device
         losses = torch.full((len(targets),), torch.nan, device=device)
         for i, target in enumerate(targets):
@@ -138,8 +141,8 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         if isinstance(self.detector, TwoStage) and isinstance(other, TwoStage):
             return distill_two_stage(self.detector, raw, other, teacher_outputs, temperature)
         raise UserError(
-            "distill.teacher: either the teacher or this run is a faster_rcnn, and the outputs of the two cannot be "
-            "compared; write the teacher's heads.detection.detector"
+            "distill.teacher: either the teacher or this run is a faster_rcnn, and their outputs cannot be compared; "
+            "write the teacher's heads.detection.detector"
         )
 
     @torch.no_grad()
@@ -147,7 +150,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         """`boxes` ``(N, 4)``, `labels` ``(N,)`` and `scores` ``(N,)``, best first."""
         predictions = []
         for frame, objects in zip(frames, self.detector.detect(raw), strict=True):
-            inside = has_area(frame.boxes(objects["boxes"]))  # some lie in the border around the image
+            inside = has_area(frame.boxes(objects["boxes"]))  # some boxes are in the padding around the image
             predictions.append(self._to_image(frame, {name: value[inside] for name, value in objects.items()}))
         return predictions
 

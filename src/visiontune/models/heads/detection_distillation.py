@@ -1,4 +1,4 @@
-"""Distances between the outputs of two detectors for the same images, so that one learns from the other."""
+"""Distances between the outputs of two detectors for the same images, for distillation."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ from visiontune.models.heads.two_stage import BACKGROUND, TwoStage
 
 
 def distill_one_stage(student: OneStage, raw: Raw, teacher: OneStage, teacher_outputs: Raw) -> Tensor:
-    """Class scores of all cells, and the sides of the teacher's boxes, each weighted by its score.
+    """Distance of the class scores of all cells, and of the teacher's boxes, each weighted by its score.
 
     The loss of a cell's score is weighted by its squared error (Li et al. 2020, https://arxiv.org/abs/2006.04388),
-    since nearly all cells are background for both. Everything is a mean over the teacher's boxes.
+    since nearly all cells are background for both detectors. The result is a mean over the teacher's boxes.
 
     Raises:
         UserError: the cells or anchors of the two differ.
@@ -43,9 +43,9 @@ def distill_one_stage(student: OneStage, raw: Raw, teacher: OneStage, teacher_ou
 def distill_two_stage(
     student: TwoStage, raw: Raw, teacher: TwoStage, teacher_outputs: Raw, temperature: float
 ) -> Tensor:
-    """Classes, sides of boxes, and masks of the student's proposals (Chen et al. 2017, NeurIPS).
+    """Distance of the classes, boxes and masks of the student's proposals (Chen et al. 2017, NeurIPS).
 
-    The proposals themselves are learned from labels alone.
+    The proposals themselves learn only from labels.
     """
     count = student.roi.fg_bg_sampler.batch_size_per_image
     boxes = [proposals[:count] for proposals in split_proposals(raw)]  # best first
@@ -74,7 +74,10 @@ def _distill_masks(
     scaled: list[Tensor],
     scores: Tensor,
 ) -> Tensor:
-    """Masks of each image's boxes with the highest teacher scores, as many as the loss has positives at most."""
+    """Distance of the masks of those boxes that have the highest teacher scores in each image.
+
+    Their number is the largest number of positives in the loss.
+    """
     sampler = student.roi.fg_bg_sampler
     count = int(sampler.batch_size_per_image * sampler.positive_fraction)
     score, label = scores.max(1)
@@ -97,6 +100,6 @@ def _side_losses(deltas: Tensor, teacher_deltas: Tensor) -> Tensor:
 
 
 def _binary_divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy minus the entropy of the target: 0 where both agree."""
+    """Binary cross-entropy minus the entropy of the target: 0 if both agree."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return cross_entropy - torch.special.entr(target) - torch.special.entr(1 - target)

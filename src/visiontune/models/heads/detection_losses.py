@@ -10,9 +10,9 @@
 `box_loss` is called as ``module(boxes, targets)``, both ``(P, 4)`` xyxy in pixels of the input, of all positive
 cells, anchors or proposals of a batch.
 
-Both return a value for each row or element, or a scalar. Values are summed and divided by the number of positives, in
-faster_rcnn by that of the sampled proposals; a scalar is taken as it is. `reduction` is set to "none" if the module has
-it. The losses of centerness, proposals and masks are torchvision's.
+Both return a value per row or per element, or a scalar. Values are summed and divided by the number of positives, in
+faster_rcnn by the number of sampled proposals; a scalar is used unchanged. If the module has `reduction`, it is set to
+"none". The losses of centerness, proposals and masks are torchvision's.
 """
 
 from collections.abc import Callable
@@ -21,27 +21,28 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from visiontune.models.heads.detector import DetectorOptions
 from visiontune.models.heads.losses import ModuleLoss
 
 
 class DetectionLosses(nn.Module):
-    """
+    """The modules of `classification_loss` and `box_loss`; None keeps torchvision's loss.
+
     Args:
-        classification, box: the modules; None for torchvision's loss.
         logits, targets: an example for the classification loss.
-        key: of the head in the config, for messages.
+
+    Raises:
+        UserError: a module does not accept its example.
     """
 
-    def __init__(
-        self, classification: nn.Module | None, box: nn.Module | None, logits: Tensor, targets: Tensor, key: str
-    ) -> None:
+    def __init__(self, options: DetectorOptions, logits: Tensor, targets: Tensor) -> None:
         super().__init__()
         boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 9.0]])
         self.classification, self.box = (
-            None if module is None else ModuleLoss(module, f"{key}.{name}", *example)
+            None if module is None else ModuleLoss(module, f"{options.key}.{name}", *example)
             for module, name, example in (
-                (classification, "classification_loss", (logits, targets)),
-                (box, "box_loss", (boxes, boxes)),
+                (options.classification_loss, "classification_loss", (logits, targets)),
+                (options.box_loss, "box_loss", (boxes, boxes)),
             )
         )
 
@@ -54,11 +55,11 @@ class DetectionLosses(nn.Module):
         anchors: list[Tensor],
         matches: list[Tensor],
     ) -> dict[str, Tensor]:
-        """torchvision's losses with those of the modules in their place.
+        """Replace torchvision's losses by those of the modules.
 
         Args:
             decode: from deltas and anchors ``(P, 4)`` to boxes.
-            matches: for each image, the target of each anchor ``(A,)``; -1 is negative and -2 ignored.
+            matches: for each image, the index of the target of each anchor ``(A,)``; -1 is negative, -2 ignored.
         """
         matched = torch.stack(matches)
         positive = matched >= 0
@@ -68,16 +69,17 @@ class DetectionLosses(nn.Module):
             {name: target[name][match[match >= 0]] for name in ("boxes", "labels")}
             for target, match in zip(targets, matches, strict=True)
         ]
-        replaced: dict[str, Tensor] = {}
+        module_losses: dict[str, Tensor] = {}
         if self.classification is not None:
             one_hot = torch.zeros_like(outputs["cls_logits"])
             one_hot[images, rows, torch.cat([truth["labels"] for truth in truths])] = 1.0
-            used = matched != -2
-            replaced["classification"] = _total(self.classification, outputs["cls_logits"][used], one_hot[used], count)
+            valid = matched != -2
+            logits = outputs["cls_logits"][valid]
+            module_losses["classification"] = _total(self.classification, logits, one_hot[valid], count)
         if self.box is not None:
             boxes = decode(outputs["bbox_regression"][images, rows], torch.stack(anchors)[images, rows])
-            replaced["bbox_regression"] = _total(self.box, boxes, torch.cat([t["boxes"] for t in truths]), count)
-        return losses | replaced
+            module_losses["bbox_regression"] = _total(self.box, boxes, torch.cat([t["boxes"] for t in truths]), count)
+        return losses | module_losses
 
     def replace_two_stage(
         self,
@@ -88,7 +90,7 @@ class DetectionLosses(nn.Module):
         labels: list[Tensor],
         box_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """As `replace_one_stage`, of the sampled proposals: torchvision's `fastrcnn_loss` of logits and deltas."""
+        """Replace the two losses of torchvision's `fastrcnn_loss`, which are over the sampled proposals."""
         classes = torch.cat(labels)
         logits, deltas = outputs
         classification, box = losses

@@ -13,7 +13,7 @@ class Distillable(ABC):
     def distill(
         self, raw: dict[str, Any], teacher: Self, teacher_outputs: dict[str, Any], temperature: float
     ) -> Tensor:
-        """Distance from `raw` to a teacher's outputs for the same images; labels play no part.
+        """Distance from `raw` to a teacher's outputs for the same images, without labels.
 
         Args:
             teacher: a head of the same class and task; its options and the size of its input may differ.
@@ -21,7 +21,7 @@ class Distillable(ABC):
             temperature: softens the probabilities of both.
 
         Returns:
-            A scalar of about the size of the loss.
+            A scalar of about the same size as the loss.
 
         Raises:
             UserError: the outputs of the two cannot be compared.

@@ -1,4 +1,4 @@
-"""Images of results: captions on images, grids, the confusion matrix."""
+"""Drawings of results: captions on images, grids, the confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,12 @@ def enlarge(image: Tensor) -> Tensor:
 
 
 def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
-    """Write lines of text under an image, on red if it is wrong, else on green.
+    """Write lines of text under an image.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
+        bad: red background instead of green.
+
     Returns:
         uint8 ``(3, H', W)``, enlarged without smoothing if the short side is under `MIN_SIDE`.
     """
@@ -42,8 +44,8 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
 def image_grid(images: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
     """Images of any sizes on one white sheet: uint8 ``(3, H, W)`` with W about `width`.
 
-    Four in a row, or two if they are wide (truth beside prediction). Each is as wide as its column and at most as high
-    as wide; a row is as high as its highest image.
+    A row has four images, or two if they are wide (truth beside prediction). The longer side of an image fills its
+    column; a row is as high as its highest image.
     """
     wide = sum(image.shape[-1] / image.shape[-2] for image in images) / len(images) > 1.25
     columns = min(2 if wide else 4, len(images))

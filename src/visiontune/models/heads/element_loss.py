@@ -11,10 +11,10 @@ from visiontune.models.heads.losses import ModuleLoss
 
 
 class ElementLossHead(Head):
-    """A head whose loss is the mean over the known elements of a sample, and then over the samples that have some.
+    """A head whose loss is the mean over the known elements of each sample, then over all samples with known elements.
 
     Attributes:
-        loss_module: a loss from the config, instead of `element_losses`; each head sets it.
+        loss_module: a loss from the config that replaces `element_losses`; each head sets it.
     """
 
     loss_module: ModuleLoss | None  # no default here, which would hide the registered module
@@ -25,10 +25,10 @@ class ElementLossHead(Head):
 
     @abstractmethod
     def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each element ``(B, ...)``; unknown targets are 0 here."""
+        """The loss of each element ``(B, ...)``; unknown targets are 0, and their losses are not used."""
 
     def smooth(self, targets: Tensor) -> Tensor:
-        """What a loss module is trained on."""
+        """The targets that a loss module trains on."""
         return targets
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
@@ -46,12 +46,12 @@ class ElementLossHead(Head):
         return losses.masked_fill(~labelled, torch.nan)
 
     def _known(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions, targets with 0 where they are unknown, and which are known."""
+        """Predictions, targets with 0 for unknown elements, and whether each element is known."""
         predictions, target = self.loss_inputs(raw, targets)
         return predictions, target.nan_to_num(0.0), ~target.isnan()
 
     def _losses(self, predictions: Tensor, targets: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of each sample, 0 where nothing is known, and whether something is, both ``(B,)``."""
+        """Loss of each sample (0 without known elements), and whether it has known elements, both ``(B,)``."""
         elements = self.element_losses(predictions, targets) * known
         inner = tuple(range(1, elements.ndim))
         return elements.sum(inner) / known.sum(inner).clamp_min(1), known.flatten(1).any(1)

@@ -14,7 +14,8 @@ from visiontune.models.heads.exportable import Exportable
 class EmbeddingHead(Head, Exportable):
     """A linear layer on the backbone's embedding, with optional dropout and one hidden GELU layer before it.
 
-    The last layer starts at N(0, 0.01): a network's own classifier initialisation can be fatal with few classes.
+    The last layer starts at N(0, 0.01), since a network's own initialisation of its classifier can be too large for few
+    classes.
     """
 
     def __init__(self, features: FeatureShape, width: int, dropout: float, hidden: int | None) -> None:

@@ -14,7 +14,7 @@ class Exportable(ABC):
     Attributes:
         graph_batch: whether an exported graph takes several images at once.
         shared: raw outputs that all images of a batch share.
-        discrete_outputs: raw outputs that depend on comparing numbers; rounding may change them, so that they are not
+        discrete_outputs: raw outputs that depend on comparisons of numbers. Rounding may change them, so they are not
             compared between an exported graph and the model.
     """
 
@@ -24,7 +24,7 @@ class Exportable(ABC):
 
     @abstractmethod
     def graph(self, raw: dict[str, Any], frame: Frame) -> dict[str, Tensor]:
-        """`Head.decode` by tensor operations alone, for sizes that may be symbolic.
+        """`Head.decode` with tensor operations only, for sizes that may be symbolic.
 
         All images of the batch have the same frame. With `graph_batch`, every tensor has the batch first; without it,
         the batch is one image.

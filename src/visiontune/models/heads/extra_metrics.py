@@ -1,4 +1,4 @@
-"""Extra metrics from the config, beside those of a head."""
+"""Extra metrics from the config, in addition to those of a head."""
 
 import copy
 import inspect
@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric, SumMetric
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.models.heads.base import Head
 from visiontune.models.heads.metric_states import gather_states, merge_states
 from visiontune.models.heads.metrics import ExtraMetric, PerClass, Value
@@ -19,7 +19,7 @@ EXAMPLE = "{metric: {_target_: torchmetrics.CohenKappa, task: multiclass}, direc
 
 
 def build_metrics(head: Head) -> nn.Module:
-    """New metrics of a head, the extra ones among them."""
+    """New metrics of a head, including the extra ones."""
     return CombinedMetrics(head) if head.extra_metrics else head.metrics()
 
 
@@ -34,28 +34,30 @@ def build_extra_metrics(
         key: of the config, for messages.
 
     Raises:
-        UserError: another form, an unknown direction, or no torchmetrics metric.
+        UserError: an entry has another form or an unknown direction, or is no torchmetrics metric.
     """
     names = tuple(classes)
     defaults = {"num_classes": len(names), "num_labels": len(names), **arguments}
     extra: dict[str, ExtraMetric] = {}
     for name, entry in settings.items():
-        form = isinstance(entry, Mapping) and entry.keys() <= {"metric", "direction"}
-        node = entry.get("metric") if form else None
+        has_form = isinstance(entry, Mapping) and entry.keys() <= {"metric", "direction"}
+        node = entry.get("metric") if has_form else None
         if not isinstance(node, Mapping) or "_target_" not in node or "/" in name:
             raise UserError(f"{key}.{name}={entry}: write a metric and its direction, such as {key}.{name}={EXAMPLE}")
         if entry.get("direction") not in ("max", "min", None):
             raise UserError(
-                f"{key}.{name}.direction={entry['direction']}: write max or min, whichever is best, or null for a "
+                f"{key}.{name}.direction={entry['direction']}: write max or min, whichever is better, or null for a "
                 "metric that is never the monitor"
             )
         try:
-            accepted = inspect.signature(get_object(node["_target_"])).parameters
-            known = {argument: value for argument, value in defaults.items() if argument in accepted}
-            metric = instantiate({**known, **node}, _convert_="all")
+            parameters = inspect.signature(get_object(node["_target_"])).parameters
+            arguments_by_name = {argument: value for argument, value in defaults.items() if argument in parameters}
+            metric = instantiate({**arguments_by_name, **node}, _convert_="all")
         except Exception as error:  # whatever the class raises for an argument that it does not accept
             cause = error.__cause__ or error
-            raise UserError(f"{key}.{name}.metric={dict(node)}: {str(cause).splitlines()[0]}") from error
+            raise UserError(
+                f"{key}.{name}.metric={dict(node)}: {first_line(cause)}; write e.g. {key}.{name}={EXAMPLE}"
+            ) from error
         if not isinstance(metric, Metric):
             raise UserError(
                 f"{key}.{name}.metric={dict(node)}: expected a torchmetrics.Metric, got {type(metric).__name__}; "
@@ -73,42 +75,45 @@ class CombinedMetrics(nn.Module):
         self.metrics: Any = head.metrics()
         self.extra, self.inputs = dict(head.extra_metrics), head.metric_inputs
         self.copies: Any = nn.ModuleList(copy.deepcopy(extra.metric) for extra in self.extra.values())
-        self.samples = SumMetric()
+        self.updates = SumMetric()  # of each extra metric, over all ranks
 
     def update(self, predictions: list[dict[str, Tensor]], targets: list[Any]) -> None:
         self.metrics.update(predictions, targets)
         if not predictions:
             return
-        self.samples.update(len(predictions))
+        updates = 0
         for preds, target in self.inputs(predictions, targets):
+            updates += 1
             for name, metric in zip(self.extra, self.copies, strict=True):
                 try:
                     metric.update(preds, target)
                 except Exception as error:  # torchmetrics checks its inputs by several types of error
                     raise UserError(
                         f"the extra metric {name} ({type(metric).__name__}) does not accept preds {_shape(preds)} and "
-                        f"target {_shape(target)}: {str(error).splitlines()[0]}"
+                        f"target {_shape(target)}: {first_line(error)}; write another metric, or "
+                        "heads.TASK.metrics=null"
                     ) from error
+        self.updates.update(updates)
 
     def compute(self) -> dict[str, Value]:
         computed: dict[str, Value] = dict(self.metrics.compute())
-        labelled = bool(self.samples.compute())
+        updated = bool(self.updates.compute())
         for (name, extra), metric in zip(self.extra.items(), self.copies, strict=True):
-            nothing = torch.full((), torch.nan, device=self.samples.device)
-            computed[name] = _compute(name, extra, metric) if labelled else nothing
+            nan = torch.full((), torch.nan, device=self.updates.device)
+            computed[name] = _compute(name, extra, metric) if updated else nan
         return computed
 
     def reset(self) -> None:
-        metrics: tuple[Any, ...] = (self.metrics, *self.copies, self.samples)
+        metrics: tuple[Any, ...] = (self.metrics, *self.copies, self.updates)
         for metric in metrics:
             metric.reset()
 
 
 def _compute(name: str, extra: ExtraMetric, metric: Any) -> Value:
-    """One number, or one a class, of the samples of all ranks."""
+    """One number, or one per class, over the samples of all ranks."""
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        # torchmetrics exchanges one state after another, and needs the same types and shapes on every rank: a rank
-        # without samples has none.
+        # torchmetrics exchanges one state after another and needs the same types and shapes on every rank, which a
+        # rank without samples does not have.
         states = gather_states(metric)
         metric = copy.deepcopy(metric)
         for part in metric.modules():
@@ -117,10 +122,13 @@ def _compute(name: str, extra: ExtraMetric, metric: Any) -> Value:
     try:
         value = metric.compute()
     except Exception as error:
-        raise UserError(f"the extra metric {name} ({type(metric).__name__}): {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the extra metric {name} ({type(metric).__name__}): {first_line(error)}; write another metric, or "
+            "heads.TASK.metrics=null"
+        ) from error
     if isinstance(value, Mapping):
         if name not in value:
-            raise UserError(f"the extra metric {name} computes {', '.join(value)}: give it one of these names")
+            raise UserError(f"the extra metric {name} computes {', '.join(value)}: name it after one of these")
         value = value[name]
     value = torch.as_tensor(value)
     if value.numel() == 1:
@@ -128,8 +136,8 @@ def _compute(name: str, extra: ExtraMetric, metric: Any) -> Value:
     if value.shape == (len(extra.classes),) and extra.direction is None:
         return PerClass(name, extra.classes, value)
     raise UserError(
-        f"the extra metric {name} computes {_shape(value)}: expected one number, or {len(extra.classes)} (one a class) "
-        "with direction=null; write e.g. average=macro"
+        f"the extra metric {name} computes {_shape(value)}: expected one number, or {len(extra.classes)} (one per "
+        "class) with direction=null; write e.g. average=macro"
     )
 
 

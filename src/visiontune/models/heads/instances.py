@@ -34,9 +34,9 @@ class InstancesHead(DetectionHead):
 
     def _to_image(self, frame: Frame, objects: dict[str, Tensor]) -> Prediction:
         height, width = frame.size
-        # A mask belongs to its whole box: if the box sticks out of the image, the mask is cut, not squeezed.
+        # A mask covers its whole box: if the box extends beyond the image, the mask is cut, not squeezed.
         unclipped = frame.boxes(objects["boxes"], clip=False)
-        # One at a time: a hundred masks of a photograph in float32 are gigabytes.
+        # One at a time, since a hundred masks of a photograph in float32 need gigabytes.
         masks = [
             paste_masks_in_image(mask[None], box[None], (height, width))[0, 0] > 0.5
             for mask, box in zip(objects["masks"], unclipped, strict=True)

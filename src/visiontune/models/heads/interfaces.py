@@ -1,4 +1,4 @@
-"""Heads as one of the interfaces beside `Head`: `Describable`, `Exportable`, `Distillable`, `Probeable`."""
+"""Check that heads implement an interface: `Describable`, `Exportable`, `Distillable` or `Probeable`."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

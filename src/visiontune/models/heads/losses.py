@@ -10,9 +10,9 @@
 
 For `detection` and `instances` see `detection_losses`.
 
-B are the labelled samples. The module returns one value a sample ``(B,)``, one an element (of which the head takes the
-mean over what is known), or a scalar. `reduction` is set to "none" if the module has it. All tensors are float32.
-A scalar is the loss of a batch as it is; for the loss of each sample the module is called with one sample at a time.
+B is the number of labelled samples. The module returns one value per sample ``(B,)``, one per element (the head takes
+the mean over the known elements), or a scalar. If the module has `reduction`, it is set to "none". All tensors are
+float32. A scalar is the loss of the batch; for the loss of each sample the module is called with one sample at a time.
 """
 
 from collections.abc import Collection
@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 
 
 class ModuleLoss(nn.Module):
-    """Calls a loss module on labelled samples, and checks what it returns.
+    """Calls a loss module on labelled samples, and checks the values that it returns.
 
     Raises:
         UserError: the module does not accept the example, or returns another shape.
@@ -38,8 +38,8 @@ class ModuleLoss(nn.Module):
         Args:
             key: of the config, for messages.
             predictions, targets: an example of at least two samples, to call the module once.
-            ignores_unknown: whether the module leaves out by itself what has no truth; else it has to return a value an
-                element where some are unknown.
+            ignores_unknown: whether the module itself leaves out elements without a truth. If not, it must return one
+                value per element whenever some elements are unknown.
         """
         super().__init__()
         self.module, self.key, self.ignores_unknown = module, key, ignores_unknown
@@ -52,8 +52,8 @@ class ModuleLoss(nn.Module):
         """The scalar to minimise; 0 on the graph if nothing is known.
 
         Args:
-            predictions, targets: ``(B, ...)``; of samples without a label, any finite targets.
-            known: which samples ``(B,)`` or elements (the shape of the targets) have a truth.
+            predictions, targets: ``(B, ...)``; samples without a label may have any finite target.
+            known: which samples ``(B,)`` or elements (same shape as the targets) have a truth.
         """
         rows = known.flatten(1).any(1) if known.ndim > 1 else known
         if not rows.any():
@@ -61,7 +61,7 @@ class ModuleLoss(nn.Module):
         return self._reduce(predictions[rows], targets[rows], known[rows]).mean()
 
     def sample_losses(self, predictions: Tensor, targets: Tensor, known: Tensor) -> Tensor:
-        """``(B,)``, NaN where nothing is known. Arguments as in `batch_loss`."""
+        """``(B,)``, NaN for a sample without a known element. Arguments as in `batch_loss`."""
         rows = known.flatten(1).any(1) if known.ndim > 1 else known
         losses = predictions.new_full((len(predictions),), torch.nan)
         if rows.any():
@@ -82,40 +82,71 @@ class ModuleLoss(nn.Module):
         if known.ndim > 1 and not self.ignores_unknown and not known.all():
             raise UserError(
                 f"{self.key}: some values are unknown, and {type(self.module).__name__} returned "
-                f"{tuple(values.shape)} for targets {tuple(targets.shape)}; write a loss with a value an element, such "
-                "as one with reduction=none"
+                f"{tuple(values.shape)} for targets {tuple(targets.shape)}; write a loss with one value per element, "
+                "such as one with reduction=none"
             )
         return values.flatten(1).mean(1) if values.ndim > 1 else values
 
     def call(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """What the module returns: ``(B, ...)`` or a scalar."""
+        """The values that the module returns: ``(B, ...)`` or a scalar."""
         accepts = f"module(predictions {_text(predictions)}, targets {_text(targets)})"
         name = type(self.module).__name__
         try:
             values: Any = self.module(predictions, targets)
         except Exception as error:  # whatever a module raises for a shape or type that it does not accept
             raise UserError(
-                f"{self.key}: expected a loss that accepts {accepts}; {name} raised: {str(error).splitlines()[0]}; "
+                f"{self.key}: expected a loss that accepts {accepts}; {name} raised: {first_line(error)}; "
                 "write e.g. a loss of torch.nn with this signature"
             ) from error
         if not isinstance(values, Tensor) or (values.ndim and len(values) != len(predictions)):
             result = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise UserError(
-                f"{self.key}: expected {accepts} to return one value a sample ({len(predictions)},), one an element, "
-                f"or a scalar; {name} returned {result}"
+                f"{self.key}: expected {accepts} to return one value per sample ({len(predictions)},), one per "
+                f"element, or a scalar; {name} returned {result}"
             )
         return values
 
 
-def check_loss(loss: Any, names: Collection[str], key: str) -> None:
-    """
+def build_loss(
+    loss: Any, names: Collection[str], key: str, predictions: Tensor, targets: Tensor, ignores_unknown: bool = True
+) -> ModuleLoss | None:
+    """The loss module of the config, or None if `loss` is one of the `names` that the head computes itself.
+
+    The other arguments are those of `ModuleLoss`.
+
     Raises:
-        UserError: neither one of the names nor a module.
+        UserError: `loss` is neither a name nor a module, or the module does not accept the example.
     """
-    if not isinstance(loss, nn.Module) and loss not in names:
+    if isinstance(loss, nn.Module):
+        return ModuleLoss(loss, key, predictions, targets, ignores_unknown)
+    if loss not in list(names):
         raise UserError(
             f"{key}={loss}: write one of {', '.join(names)}, or a module such as {key}={{_target_: torch.nn.L1Loss}}"
         )
+    return None
+
+
+def check_weights(weights: Any, count: int, key: str, loss_module: ModuleLoss | None = None) -> Tensor | None:
+    """The weights of the config as a tensor ``(count,)``; None stays None.
+
+    Raises:
+        UserError: they are not one number per class or label, or the loss is a module.
+    """
+    if weights is None:
+        return None
+    if loss_module is not None:
+        raise UserError(f"{key} is not for a loss module; write {key}=null, and give the module weights")
+    numbers = [w for w in weights if isinstance(w, int | float)] if isinstance(weights, list | tuple) else []
+    if len(numbers) != count:
+        raise UserError(f"{key} has {len(numbers)} numbers for {count} classes; write one per class, or {key}=null")
+    return torch.tensor(numbers).float()
+
+
+def check_smoothing(label_smoothing: Any, key: str) -> float:
+    """Return `label_smoothing`, and raise UserError if it is not in 0..1."""
+    if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
+        raise UserError(f"{key}={label_smoothing}: expected a fraction from 0 to 1; write e.g. {key}=0.1")
+    return label_smoothing
 
 
 def _text(tensor: Tensor) -> str:

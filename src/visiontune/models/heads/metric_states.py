@@ -1,4 +1,4 @@
-"""States of torchmetrics: read them, and compute metrics of several states together."""
+"""States of torchmetrics: read, gather and merge them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric
 
-States = list[dict[str, Any]]  # of each torchmetrics metric in a module, by the name of the state
+States = list[dict[str, Any]]  # a dictionary of states by name for each torchmetrics metric in a module
 
 
 def read_states(metrics: nn.Module) -> States:
@@ -16,7 +16,7 @@ def read_states(metrics: nn.Module) -> States:
 
 
 def merge_states(metrics: nn.Module, states: Sequence[States]) -> None:
-    """Set the metrics to the sum of some states, joined as torchmetrics joins ranks."""
+    """Set the metrics to the union of some states, reduced as torchmetrics reduces the states of ranks."""
     for part, *parts in zip(_parts(metrics), *states, strict=True):
         for name, reduction in part._reductions.items():
             values = [state[name] for state in parts]
@@ -30,7 +30,7 @@ def merge_states(metrics: nn.Module, states: Sequence[States]) -> None:
 
 
 def gather_states(metrics: nn.Module) -> list[States]:
-    """The states of all ranks that have any updates, in the order of the ranks; to be called on every rank."""
+    """The states of all ranks that have any updates, in the order of the ranks; call it on every rank."""
     updated = any(part._update_count for part in _parts(metrics))
     ranks: list[States | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(ranks, read_states(metrics) if updated else None)

@@ -1,4 +1,4 @@
-"""What the metrics of a head compute: numbers, and numbers of each class."""
+"""The values that the metrics of a head compute: numbers, and numbers per class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torchmetrics import Metric
 
 
 class PerClass(NamedTuple):
-    """A metric of each class, logged as `SPLIT/TASK/METRIC/CLASS`."""
+    """A metric with a value per class, logged as `SPLIT/TASK/METRIC/CLASS`."""
 
     metric: str
     classes: tuple[str, ...]
-    values: Tensor  # (classes,), NaN where there is nothing to measure
+    values: Tensor  # (classes,), NaN for a class without data
 
     def as_dict(self) -> dict[str, Tensor]:
-        values = self.values.reshape(-1)  # torchmetrics gives a scalar for a single class
+        values = self.values.reshape(-1)  # torchmetrics computes a scalar for a single class
         return dict(zip(self.classes, values, strict=True))
 
 
@@ -35,7 +35,7 @@ class HeadMetrics(Protocol):
 
 
 def name_scalars(computed: Mapping[str, Value]) -> dict[str, Tensor]:
-    """All numbers of the computed metrics: `accuracy`, `iou/road`."""
+    """All numbers of the computed metrics by name, such as `accuracy` or `iou/road`."""
     scalars: dict[str, Tensor] = {}
     for name, value in computed.items():
         if isinstance(value, PerClass):
@@ -50,9 +50,9 @@ class ExtraMetric:
     """A torchmetrics metric from the config.
 
     Attributes:
-        metric: never updated; each evaluation takes a copy.
+        metric: never updated; each evaluation updates a copy.
         direction: "max" or "min"; None if it cannot be the monitor.
-        classes: class names, for a metric with one value a class.
+        classes: class names, for a metric with one value per class.
     """
 
     metric: Metric

@@ -1,4 +1,4 @@
-"""Any number of labels an image."""
+"""Any number of labels per image."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,21 +26,22 @@ from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption
 from visiontune.models.heads.element_loss import ElementLossHead
 from visiontune.models.heads.embedding import EmbeddingHead
-from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.losses import build_loss, check_smoothing, check_weights
 from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.models.heads.probe import probe_labels
 from visiontune.models.heads.probeable import Probe, Probeable
 from visiontune.models.heads.soft_targets import binary_distillation_loss
 
-GAMMA = {"bce": 0.0, "focal": 2.0, "asymmetric": 4.0}
+KEY = "heads.multilabel"
+GAMMA = {"bce": 0.0, "focal": 2.0, "asymmetric": 4.0}  # default exponent of each loss
 UNKNOWN = -1
 
 
 class MultilabelMetrics(Metric):
-    """Average precision, F1 at the threshold, and the share of samples whose known labels are all right.
+    """Average precision, F1 at the threshold, and the share of samples whose known labels are all correct.
 
     NaN in a truth is an unknown label and is left out. A label without a positive sample has no AP. A label that occurs
-    neither in truth nor in prediction has no F1. Both are NaN, and the macro means are over the other labels.
+    neither in truth nor in prediction has no F1. Both are NaN then, and the macro means are over the other labels.
     """
 
     full_state_update = False
@@ -54,7 +55,7 @@ class MultilabelMetrics(Metric):
         self.add_state("truth", [], dist_reduce_fx="cat")
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
-        # Also without samples: a rank that has none takes part in the exchange with an empty tensor.
+        # Also without samples: the exchange between ranks needs a tensor of every rank.
         empty = torch.empty(0, len(self.classes), device=self.device)
         self.scores.append(torch.cat([empty, *(prediction["scores"][None].to(empty) for prediction in predictions)]))
         self.truth.append(torch.cat([empty, *(target[None].to(empty) for target in targets)]))
@@ -72,17 +73,17 @@ class MultilabelMetrics(Metric):
         }
         if not len(truth):
             empty = torch.full((len(self.classes),), torch.nan, device=self.device)
-            return self._by_name(empty, empty, empty[0], empty[0])
+            return self._to_dict(empty, empty, empty[0], empty[0])
         counts = multilabel_stat_scores(**arguments, threshold=self.threshold, average="none")
-        right, wrong, _, missed, positives = counts.unbind(1)
-        with warnings.catch_warnings():  # of labels without positives, which are NaN here
+        tp, fp, _, fn, positives = counts.unbind(1)
+        with warnings.catch_warnings():  # about labels without positives, which are NaN here
             warnings.simplefilter("ignore", UserWarning)
             ap = multilabel_average_precision(**arguments, average="none").masked_fill(positives == 0, torch.nan)
-        f1 = 2 * right / (2 * right + wrong + missed)  # 0 / 0 is NaN
-        micro = 2 * right.sum() / (2 * right + wrong + missed).sum()
-        return self._by_name(ap, f1, micro, multilabel_exact_match(**arguments, threshold=self.threshold))
+        f1 = 2 * tp / (2 * tp + fp + fn)  # 0 / 0 is NaN
+        micro = 2 * tp.sum() / (2 * tp + fp + fn).sum()
+        return self._to_dict(ap, f1, micro, multilabel_exact_match(**arguments, threshold=self.threshold))
 
-    def _by_name(self, ap: Tensor, f1: Tensor, micro: Tensor, exact: Tensor) -> dict[str, Value]:
+    def _to_dict(self, ap: Tensor, f1: Tensor, micro: Tensor, exact: Tensor) -> dict[str, Value]:
         return {
             "map": ap.nanmean(),
             "f1": f1.nanmean(),
@@ -105,15 +106,15 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         loss: "bce", "focal" (Lin et al. 2017, https://arxiv.org/abs/1708.02002), "asymmetric" (Ridnik et al. 2021,
             https://arxiv.org/abs/2009.14119) or a module, see `visiontune.models.heads.losses`. Each is the mean over a
             sample's known labels.
-        gamma: exponent of the focal loss (None: 2), or of the asymmetric one for absent labels (None: 4; for present
-            ones it is 1, as in its authors' code).
-        margin: probability up to which an absent label costs nothing in the asymmetric loss.
-        pos_weight: one a label, how much more its presence counts than its absence; for bce.
+        gamma: exponent of the focal loss (None: 2), or of the asymmetric loss for absent labels (None: 4; for present
+            labels it is 1, as in its authors' code).
+        margin: probability up to which an absent label has no loss; for asymmetric.
+        pos_weight: one per label, how much more its presence counts than its absence; for bce.
         label_smoothing: 0..1 of the way from every target to one half.
-        threshold: 0..1; labels with a higher score are predicted.
+        threshold: between 0 and 1; labels with a higher score are predicted.
 
     Raises:
-        UserError: an option without meaning.
+        UserError: an option is out of range, or a loss module does not accept the head's outputs.
     """
 
     directions = dict.fromkeys(("map", "f1", "f1_micro", "accuracy"), "max") | {"loss": "min"}
@@ -134,23 +135,19 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
         self.classes = list(info.classes)
-        check_loss(loss, GAMMA, "heads.multilabel.loss")
+        example = torch.zeros(2, len(self.classes))
+        self.loss_module = build_loss(loss, GAMMA, f"{KEY}.loss", example, example, ignores_unknown=False)
         if pos_weight is not None and loss != "bce":
-            raise UserError("pos_weight is for loss=bce alone; write pos_weight=null")
-        if pos_weight is not None and len(pos_weight) != len(self.classes):
-            raise UserError(f"pos_weight has {len(pos_weight)} numbers for {len(self.classes)} labels")
-        if not 0 < threshold < 1:
-            raise UserError(f"threshold={threshold} of a multilabel head: between 0 and 1, e.g. threshold=0.5")
+            raise UserError(f"{KEY}.pos_weight is only for {KEY}.loss=bce; write {KEY}.pos_weight=null")
+        if not isinstance(threshold, float) or not 0 < threshold < 1:
+            raise UserError(f"{KEY}.threshold={threshold}: write a number between 0 and 1, such as {KEY}.threshold=0.5")
         self.loss_name, self.margin = loss if isinstance(loss, str) else "", margin
         self.gamma = GAMMA.get(self.loss_name, 0.0) if gamma is None else gamma
-        self.loss_module = None
-        if isinstance(loss, nn.Module):
-            example = torch.zeros(2, len(self.classes))
-            self.loss_module = ModuleLoss(loss, "heads.multilabel.loss", example, example, ignores_unknown=False)
         self.metric_arguments = {"ignore_index": UNKNOWN}
-        self.label_smoothing, self.threshold = label_smoothing, threshold
+        self.label_smoothing = check_smoothing(label_smoothing, f"{KEY}.label_smoothing")
+        self.threshold = threshold
         self.pos_weight: Tensor | None
-        weights = None if pos_weight is None else torch.tensor(pos_weight).float()
+        weights = check_weights(pos_weight, len(self.classes), f"{KEY}.pos_weight")
         self.register_buffer("pos_weight", weights, persistent=False)
 
     def forward(self, features: Features) -> Raw:
@@ -197,8 +194,8 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The labels above the threshold, best first, and the highest score of all."""
         scores = prediction["scores"]
-        chosen = [int(i) for i in scores.argsort(descending=True) if scores[i] > self.threshold]
-        return ", ".join(f"{self.classes[i]} {float(scores[i]):.0%}" for i in chosen) or "none", float(scores.max())
+        labels = [int(i) for i in scores.argsort(descending=True) if scores[i] > self.threshold]
+        return ", ".join(f"{self.classes[i]} {float(scores[i]):.0%}" for i in labels) or "none", float(scores.max())
 
     def describe_target(self, target: Any) -> str:
         if target is None:
@@ -222,7 +219,7 @@ class MultilabelHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
 
     @torch.no_grad()
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
-        """One logistic regression for each label, their penalty chosen on val; None with a hidden layer."""
+        """One logistic regression per label with the penalty that is best on val; None with a hidden layer."""
         (x, y), (x_val, y_val) = (_labelled(*split) for split in (train, val))
         if self.hidden is not None or not len(y) or not len(y_val):
             return None

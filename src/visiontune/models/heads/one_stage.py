@@ -16,6 +16,7 @@ from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.boxes import select_boxes, topk_per_level
 from visiontune.models.heads.detection_losses import DetectionLosses
+from visiontune.models.heads.detector import DetectorOptions
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
 
 OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
@@ -25,7 +26,7 @@ RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
 class _NoBackbone(nn.Identity):
-    """In place of a detector's backbone; torchvision reads its number of channels alone."""
+    """Replaces a detector's backbone; torchvision reads only its number of channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,8 +54,8 @@ class _RetinaNetHead(RetinaNetHead):
 class OneStage(nn.Module):
     """Boxes straight from the pyramid's cells.
 
-    Raw tensors: `cls_logits` ``(B, A, C)``, `bbox_regression` ``(B, A, 4)`` and, of FCOS, `bbox_ctrness` ``(B, A, 1)``;
-    shared by all images `anchors` ``(A, 4)``, `counts` (anchors a level) and `size` (H, W).
+    Raw tensors: `cls_logits` ``(B, A, C)``, `bbox_regression` ``(B, A, 4)`` and, with FCOS, `bbox_ctrness`
+    ``(B, A, 1)``; shared by all images `anchors` ``(A, 4)``, `counts` (anchors per level) and `size` (H, W).
     """
 
     def __init__(
@@ -62,55 +63,54 @@ class OneStage(nn.Module):
         kind: str,
         pyramid: Pyramid,
         classes: int,
+        options: DetectorOptions,
         convs: int = 4,
-        anchor_sizes: list[float | list[float]] | None = None,
-        score_threshold: float = 0.05,
-        nms_threshold: float | None = None,
-        max_detections: int = 100,
-        classification_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
     ) -> None:
         """
         Args:
             kind: "fcos" (Tian et al. 2019, https://arxiv.org/abs/1904.01355) or "retinanet".
-            convs: convolutions with 3 x 3 cells before the outputs.
+            convs: 3 x 3 convolutions before the outputs.
 
         Raises:
-            UserError: a width that GroupNorm cannot divide, anchors that do not fit, or a wrong loss.
+            UserError: a width that GroupNorm cannot divide, anchors that do not match the levels, or a wrong loss.
         """
         super().__init__()
         if pyramid.channels % 32 or pyramid.channels < 64:  # 32 groups, each of more than one channel
             raise UserError(
-                f"channels={pyramid.channels} with detector={kind}: write 64, 96, 128 or another multiple of 32"
+                f"{options.key}.channels={pyramid.channels} with detector={kind}: write 64, 96, 128 or another "
+                "multiple of 32"
             )
-        if kind == "fcos" and anchor_sizes is not None:
-            raise UserError("anchor_sizes: fcos has no anchors; write detector=retinanet or anchor_sizes=null")
+        if kind == "fcos" and options.anchor_sizes is not None:
+            raise UserError(
+                f"{options.key}.anchor_sizes: fcos has no anchors; write {options.key}.detector=retinanet or "
+                f"{options.key}.anchor_sizes=null"
+            )
+        if kind == "retinanet" and not 0 <= convs <= RETINA_CONVS:
+            raise UserError(f"{options.key}.convs={convs}: write 0 to {RETINA_CONVS} with detector=retinanet")
         self.pyramid = pyramid
         example = torch.eye(classes).repeat(2, 1)
-        losses = DetectionLosses(classification_loss, box_loss, torch.zeros_like(example), example, "heads.detection")
-        sizes = level_sizes(anchor_sizes, pyramid.strides, [1] if kind == "fcos" else OCTAVES)
+        losses = DetectionLosses(options, torch.zeros_like(example), example)
+        sizes = level_sizes(options, pyramid.strides, [1] if kind == "fcos" else OCTAVES)
         ratios = (1.0,) if kind == "fcos" else RATIOS
         generator = AnchorGenerator(sizes, (ratios,) * len(sizes))
         per_cell = generator.num_anchors_per_location()[0]
-        options = {
+        arguments: dict[str, Any] = {
             "anchor_generator": generator,
-            "score_thresh": score_threshold,
-            "detections_per_img": max_detections,
-        } | ({} if nms_threshold is None else {"nms_thresh": nms_threshold})
+            "score_thresh": options.score_threshold,
+            "detections_per_img": options.max_detections,
+        } | ({} if options.nms_threshold is None else {"nms_thresh": options.nms_threshold})
         if kind == "fcos":
             fcos = _FCOSHead(pyramid.channels, per_cell, classes, num_convs=convs)
-            # Distances to the sides pass a ReLU: from 0, half of the cells would start without a gradient.
+            # A ReLU follows the distances to the sides: starting at 0, half of the cells would have no gradient.
             nn.init.constant_(fcos.regression_head.bbox_reg.bias, DISTANCE)
             fcos.losses = losses
-            self.model: FCOS | RetinaNet = FCOS(_NoBackbone(pyramid.channels), classes, head=fcos, **options)
+            self.model: FCOS | RetinaNet = FCOS(_NoBackbone(pyramid.channels), classes, head=fcos, **arguments)
         else:
-            if convs > RETINA_CONVS:
-                raise UserError(f"convs={convs}: write {RETINA_CONVS} or less with detector=retinanet")
             retina = _RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
             for part in (retina.classification_head, retina.regression_head):
                 part.conv = part.conv[:convs]
             retina.losses = losses
-            self.model = RetinaNet(_NoBackbone(pyramid.channels), classes, head=retina, **options)
+            self.model = RetinaNet(_NoBackbone(pyramid.channels), classes, head=retina, **arguments)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
         levels = self.pyramid(maps)
@@ -126,18 +126,18 @@ class OneStage(nn.Module):
         return self.model.compute_loss(list(targets), raw, anchors)
 
     def zero_loss(self, raw: Raw) -> Tensor:
-        """Zero, on the graph of every parameter."""
+        """Zero, connected to the graph of every parameter."""
         return 0 * sum(raw[name].sum() for name in raw if name.startswith(("cls", "bbox")))
 
     def detect(self, raw: Raw) -> list[dict[str, Tensor]]:
-        """`boxes` in pixels of the input, `labels` from 0 and `scores`, best first, of every image."""
+        """`boxes` in pixels of the input, `labels` from 0 and `scores` of every image, best first."""
         images, counts = len(raw["cls_logits"]), raw["counts"]
         outputs = {name: list(raw[name].split(counts, 1)) for name in raw if name.startswith(("cls", "bbox"))}
         anchors = [list(raw["anchors"].split(counts))] * images
         return self.model.postprocess_detections(outputs, anchors, [raw["size"]] * images)
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
-        """`detect` for the one image in a batch, by operations that an exported graph can hold."""
+        """`detect` for a batch of one image, with operations that can be exported."""
         logits, deltas, size = raw["cls_logits"][0], raw["bbox_regression"][0], raw["size"]
         scores = logits.sigmoid()
         if isinstance(self.model, FCOS):

@@ -30,14 +30,13 @@ PALETTE: list[Colour] = [
     (240, 228, 66),
 ]
 OPACITY = 0.5
-LEGEND = 20  # entries at most
+LEGEND = 20  # largest number of entries
 BACKGROUND: Colour = (38, 38, 38)
 
 
 def class_colours(classes: Sequence[str]) -> list[Colour]:
-    """A colour for each class, by its place in the list; a background is black."""
-    few = len(classes) <= len(PALETTE)
-    colours = [PALETTE[i] if few else _wheel(i) for i in range(len(classes))]
+    """A colour for each class, by its index; the class "background" is black."""
+    colours = [_wheel(i) for i in range(len(classes))]
     return [(0, 0, 0) if name == "background" else colour for name, colour in zip(classes, colours, strict=True)]
 
 
@@ -48,14 +47,14 @@ def draw_objects(
     masks: Tensor | None = None,
     classes: Sequence[str] = (),
 ) -> Tensor:
-    """Draw boxes with a text each, over their masks if there are any; of overlapping ones the first is on top.
+    """Draw boxes with their texts, and their masks if there are any; where objects overlap, the first is on top.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
         boxes: ``(N, 4)`` x1, y1, x2, y2 in pixels of the image.
         names: a text for each box, such as "dog" or "dog 93%".
         masks: ``(N, H, W)`` of 0 and 1.
-        classes: all class names; their order chooses the colours. Without them, the name of a class chooses its colour.
+        classes: all class names, whose order decides the colours. Without them, the name of a class decides its colour.
     """
     colour_by_class = dict(zip(classes, class_colours(classes), strict=True))
     labels = [_class_name(name) for name in names]
@@ -77,7 +76,7 @@ def draw_objects(
 
 
 def draw_label_map(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """Colour each pixel of the image by its class, with the names of the classes that occur under it.
+    """Colour each pixel of the image by its class, with a legend of the classes that occur below the image.
 
     Args:
         image: uint8 ``(1 or 3, H, W)``.
@@ -98,7 +97,7 @@ def draw_label_map(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Ten
 
 
 def side_by_side(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
-    """Images ``(3, H, W)`` next to each other, a title over each, such as "truth" and "prediction"."""
+    """Images ``(3, H, W)`` next to each other, each below its title, such as "truth" and "prediction"."""
     height, gap = max(image.shape[-2] for image in images), 6
     columns = []
     for image, title in zip(images, titles, strict=True):
@@ -117,7 +116,7 @@ def side_by_side(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
 
 
 def _wheel(index: int) -> Colour:
-    """The palette, then hues a golden section apart (neighbours differ most) in three lightnesses."""
+    """The palette, then hues at steps of the golden ratio (so that neighbours differ) in three lightnesses."""
     if index < len(PALETTE):
         return PALETTE[index]
     red, green, blue = colorsys.hls_to_rgb(index * 0.618034 % 1, (0.45, 0.7, 0.3)[index % 3], 0.75)
@@ -129,7 +128,7 @@ def _class_name(name: str) -> str:
 
 
 def _tint(image: Tensor, masks: Tensor, colours: list[Colour], factor: int) -> Tensor:
-    """Colour `masks` ``(N, H, W)`` bool on an image that is `factor` times as large; the first is on top."""
+    """Colour `masks` ``(N, H, W)`` bool on an image that is `factor` times as large; the first mask is on top."""
     visible = masks & (masks.cumsum(0, dtype=torch.int16) == 1)
     large = visible.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return draw_segmentation_masks(image, large, alpha=OPACITY, colors=colours)
@@ -158,12 +157,12 @@ def _draw_legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
     strip = Image.new("RGB", (width, row * max(1, len(entries)) + 4), BACKGROUND)
     draw = ImageDraw.Draw(strip)
     for name, colour in entries:
-        wide = size + 5 + round(draw.textlength(name, font=font))
-        if left > 5 and left + wide > width - 5:
+        entry_width = size + 5 + round(draw.textlength(name, font=font))
+        if left > 5 and left + entry_width > width - 5:
             left, top = 5, top + row
         draw.rectangle((left, top + 2, left + size, top + 2 + size), fill=colour, outline="white")
         draw.text((left + size + 5, top), name, fill="white", font=font)
-        left += wide + 12
+        left += entry_width + 12
     return _to_tensor(strip.crop((0, 0, width, top + row)))
 
 

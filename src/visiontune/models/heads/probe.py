@@ -1,4 +1,4 @@
-"""Regularised logistic regression on fixed embeddings, multinomial or one a label, solved to the end in seconds."""
+"""Regularised logistic regression on fixed embeddings, multinomial or one per label, solved to convergence."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits and targets
 
-# Weaker ones fit better still where the embedding is poor, but by weights so large that fine-tuning cannot start there.
+# Weaker penalties fit better on a poor embedding, but with weights so large that fine-tuning cannot start from them.
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """``logits = x @ weight.T + bias`` for embeddings as they come (centring and scaling are folded in)."""
+    """``logits = x @ weight.T + bias`` for unscaled embeddings (centring and scaling are folded in)."""
 
     weight: Tensor  # (C, D)
     bias: Tensor  # (C,)
@@ -33,17 +33,18 @@ def fit_logistic(
     max_iter: int = 500,
     loss: Loss = F.cross_entropy,
 ) -> Tensor:
-    """Minimise ``loss + penalty / 2 * |W|^2`` with L-BFGS; the bias carries no penalty.
+    """Minimise ``loss + penalty / 2 * |W|^2`` with L-BFGS; the bias has no penalty.
 
-    With a mean cross-entropy the same objective as scikit-learn's `LogisticRegression(C=1 / (penalty * N))`.
+    With a mean cross-entropy this is the objective of scikit-learn's `LogisticRegression(C=1 / (penalty * N))`.
 
     Args:
         x: ``(N, D)`` embeddings, centred and of a scale of about one.
         y: ``(N,)`` class indices or ``(N, C)`` class probabilities.
         penalty: weight of the squared norm, > 0.
-        start: ``(C, D + 1)`` weights to begin at, the last column the bias.
+        start: ``(C, D + 1)`` initial weights; the last column is the bias.
+
     Returns:
-        ``(C, D + 1)``.
+        ``(C, D + 1)`` weights; the last column is the bias.
     """
     classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
     theta = (torch.zeros(classes, x.shape[1] + 1) if start is None else start.clone()).to(x).requires_grad_()
@@ -77,13 +78,13 @@ def probe(
     label_smoothing: float = 0.0,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearFit:
-    """Fit `fit_logistic` along a path of penalties; the one with the lowest validation loss wins.
+    """The solution of `fit_logistic` for the penalty with the lowest validation loss.
 
     Args:
         x, x_val: ``(N, D)`` embeddings.
         y, y_val: ``(N,)`` class indices in ``0..classes-1``.
-        label_smoothing: 0..1, the same as in the training. A solution of another objective would move at the start of
-            the training, and change the features with it.
+        label_smoothing: 0..1, the same as in the training. The head would otherwise move at the start of the training,
+            and change the features with it.
     """
     target = F.one_hot(y, classes) * (1 - label_smoothing) + label_smoothing / classes
     validation = partial(F.cross_entropy, target=y_val, label_smoothing=label_smoothing)
@@ -101,13 +102,13 @@ def probe_labels(
     pos_weight: Tensor | None = None,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearFit:
-    """One logistic regression a label, all with the one penalty that has the lowest validation loss.
+    """One logistic regression per label, all with the penalty that has the lowest validation loss.
 
-    The loss is the sum over labels of the mean binary cross-entropy over the samples that know them.
+    The loss is the sum over labels of the mean binary cross-entropy over the samples whose label is known.
 
     Args:
         x, x_val: ``(N, D)`` embeddings.
-        y, y_val: ``(N, C)`` of 0 and 1, NaN where it is not known.
+        y, y_val: ``(N, C)`` of 0 and 1, NaN where unknown.
         label_smoothing: 0..1 of the way to one half.
         pos_weight: ``(C,)``, factor of the loss of labels that are present.
     """
@@ -122,8 +123,8 @@ def probe_labels(
         return entropy(logits, y_val.to(logits))
 
     weight, bias, penalty, loss = _best(x, y, x_val, entropy, validation, penalties)
-    right = (F.linear(x_val, weight, bias) > 0) == (y_val > 0.5)
-    return LinearFit(weight, bias, penalty, loss, right[~y_val.isnan()].float().mean().item())
+    correct = (F.linear(x_val, weight, bias) > 0) == (y_val > 0.5)
+    return LinearFit(weight, bias, penalty, loss, correct[~y_val.isnan()].float().mean().item())
 
 
 def _best(
@@ -131,10 +132,10 @@ def _best(
 ) -> tuple[Tensor, Tensor, float, float]:
     """Weight, bias, penalty and validation loss of the best fit along a path of penalties."""
     dtype = x.dtype
-    # 64 bits, where the device has them: the solution is unique, and so is what every rank and every batch size finds.
+    # In 64 bits, if the device has them, the solution is the same for every rank and every batch size.
     x, x_val = (part.to(torch.float64 if part.device.type != "mps" else dtype) for part in (x, x_val))
-    # One scale for all dimensions: a scale each would give those that hardly vary large weights, which generalise worse
-    # and blow up the gradient that fine-tuning then sends into the backbone.
+    # One scale for all dimensions. With a scale per dimension, those that hardly vary would get large weights, which
+    # generalise worse and enlarge the gradients that fine-tuning then sends into the backbone.
     mean, scale = x.mean(0), x.var(0, correction=0).mean().sqrt().clamp_min(1e-12)
     z, z_val, y = (x - mean) / scale, (x_val - mean) / scale, y.to(x)
     theta: Tensor | None = None
@@ -145,7 +146,7 @@ def _best(
         if best is None or value < best[0]:
             best = (value, penalty, theta)
         elif value > best[0] * 1.1:
-            break  # well past the minimum, and weaker penalties take longest
+            break  # well past the minimum; weaker penalties take longest
     assert best is not None
     value, penalty, theta = best
     weight = theta[:, :-1] / scale

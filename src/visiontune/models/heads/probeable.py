@@ -16,5 +16,5 @@ class Probeable(ABC):
         """Set this head to the solution of a regularised linear model on the frozen embedding.
 
         Returns:
-            A line for the log; None if this head has no such solution. It is then unchanged.
+            A line for the log; None if this head has no such solution and is unchanged.
         """

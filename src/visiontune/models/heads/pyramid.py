@@ -11,8 +11,9 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from visiontune.errors import UserError
 from visiontune.models.features import FeatureShape
+from visiontune.models.heads.detector import DetectorOptions
 
-MAX_STRIDE = 32  # of a single map, in pixels; a coarser one has lost the objects
+MAX_STRIDE = 32  # of a single map, in pixels; coarser maps do not resolve objects
 
 
 class Pyramid(nn.Module):
@@ -25,18 +26,18 @@ class Pyramid(nn.Module):
 
     Attributes:
         strides: of all levels, in pixels.
-        pooled: how many of them come from the backbone; the others are derived from the coarsest one.
+        pooled: number of levels from the backbone's maps; the other levels are computed from the coarsest of them.
     """
 
     def __init__(self, features: FeatureShape, channels: int = 128, min_stride: int = 8, extra: str = "conv") -> None:
         """
         Args:
-            min_stride: of the finest level, 4 or 8; if all maps of a backbone are finer, its coarsest is taken.
-            extra: the levels after the backbone's: "conv" (two levels by convolutions with stride 2, as in
+            min_stride: of the finest level, 4 or 8; if all maps of a backbone are finer, its coarsest map is used.
+            extra: the levels after those of the backbone: "conv" (two levels by convolutions with stride 2, as in
                 RetinaNet) or "pool" (one level by subsampling, as in a Faster R-CNN).
 
         Raises:
-            UserError: the backbone has no maps, or none that is fine enough.
+            UserError: the backbone has no map that is fine enough.
         """
         super().__init__()
         last = {stride: i for i, stride in enumerate(features.strides)}  # later maps of one stride are deeper
@@ -72,7 +73,7 @@ class Pyramid(nn.Module):
         return self.extra(levels, selected, [])[0]
 
     def anchors(self, generator: AnchorGenerator, levels: list[Tensor]) -> tuple[Tensor, list[int]]:
-        """Anchors ``(A, 4)`` of all levels, float32, and how many each level has.
+        """Anchors ``(A, 4)`` of all levels, float32, and their number per level.
 
         They use the nominal strides. The generator's `forward` divides the image's size by the map's, which differs
         if a side is not a multiple of the stride.
@@ -97,19 +98,20 @@ def _branch(width: int, channels: int, doublings: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def level_sizes(anchor_sizes: list[float | list[float]] | None, strides: Sequence[float], default: list[float]) -> list:
-    """Sides of the square anchors in pixels, one list for each level; `default` is in strides.
+def level_sizes(options: DetectorOptions, strides: Sequence[float], default: Sequence[float]) -> list[list[float]]:
+    """Sides of the square anchors in pixels, one list per level; `default` is in strides.
 
     Raises:
-        UserError: another number of entries than levels, or of sizes in them.
+        UserError: the number of entries is not that of the levels, or their numbers of sizes differ.
     """
-    if anchor_sizes is None:
+    entries = options.anchor_sizes
+    if entries is None:
         return [[factor * stride for factor in default] for stride in strides]
-    sizes = [list(size) if isinstance(size, list | tuple) else [size] for size in anchor_sizes]
+    sizes = [entry if isinstance(entry, list) else [entry] for entry in entries] if isinstance(entries, list) else []
     if len(sizes) != len(strides) or len({len(size) for size in sizes}) > 1:
-        example = [4 * stride for stride in strides]
+        example = ",".join(f"{4 * stride:g}" for stride in strides)
         raise UserError(
-            f"anchor_sizes={anchor_sizes}: write an entry for each of the {len(strides)} levels, of strides {strides}, "
-            f"all with the same number of sizes; write e.g. anchor_sizes={example}"
+            f"{options.key}.anchor_sizes={entries}: expected an entry for each of the {len(strides)} levels, of "
+            f"strides {strides}, all with the same number of sizes; write e.g. {options.key}.anchor_sizes=[{example}]"
         )
     return sizes

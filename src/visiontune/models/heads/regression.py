@@ -1,4 +1,4 @@
-"""One or several numbers an image."""
+"""One or several numbers per image."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import caption
 from visiontune.models.heads.element_loss import ElementLossHead
 from visiontune.models.heads.embedding import EmbeddingHead
-from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.losses import build_loss
 from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.models.heads.probeable import Probe, Probeable
 from visiontune.models.heads.ridge import ridge
@@ -30,8 +30,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, 
 class RegressionMetrics(Metric):
     """MAE, RMSE and R2 in the user's units, each the mean over the values, computed from all samples in 64 bits.
 
-    NaN in a truth is left out. R2 of a value that is the same in every sample is undefined (NaN) and left out of the
-    mean.
+    NaN in a truth is left out. The R2 of a value that is constant in the truth is undefined (NaN), and the mean leaves
+    it out.
     """
 
     full_state_update = False
@@ -45,7 +45,7 @@ class RegressionMetrics(Metric):
         self.add_state("truth", [], dist_reduce_fx="cat")
 
     def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:
-        # Also without samples: a rank that has none takes part in the exchange with an empty tensor.
+        # Also without samples: the exchange between ranks needs a tensor of every rank.
         empty = torch.empty(0, len(self.names), device=self.device)
         self.predicted.append(torch.cat([empty, *(prediction["values"][None].to(empty) for prediction in predictions)]))
         self.truth.append(torch.cat([empty, *(target[None].to(empty) for target in targets)]))
@@ -70,8 +70,8 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
     values and targets in the user's units, ``(N, V)`` or ``(N,)`` if V is 1, of the samples whose values are all known.
 
     Args:
-        loss: "mse", "l1", "huber" (the step from squared to linear at one standard deviation) or a module, see
-            `visiontune.models.heads.losses`; of the standardised values, the mean over a sample's known ones.
+        loss: "mse", "l1", "huber" (linear from one standard deviation on) or a module, see
+            `visiontune.models.heads.losses`; the mean over a sample's known values, which are standardised.
         hidden: width of a hidden GELU layer, or None.
         dropout: 0..1, before the last layer.
 
@@ -93,19 +93,17 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         dropout: float = 0.0,
     ) -> None:
         super().__init__(features, len(info.classes), dropout, hidden)
-        check_loss(loss, LOSSES, "heads.regression.loss")
         self.names = list(info.classes)
-        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.mse_loss  # with a module, of distillation alone
-        self.loss_module = None
-        if isinstance(loss, nn.Module):
-            example = torch.zeros(2, len(self.names))
-            self.loss_module = ModuleLoss(loss, "heads.regression.loss", example, example, ignores_unknown=False)
+        example = torch.zeros(2, len(self.names))
+        self.loss_module = build_loss(loss, LOSSES, "heads.regression.loss", example, example, ignores_unknown=False)
+        # Distillation uses the criterion also if the loss is a module.
+        self.criterion = LOSSES[loss] if isinstance(loss, str) else F.mse_loss
         self.metric_arguments = {"num_outputs": len(self.names)}
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
 
     def fit_targets(self, targets: list[Any]) -> None:
-        """Take mean and standard deviation of every value; 1 for the deviation of one that never changes."""
+        """Set the mean and the standard deviation of every value; a constant value has a deviation of 1."""
         values = _stack(targets, self.mean).double()
         mean = values.nanmean(0)
         std = (values - mean).square().nanmean(0).sqrt()
@@ -123,7 +121,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         return self.criterion(predictions, targets, reduction="none")
 
     def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
-        """In this head's standardised values; the teacher may have been trained on another spread."""
+        """In this head's standardised values; the teacher may have another mean and standard deviation."""
         values = ((teacher_outputs["values"].float() * teacher.std + teacher.mean) - self.mean) / self.std
         return self.criterion(raw["values"].float(), values)
 
@@ -149,7 +147,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         return self.describe_target(prediction["values"]), math.nan
 
     def describe_target(self, target: Any) -> str:
-        """The number; with several, each after its name. An unknown value is a question mark."""
+        """The number, or several numbers with their names. An unknown value is a question mark."""
         if target is None:
             return ""
         texts = ["?" if math.isnan(value) else f"{value:.4g}" for value in target.tolist()]
@@ -158,7 +156,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         return ", ".join(f"{name} {text}" for name, text in zip(self.names, texts, strict=True))
 
     def draw(self, image: Tensor, prediction: Prediction | None, target: Any = None) -> Tensor:
-        """The numbers, on red where one is off by more than its standard deviation in the training split."""
+        """The numbers, on red if one is off by more than its standard deviation in the training split."""
         lines = [] if prediction is None else [self.describe(prediction)[0]]
         if target is not None:
             lines.append(f"truth: {self.describe_target(target)}")
@@ -169,7 +167,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
 
     @torch.no_grad()
     def fit_probe(self, train: Probe, val: Probe) -> str | None:
-        """Ridge regression with the penalty of each value chosen on val; None with a hidden layer."""
+        """Ridge regression with the penalty that is best on val for each value; None with a hidden layer."""
         if self.hidden is not None:
             return None
         x, y, x_val, y_val = (tensor for split in (train, val) for tensor in self._labelled(*split))
@@ -183,7 +181,7 @@ class RegressionHead(ElementLossHead, EmbeddingHead, Describable, Distillable, P
         return f"ridge regression on {len(y)} embeddings, penalty {penalties}, error on val {error:.3f} deviations"
 
     def _labelled(self, embeddings: Tensor, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Embeddings and standardised targets of the samples that have some."""
+        """Embeddings and standardised targets of the samples with a label."""
         rows = [i for i, t in enumerate(targets) if t is not None]
         x = embeddings[rows].float()
         return x, (_stack([targets[i] for i in rows], self.mean) - self.mean) / self.std

@@ -15,11 +15,11 @@ def pyramid_levels(raw: Raw) -> OrderedDict[str, Tensor]:
 
 
 def pool_boxes(pool: MultiScaleRoIAlign, raw: Raw, boxes: list[Tensor]) -> Tensor:
-    """``(N, channels, cells, cells)`` of the N boxes of all images."""
+    """Features ``(N, channels, cells, cells)`` of the N boxes of all images."""
     levels = pyramid_levels(raw)
     if not torch.compiler.is_exporting():
         return pool(levels, boxes, input_sizes(raw))
-    (rois,) = boxes  # torchvision's `forward` depends on their number
+    (rois,) = boxes  # one image; torchvision's `forward` depends on the number of boxes
     assigned = pool.map_levels([rois])
     indexed = torch.cat([rois.new_zeros(rois.shape[0], 1), rois], 1)
     pooled = rois.new_zeros(rois.shape[0], raw["level_0"].shape[1], *pool.output_size)
@@ -35,5 +35,5 @@ def input_sizes(raw: Raw) -> list[tuple[int, int]]:
 
 
 def split_proposals(raw: Raw) -> list[Tensor]:
-    """The proposals of each image that count."""
+    """The proposals of each image, without padding."""
     return [boxes[:count] for boxes, count in zip(raw["proposals"], raw["kept"].tolist(), strict=True)]

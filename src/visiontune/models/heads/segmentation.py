@@ -1,4 +1,4 @@
-"""A class a pixel."""
+"""A class per pixel."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,17 +21,18 @@ from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import confusion_figure, enlarge
 from visiontune.models.heads.exportable import Exportable
-from visiontune.models.heads.losses import ModuleLoss, check_loss
+from visiontune.models.heads.losses import build_loss, check_smoothing, check_weights
 from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.models.heads.overlays import draw_label_map, side_by_side
 from visiontune.models.heads.soft_targets import kl_distillation_loss
 
+KEY = "heads.segmentation"
 LOSSES = ("ce", "dice", "focal")
-CHUNK = 2**26  # values (256 MB) of logits that are resized to an image at once
+CHUNK = 2**26  # number of logits (256 MB) to resize to an image at once
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):
-    """IoU, Dice and pixel accuracy, all from the one confusion matrix of the split; `IGNORE` in the truth is left out.
+    """IoU, Dice and pixel accuracy from the confusion matrix of the split; `IGNORE` in the truth is left out.
 
     A class that occurs neither in truth nor in prediction has no IoU and no Dice (NaN), and the means leave it out.
     """
@@ -47,12 +48,12 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
 
     def compute(self) -> dict[str, Value]:  # type: ignore[override]
         matrix = super().compute()
-        right, either = matrix.diag(), matrix.sum(0) + matrix.sum(1)
-        iou = right / (either - right)  # 0 / 0 is NaN
+        intersection, total = matrix.diag(), matrix.sum(0) + matrix.sum(1)
+        iou = intersection / (total - intersection)  # 0 / 0 is NaN
         return {
             "miou": iou.nanmean(),
-            "dice": (2 * right / either).nanmean(),
-            "pixel_accuracy": right.sum() / matrix.sum(),
+            "dice": (2 * intersection / total).nanmean(),
+            "pixel_accuracy": intersection.sum() / matrix.sum(),
             "confusion_matrix": matrix,
             "iou_per_class": PerClass("iou", tuple(self.classes), iou),
         }
@@ -65,16 +66,16 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     Args:
         decoder: see `visiontune.models.heads.decoders`.
-        channels: width of the decoder.
+        channels: width of the decoder, see `build_decoder`.
         loss: "ce" (cross-entropy), "focal", "dice", a sum such as "ce+dice", or a module, see
             `visiontune.models.heads.losses`; its `ignore_index` is set to 255 if it has one.
         gamma: exponent of the focal loss.
-        class_weights: one a class, for the cross-entropy and the focal loss.
+        class_weights: one per class, for the cross-entropy and the focal loss.
         dropout: 0..1, of whole channels before the last layer.
-        label_smoothing: 0..1, of the cross-entropy and the focal loss.
+        label_smoothing: 0..1, for the cross-entropy and the focal loss.
 
     Raises:
-        UserError: an option without meaning.
+        UserError: an option or the number of classes is out of range, or a loss module does not accept the outputs.
     """
 
     directions = dict.fromkeys(("miou", "dice", "pixel_accuracy"), "max") | {"loss": "min"}
@@ -99,26 +100,19 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
                 f"a segmentation head is for 2 to {IGNORE} classes, the data has {len(self.classes)}; "
                 "name the background too, such as data.classes=[background,road]"
             )
-        parts = [part.strip() for part in loss.split("+")] if isinstance(loss, str) else [loss]
-        for part in parts:
-            check_loss(part, LOSSES, "heads.segmentation.loss")
-        self.parts = [part for part in parts if isinstance(part, str)]
-        if class_weights is not None and len(class_weights) != len(self.classes):
-            raise UserError(f"class_weights has {len(class_weights)} numbers for {len(self.classes)} classes")
         self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout)
-        self.gamma, self.label_smoothing = gamma, label_smoothing
-        self.metric_arguments = {"ignore_index": IGNORE}
-        self.loss_module: ModuleLoss | None = None
-        if isinstance(loss, nn.Module):
-            if class_weights is not None:
-                raise UserError("heads.segmentation.class_weights is not for a loss module: give the module weights")
-            if hasattr(loss, "ignore_index"):
-                loss.ignore_index = IGNORE  # type: ignore[assignment]
-            logits, labels = torch.zeros(2, len(self.classes), 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
-            self.loss_module = ModuleLoss(loss, "heads.segmentation.loss", logits, labels)
+        if isinstance(loss, nn.Module) and hasattr(loss, "ignore_index"):
+            loss.ignore_index = IGNORE  # type: ignore[assignment]
+        parts = [part.strip() for part in loss.split("+")] if isinstance(loss, str) else [loss]
+        example = torch.zeros(2, len(self.classes), 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+        self.loss_module, *_ = [build_loss(part, LOSSES, f"{KEY}.loss", *example) for part in parts]
+        self.parts = [part for part in parts if isinstance(part, str)]
+        self.gamma = gamma
+        self.label_smoothing = check_smoothing(label_smoothing, f"{KEY}.label_smoothing")
+        weights = check_weights(class_weights, len(self.classes), f"{KEY}.class_weights", self.loss_module)
         self.class_weights: Tensor | None
-        weights = None if class_weights is None else torch.tensor(class_weights).float()
         self.register_buffer("class_weights", weights, persistent=False)
+        self.metric_arguments = {"ignore_index": IGNORE}
 
     def forward(self, features: Features) -> Raw:
         """`logits` ``(B, classes, H, W)``, as large as the input."""
@@ -159,7 +153,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         return total.masked_fill(torch.tensor([target is None for target in targets], device=total.device), torch.nan)
 
     def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
-        """The mean over all pixels, also those without truth."""
+        """The mean over all pixels, also over those without truth."""
         teacher_logits = upsample(teacher_outputs["logits"], raw["logits"].shape[-2:])
         return kl_distillation_loss(raw["logits"], teacher_logits, temperature)
 
@@ -187,7 +181,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         return computed["iou_per_class"].as_dict()
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
-        """The largest classes with their shares of the image; the mean probability of the chosen classes."""
+        """The largest classes with their shares of the image, and the mean probability of the predicted classes."""
         return self.describe_target(prediction["map"]), float(prediction["confidence"])
 
     def describe_target(self, target: Any) -> str:
@@ -223,7 +217,7 @@ def argmax_map(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
     """Argmax ``(H, W)`` uint8 in the image's pixels of ``(C, h, w)`` logits, some classes at a time.
 
     Args:
-        chunk: the number of values that are resized at once (at least one class).
+        chunk: number of values to resize at once (at least one class).
     """
     size = max(1, chunk // math.prod(frame.size))
     first, *rest = range(0, len(logits), size)
@@ -237,11 +231,11 @@ def argmax_map(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
 
 
 def _confidence(logits: Tensor, frame: Frame) -> Tensor:
-    """Mean probability of the most probable class over that part of the input which shows the image.
+    """Mean probability of the most probable class over the part of the input that shows the image.
 
     Args:
         logits: ``(..., C, h, w)``.
     """
     inside = frame.remove_padding(logits)
-    # The softmax of the largest logit alone: far faster than the softmax of all.
+    # The softmax of the largest logit, which is far faster than that of all logits.
     return (inside - inside.amax(-3, keepdim=True)).exp().sum(-3).reciprocal().mean((-2, -1))

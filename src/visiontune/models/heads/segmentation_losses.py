@@ -1,6 +1,6 @@
-"""Losses of label maps, one value an image.
+"""Losses of label maps, one value per image.
 
-All take logits ``(B, C, H, W)`` and classes ``(B, H, W)`` int64 (`IGNORE` where there is no truth), and return
+Each takes logits ``(B, C, H, W)`` and classes ``(B, H, W)`` int64 (`IGNORE` where there is no truth), and returns
 ``(B,)``. An image without truth has a loss of 0, on the graph.
 """
 
@@ -18,8 +18,7 @@ def cross_entropy(
 
     Args:
         weights: ``(C,)``.
-        gamma: above 0, this is the focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002), of the true class's
-            probability.
+        gamma: exponent of the focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002); 0 for cross-entropy.
     """
     known = target != IGNORE
     loss = F.cross_entropy(logits, target, weights, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
@@ -34,8 +33,8 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
     """One minus the soft Dice coefficient, mean over the classes that occur in the image's truth.
 
     Milletari et al. 2016 (https://arxiv.org/abs/1606.04797) with plain sums in the denominator, as in nnU-Net. Every
-    class of an image counts the same, however few pixels it has, so that thin ones are learned too. A class that does
-    not occur has no coefficient; predicting it lowers those of the others.
+    class of an image counts the same, however few pixels it has, so that thin classes are learned too. A class that
+    does not occur has no coefficient; predicting it lowers the coefficients of the other classes.
     """
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     truth = target[:, None] == classes

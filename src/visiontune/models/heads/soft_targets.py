@@ -7,12 +7,14 @@ from torch.nn import functional as F
 def kl_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """KL divergence from the teacher's class probabilities to the student's, both softened, times T^2.
 
-    The mean over everything but the classes, of ``(B, C, ...)``. T^2 keeps gradients as large as without softening
-    (Hinton, Vinyals & Dean 2015, https://arxiv.org/abs/1503.02531).
+    Args:
+        logits, teacher_logits: ``(B, C, ...)``; the result is the mean over all dimensions except the classes.
+        temperature: T, above 0. T^2 keeps gradients as large as without softening (Hinton, Vinyals & Dean 2015,
+            https://arxiv.org/abs/1503.02531).
     """
     student, teacher = (F.log_softmax(values.float() / temperature, 1) for values in (logits, teacher_logits))
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
-    return divergence.sum() / max(1, divergence.numel()) * temperature**2  # there may be none
+    return divergence.sum() / max(1, divergence.numel()) * temperature**2  # 0 for empty logits
 
 
 def binary_distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Faster R-CNN and Mask R-CNN from torchvision's parts, called one by one.
 
-torchvision's own `forward` returns either losses or predictions, depending on `training`; this returns both from one
-pass.
+torchvision's `forward` returns either losses or predictions, depending on `training`; this class computes both from
+one pass.
 """
 
 import math
@@ -21,13 +21,14 @@ from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.boxes import select_boxes, topk_per_level
 from visiontune.models.heads.detection_losses import DetectionLosses
+from visiontune.models.heads.detector import DetectorOptions
 from visiontune.models.heads.one_stage import RATIOS
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
 from visiontune.models.heads.roi_pooling import input_sizes, pool_boxes, split_proposals
 
-CANDIDATES = 1000  # of each level, before non-maximum suppression
+CANDIDATES = 1000  # per level, before non-maximum suppression
 MIN_SIDE = 1e-2  # of a box, in pixels
-BACKGROUND = 1  # classes before the first one: torchvision's labels start at 1
+BACKGROUND = 1  # number of background classes: torchvision's labels start at 1
 
 
 class TwoStage(nn.Module):
@@ -35,7 +36,7 @@ class TwoStage(nn.Module):
     https://arxiv.org/abs/1506.01497).
 
     Raw tensors: `level_0`, ... (the pyramid's maps to pool from), `objectness` ``(B, A)``, `deltas` ``(B, A, 4)``,
-    `proposals` ``(B, P, 4)``, of which the first `kept` ``(B,)`` of each image count; shared by all images
+    `proposals` ``(B, P, 4)``, of which the first `kept` ``(B,)`` of each image are valid; shared by all images
     `anchors` ``(A, 4)`` and `size` (H, W). Thresholds of matching and sampling are torchvision's.
     """
 
@@ -43,35 +44,32 @@ class TwoStage(nn.Module):
         self,
         pyramid: Pyramid,
         classes: int,
+        options: DetectorOptions,
         masks: bool = False,
         convs: int = 1,
-        anchor_sizes: list[float | list[float]] | None = None,
         proposals: int = 300,
         samples: int = 128,
         hidden: int = 512,
-        score_threshold: float = 0.05,
-        nms_threshold: float | None = None,
-        max_detections: int = 100,
-        classification_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
     ) -> None:
         """
         Args:
             masks: whether each box has a mask (He et al. 2017, https://arxiv.org/abs/1703.06870).
-            convs: convolutions with 3 x 3 cells before the proposals.
-            proposals: in an image, in training and evaluation.
-            samples: proposals of an image in the loss, at most a quarter of them positive.
+            convs: 3 x 3 convolutions before the proposals.
+            proposals: largest number per image, in training and evaluation.
+            samples: proposals per image in the loss, at most a quarter of them positive.
             hidden: width of the two layers on each proposal.
+
+        Raises:
+            UserError: anchors that do not match the levels, or a wrong loss.
         """
         super().__init__()
         self.pyramid = pyramid
-        sizes = level_sizes(anchor_sizes, pyramid.strides, [4, 8])
+        sizes = level_sizes(options, pyramid.strides, [4, 8])
         generator = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
         per_cell = generator.num_anchors_per_location()[0]
         width, outputs = pyramid.channels, classes + BACKGROUND
-        logits, labels = torch.zeros(2, outputs), torch.tensor([0, 1])
-        key = "heads.instances" if masks else "heads.detection"
-        self.replaced = DetectionLosses(classification_loss, box_loss, logits, labels, key)
+        # The attribute's name is part of the keys of checkpoints.
+        self.replaced = DetectionLosses(options, torch.zeros(2, outputs), torch.tensor([0, 1]))
         self.rpn = RegionProposalNetwork(
             generator,
             RPNHead(width, per_cell, conv_depth=convs),
@@ -79,18 +77,18 @@ class TwoStage(nn.Module):
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            # Equal, since the choice between them is all that depends on `training`.
+            # Equal, so that nothing depends on `training`.
             pre_nms_top_n={"training": CANDIDATES, "testing": CANDIDATES},
             post_nms_top_n={"training": proposals, "testing": proposals},
             nms_thresh=0.7,
         )
         mask_parts: dict[str, Any] = {}
         if masks:
-            mask_parts["mask_roi_pool"] = self.pool_boxes(14)
+            mask_parts["mask_roi_pool"] = self._build_pool(14)
             mask_parts["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1)
             mask_parts["mask_predictor"] = MaskRCNNPredictor(width, width, outputs)
         self.roi = RoIHeads(
-            self.pool_boxes(7),
+            self._build_pool(7),
             TwoMLPHead(width * 7 * 7, hidden),
             FastRCNNPredictor(hidden, outputs),
             fg_iou_thresh=0.5,
@@ -98,16 +96,17 @@ class TwoStage(nn.Module):
             batch_size_per_image=samples,
             positive_fraction=0.25,
             bbox_reg_weights=None,
-            score_thresh=score_threshold,
-            nms_thresh=0.5 if nms_threshold is None else nms_threshold,
-            detections_per_img=max_detections,
+            score_thresh=options.score_threshold,
+            nms_thresh=0.5 if options.nms_threshold is None else options.nms_threshold,
+            detections_per_img=options.max_detections,
             **mask_parts,
         )
 
-    def pool_boxes(self, cells: int) -> MultiScaleRoIAlign:
+    def _build_pool(self, cells: int) -> MultiScaleRoIAlign:
+        """RoIAlign to `cells` x `cells`."""
         strides = self.pyramid.strides[: self.pyramid.pooled]
         pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], cells, sampling_ratio=2)
-        # By default these are powers of two near the first batch's sizes: wrong for patches of 14 pixels.
+        # torchvision would derive powers of two from the first batch, which is wrong for patches of 14 pixels.
         pool.scales = [1 / stride for stride in strides]
         pool.map_levels = initLevelMapper(round(math.log2(strides[0])), round(math.log2(strides[-1])))
         return pool
@@ -122,7 +121,7 @@ class TwoStage(nn.Module):
             boxes = self.rpn.box_coder.decode(deltas.flatten(0, 1), [anchors] * images).view(images, -1, 4)
             proposals = [self._select_proposals(*image, counts, size) for image in zip(boxes, objectness, strict=True)]
         return {
-            # RoIAlign on the CPU would copy maps that are not contiguous at each call.
+            # At each call, RoIAlign on the CPU would copy maps that are not contiguous.
             **{f"level_{i}": level.contiguous() for i, level in enumerate(levels[: self.pyramid.pooled])},
             "objectness": objectness,
             "deltas": deltas,
@@ -135,7 +134,7 @@ class TwoStage(nn.Module):
     def _select_proposals(
         self, boxes: Tensor, objectness: Tensor, counts: list[int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """torchvision's `filter_proposals` for one image: ``(proposals, 4)``, and how many of them count."""
+        """torchvision's `filter_proposals` for one image: ``(proposals, 4)``, and the number of valid proposals."""
         rows = topk_per_level(objectness, counts, CANDIDATES)
         levels = torch.cat([rows.new_full((count,), i) for i, count in enumerate(counts)])[rows]
         boxes, scores = clip_boxes_to_image(boxes[rows], size), objectness[rows].sigmoid()
@@ -178,7 +177,7 @@ class TwoStage(nn.Module):
         return losses
 
     def zero_loss(self, raw: Raw) -> Tensor:
-        """Zero, on the graph of every parameter."""
+        """Zero, connected to the graph of every parameter."""
         no_boxes = [raw["anchors"][:0]] * len(raw["kept"])
         outputs = [raw["objectness"], raw["deltas"], *self.box_outputs(raw, no_boxes)]
         outputs += [self.mask_logits(raw, no_boxes)] if self.roi.has_mask() else []
@@ -201,7 +200,7 @@ class TwoStage(nn.Module):
         return detections
 
     def graph(self, raw: Raw) -> dict[str, Tensor]:
-        """`detect` for the one image in a batch, by operations that an exported graph can hold."""
+        """`detect` for a batch of one image, with operations that can be exported."""
         proposals, size = raw["proposals"][0], raw["size"]
         logits, deltas = self.box_outputs(raw, [proposals])
         boxes = clip_boxes_to_image(self.roi.box_coder.decode(deltas, [proposals]), size)[:, BACKGROUND:]

@@ -1,0 +1,36 @@
+"""The messages of a run, in train.log and in the terminal."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+
+from visiontune.runs.log import log, logging_to
+
+
+def test_messages_and_warnings_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.log"
+    with logging_to(path):
+        log.info("a message")
+        logging.getLogger("lightning.pytorch").warning("of a library")
+        with logging_to(None, quiet=True):
+            warnings.warn("an inner warning", stacklevel=1)
+        warnings.warn("a warning", stacklevel=1)
+    lines = path.read_text()
+    assert all(text in lines for text in ("a message", "of a library", "an inner warning", "a warning"))
+    assert capfd.readouterr() == ("a message\n", "")
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    def state() -> tuple[object, ...]:
+        names = ("visiontune", "lightning.pytorch", "py.warnings")
+        handlers = [list(logging.getLogger(name).handlers) for name in names]
+        return warnings.showwarning, handlers, len(os.listdir("/dev/fd"))
+
+    before = state()
+    for _ in range(3):
+        with logging_to(tmp_path / "train.log"), logging_to(None):
+            pass
+    assert state() == before
