@@ -71,7 +71,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "backward": lambda number: kill_before(FineTuner, "on_after_backward", number),  # gradients, but no step yet
     "step": lambda number: kill_after(FineTuner, "optimizer_step", number),  # but no average yet
     "validation": lambda number: kill_after(FineTuner, "validation_step", number),
-    "row": lambda number: kill_after(History, "_row", number),  # a row of metrics.csv
+    "row": lambda number: kill_after(History, "_write_row", number),  # a row of metrics.csv
     "saving": kill_while_saving,
     "renaming": lambda number: kill_before(Path, "replace", number, lambda path, _: path.name == "next.ckpt"),
     "quantized": lambda number: kill_before(quantized_network(), "quantized", number),
