@@ -20,6 +20,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"
 import numpy as np
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
@@ -58,6 +59,7 @@ def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("VISIONTUNE_LOGS", str(tmp_path_factory.mktemp("logs")))
         patch.setattr(Hydra, "get_mode", get_mode)
+        patch.setattr(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # OmegaConf's; the same in C
         yield
 
 

@@ -86,6 +86,7 @@ def test_the_home_folder_is_expanded(
     assert outcome.out.rstrip().endswith(str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_with_foreign_classes_resumes_with_trust(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: list[str]
 ) -> None:

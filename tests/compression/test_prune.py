@@ -183,6 +183,7 @@ def smaller(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
     return Prune(macs=0.5, multiple=1).apply(trained.run, tmp_path_factory.mktemp("smaller") / "run")
 
 
+@pytest.mark.slow
 def test_a_pruned_run_is_an_ordinary_run(
     smaller: RunDirectory, run: RunDirectory, command: Command, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_features_are_paired_by_resolution() -> None:
     assert pair_maps(maps(64, 32), []) == []
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(
     student: Any, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
