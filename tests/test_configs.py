@@ -74,6 +74,12 @@ def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], la
         rows = list(csv.DictReader(file))
     assert int(rows[-1]["epoch"]) == cfg.trainer.max_epochs
     assert math.isfinite(float(rows[-1]["train/loss"])) and math.isfinite(float(rows[-1]["val/loss"]))
+    check_values(cfg, group, name, overrides, later)
+    return cfg
+
+
+def check_values(cfg: DictConfig, group: str, name: str, overrides: list[str], later: set[str]) -> None:
+    """Check that the config has the values of the file. The arguments are those of `check_run`."""
     overridden = {override.split("=")[0] for override in overrides} | later
     for key, expected in file_values(group, name).items():
         if key not in overridden and expected is not None:  # null leaves it to the run
@@ -82,7 +88,6 @@ def check_run(run: RunDirectory, group: str, name: str, overrides: list[str], la
             if isinstance(expected, str) and not isinstance(plain, str):
                 expected = type(plain)(expected)
             assert plain == expected, key
-    return cfg
 
 
 def test_every_group_has_a_test() -> None:
@@ -162,17 +167,33 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
     return overrides
 
 
+ALONE = ("data", "experiment", "heads", "hydra", "logger")  # groups whose options do not train together
+EXCLUDED = {"strategy", "dense", "masks", "objects"}  # trials take long; digits have no targets for the others
+
+
 @pytest.mark.usefixtures("no_report")  # tests/analysis tests the report
 @pytest.mark.parametrize(
     ("group", "name"),
-    [pytest.param(*o, marks=() if o[0] == "data" else pytest.mark.slow) for o in options(*TRAINED)],
+    [
+        pytest.param(*option, marks=() if option[0] == "data" else pytest.mark.slow)
+        for option in options(*TRAINED)
+        if option[0] in ALONE or option[1] in EXCLUDED
+    ],
 )
 def test_options_train(group: str, name: str, command: Command, tiny: list[str], needs: Needs) -> None:
     overrides = select(group, name, tiny, needs)
+    # The run of a search has the chosen strategy and no search.
+    later = set(file_values(group, name)) if group == "search" else set()
+    check_run(command("train", *overrides).run, group, name, overrides, later)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "name"), [option for option in options(*TRAINED) if option[0] not in ALONE])
+def test_options_set_the_config(group: str, name: str, config: Config, tiny: list[str], needs: Needs) -> None:
+    overrides = select(group, name, tiny, needs)
     later = {"augment.flip"} if group == "augment" else set()  # digits are not mirrored
-    if (group, name) == ("search", "strategy"):  # the run has the chosen strategy and no search
-        later |= set(file_values(group, name))
-    cfg = check_run(command("train", *overrides).run, group, name, overrides, later)
+    cfg = config(base=overrides)
+    check_values(cfg, group, name, overrides, later)
     assert "augment.flip" not in later or cfg.augment.flip is False
 
 
@@ -188,13 +209,12 @@ def test_heads_train(head: str, trained_on: Callable[[str], RunDirectory]) -> No
 
 
 RUNNABLE = ("cpu", "default", "debug")
-EXCLUDED = {"strategy", "dense", "masks", "objects"}  # trials take long; digits have no targets for the others
 
 
 def option_combinations() -> list[list[str]]:
     """Overrides of a few runs that use every option: run i has option i of each group, modulo the size of the group."""
     groups = {group: [name for _, name in options(group) if name not in EXCLUDED] for group in TRAINED}
-    for group in ("data", "experiment", "heads", "hydra", "logger"):
+    for group in ALONE:
         del groups[group]
     groups["trainer"] = list(RUNNABLE)
     overridden = overridden_groups(groups)

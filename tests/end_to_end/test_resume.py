@@ -42,7 +42,7 @@ CASES: dict[str, list[str]] = {
     "l2_sp": ["heads.classification.dropout=0.2"],
     "auto_rgn": ["scheduler=constant"],
     "sam": [],
-    "wise_ft": ["data.num_workers=2"],
+    "wise_ft": [],
     "swa": ["data.num_workers=2"],
     "lp_ft+ema+l2_sp": ["trainer.accumulate_grad_batches=3"],
     "bit_hyperrule": [],

@@ -14,6 +14,7 @@ from visiontune import train as training
 from visiontune.runs import RunDirectory
 from visiontune.search import lr_range, trials
 
+pytestmark = pytest.mark.usefixtures("no_report")
 SETTINGS = ["trainer.max_epochs=4", "data.limit_train=100", "augment=none", "probe=true", "data.batch_size=2"]
 SETTINGS.append("data.split_ratio={train: 0.94, val: 0.03, test: 0.03}")
 
