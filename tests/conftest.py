@@ -46,6 +46,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # otherwise triton reports its types as leaks
+
+
 def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
     """Replaces Hydra's method, which composes everything a second time to read `hydra.mode`; no config sets it."""
     return None

@@ -64,13 +64,21 @@ def split(text: str) -> list[str]:
         return []
 
 
-def page_commands() -> list[Any]:
-    parameters = []
+def commands() -> list[Any]:
+    """The command lines of pages and YAML comments, each once, as parameters of a test."""
+    places: dict[tuple[str, ...], str] = {}
     for page in PAGES:
-        command_lines = [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]
-        unique = dict.fromkeys(tuple(words[1:]) for words in command_lines if words and words[0] == "visiontune")
-        parameters += [pytest.param(words, id=f"{name(page)}: {' '.join(words)}") for words in unique if words]
-    return parameters
+        for words in [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]:
+            if words[:1] == ["visiontune"]:
+                places.setdefault(tuple(words[1:]), name(page))
+    for path in YAMLS:
+        for part in comments(path):
+            words = split(part)
+            if words[:1] == ["visiontune"]:
+                places.setdefault(tuple(words[1:]), name(path))
+            elif words[:2] == ["train", "-m"]:
+                places.setdefault(tuple(words), name(path))
+    return [pytest.param(words, id=f"{place}: {' '.join(words)}") for words, place in places.items() if words]
 
 
 def comments(path: Path) -> list[str]:
@@ -81,18 +89,6 @@ def comments(path: Path) -> list[str]:
         if mark and "..." not in text:
             parts += [*re.findall(r"`([^`]+)`", text), *re.split(r"  +", re.sub(r"`[^`]+`", "", text).rstrip())]
     return parts
-
-
-def comment_commands() -> list[Any]:
-    commands: dict[tuple[str, ...], str] = {}
-    for path in YAMLS:
-        for part in comments(path):
-            words = split(part)
-            if words[:1] == ["visiontune"]:
-                commands.setdefault(tuple(words[1:]), name(path))
-            elif words[:2] == ["train", "-m"]:
-                commands.setdefault(tuple(words), name(path))
-    return [pytest.param(words, id=f"{path}: {' '.join(words)}") for words, path in commands.items() if words]
 
 
 # ---- the keys that exist
@@ -206,7 +202,7 @@ def overrides_in(text: str) -> Iterator[str]:
 # ---- the tests
 
 
-@pytest.mark.parametrize("words", [*page_commands(), *comment_commands()])
+@pytest.mark.parametrize("words", commands())
 def test_commands_compose(words: tuple[str, ...]) -> None:
     check_command(words)
 

@@ -137,6 +137,7 @@ def test_scenes_follow_from_their_seed_and_number_alone(source: Source) -> None:
     assert not torch.equal(other.image, more[other.path].image)
 
 
+@pytest.mark.slow
 def test_the_whole_set_is_made_in_seconds_and_kept_small() -> None:
     started = time.process_time()
     samples = read().samples

@@ -149,6 +149,7 @@ def test_resumed_equals_uninterrupted(
     assert len(first) == 6 and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow
 def test_another_teacher_is_refused_when_a_run_resumes(student: Any, command: Command, tmp_path: Path) -> None:
     run = student(f"run_dir={tmp_path / 'run'}").run
     original = RunDirectory.open(run.read_config().distill.teacher)

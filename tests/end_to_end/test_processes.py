@@ -103,7 +103,6 @@ def steps_of_all_ranks(folder: Path, ranks: int) -> list[set[str]]:
     return steps
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path: Path) -> None:
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max", "data.limit"))]

@@ -138,6 +138,7 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
         Store(samples=4, bits=32, folder=tmp_path).put(0, "stem", torch.tensor([1]), torch.tensor([[1.0]]))
 
 
+@pytest.mark.slow
 def test_images_are_loaded_once_per_view(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
     whole = VisionDataset.__getitem__
