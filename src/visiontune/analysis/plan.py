@@ -55,7 +55,7 @@ def _data(data: VisionData) -> str:
 def _silent_heads(model: FineTuner) -> list[str]:
     """A note for each head whose predictions are neither described nor drawn."""
     return [
-        f"note: {task}: {type(head).__name__} is not Describable: predictions.csv has its losses alone, and the report "
+        f"note: {task}: {type(head).__name__} is not Describable: predictions.csv has only its losses, and the report "
         "shows no images of it"
         for task, head in model.heads.items()
         if not isinstance(head, Describable)

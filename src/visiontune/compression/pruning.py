@@ -203,7 +203,7 @@ def remeasure_batchnorm(model: FineTuner, images: Iterable[Tensor]) -> None:
 
 
 def _join_single_images(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Join a single image with the next batch, since it may have no variance; drop it if it is last but not alone."""
+    """Join a single image with the next batch, since it may have no variance; drop it if it is the last of several."""
     single, any_batch = None, False
     for batch in batches:
         batch = batch if single is None else torch.cat([single, batch])

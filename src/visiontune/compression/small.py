@@ -135,7 +135,7 @@ class Small(Step):
         """Make a candidate, unless it exists, and return its measurements."""
         file = folder / f"{Point(chain).name}.json"
         record = json.loads(file.read_text()) if file.is_file() else None
-        # A candidate that failed with a stricter limit is tried again.
+        # A candidate that failed with a stricter limit runs again.
         if record and record.pop("largest_drop", math.inf) >= self.largest_drop:
             return Point(**{**record, "chain": tuple(record["chain"])})
         if chain in self.refused:

@@ -92,7 +92,7 @@ class Graph(nn.Module):
 
 
 def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tuple[Graph, FineTuner]:
-    """Load a run's model; return it with pre-processing and decoding, and alone. LoRA adapters are merged."""
+    """Load a run's model, with LoRA adapters merged; return its graph (image to predictions) and the model."""
     model, schema = load_model(run, cfg, which, plain=True)
     model.eval().requires_grad_(False)
     size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
