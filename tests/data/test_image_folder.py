@@ -110,8 +110,8 @@ def test_other_files_are_left_out_and_said(photos: Path, picture: Callable[..., 
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=16")
     assert sum(len(data.samples(split)) for split in ("train", "val", "test")) == 40
     assert data.notes == [
-        f"1 images directly in {photos} are left out: they have no class folder",
-        "3 files that are not images are left out: cat/._cat0.png, cat/Thumbs.db, dog/.DS_Store",
+        f"1 images directly in {photos} are left out: they have no class folder: lonely.png",
+        f"3 hidden and system files and folders in {photos} are left out: cat/._cat0.png, cat/Thumbs.db, dog/.DS_Store",
     ]
 
 

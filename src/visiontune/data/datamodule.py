@@ -97,7 +97,7 @@ class VisionData(L.LightningDataModule):
         if labelled != 1:
             advice = f"Write a larger share, such as data.labelled={min(1, 10 * labelled):g}."
             notes += [note for note in check_classes(self._splits, self.schema, advice) if note not in notes]
-        self.notes = [*source.notes, *notes]
+        self.notes = [*dict.fromkeys([*source.notes, *notes])]
         self.num_workers = resolve_workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING

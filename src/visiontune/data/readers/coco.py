@@ -7,11 +7,12 @@ from typing import Any
 
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.polygons import Objects, meets, parse
-from visiontune.data.readers.folders import PerSplit, image_files, per_split, relative, require_folder, root_folder
+from visiontune.data.readers.folders import PerSplit, per_split, relative, require_folder, root_folder
 from visiontune.data.readers.objects import object_tasks, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source
+from visiontune.data.walk import walk
 from visiontune.errors import UserError, listed, some
 
 
@@ -199,6 +200,9 @@ def _check_sizes(documents: dict, paths: dict, sizes: dict[str, tuple[int, int]]
 
 
 def _unlisted(root: Path, folders: dict[str | None, str], listed_images: dict[str, tuple[int, int]]) -> list[str]:
-    files = {relative(path, root) for folder in set(folders.values()) for path in image_files(root / folder)}
-    unlisted = sorted(files - set(listed_images))
-    return [f"{len(unlisted)} images that are in no annotation file are left out: {some(unlisted)}"] if unlisted else []
+    walks = [walk(root / folder) for folder in dict.fromkeys(folders.values())]
+    notes = [note for result in walks for note in result.notes]
+    unlisted = sorted({relative(path, root) for result in walks for path in result.images} - set(listed_images))
+    return [f"{len(unlisted)} images that are in no annotation file are left out: {some(unlisted)}"] * bool(
+        unlisted
+    ) + notes

@@ -2,14 +2,18 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
-from visiontune.data.readers.folders import SPLIT_NAMES, all_files, relative, require_folder, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, normalized, relative, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.data.walk import is_hidden, walk_each
 from visiontune.errors import UserError, some
+
+ClassFolder = tuple[str | None, str, Path]  # split, class, folder
 
 
 def read(
@@ -30,35 +34,24 @@ def read(
 
     Raises:
         UserError: the folder does not exist or has no images, there are fewer than two classes, a class has no
-            images, or a split list is wrong.
+            images, two folders are the same class, or a split list is wrong.
     """
     root = root_folder(root)
     base = require_folder(root / images, "data.images")
-    folders, notes = _subfolders(base)
-    if splits:  # the split lists may be beside the class folders
-        folders = [name for name in folders if (base / name).resolve() != (root / splits).resolve()]
-    class_folders: list[tuple[str | None, str, Path]] = []
-    if _are_splits(folders):
-        split_names = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-        notes += [f"folder {base / name} is left out: it is not a split" for name in folders if name not in split_names]
-        for split_folder in split_names:
-            names, new_notes = _subfolders(base / split_folder)
-            notes += new_notes
-            class_folders += [(split_names[split_folder], name, base / split_folder / name) for name in names]
-    else:
-        class_folders += [(None, name, base / name) for name in folders]
+    class_folders, notes = _class_folders(base, root / splits if splits else None)
+    files, new_notes = walk_each([folder for _, _, folder in class_folders], base=base)
+    notes += new_notes
     class_files: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
     others: list[Path] = []
     for split, name, folder in class_folders:
-        files = all_files(folder)
-        class_files[name] += [(split, path) for path in files if is_image(path)]
-        others += [path for path in files if not is_image(path)]
+        class_files[name] += [(split, path) for path in files[folder] if is_image(path)]
+        others += [path for path in files[folder] if not is_image(path)]
     if others:
         notes.append(
             f"{len(others)} files that are not images are left out: " + some([relative(path, root) for path in others])
         )
     classes = sorted(class_files)
-    _check(base, class_files)
+    _check(base, class_files, notes)
     samples = [
         Sample(path=relative(path, root), targets={task: label}, split=split)
         for label, name in enumerate(classes)
@@ -73,27 +66,79 @@ def read(
     return Source({task: TaskInfo("classification", classes)}, samples, notes, root)
 
 
-def _are_splits(folders: list[str]) -> bool:
-    """Whether folders are splits: `train` with another split, or split names only. A class may be named "train" too."""
-    names = {folder.lower() for folder in folders}
-    return "train" in names and (names <= set(SPLIT_NAMES) or len(names & set(SPLIT_NAMES)) > 1)
+def _class_folders(base: Path, lists: Path | None) -> tuple[list[ClassFolder], list[str]]:
+    """The folders of the classes, in each split, and notes.
+
+    Args:
+        lists: a folder that is no class, although it is beside the class folders.
+    """
+    folders, notes = _subfolders(base)
+    if lists:
+        folders = [folder for folder in folders if folder.resolve() != lists.resolve()]
+    names = {folder.name.lower() for folder in folders}
+    # A class may be called "train": it is a split if there is another split, or if all folders are splits.
+    if not ("train" in names and (names <= set(SPLIT_NAMES) or len(names & set(SPLIT_NAMES)) > 1)):
+        return _named(folders, None), notes
+    class_folders: list[ClassFolder] = []
+    for folder in folders:
+        if folder.name.lower() in SPLIT_NAMES:
+            inner, new_notes = _subfolders(folder)
+            class_folders += _named(inner, SPLIT_NAMES[folder.name.lower()])
+            notes += new_notes
+        else:
+            notes.append(f"folder {folder} is left out: it is not a split")
+    return class_folders, notes
 
 
-def _subfolders(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible folders inside, and a note on images beside them."""
-    entries = sorted(folder.iterdir())
-    loose = [path for path in entries if path.is_file() and is_image(path)]
-    notes = [f"{len(loose)} images directly in {folder} are left out: they have no class folder"] if loose else []
-    return [path.name for path in entries if path.is_dir() and not path.name.startswith(".")], notes
+def _named(folders: Sequence[Path], split: str | None) -> list[ClassFolder]:
+    """Folders with their split and class.
+
+    Raises:
+        UserError: the names of two folders look alike.
+    """
+    names: dict[str, Path] = {}
+    for folder in folders:
+        first = names.setdefault(normalized(folder.name), folder)
+        if first != folder:
+            raise UserError(
+                f"{folder.parent} has two folders {folder.name!r} whose names differ only in their Unicode form: "
+                f"{first.name!a} and {folder.name!a}. Put their images into one of them."
+            )
+    return [(split, name, folder) for name, folder in names.items()]
 
 
-def _check(base: Path, class_files: dict[str, list]) -> None:
+def _subfolders(folder: Path) -> tuple[list[Path], list[str]]:
+    """The visible folders inside, and notes on images and hidden folders beside them."""
+    notes = []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}). Make it readable.") from error
+    hidden = [path for path in entries if is_hidden(path.name) and path.is_dir()]
+    visible = [path for path in entries if not is_hidden(path.name)]
+    loose = [path for path in visible if is_image(path) and path.is_file()]
+    broken = [path for path in visible if path.is_symlink() and not path.exists()]
+    parents = {folder.resolve(), *folder.resolve().parents}
+    loops = [path for path in visible if path.is_symlink() and path.is_dir() and path.resolve() in parents]
+    for paths, what, why in (
+        (loose, "images directly", ": they have no class folder"),
+        (hidden, "hidden and system folders", ""),
+        (broken, "broken links", ""),
+        (loops, "links", ": they lead to a folder that contains them"),
+    ):
+        if paths:
+            notes.append(f"{len(paths)} {what} in {folder} are left out{why}: {some([path.name for path in paths])}")
+    return [path for path in visible if path.is_dir() and path not in loops], notes
+
+
+def _check(base: Path, class_files: dict[str, list], notes: Sequence[str]) -> None:
     layout = "one folder per class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with class folders inside"
     if not any(class_files.values()):
         raise UserError(f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}.")
     for name, files in class_files.items():
         if not files:
-            raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.")
+            reasons = "".join(f"\nnote: {note}" for note in notes)
+            raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.{reasons}")
     if len(class_files) == 1:
         raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.")
 

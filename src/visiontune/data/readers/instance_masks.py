@@ -13,12 +13,14 @@ from visiontune.data.boxes import StoredBoxes
 from visiontune.data.fingerprint import hash_mask
 from visiontune.data.images import PROBLEMS, reason
 from visiontune.data.label_maps import check_mask_sizes, describe_size, pixel_codes
-from visiontune.data.readers.folders import by_stem, image_files, relative, require_folder, root_folder
+from visiontune.data.readers.class_names import class_names
+from visiontune.data.readers.folders import PerSplit, per_split, root_folder
+from visiontune.data.readers.mask_pairs import pair_masks
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes, scan
-from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.data.schema import Source, TaskInfo
 from visiontune.data.targets import objects
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,8 @@ class StoredInstanceMask:
 
 def read(
     root: str | Path | None,
-    images: str = "images",
-    masks: str = "masks",
+    images: PerSplit = "images",
+    masks: PerSplit = "masks",
     suffix: str = "",
     classes: list[str] | None = None,
     ignore_value: int | None = None,
@@ -64,6 +66,7 @@ def read(
 
     Args:
         root: the data folder; the other paths are relative to it.
+        images: a folder, or split -> folder; so is `masks`.
         suffix: the end of a mask's stem, after the stem of its image, such as `_mask`.
         classes: a list with the single class of all objects.
         ignore_value: a value besides 0 of pixels that belong to no object.
@@ -79,13 +82,17 @@ def read(
             f"data.classes={classes}: expected one class, since these masks hold objects and not classes; write e.g. "
             f"data.classes=[person]"
         )
-    base, mask_base = require_folder(root / images, "data.images"), require_folder(root / masks, "data.masks")
-    pairs, notes = _pairs(root, base, mask_base, suffix)
-    samples = [Sample(path, {}) for path in sorted(pairs)]
+    image_folders, mask_folders = per_split(images, "data.images"), per_split(masks, "data.masks")
+    if not suffix and {*map(Path, image_folders.values())} & {*map(Path, mask_folders.values())}:
+        raise UserError(
+            "data.images and data.masks are the same folder: write how names of masks end, such as data.suffix=_mask"
+        )
+    pairs = pair_masks(root, images, masks, suffix)
+    samples, notes = pairs.samples(), pairs.notes
     if splits:
-        samples, new_notes = apply_split_lists(samples, root, images, root / splits)
+        samples, new_notes = apply_split_lists(samples, root, pairs.folders, root / splits, "mask")
         notes += new_notes
-    masks_by_image = {sample.path: pairs[sample.path] for sample in samples}
+    masks_by_image = {sample.path: pairs.masks[sample.path] for sample in samples}
     sizes = read_image_sizes(root, masks_by_image)
     contents = scan(root, masks_by_image.values(), _read_mask, "instance-masks-hashed")
     check_mask_sizes(masks_by_image, contents, sizes)
@@ -98,44 +105,9 @@ def read(
         stored = StoredInstanceMask(root / mask, boxes, [code for code, _ in instances], contents[mask]["content"])
         sample.targets["instances"] = stored
     if not any(sample.targets["detection"].labels for sample in samples):
-        raise UserError(f"the {len(samples)} masks in {mask_base} contain no objects: all pixels are 0")
-    schema = {task: TaskInfo(task, list(classes)) for task in ("detection", "instances")}
+        raise UserError(f"the {len(samples)} masks in {masks} contain no objects: all pixels are 0")
+    schema = {task: TaskInfo(task, class_names(classes)) for task in ("detection", "instances")}
     return Source(schema, samples, notes, root)
-
-
-def _pairs(root: Path, base: Path, mask_base: Path, suffix: str) -> tuple[dict[str, str], list[str]]:
-    """image -> mask, both as paths under the root, and notes."""
-    if base == mask_base and not suffix:
-        raise UserError(
-            "data.images and data.masks are the same folder: write how names of masks end, such as data.suffix=_mask"
-        )
-    separate = base != mask_base
-    mask_files = by_stem(
-        [path for path in image_files(mask_base, [base] if separate else []) if separate or path.stem.endswith(suffix)],
-        mask_base,
-    )
-    images = by_stem(
-        [
-            path
-            for path in image_files(base, [mask_base] if separate else [])
-            if separate or path not in mask_files.values()
-        ],
-        base,
-    )
-    masks_by_stem = {stem.removesuffix(suffix): path for stem, path in mask_files.items() if stem.endswith(suffix)}
-    pairs = {
-        relative(path, root): relative(masks_by_stem[stem], root)
-        for stem, path in images.items()
-        if stem in masks_by_stem
-    }
-    if not pairs:
-        name = next(iter(images), "NAME")
-        what = "no mask for any image" if images else "masks, but no images"
-        raise UserError(f"{mask_base} has {what} in {base}. The mask of {name}.jpg must be called {name}{suffix}.png")
-    if unmatched := sorted({relative(path, root) for path in mask_files.values()} - set(pairs.values())):
-        raise UserError(f"{len(unmatched)} masks have no image of the same name; add or remove:{listed(unmatched)}")
-    unmasked = sorted({relative(path, root) for path in images.values()} - set(pairs))
-    return pairs, [f"{len(unmasked)} images without a mask are left out: {some(unmasked)}"] if unmasked else []
 
 
 def _read_mask(path: Path) -> dict[str, Any]:

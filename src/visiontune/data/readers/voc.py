@@ -13,13 +13,14 @@ from typing import NamedTuple
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
 from visiontune.data.polygons import Objects
-from visiontune.data.readers.folders import all_files, by_stem, image_files, relative, require_folder, root_folder
+from visiontune.data.readers.folders import by_stem, relative, require_folder, root_folder
 from visiontune.data.readers.objects import size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.voc_download import challenge_folder
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
+from visiontune.data.walk import Walk, walk
 from visiontune.errors import UserError, listed, some
 
 DIFFICULT = ("ignore", "keep", "drop")
@@ -112,12 +113,14 @@ def _files(
     root: Path, base: Path, xml: Path | None, png: Path | None
 ) -> tuple[list[Sample], dict[str, Path], dict[str, str], list[str]]:
     """Samples without targets, image -> XML file, image -> mask, and notes."""
-    image_paths = image_files(base, without=[folder for folder in (xml, png) if folder and folder != base])
+    image_walk = walk(base, without=[folder for folder in (xml, png) if folder and folder != base])
+    image_paths = image_walk.images
     if png == base:  # images and masks side by side
         image_paths = [path for path in image_paths if path.suffix.lower() != ".png"]
     images_by_stem = {stem: relative(path, root) for stem, path in by_stem(image_paths, base).items()}
-    xml_files = by_stem([path for path in all_files(xml) if path.suffix.lower() == ".xml"], xml) if xml else {}
-    masks = by_stem([path for path in image_files(png) if path.suffix.lower() == ".png"], png) if png else {}
+    xml_walk, png_walk = (walk(folder, aliases=True) if folder else Walk([], []) for folder in (xml, png))
+    xml_files = by_stem([path for path in xml_walk.files if path.suffix.lower() == ".xml"], xml) if xml else {}
+    masks = by_stem([path for path in png_walk.images if path.suffix.lower() == ".png"], png) if png else {}
     if unmatched := [
         relative(path, root) for stem, path in {**masks, **xml_files}.items() if stem not in images_by_stem
     ]:
@@ -129,6 +132,7 @@ def _files(
     labelled = [path for stem, path in images_by_stem.items() if stem in xml_files or stem in masks]
     unlabelled = sorted(set(images_by_stem.values()) - set(labelled))
     notes = [f"{len(unlabelled)} images without annotation are left out: {some(unlabelled)}"] if unlabelled else []
+    notes += dict.fromkeys([*image_walk.notes, *xml_walk.notes, *png_walk.notes])
     return (
         [Sample(path, {}) for path in labelled],
         {images_by_stem[stem]: path for stem, path in xml_files.items()},

@@ -13,11 +13,12 @@ from yaml import YAMLError, safe_load
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.images import is_image
 from visiontune.data.polygons import Objects, polygon
-from visiontune.data.readers.folders import image_files, relative, root_folder
+from visiontune.data.readers.folders import relative, root_folder
 from visiontune.data.readers.objects import object_tasks
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import SPLITS, Sample, Source
+from visiontune.data.walk import is_hidden, walk
 from visiontune.errors import UserError, listed, some
 
 NO_LABELS = {"classes.txt"}  # labelImg writes the class names beside the labels
@@ -48,7 +49,7 @@ def read(
     labels: dict[str, Path] = {}
     image_splits: dict[str, str] = {}
     for split in SPLITS:
-        for image_path in _split_images(config.get(split), bases, file, split):
+        for image_path in _split_images(config.get(split), bases, file, split, notes):
             path = relative(follow(image_path), root)
             if image_splits.setdefault(path, split) != split:
                 raise UserError(
@@ -136,8 +137,8 @@ def _bases(config: Mapping[str, Any], file: Path, root: Path) -> tuple[list[Path
     return [file.parent], [f"path {folder} of {file} does not exist: {file.parent} is used instead"]
 
 
-def _split_images(entry: Any, bases: list[Path], file: Path, split: str) -> list[Path]:
-    """The images of a split, with paths as in the YAML file; links in text files are not resolved."""
+def _split_images(entry: Any, bases: list[Path], file: Path, split: str, notes: list[str]) -> list[Path]:
+    """The images of a split, with paths as in the YAML file; links in text files are not resolved. Adds notes."""
     images: list[Path] = []
     for entry_path in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
         # Roboflow writes ../train/images beside train/images.
@@ -149,11 +150,12 @@ def _split_images(entry: Any, bases: list[Path], file: Path, split: str) -> list
                 f"{file}: {split}: {candidates[0]} does not exist. Write a folder of images or a .txt of them"
             )
         target = follow(written_path)
-        entry_images = (
-            [written_path / path.relative_to(target) for path in image_files(target)]
-            if target.is_dir()
-            else _read_list(target, bases)
-        )
+        if target.is_dir():
+            result = walk(target)
+            notes += result.notes
+            entry_images = [written_path / path.relative_to(target) for path in result.images]
+        else:
+            entry_images = _read_list(target, bases)
         if not entry_images:
             raise UserError(f"{file}: {split}: {written_path} has no images")
         images += entry_images
@@ -192,7 +194,11 @@ def _unmatched_labels(root: Path, labels: Mapping[str, Path]) -> list[str]:
         image_folders.setdefault(label.parent, set()).add((root / path).parent)
     unmatched: list[str] = []
     for folder, folders in image_folders.items():
-        files = [path for path in folder.glob("*.txt") if path.name not in NO_LABELS and path.resolve() not in expected]
+        files = [
+            path
+            for path in folder.glob("*.txt")
+            if not is_hidden(path.name) and path.name not in NO_LABELS and path.resolve() not in expected
+        ]
         # A list may contain only some of the images in a folder.
         stems = (
             {path.stem for image_folder in folders for path in image_folder.iterdir() if is_image(path)}
