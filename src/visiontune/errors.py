@@ -1,5 +1,6 @@
 """Errors whose message is for the user, and functions that format messages."""
 
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -18,6 +19,19 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if there is no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Escape line breaks and other control characters; with `most`, leave out the middle of a longer text."""
+    line = "".join(
+        character.encode("unicode_escape", "backslashreplace").decode()
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        else character
+        for character in text
+    )
+    if most is None or len(line) <= most:
+        return line
+    return line[: most - most // 3 - 1] + "…" + line[-(most // 3) :]
 
 
 def listed(lines: Sequence[str], most: int = 10) -> str:

@@ -3,12 +3,16 @@
 import csv
 from collections.abc import Collection
 from html import escape
+from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from visiontune.errors import one_line
+from visiontune.models.heads.drawing import LONGEST_LABEL, save_figure
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
+from visiontune.runs.log import warn_on_failure
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
@@ -20,6 +24,7 @@ code { background: #f2f2f2; padding: .1rem .3rem }
 
 
 def write_page(
+    folder: Path,
     run: RunDirectory,
     split: str,
     metrics: dict[str, float],
@@ -30,20 +35,22 @@ def write_page(
     """Write the page: the metrics of a run, its curves, and `images`.
 
     Args:
-        images: file names in the report folder.
+        folder: of the page and its images.
+        images: file names in `folder`.
         source: the run that this run was compressed from.
         per_class: metrics `TASK/METRIC/CLASS` that get no curve.
     """
     origin = f" It was compressed from the run <code>{escape(source)}</code>." if source else ""
-    if _draw_curves(run, per_class):
-        images = ["curves.png", *images]
-    images = [*images, *(path.name for path in run.report.glob("lr_range.png"))]  # of the learning-rate range test
+    with warn_on_failure("curves.png"):
+        if _draw_curves(folder, run, per_class):
+            images = ["curves.png", *images]
+    images = [*images, *(path.name for path in folder.glob("lr_range.png"))]  # of the learning-rate range test
     rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{value:.4f}</td></tr>" for name, value in sorted(metrics.items()))
     figures = "\n".join(
         f'<h2>{escape(name.removesuffix(".png").replace("_", " "))}</h2><img src="{escape(name)}" alt="{escape(name)}">'
         for name in images
     )
-    with write_atomically(run.report / "index.html") as file:
+    with write_atomically(folder / "index.html") as file:
         file.write(
             f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(run.path.name)}</title><style>{STYLE}</style></head><body>
@@ -59,19 +66,21 @@ sample in <code>predictions.csv</code>.{origin}</p>
         )
 
 
-def _draw_curves(run: RunDirectory, per_class: Collection[str]) -> bool:
+def _draw_curves(folder: Path, run: RunDirectory, per_class: Collection[str]) -> bool:
     """Write curves.png from metrics.csv: the losses, and every other metric of the validation split.
 
     Returns:
-        Whether there is a metrics.csv.
+        Whether metrics.csv has a row.
     """
     if not run.history.is_file():
         return False
     with run.history.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        return False
     names = [name for name in rows[0] | rows[-1] if name.startswith(("train/", "val/"))]
     names = [name for name in names if name.partition("/")[2] not in per_class]
-    names = [name for name in names if not name.endswith("/weight")]
+    names = [name for name in names if not name.endswith("/weight") and name != "train/skipped_steps"]
     losses = [name for name in names if name.startswith("train/") or name.endswith("loss")]
     curve_names = (losses, [name for name in names if name not in losses])
     figure = Figure(figsize=(14, 4.2), layout="constrained")
@@ -80,10 +89,12 @@ def _draw_curves(run: RunDirectory, per_class: Collection[str]) -> bool:
         for name in plotted:
             points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name, "nan") not in ("", "nan")]
             if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=name)
+                axes.plot(*zip(*points, strict=True), marker=".", label=one_line(name, LONGEST_LABEL))
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(run.report / "curves.png", dpi=110)
+            legend = axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+    save_figure(figure, folder / "curves.png")
     return True

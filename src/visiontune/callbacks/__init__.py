@@ -11,6 +11,7 @@ from visiontune.callbacks.history import History
 from visiontune.callbacks.initial_validation import InitialValidation
 from visiontune.callbacks.keep_zeros import KeepZeros
 from visiontune.callbacks.l2_sp import L2SP
+from visiontune.callbacks.nonfinite import NonFinite
 from visiontune.callbacks.prediction_collector import PredictionCollector
 from visiontune.callbacks.probe_initialization import ProbeInitialization
 from visiontune.callbacks.quantization_aware import QuantizationAware
@@ -28,6 +29,7 @@ __all__ = [
     "InitialValidation",
     "KeepZeros",
     "LastWindowScale",
+    "NonFinite",
     "PredictionCollector",
     "ProbeInitialization",
     "QuantizationAware",

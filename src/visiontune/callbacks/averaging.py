@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from visiontune.callbacks.nonfinite import NonFinite
 from visiontune.strategies.freezing import average_batchnorm
 
 
@@ -31,6 +32,14 @@ class WeightAverage(WeightAveraging):
         if trainer.ckpt_path is None:  # the copy was made in setup, before the heads were initialized
             assert self._average_model is not None
             self._average_model.module.load_state_dict(pl_module.state_dict())
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(c, NonFinite) and c.skipped_step == trainer.global_step - 1 for c in callbacks):
+            self._latest_update_step = trainer.global_step  # a skipped step is not averaged
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._average_model is not None:

@@ -43,7 +43,7 @@ class History(L.Callback):
         metrics = {name: v for name, v in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if not trainer.is_global_zero or any(row["epoch"] == str(epoch) for row in self.rows):
             return  # a resumed run ends the epoch of its checkpoint a second time
-        values = {name: float(v) for name, v in metrics.items() if not name.endswith("_step")}
+        values = {name: float(v) for name, v in metrics.items() if name != "train/loss_step"}
         seconds = time.monotonic() - self.started
         row = {"epoch": str(epoch), "step": str(trainer.global_step), "seconds": f"{seconds:.1f}"}
         self.rows.append(row | {name: f"{value:.6g}" for name, value in sorted(values.items())})

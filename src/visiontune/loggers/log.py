@@ -1,7 +1,7 @@
 """One function for each kind of information; scalars go through Lightning's `self.log`."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -10,7 +10,7 @@ from torch import Tensor
 from visiontune.loggers.base import ArtifactLogger, ImageLogger
 from visiontune.loggers.tensorboard import TensorBoardLogger
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.log import log
+from visiontune.runs.log import warn_on_failure
 
 ARTIFACTS = (
     "config.yaml", "environment.json", "splits.csv", "metrics.csv", "metrics.json", "predictions.csv", "train.log",
@@ -71,10 +71,6 @@ def log_artifacts(loggers: Sequence[Logger], run: RunDirectory) -> None:
                 logger.add_files(run.path, files)
 
 
-@contextmanager
-def warn_on_error(logger: Logger) -> Iterator[None]:
-    """Log what a logger raises as a warning: a finished training stays finished."""
-    try:
-        yield
-    except Exception as error:  # each library has its own types
-        log.warning(f"warning: {type(logger).__name__}: {type(error).__name__}: {error}")
+def warn_on_error(logger: Logger) -> AbstractContextManager[None]:
+    """Log what a logger raises as a warning."""
+    return warn_on_failure(type(logger).__name__)

@@ -16,7 +16,7 @@ from visiontune.loggers.base import ArtifactLogger, ImageLogger, LoggedRun
 from visiontune.loggers.sent import SentRecords
 
 SQLITE = "sqlite:///"
-PARAMS_PER_REQUEST, LONGEST_PARAM = 100, 6000  # the limits of MLflow
+PARAMS_PER_REQUEST, LONGEST_PARAM, LONGEST_NAME = 100, 6000, 240  # the limits of MLflow
 
 
 class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
@@ -42,6 +42,7 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
         self.run = run
         self.log_artifacts = log_artifacts
         self.sent = SentRecords(run.sent_file("mlflow"))
+        self.names: dict[str, str] = {}  # name -> name on the server
         self.database: Path | None = None
         if tracking_uri.startswith(SQLITE):  # a relative path would be another file in another working directory
             self.database = Path(tracking_uri.removeprefix(SQLITE)).expanduser().resolve()
@@ -101,7 +102,8 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = step or 0
-        new = {clean(name): float(value) for name, value in metrics.items() if self.sent.is_new(clean(name), step)}
+        values = {self._unique_name(name): float(value) for name, value in metrics.items()}
+        new = {name: value for name, value in values.items() if self.sent.is_new(name, step)}
         if new:
             super().log_metrics(new, step)
             self.sent.add(new, step)
@@ -120,7 +122,7 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
     @rank_zero_only
     def add_image(self, name: str, image: Tensor, step: int) -> None:
-        name = clean(name)
+        name = self._unique_name(name)
         if self.sent.is_new(f"image {name}", step):
             self.experiment.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=name, step=step)
             self.sent.add([f"image {name}"], step)
@@ -131,6 +133,17 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
             parent = Path(file).parent.as_posix()
             self.experiment.log_artifact(self.run_id, str(folder / file), None if parent == "." else parent)
 
+    def _unique_name(self, name: str) -> str:
+        """`clean(name)`, or `NAME_2` if another name became the same."""
+        if name not in self.names:
+            cleaned = unique = clean(name)
+            number = 1
+            while unique in self.names.values():
+                number += 1
+                unique = f"{cleaned}_{number}"
+            self.names[name] = unique
+        return self.names[name]
+
     def close(self, status: str) -> None:
         if self._initialized:
             self.experiment.set_terminated(
@@ -139,5 +152,6 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
 
 def clean(name: str) -> str:
-    """Replace the characters that MLflow does not allow in a name by `_`."""
-    return re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)
+    """Replace the characters that MLflow does not allow in a name by `_`, and parts such as `..` that it refuses."""
+    parts = re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)[:LONGEST_NAME].split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)

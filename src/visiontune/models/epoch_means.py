@@ -19,11 +19,11 @@ class EpochMeans:
         self.sums: dict[str, Tensor] = {}  # name -> (sum of value * samples, samples)
 
     def update(self, values: Mapping[str, tuple[Tensor, int]]) -> None:
-        """Add means by name, each with its number of samples."""
+        """Add means by name, each with its number of samples; a mean that is not finite is left out."""
         for name, (value, samples) in values.items():
-            self._add(
-                name, torch.stack([value.detach().float() * samples, value.new_full((), samples, dtype=torch.float)])
-            )
+            mean = value.detach().float()
+            pair = torch.stack([mean * samples, mean.new_full((), samples)])
+            self._add(name, torch.where(mean.isfinite(), pair, torch.zeros_like(pair)))
 
     def compute(self, trainer: L.Trainer) -> dict[str, Tensor]:
         """The means over all ranks, whose names may differ; then start the next epoch."""

@@ -66,8 +66,7 @@ class FineTuner(L.LightningModule):
         self.loss_weights = build_loss_weights(heads, loss_weights)
         self.loss_terms = nn.ModuleList()  # see `LossTerm`; `append` adds one
         self.monitor = find_monitor(heads, monitor)
-        self.description = description or {}
-        self.split = "test"  # the split that a `test` pass evaluates
+        self.description, self.split = description or {}, "test"  # the split that a `test` pass evaluates
         self.train_means, self.scores = EpochMeans(), SplitMetrics(heads)
 
     def stages(self) -> Stages:
@@ -110,6 +109,7 @@ class FineTuner(L.LightningModule):
         step = TrainingStep(batch, *self._forward_features(batch))
         step.compute_losses(self.heads, log_all=len(self.heads) > 1 or len(self.loss_terms) > 0)
         extra = [term(self, step) for term in self.loss_terms]  # before the sum, since a term may change the losses
+        self.losses = {task: loss.detach() for task, loss in step.losses.items()}
         total = sum(extra, start=self.loss_weights(step.losses, step.labelled))
         self.train_means.update(step.curves | {"train/loss": (total, len(batch["index"]))})
         if len(self.heads) > 1:

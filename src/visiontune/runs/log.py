@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from visiontune.errors import first_line
+
 log = logging.getLogger("visiontune")
 
 
@@ -48,3 +50,16 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
             for library, previous_handlers, propagate in before:
                 library.handlers, library.propagate = previous_handlers, propagate
             logging.captureWarnings(False)
+
+
+@contextmanager
+def warn_on_failure(what: str) -> Iterator[None]:
+    """Log an error in the block as a warning: a finished training stays finished.
+
+    Args:
+        what: what is missing because of the error.
+    """
+    try:
+        yield
+    except Exception as error:  # heads, metrics, matplotlib and loggers have their own types
+        log.warning(f"warning: {what}: {type(error).__name__}: {first_line(error)}")

@@ -21,6 +21,7 @@ from visiontune.callbacks import (
     History,
     InitialValidation,
     LastWindowScale,
+    NonFinite,
     ProbeInitialization,
     StageMonitor,
     UnfreezeMonitor,
@@ -129,7 +130,8 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
-    first: list[L.Callback] = [ExactResume(), LastWindowScale(), AverageBatchNorm(), history]
+    nonfinite = NonFinite(skip=cfg.get("on_nonfinite") == "skip")  # runs of older versions have no such key
+    first: list[L.Callback] = [ExactResume(), nonfinite, LastWindowScale(), AverageBatchNorm(), history]
     first += [ProbeInitialization()] if cfg.probe else []
     last = [
         StageMonitor(),

@@ -36,6 +36,7 @@ CHANGEABLE = (
     "technique.l2_sp.",
     "technique.auto_rgn.",
     "checkpoints.",
+    "on_nonfinite",
     "distill.teacher",
 )
 

@@ -79,6 +79,7 @@ class Train(Section):
     test: Flag | Literal["auto"] = key("true, false or auto", "true")
     monitor: Text | None = key("the name of a metric, or null", "val/classification/f1")
     probe: Flag | Literal["auto"] = key("true, false or auto", "auto")
+    on_nonfinite: Literal["error", "skip"] = key("error or skip", "skip")
     l1: NotNegative = key("a number, 0 or more", 1e-5)
     loss_weights: Literal["learned"] | dict[str, NotNegative] = key(
         "learned, or a mapping of heads to numbers", "learned"

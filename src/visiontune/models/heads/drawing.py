@@ -1,6 +1,9 @@
 """Drawings of results: captions on images, grids, the confusion matrix."""
 
+import logging
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from visiontune.errors import one_line
+
 MIN_SIDE = 160  # pixels; smaller images are enlarged, so that text fits
+LONGEST_LABEL = 40  # characters in a figure
 GOOD, BAD = (22, 120, 60), (185, 28, 28)
 
 
@@ -37,8 +43,15 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
     strip = Image.new("RGB", (enlarged.shape[-1], (size + 6) * len(lines) + 4), BAD if bad else GOOD)
     draw = ImageDraw.Draw(strip)
     for i, line in enumerate(lines):
-        draw.text((5, 2 + i * (size + 6)), line, fill="white", font=font)
+        draw.text((5, 2 + i * (size + 6)), one_line(line), fill="white", font=font)
     return torch.cat([enlarged, torch.from_numpy(np.array(strip)).permute(2, 0, 1)], 1)
+
+
+def shrink(image: Tensor, side: int = 1000) -> Tensor:
+    """``(3, H, W)`` with a longer side of at most `side` pixels."""
+    scale = side / max(image.shape[-2:])
+    size = [max(1, round(length * scale)) for length in image.shape[-2:]]
+    return F.resize(image, size, antialias=True) if scale < 1 else image
 
 
 def image_grid(images: Sequence[Tensor], width: int = 990, gap: int = 6) -> Tensor:
@@ -79,8 +92,10 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     if n <= 40:
-        axes.set_xticks(range(n), classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(n), classes)
+        names = [one_line(name, LONGEST_LABEL) for name in classes]
+        # A `$` in a name is not the beginning of a formula.
+        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(n), names, parse_math=False)
     if n <= 25:
         for i in range(n):
             for j in range(n):
@@ -95,3 +110,17 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
                         color="white" if shares[i, j] > 0.5 else "black",
                     )
     return figure
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure as an image; characters that its font lacks are boxes, without matplotlib's warning for each."""
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        fonts.setLevel(logging.ERROR)
+        try:
+            figure.savefig(path, dpi=dpi)
+        finally:
+            fonts.setLevel(level)

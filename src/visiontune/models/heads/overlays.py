@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import draw_segmentation_masks
 
 from visiontune.data.targets import IGNORE
+from visiontune.errors import one_line
 from visiontune.models.heads.drawing import enlarge
 
 Colour = tuple[int, int, int]
@@ -103,7 +104,7 @@ def side_by_side(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
     for image, title in zip(images, titles, strict=True):
         size = max(14, image.shape[-1] // 22)
         strip = Image.new("RGB", (image.shape[-1], size + 10), BACKGROUND)
-        ImageDraw.Draw(strip).text((5, 2), title, fill="white", font=ImageFont.load_default(size))
+        ImageDraw.Draw(strip).text((5, 2), one_line(title), fill="white", font=ImageFont.load_default(size))
         below = torch.full((3, height - image.shape[-2], image.shape[-1]), 255, dtype=torch.uint8)
         columns += [torch.cat([_to_tensor(strip), image, below], 1)]
     tallest = max(column.shape[-2] for column in columns)
@@ -136,7 +137,7 @@ def _tint(image: Tensor, masks: Tensor, colours: list[Colour], factor: int) -> T
 
 def _write_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], colour: Colour, size: int) -> None:
     """Text on the class's colour above a box's upper left corner, or inside the box at the edge of the image."""
-    font = ImageFont.load_default(size)
+    font, text = ImageFont.load_default(size), one_line(text)
     width, height = round(draw.textlength(text, font=font)) + 4, size + 4
     left = max(0, min(corner[0], draw.im.size[0] - width))
     top = corner[1] - height if corner[1] >= height else max(0, corner[1])
@@ -156,7 +157,7 @@ def _draw_legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
     font, row, left, top = ImageFont.load_default(size), size + 8, 5, 4
     strip = Image.new("RGB", (width, row * max(1, len(entries)) + 4), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    for name, colour in entries:
+    for name, colour in ((one_line(text), colour) for text, colour in entries):
         entry_width = size + 5 + round(draw.textlength(name, font=font))
         if left > 5 and left + entry_width > width - 5:
             left, top = 5, top + row
