@@ -40,6 +40,14 @@ def listed(lines: Sequence[str], most: int = 10) -> str:
     return "".join(f"\n  {line}" for line in lines[:most]) + more
 
 
+def printable(text: object) -> str:
+    """A path or name as valid Unicode: bytes of a file name that are not UTF-8 are written as `\\xNN`."""
+    try:
+        return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte, as in JSON
+        return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first `most` names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -12,7 +12,7 @@ from visiontune.data.readers import digit_scenes, scenes
 from visiontune.data.readers.digit_scenes import SceneLabels, SceneObjects, read
 from visiontune.data.readers.scenes import HEIGHTS, MOST, TEXTURES, compose
 from visiontune.data.schema import Sample, Source
-from visiontune.data.targets import LabelMap, Stored
+from visiontune.data.targets import LabelMap, is_stored
 from visiontune.errors import UserError
 
 SIZE = (96, 96)
@@ -62,7 +62,7 @@ def test_the_targets_of_a_scene_say_the_same(source: Source) -> None:
         assert sample.targets["multilabel"].nonzero().flatten().tolist() == sorted(set(found["labels"].tolist()))
         assert sample.targets["regression"].tolist() == [len(found["labels"])]
         for task, listed in (("instances", found["labels"].tolist()), ("segmentation", labels.unique().tolist())):
-            assert isinstance(sample.targets[task], Stored) and list(sample.targets[task].labels) == listed
+            assert is_stored(sample.targets[task]) and list(sample.targets[task].labels) == listed
 
 
 def test_digits_differ_in_size_overlap_and_stand_out(source: Source) -> None:

@@ -170,7 +170,9 @@ def test_files_that_are_no_pictures(photos: Path, make: Make, kind: str) -> None
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"not an image at all", "empty": b""}[kind])
     message = bad(make, photos)
-    assert message.startswith(f"1 image under {photos} cannot be read; repair or remove:\n  cat/broken.jpg: ")
+    assert message.startswith(
+        f"1 image under {photos} cannot be read; repair or remove, or write data.on_bad_image=skip:\n  cat/broken.jpg: "
+    )
     assert {"truncated": "truncated", "text": "not an image", "empty": "the file is empty"}[kind] in message
 
 

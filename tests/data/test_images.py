@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from visiontune.data.images import load_image, read_image_size, with_channels
+from visiontune.data.images import load_image, with_channels
+from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.errors import UserError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -50,7 +51,10 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, suffix: 
     image = load_image(path)
     assert corners(image) == UPRIGHT[orientation]
     assert image.shape == ((3, 32, 64) if orientation < 5 else (3, 64, 32))
-    assert read_image_size(path) == image.shape[1:]
+    assert read_image_sizes(tmp_path, [path.name])[path.name] == image.shape[1:]
+    stored = read_image_sizes(tmp_path, [path.name], orientation="ignore")[path.name]
+    assert stored == ((32, 64) if suffix != "tif" or orientation < 5 else (64, 32))  # a TIFF is always upright
+    assert len(orientation_note(tmp_path, [path.name])) == (suffix != "tif" and orientation > 1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

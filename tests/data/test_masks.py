@@ -139,12 +139,14 @@ def test_other_values_and_void(root: Path) -> None:
         (
             lambda root: (root / "masks/p04.png").write_bytes(b""),
             {},
-            "1 image under {root} cannot be read; repair or remove:\n  masks/p04.png: not an image",
+            "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:"
+            "\n  masks/p04.png: not an image",
         ),
         (
             lambda root: (root / "images/p04.jpg").write_bytes(b"words"),
             {},
-            "1 image under {root} cannot be read; repair or remove:\n  images/p04.jpg: not an image",
+            "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:"
+            "\n  images/p04.jpg: not an image",
         ),
     ],
 )

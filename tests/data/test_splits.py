@@ -10,7 +10,7 @@ import torch
 
 from visiontune.data.assign import assign
 from visiontune.data.schema import Sample, TaskInfo
-from visiontune.data.splits import by_ratio, carve_val, few_shot, k_fold, strata
+from visiontune.data.splits import Strata, by_ratio, carve_val, few_shot, k_folds, strata
 from visiontune.data.targets import LabelMap
 from visiontune.errors import UserError
 
@@ -28,6 +28,13 @@ def samples(counts: tuple[int, ...] = (50, 30, 20)) -> list[Sample]:
 
 def classes(some: list[Sample]) -> dict[str, int | None]:
     return strata(some, SCHEMA)
+
+
+def k_fold(
+    some: list[Sample], fold: int, folds: int, ratio: dict[str, float], seed: int, strata: Strata | None = None
+) -> dict[str, str]:
+    """The splits of one fold."""
+    return list(k_folds(some, folds, ratio, seed, strata))[fold]
 
 
 def share(splits: dict[str, str], some: list[Sample]) -> dict[str, Counter]:
@@ -152,7 +159,7 @@ def test_classes_too_small_for_the_folds() -> None:
 def test_fold_out_of_range() -> None:
     for fold, folds in ((5, 5), (-1, 5)):
         with pytest.raises(UserError, match=r"fold goes from 0 to folds - 1; write data.fold=0"):
-            k_fold(samples(), fold, folds, RATIO, seed=0)
+            assign(samples(), SCHEMA, ratio=RATIO, seed=0, fold=fold, folds=folds)
     with pytest.raises(UserError, match=r"data\.fold=0 data\.folds=5"):
         assign(samples(), SCHEMA, ratio=RATIO, seed=0, fold=1)
 
@@ -257,8 +264,8 @@ def test_too_few_samples() -> None:
 
 
 def test_samples_of_other_tasks_split_without_classes() -> None:
-    some = [Sample(f"{i}.png", {"detection": {"boxes": [], "labels": []}}, content=str(i)) for i in range(20)]
-    result, _ = assign(some, {"detection": TaskInfo("detection", [])}, ratio=RATIO, seed=0)
+    some = [Sample(f"{i}.png", {"dense": torch.zeros(3, 4, 4)}, content=str(i)) for i in range(20)]
+    result, _ = assign(some, {"dense": TaskInfo("dense", ["red", "green", "blue"])}, ratio=RATIO, seed=0)
     assert [len(part) for part in result.values()] == [14, 3, 3]
 
 

@@ -47,7 +47,7 @@ def test_a_changed_file_alone_is_looked_at_again(photos: Path, looks: list[Path]
 
 def test_a_broken_memory_means_looking_again(photos: Path, own_cache: Path, looks: list[Path]) -> None:
     verify(photos, listing(photos))
-    for file in own_cache.rglob("*.json"):
+    for file in own_cache.rglob("*.jsonl"):
         file.write_text(file.read_text()[:20])
     verify(photos, listing(photos))
     assert len(looks) == 80

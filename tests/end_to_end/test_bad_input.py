@@ -64,15 +64,15 @@ def test_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
         (lambda root: (root / "cloud").mkdir(), "class 'cloud' has no images in {root}. Add some, or remove"),
         (
             lambda root: truncate(root / "sky" / "x.jpg"),
-            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:\n  sky/x.jpg: ",
         ),
         (
             lambda root: damage(root / "sky" / "x.jpg", b"not an image at all"),
-            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:\n  sky/x.jpg: ",
         ),
         (
             lambda root: damage(root / "sky" / "x.jpg", b""),
-            "1 image under {root} cannot be read; repair or remove:\n  sky/x.jpg: ",
+            "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:\n  sky/x.jpg: ",
         ),
     ],
     ids=["class without images", "truncated", "text named jpg", "zero bytes"],
@@ -116,7 +116,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             file.write(f"{i}.png,{split},{i},{known or ','}\n")
     options = ["data=csv", f"data.root={tmp_path}", "data.table=table.csv", "data.targets=[age]"]
     message = refused(*options, "data.labels=[tall,wide]", "heads=[multilabel,regression]")
-    assert message.startswith("the val split has no label of multilabel: give it some")
+    assert message.startswith("the val split has no label of multilabel in its 4 images")
 
 
 # ---- the config

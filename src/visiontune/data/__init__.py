@@ -15,6 +15,7 @@ from visiontune.data.datamodule import VisionData
 from visiontune.data.loaders import image_loader, to_network
 from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
+from visiontune.data.split_checks import check_val
 from visiontune.errors import UserError
 
 __all__ = [
@@ -66,14 +67,21 @@ def build_data(
     reader |= {key: value for key, value in settings.items() if key in reader}
     source = get_method(reader.pop("_target_"))(**reader)
     if tasks is not None:
-        source = _select_tasks(source, tasks)
+        source = _select_tasks(source, tasks, has_folds=settings.get("folds") is not None)
     options = {key: value for key, value in settings.items() if key in known}
     return VisionData(source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, **options)
 
 
-def _select_tasks(source: Source, tasks: Sequence[str]) -> Source:
-    """Keep only these tasks, and only images with a label for at least one of them."""
+def _select_tasks(source: Source, tasks: Sequence[str], has_folds: bool = False) -> Source:
+    """Keep only these tasks, and only images with a label for at least one of them.
+
+    Raises:
+        UserError: a task is unknown, or no image of the val split has a label, unless `has_folds` replaces it.
+    """
     schema = select_tasks(source.schema, tasks)
+    val = [sample for sample in source.samples if sample.split == "val"]
+    if val and not has_folds:  # otherwise they would be left out, and part of train would become val
+        check_val(val, schema)
     samples = [
         replace(sample, targets={task: sample.targets[task] for task in tasks if task in sample.targets})
         for sample in source.samples

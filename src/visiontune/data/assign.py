@@ -1,14 +1,17 @@
 """Assign every sample to train, val or test."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from visiontune.data import splits
 from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
-from visiontune.errors import UserError, some
+from visiontune.data.split_checks import ADVICE, check_classes, check_val
+from visiontune.errors import UserError
+
+Assignment = tuple[dict[str, list[Sample]], list[str]]  # split -> samples sorted by path, and notes
 
 
 def assign(
@@ -22,7 +25,7 @@ def assign(
     per_class: int | None = None,
     limit_train: int | None = None,
     stratify: bool = True,
-) -> tuple[dict[str, list[Sample]], list[str]]:
+) -> Assignment:
     """Decide every sample's split.
 
     The splits of the data set are used unless `folds` is set. If it has no val split, part of train becomes val; if it
@@ -33,70 +36,70 @@ def assign(
 
     Raises:
         UserError: the ratio or the folds are invalid, the data set has splits but no train split, a split is empty, a
-            class has no training samples, or `per_class` is larger than the number of samples of a class.
+            class has no training samples, the val split can decide nothing, or `per_class` is larger than the number of
+            samples of a class. With `folds`, an error of one fold is that of all.
     """
     splits.check_ratio(ratio)
-    notes: list[str] = []
-    has_splits = any(sample.split for sample in samples)
-    strata = splits.strata(samples, schema) if stratify else None
     if (fold is None) != (folds is None):
         raise UserError("k-fold needs both: data.fold=0 data.folds=5 (fold goes from 0 to folds - 1)")
+    if fold is not None and folds is not None and not 0 <= fold < folds:
+        raise UserError(f"data.fold={fold} data.folds={folds}: fold goes from 0 to folds - 1; write data.fold=0")
+    has_splits = any(sample.split for sample in samples)
+    strata = splits.strata(samples, schema) if stratify else None
+    ordered = sorted(samples, key=lambda sample: sample.path)
+
+    def finish(assignment: Mapping[str, str], required: Sequence[str], advice: str = ADVICE) -> Assignment:
+        """Check an assignment, and reduce its train split."""
+        result: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+        for sample in ordered:
+            if split := assignment.get(sample.path):
+                result[split].append(sample)
+        for split in required:
+            if not result[split]:
+                raise UserError(
+                    f"{len(samples)} samples are too few: nothing is left for {split}. Add images, or give "
+                    f"{split} a larger share of data.split_ratio."
+                )
+        check_classes(result, schema, advice)
+        check_val(result["val"], schema)
+        notes = _reduce_train(result, schema, per_class, limit_train, seed, strata)
+        return result, notes + check_classes(result, schema)
+
+    notes: list[str] = []
     if fold is not None and folds is not None:
-        assignment = splits.k_fold(samples, fold, folds, ratio, seed, strata)
-        required: tuple[str, ...] = SPLITS
         notes += ["the splits of the data set are ignored: k-fold uses all samples"] if has_splits else []
+        result, new_notes = _assign_fold(splits.k_folds(samples, folds, ratio, seed, strata), fold, folds, finish)
     elif has_splits:
-        assignment, new_notes = _keep_dataset_splits(samples, ratio, seed, strata)
-        required = ("train", "val")
-        notes += new_notes
+        assignment, notes = _keep_dataset_splits(samples, ratio, seed, strata)
+        result, new_notes = finish(assignment, ("train", "val"))
     else:
         assignment = splits.by_ratio(samples, ratio, seed, strata)
-        required = tuple(split for split in SPLITS if ratio.get(split, 0) > 0)
-    ordered = sorted(samples, key=lambda sample: sample.path)
-    result = {split: [sample for sample in ordered if assignment.get(sample.path) == split] for split in SPLITS}
-    for split in required:
-        if not result[split]:
+        result, new_notes = finish(assignment, [split for split in SPLITS if ratio.get(split, 0) > 0])
+    return result, notes + new_notes
+
+
+def _assign_fold(
+    assignments: Iterable[Mapping[str, str]],
+    fold: int,
+    folds: int,
+    finish: Callable[[Mapping[str, str], Sequence[str], str], Assignment],
+) -> Assignment:
+    """The splits of one fold; every fold is checked, so that all jobs of a cross-validation are refused alike."""
+    advice = (
+        "Each class needs two images or more, which are not copies and have different groups, since a fold tests a "
+        "part of them: add images, or remove the class."
+    )
+    selected: Assignment = {}, []
+    for number, assignment in enumerate(assignments):
+        try:
+            outcome = finish(assignment, SPLITS, advice)
+        except UserError as error:
             raise UserError(
-                f"{len(samples)} samples are too few: nothing is left for {split}. Add images, or give "
-                f"{split} a larger share of data.split_ratio."
-            )
-    check_classes(result, schema)
-    notes += _reduce_train(result, schema, per_class, limit_train, seed, strata)
-    return result, notes + check_classes(result, schema)
-
-
-def check_classes(
-    result: Mapping[str, list[Sample]],
-    schema: Mapping[str, TaskInfo],
-    advice: str = "Add it to train, or remove the class.",
-) -> list[str]:
-    """Notes on classes that no training sample has.
-
-    Args:
-        advice: the end of the error message.
-
-    Raises:
-        UserError: a class of a single-label task has no training sample. In other tasks a rare class may be absent
-            from a split.
-    """
-    notes = []
-    for task, info in schema.items():
-        if not info.target_kind.names_classes:
-            continue
-        absent = {split: set(splits.missing_classes(samples, task, info)) for split, samples in result.items()}
-        untrained = [name for name in info.classes if name in absent["train"]]
-        nowhere = [name for name in untrained if all(name in absent[split] for split in ("val", "test"))]
-        elsewhere = [name for name in untrained if name not in nowhere]
-        if untrained and info.target_kind.single_label:
-            name = untrained[0]
-            present = [split for split in ("val", "test") if name not in absent[split]]
-            where = f"is in {' and '.join(present)} but not in train" if present else "has no samples in train"
-            others = f" (and {len(untrained) - 1} more classes)" if len(untrained) > 1 else ""
-            raise UserError(f"class {name!r}{others} {where}: nothing to learn it from. {advice}")
-        for names, what in ((elsewhere, "in val or test but not in train"), (nowhere, "in no image at all")):
-            if names:
-                notes.append(f"{task}: {len(names)} of {len(info.classes)} classes are {what}: {some(names, 5)}")
-    return notes
+                f"data.folds={folds}: fold {number} cannot be trained, so none of them starts: {error}"
+            ) from None
+        if number == fold:
+            selected = outcome
+    return selected
 
 
 def _keep_dataset_splits(

@@ -10,8 +10,9 @@ import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from visiontune.data.assign import assign, check_classes, keep_labels
+from visiontune.data.assign import assign, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
+from visiontune.data.bad_files import BadFiles
 from visiontune.data.batch import Batch
 from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_frame, eval_transform
@@ -20,9 +21,10 @@ from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import read_splits, split_rows
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, progress
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
+from visiontune.data.split_checks import check_classes
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verify_samples
-from visiontune.errors import UserError
+from visiontune.errors import UserError, printable
 
 # (loader, split) -> a loader that replaces it.
 LoaderWrapper = Callable[[DataLoader[Batch], str], Any]
@@ -36,12 +38,13 @@ class VisionData(L.LightningDataModule):
     Args:
         image_size: size of the network's input in pixels: one number, or (H, W).
         batch_size: samples per rank and step.
-        num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores minus 1, at
-            most 8.
+        num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores that the
+            process may use minus 1, at most 8.
         resize: `squash`, `crop` or `letterbox`.
         cache: `none`, or `memory` to keep decoded images (resized to cover 1.5 times the image size).
         labelled: share of the training samples that keep each task's label, 0..1.
         balanced: draw every class equally often in training.
+        on_bad_image: `error`, or `skip` to leave out images that cannot be read, with a note.
 
     Raises:
         UserError: the data or the arguments are invalid.
@@ -64,6 +67,7 @@ class VisionData(L.LightningDataModule):
         labelled: float = 1.0,
         balanced: bool = False,
         verify: str = "auto",
+        on_bad_image: str = "error",
         channels: int = 3,
         resize: str = "squash",
         cache: str = "none",
@@ -81,7 +85,8 @@ class VisionData(L.LightningDataModule):
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
-        samples = self._samples = verify_samples(source.root, source.samples, verify)
+        bad = BadFiles(on_bad_image)
+        samples = self._samples = verify_samples(source.root, source.samples, verify, bad)
         self._splits, notes = assign(
             samples,
             self.schema,
@@ -97,7 +102,7 @@ class VisionData(L.LightningDataModule):
         if labelled != 1:
             advice = f"Write a larger share, such as data.labelled={min(1, 10 * labelled):g}."
             notes += [note for note in check_classes(self._splits, self.schema, advice) if note not in notes]
-        self.notes = [*dict.fromkeys([*source.notes, *notes])]
+        self.notes = [*dict.fromkeys(printable(note) for note in (*source.notes, *bad.notes(), *notes))]
         self.num_workers = resolve_workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING

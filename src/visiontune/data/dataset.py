@@ -1,6 +1,5 @@
 """A map-style Dataset that loads and transforms samples."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +12,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from visiontune.data.batch import Batch
+from visiontune.data.cores import usable_cores
 from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
 from visiontune.data.images import load_image, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
 from visiontune.data.target_transforms import Measure
-from visiontune.data.targets import Stored
+from visiontune.data.targets import is_stored
 
 
 class VisionDataset(Dataset[dict[str, Any]]):
@@ -70,7 +70,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
             image, targets = shrink(*Measure()(tv_tensors.Image(image), targets))
             return image.contiguous(), targets, {}, (height, width)
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
             if self.frame:
                 self._items = list(pool.map(lambda index: self._item(index, self._load(index)), range(len(self))))
             else:
@@ -130,7 +130,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         targets = {}
         for task in self.tasks:
             target = self.samples[index].targets.get(task)
-            targets[task] = target.load((height, width)) if isinstance(target, Stored) else target
+            targets[task] = target.load((height, width)) if is_stored(target) else target
         return image, targets, targets, (height, width)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from visiontune.data.targets import Stored
+from visiontune.data.targets import is_stored
 
 PLAIN = (int, float, str, bytes)
 
@@ -49,6 +49,6 @@ def _parts(value: Any) -> Iterator[bytes]:
         for field in fields(value):
             yield f"{field.name}:".encode()
             yield from _parts(getattr(value, field.name))
-    elif isinstance(value, Stored):  # a user's class: only its labels are known
+    elif is_stored(value):  # a user's class: only its labels are known
         yield from _parts(list(value.labels))
     # Other values are not part of a label, such as the path of its file.

@@ -64,19 +64,28 @@ def load_images(paths: Sequence[Path], channels: int = 3) -> Iterator[Tensor]:
             pool.shutdown(cancel_futures=True)
 
 
-def read_image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of the image that `load_image` returns, without decoding a JPEG's pixels.
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """Height and width of the stored pixels of an image file, and its EXIF orientation (1 to 8), without decoding it.
 
     Raises:
         OSError, ValueError and the other types in `PROBLEMS`: the file is not an image.
     """
-    if not path.stat().st_size:
-        raise ValueError("the file is empty")
-    with Image.open(path) as image:
-        width, height = image.size
-        # For TIFF, Pillow has already applied the orientation to the size.
-        rotated = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (width, height) if rotated else (height, width)
+    with Image.open(BytesIO(data)) as image:
+        return image.height, image.width, exif_orientation(image)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8, that an opened image still has; 1 if its EXIF data is broken.
+
+    It is 1 for TIFF, whose orientation is part of the format: Pillow always applies it, to the size as well.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the parser raises many types for broken data, which must not make the image useless
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
 def reason(error: BaseException) -> str:

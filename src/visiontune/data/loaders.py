@@ -1,6 +1,5 @@
 """Build data loaders, with or without a data module."""
 
-import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,10 +12,12 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.data.batch import Batch
+from visiontune.data.cores import usable_cores
 from visiontune.data.dataset import VisionDataset, collate
 from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
+from visiontune.data.shared_memory import check_shared_memory
 
 OPEN_FILES = 65_536
 
@@ -99,9 +100,14 @@ def data_loader(
 
     Args:
         collate: combines the items of a batch, by default to a `Batch`.
+
+    Raises:
+        RunError: there is too little shared memory for so many workers.
     """
     if num_workers > 0:
         _allow_many_files()
+        size = batches.batch_size if isinstance(batches, EpochBatches) else max(map(len, batches), default=0)
+        check_shared_memory(dataset[0], size, num_workers)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -129,4 +135,4 @@ def resolve_workers(num_workers: int | str, in_memory: bool) -> int:
     """The number of data-loader workers on this machine for `data.num_workers`, a number or "auto"."""
     if isinstance(num_workers, int):
         return num_workers
-    return 0 if in_memory else min((os.cpu_count() or 1) - 1, 8)
+    return 0 if in_memory else min(usable_cores() - 1, 8)

@@ -32,6 +32,10 @@ class StoredInstances:
     def labels(self) -> list[int]:
         return self.boxes.labels
 
+    @property
+    def crowd(self) -> list[bool]:
+        return self.boxes.crowd
+
     def load(self, size: tuple[int, int]) -> dict[str, Tensor]:
         target = self.boxes.load(size)
         masks = np.zeros((len(self.segments), *size), dtype=np.uint8)

@@ -57,11 +57,13 @@ def read_splits(
         UserError: a sample of the file is missing or has changed; or, unless `grown`, labels have changed or there are
             new samples.
     """
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     samples_by_path = {sample.path: sample for sample in samples}
     if missing := [row["path"] for row in rows if row["path"] not in samples_by_path]:
-        raise UserError(f"{len(missing)} images of this run no longer exist: {', '.join(missing[:5])}")
+        raise UserError(
+            f"{len(missing)} images of this run no longer exist, or cannot be read: {', '.join(missing[:5])}"
+        )
     if changed := [row["path"] for row in rows if row["content"] != samples_by_path[row["path"]].content]:
         raise UserError(f"{len(changed)} images have changed since this run started: {', '.join(changed[:5])}")
     alternative = f"start a new run from its weights with weights_from={path.parent}"

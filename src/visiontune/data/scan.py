@@ -4,16 +4,20 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
+from visiontune.data.bad_files import BadFiles, check_names
+from visiontune.data.cores import usable_cores
+from visiontune.data.images import PROBLEMS, read_header, reason
+from visiontune.data.progress import show_progress
+from visiontune.errors import UserError, some
 
-from visiontune.data.images import PROBLEMS, read_image_size, reason
-from visiontune.errors import UserError, listed
+CHUNK = 64  # files that a thread reads at a time
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def cache_folder() -> Path:
@@ -22,88 +26,163 @@ def cache_folder() -> Path:
 
 
 def scan(
-    root: Path, paths: Iterable[str], read: Callable[[Path], Any], kind: str, cache_dir: Path | None = None
+    root: Path,
+    paths: Iterable[str],
+    read: Callable[[Path], Any],
+    kind: str,
+    bad: BadFiles | None = None,
+    cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """The result of `read` for each file, by path under the root.
 
-    Results are cached: a file is read again only if its path, size or modification time has changed.
+    Results are cached: a file is read again if its size, its inode, or the time of a change of its content or its
+    inode differs. The last two reveal another file of the same size and time at the same path.
 
     Args:
         read: its results are stored as JSON, which turns tuples into lists.
         kind: name of the cache; different `read` functions need different names.
+        bad: decides what happens to files that cannot be read, which the result does not have; by default they are an
+            error.
 
     Raises:
-        UserError: lists the first ten files that cannot be read, and how many there are.
+        UserError: lists the first ten files that cannot be read, and how many there are; or a name is not UTF-8.
     """
-    stamps = {path: _stamp(root / path) for path in paths}
-    if not stamps:
-        return {}
-    root_hash = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    file = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.json"
-    cached = _read_cache(file)
-    results = {path: cached[path][2] for path, stamp in stamps.items() if stamp and cached.get(path, [])[:2] == stamp}
-    remaining = [path for path in stamps if path not in results]
-    problems: list[tuple[str, str]] = []
-    for path, (value, problem) in zip(remaining, _in_parallel(read, [root / path for path in remaining]), strict=True):
-        if problem:
-            problems.append((path, problem))
-        else:
-            results[path] = value
-    if remaining:
-        updated = {path: [*(stamps[path] or []), value] for path, value in results.items()}
-        _write_cache(file, cached | updated)
-    if problems:
-        count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
-        lines = listed([f"{path}: {problem}" for path, problem in sorted(problems)])
-        raise UserError(f"{count} under {root} cannot be read; repair or remove:{lines}")
+    paths = list(dict.fromkeys(paths))
+    check_names(root, paths)
+    root_hash = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+    file = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.jsonl"
+    results = _cached_results(file, root, set(paths))
+    remaining = [path for path in paths if path not in results]
+    stamps: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    try:
+        for path, stamp, value, problem in show_progress(_read_all(root, remaining, read), len(remaining), "Checking"):
+            if problem:
+                problems[path] = problem
+            else:
+                results[path], stamps[path] = value, stamp
+    finally:  # an interrupted scan keeps what it has read
+        if stamps:
+            _extend_cache(file, ((path, stamp, results[path]) for path, stamp in stamps.items()), stamps.keys())
+    (bad or BadFiles()).record(root, problems)
+    return {path: results[path] for path in paths if path in results}
+
+
+def read_image_sizes(
+    root: Path, paths: Iterable[str], orientation: str = "apply", bad: BadFiles | None = None
+) -> dict[str, tuple[int, int]]:
+    """(H, W) of each image as it is decoded with `data.orientation`.
+
+    Args:
+        bad: decides what happens to images that cannot be read, which the result does not have.
+    """
+    headers = scan_images(root, paths, bad)
+    return {
+        path: (width, height) if turned in TURNED and orientation == "apply" else (height, width)
+        for path, (_, height, width, turned) in headers.items()
+    }
+
+
+def orientation_note(root: Path, paths: Iterable[str], orientation: str = "apply") -> list[str]:
+    """A note on the images with an EXIF orientation, for data whose boxes or masks were drawn on the images."""
+    turned = [path for path, (*_, turned) in scan_images(root, paths, BadFiles("skip")).items() if turned != 1]
+    if not turned:
+        return []
+    count = "1 image has" if len(turned) == 1 else f"{len(turned)} images have"
+    what = (
+        "an EXIF orientation, which is applied: labels must fit the upright image, else write data.orientation=ignore"
+        if orientation == "apply"
+        else "an EXIF orientation, which is ignored (data.orientation=ignore)"
+    )
+    return [f"{count} {what}: {some(sorted(turned))}"]
+
+
+def scan_images(root: Path, paths: Iterable[str], bad: BadFiles | None = None, cache_dir: Path | None = None) -> Any:
+    """path -> `[content, height, width, orientation]` from the bytes and the header of each image.
+
+    `content` is a hash of all bytes; height and width are those of the stored pixels, before `orientation` (1 to 8).
+    """
+    return scan(root, paths, _read_image, "images", bad, cache_dir)
+
+
+def hash_content(data: bytes) -> str:
+    """The hash of a file's bytes. Raises ValueError if there are none."""
+    if not data:
+        raise ValueError("the file is empty")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _read_image(path: Path) -> list[Any]:
+    data = path.read_bytes()
+    return [hash_content(data), *read_header(data)]
+
+
+def _read_all(root: Path, paths: list[str], read: Callable[[Path], Any]) -> Iterator[tuple[str, str, Any, str]]:
+    """`(path, stamp, result, "")` or `(path, "", None, problem)` for each path, in order.
+
+    Threads read the files: decoding and hashing release the GIL.
+    """
+
+    def read_chunk(chunk: list[str]) -> list[tuple[str, str, Any, str]]:
+        return [_try_read(root, path, read) for path in chunk]
+
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(max_workers=min(usable_cores(), 16)) as pool:
+        for chunk in pool.map(read_chunk, chunks):
+            yield from chunk
+
+
+def _try_read(root: Path, path: str, read: Callable[[Path], Any]) -> tuple[str, str, Any, str]:
+    try:
+        stamp = _stamp(os.path.join(root, path))  # first: a file that changes meanwhile is read again next time
+        return path, stamp, read(root / path), ""
+    except UserError as error:
+        return path, "", None, reason(error.__cause__ or error)
+    except PROBLEMS as error:
+        return path, "", None, reason(error)
+
+
+def _stamp(path: str) -> str:
+    info = os.stat(path)
+    return f"{info.st_size:x}-{info.st_mtime_ns:x}-{info.st_ctime_ns:x}-{info.st_ino:x}"
+
+
+def _cached_results(file: Path, root: Path, paths: Collection[str]) -> dict[str, Any]:
+    """The cached results of those of the files that have not changed."""
+    results = {}
+    for _, path, stamp, value in _cached_lines(file):
+        try:
+            if path in paths and stamp == _stamp(os.path.join(root, path)):
+                results[path] = value
+        except OSError:  # reported when it is read
+            continue
     return results
 
 
-def read_image_sizes(root: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """(H, W) of each image after its EXIF orientation is applied."""
-    return {path: (size[0], size[1]) for path, size in scan(root, paths, read_image_size, "size").items()}
-
-
-def _in_parallel(read: Callable[[Path], Any], paths: list[Path]) -> list[tuple[Any, str]]:
-    """`(result, "")` or `(None, problem)` for each path, in threads: decoding and hashing release the GIL."""
-
-    def try_read(path: Path) -> tuple[Any, str]:
-        try:
-            return read(path), ""
-        except UserError as error:
-            return None, reason(error.__cause__ or error)
-        except PROBLEMS as error:
-            return None, reason(error)
-
-    hide_progress = len(paths) < 500 or not sys.stderr.isatty()
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
-        results = pool.map(try_read, paths)
-        return list(track(results, "Checking images", len(paths), console=Console(stderr=True), disable=hide_progress))
-
-
-def _stamp(path: Path) -> list[int] | None:
+def _cached_lines(file: Path) -> Iterator[tuple[str, str, str, Any]]:
+    """`(line, path, stamp, result)` of each file in the cache; nothing if there is no cache."""
     try:
-        info = path.stat()
-    except OSError:  # reported with the other unreadable files when it is read
-        return None
-    return [info.st_size, info.st_mtime_ns]
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    path, stamp, value = json.loads(line)
+                except (ValueError, TypeError):  # not complete: the file is read again
+                    continue
+                yield line, path, stamp, value
+    except OSError:
+        return
 
 
-def _read_cache(file: Path) -> dict[str, list]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):  # missing or incomplete: read the files again
-        return {}
-
-
-def _write_cache(file: Path, results: dict[str, list]) -> None:
+def _extend_cache(file: Path, entries: Iterable[tuple[str, str, Any]], replaced: Collection[str]) -> None:
+    """Write the entries and those in the file of other paths; nothing is written to the data folder."""
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(results))
+        with part.open("w", encoding="utf-8") as new:
+            new.writelines(line for line, path, _, _ in _cached_lines(file) if path not in replaced)
+            new.writelines(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
         part.replace(file)
     except OSError as error:  # a read-only home folder must not stop the run
-        print(
-            f"note: {file} cannot be written ({error.strerror}); images are checked again next time",
-            file=sys.stderr,
-        )
+        print(f"note: {file} cannot be written ({error.strerror}); images are checked again next time", file=sys.stderr)
+    with suppress(OSError):  # after an error
+        part.unlink()

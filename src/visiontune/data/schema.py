@@ -1,6 +1,6 @@
 """The result of a reader: tasks with their classes, and samples with their targets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from visiontune.data.target_kinds import KINDS, TargetKind
-from visiontune.data.targets import Stored
+from visiontune.data.targets import is_stored
 from visiontune.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -33,9 +33,13 @@ class TaskInfo:
 
     def labels(self, target: Any) -> Sequence[int]:
         """The class labels of a target, one per object or class in it; empty for None and plain values."""
-        if isinstance(target, Stored):
-            return target.labels
-        return [] if target is None else self.target_kind.labels(target)
+        if target is None:
+            return ()
+        return target.labels if is_stored(target) else self.target_kind.labels(target)
+
+    def decides(self, targets: Iterable[Any]) -> bool:
+        """Whether a val split with these targets can tell better epochs from worse ones."""
+        return any(target is not None and self.target_kind.decides(target, self.labels(target)) for target in targets)
 
 
 def select_tasks(schema: Mapping[str, TaskInfo], tasks: Sequence[str]) -> dict[str, TaskInfo]:
@@ -48,7 +52,7 @@ def select_tasks(schema: Mapping[str, TaskInfo], tasks: Sequence[str]) -> dict[s
     return {task: schema[task] for task in tasks}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image with its targets.
 
@@ -56,7 +60,8 @@ class Sample:
         path: relative to the source's root, with forward slashes; a name such as ``digits/0007`` for an image in
             memory.
         targets: task -> target, or a `Stored` that loads it. With a missing or None target, the image is not labelled
-            for the task. Targets with geometry are tv_tensors, so that transforms move them with the image.
+            for the task. Targets with geometry are tv_tensors, so that transforms move them with the image. Samples may
+            share the dictionary.
         split: the split that the data set assigns, or None.
         group: samples of one group are always in the same split (a patient, a video, a burst).
         image: ``(C, H, W)`` uint8 of an image in memory, or a function that loads it; None for a file at `path`.

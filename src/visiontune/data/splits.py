@@ -6,9 +6,8 @@ ordered by hash(seed, content), so that file names and file order do not matter.
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
@@ -17,7 +16,7 @@ from visiontune.errors import UserError
 Strata = Mapping[str, int | None]  # path -> the class to stratify a sample by; a missing path has none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """Samples that must be in the same split, and the most frequent stratum among them (None if they have none)."""
 
@@ -32,7 +31,7 @@ def strata(samples: list[Sample], schema: Mapping[str, TaskInfo]) -> dict[str, i
     It uses the first task of the schema with class labels; samples without a label for it have None.
     """
     for task, info in schema.items():
-        labels = {sample.path: set(info.labels(sample.targets.get(task))) for sample in samples}
+        labels = {sample.path: tuple(set(info.labels(sample.targets.get(task)))) for sample in samples}
         frequency = Counter(label for sample_labels in labels.values() for label in sample_labels)
         if frequency:
             return {
@@ -74,35 +73,29 @@ def by_ratio(
     return result
 
 
-def k_fold(
-    samples: list[Sample],
-    fold: int,
-    folds: int,
-    ratio: Mapping[str, float],
-    seed: int,
-    strata: Strata | None = None,
-) -> dict[str, str]:
-    """Fold `fold` (from 0) of `folds` is the test split: over all folds, each sample is tested exactly once.
+def k_folds(
+    samples: list[Sample], folds: int, ratio: Mapping[str, float], seed: int, strata: Strata | None = None
+) -> Iterator[dict[str, str]]:
+    """path -> split for each fold; over all folds, each sample is in test exactly once.
 
     A share val / (train + val) of the other samples becomes val. Each fold has an independent draw, so that the val
     splits of two folds overlap only by chance.
 
     Raises:
-        UserError: `fold` is out of range, or there are fewer images or groups than folds.
+        UserError: there are fewer images or groups than folds.
     """
-    if not 0 <= fold < folds:
-        raise UserError(f"data.fold={fold} data.folds={folds}: fold goes from 0 to folds - 1; write data.fold=0")
     units = sorted((unit for units in _units(samples, seed, strata).values() for unit in units), key=lambda u: u.key)
     if len(units) < folds:
         raise UserError(f"data.folds={folds}: there are {len(units)} images or groups; write {len(units)} or less")
-    test_paths = {sample.path for unit in _fold(units, fold, folds, strata or {}) for sample in unit.samples}
-    remaining = [sample for sample in samples if sample.path not in test_paths]
-    # With the same seed, all folds would have nearly the same val split.
-    return dict.fromkeys(test_paths, "test") | carve_val(remaining, ratio, derive(seed, "val of fold", fold), strata)
+    for fold, test_units in enumerate(_test_units(units, folds, strata or {})):
+        assignment = {sample.path: "test" for unit in test_units for sample in unit.samples}
+        remaining = [sample for sample in samples if sample.path not in assignment]
+        # With the same seed, all folds would have nearly the same val split.
+        yield assignment | carve_val(remaining, ratio, derive(seed, "val of fold", fold), strata)
 
 
-def _fold(units: list[Unit], fold: int, folds: int, strata: Strata) -> list[Unit]:
-    """Fold `fold` of the units, which are ordered by their hash.
+def _test_units(units: list[Unit], folds: int, strata: Strata) -> Iterator[list[Unit]]:
+    """The test units of each fold; the units are ordered by their hash.
 
     If every unit is a single sample, it uses scikit-learn's StratifiedKFold, otherwise StratifiedGroupKFold, which is
     thousands of times slower (ten seconds for 20,000 groups).
@@ -117,8 +110,9 @@ def _fold(units: list[Unit], fold: int, folds: int, strata: Strata) -> list[Unit
     splitter = (StratifiedKFold if len(numbers) == len(units) else StratifiedGroupKFold)(folds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about classes with fewer samples than folds
-        _, test_indices = next(islice(splitter.split(labels, labels, numbers), fold, None))
-    return [units[number] for number in sorted({numbers[i] for i in test_indices})]
+        indices = [test_indices for _, test_indices in splitter.split(labels, labels, numbers)]
+    for test_indices in indices:
+        yield [units[number] for number in sorted({numbers[i] for i in test_indices})]
 
 
 def carve_val(
@@ -184,6 +178,11 @@ def _units(samples: list[Sample], seed: int, strata: Strata | None) -> dict[int 
 
 def _together(samples: list[Sample]) -> list[list[Sample]]:
     """Connected components of samples that share a group or their content (union-find)."""
+    if all(sample.group is None for sample in samples):
+        same_content: dict[str, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            same_content[sample.content].append(sample)
+        return list(same_content.values())
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def find(node: tuple[str, str]) -> tuple[str, str]:

@@ -13,7 +13,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ class LabelMap(tv_tensors.Mask):
     """The class of each pixel, ``(H, W)`` uint8; `IGNORE` for unlabelled pixels and padding."""
 
 
-@runtime_checkable
 class Stored(Protocol):
     """A target that is loaded from a file, or drawn from polygons, on demand."""
 
@@ -40,6 +39,11 @@ class Stored(Protocol):
         Raises:
             UserError: it cannot be read, or has another size.
         """
+
+
+def is_stored(target: Any) -> TypeGuard[Stored]:
+    """Whether a target is `Stored`; `isinstance` of a protocol takes a hundred times as long."""
+    return hasattr(target, "load")
 
 
 def objects(

@@ -5,46 +5,59 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
+from visiontune.data.bad_files import BadFiles
 from visiontune.data.images import load_image
-from visiontune.data.scan import scan
+from visiontune.data.scan import hash_content, scan, scan_images
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
 FULL_UP_TO = 20_000
-CACHES = {"full": "full", "header": "opened", "off": "hashed"}
 
 
-def verify(root: Path | None, samples: list[Sample], mode: str = "auto", cache_dir: Path | None = None) -> list[Sample]:
-    """Check every image and fill in `content`.
+def verify(
+    root: Path | None,
+    samples: list[Sample],
+    mode: str = "auto",
+    bad: BadFiles | None = None,
+    cache_dir: Path | None = None,
+) -> list[Sample]:
+    """Check every image and fill in `content`; samples whose image cannot be read are an error or left out.
 
-    `full` decodes each file; `header` reads only its header; `off` checks nothing; `auto` is `full` up to 20,000 images
-    and `header` above. In every mode the content is a hash of all bytes, so that splits do not depend on the mode. A
-    file is read again only if its path, size or modification time has changed. For images that are not files, the hash
-    is that of their shape and pixels.
+    `full` decodes each file; `header` reads its header and hashes its bytes; `off` only hashes them; `auto` is `full`
+    up to 20,000 images and `header` above, and always `full` if bad images are left out: otherwise a training could
+    end at one. In every mode the content is a hash of all bytes, so that splits do not depend on the mode. A file is
+    read again only if it has changed. For images that are not files, the hash is that of their shape and pixels.
 
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are; or samples have the same path.
     """
     if duplicates := len(samples) - len({sample.path for sample in samples}):
         raise UserError(f"{duplicates} samples are listed twice under the same path")
+    bad = bad or BadFiles()
     on_disk = [sample.path for sample in samples if sample.image is None]
-    mode = _resolve(mode, len(on_disk))
-    read = {"full": _hash_decodable, "header": _hash_opened, "off": _hash}[mode]
-    contents = scan(root or Path(), on_disk, read, CACHES[mode], cache_dir)
+    contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, cache_dir)
     return [
         replace(
             sample,
             content=sample.content or (contents[sample.path] if sample.image is None else _hash_pixels(sample.image)),
         )
         for sample in samples
+        if sample.image is not None or sample.path in contents
     ]
 
 
-def _resolve(mode: str, count: int) -> str:
-    return mode if mode != "auto" else "full" if count <= FULL_UP_TO else "header"
+def _resolve(mode: str, count: int, bad: BadFiles) -> str:
+    return mode if mode != "auto" else "full" if count <= FULL_UP_TO or bad.policy == "skip" else "header"
+
+
+def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, cache_dir: Path | None) -> dict[str, str]:
+    if mode == "full":
+        return scan(root, paths, _hash_decodable, "decoded", bad, cache_dir)
+    if mode == "off":
+        return scan(root, paths, _hash, "hashed", bad, cache_dir)
+    return {path: content for path, (content, *_) in scan_images(root, paths, bad, cache_dir).items()}
 
 
 def _hash_decodable(path: Path) -> str:
@@ -53,16 +66,8 @@ def _hash_decodable(path: Path) -> str:
     return _hash(path)
 
 
-def _hash_opened(path: Path) -> str:
-    with Image.open(path):  # reads only the header
-        return _hash(path)
-
-
 def _hash(path: Path) -> str:
-    content = path.read_bytes()
-    if not content:
-        raise ValueError("the file is empty")
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hash_content(path.read_bytes())
 
 
 def _hash_pixels(image: Tensor | Callable[[], Tensor]) -> str:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from visiontune.callbacks.prediction_collector import EvaluatedSample, PredictionCollector
 from visiontune.data import VisionData
+from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.metrics import PerClass, Value
@@ -76,7 +77,8 @@ def evaluate(
     model.split = split
     data.trainer = None  # one loader for the whole split, also after a distributed training
     trainer = quiet_trainer(accelerator, precision, [collector, *callbacks])
-    trainer.test(model, datamodule=_SplitData(data, split, original_images), verbose=False)
+    with shared_memory_errors():
+        trainer.test(model, datamodule=_SplitData(data, split, original_images), verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
 

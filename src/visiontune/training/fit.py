@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from visiontune.data import VisionData
+from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import UserError
 from visiontune.frozen_features.settings import attach_cache, cache_files
 from visiontune.loggers.hyperparameters import flatten
@@ -76,5 +77,5 @@ def fit(
         checkpoint: the checkpoint to resume from.
     """
     log_hyperparameters(trainer.loggers, flatten(cfg))
-    with cache_files(data, run.path):
+    with cache_files(data, run.path), shared_memory_errors():
         trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)

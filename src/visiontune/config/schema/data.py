@@ -47,6 +47,7 @@ class Data(Section):
     labelled: PositiveFraction = key("a fraction above 0 and at most 1", 0.67)
     balanced: Flag = key("true or false", "true")
     verify: Literal["auto", "full", "header", "off"] = key("auto, full, header or off", "full")
+    on_bad_image: Literal["error", "skip"] = key("error or skip", "skip")
     root: Text | None = key("a folder", "photos")
     name: Text | None = key("the name of a data set", "CIFAR10")
     table: Text | None = key("a CSV file", "table.csv")

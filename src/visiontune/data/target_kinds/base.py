@@ -21,6 +21,7 @@ class TargetKind:
         has_geometry: the transforms move the target together with the image.
         recolored: the target is an image whose colours change together with the input's.
         value_per_class: a target has one value (or channel) for each of `TaskInfo.classes`.
+        evidence: what a val split needs of the kind, see `decides`.
     """
 
     name = ""
@@ -29,10 +30,20 @@ class TargetKind:
     has_geometry = False
     recolored = False
     value_per_class = False
+    evidence = "label"
 
     def labels(self, target: Any) -> Sequence[int]:
         """The class labels of a loaded target, one per object or class in it."""
         return []
+
+    def decides(self, target: Any, labels: Sequence[int]) -> bool:
+        """Whether metrics on this target can tell better epochs from worse ones.
+
+        Args:
+            target: not None; it may be `Stored`.
+            labels: its class labels.
+        """
+        return len(labels) > 0 or not self.names_classes
 
     def steps_before(self) -> list[v2.Transform]:
         """Transforms that prepare the target before any geometric step."""

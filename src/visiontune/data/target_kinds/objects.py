@@ -20,9 +20,14 @@ class Detection(TargetKind):
     names_classes = True
     has_geometry = True
     keys: tuple[str, ...] = ("boxes", "labels")
+    evidence = "object that metrics count"
 
     def labels(self, target: Any) -> Sequence[int]:
         return [int(label) for label in target["labels"]]
+
+    def decides(self, target: Any, labels: Sequence[int]) -> bool:
+        crowd = target.get("crowd", ()) if isinstance(target, Mapping) else getattr(target, "crowd", ())
+        return len(labels) > sum(map(bool, crowd))  # metrics ignore crowds and difficult objects
 
     def steps_before(self) -> list[v2.Transform]:
         return [KeepWhole()]

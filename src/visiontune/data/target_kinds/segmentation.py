@@ -15,6 +15,7 @@ class Segmentation(TargetKind):
     name = "segmentation"
     names_classes = True
     has_geometry = True
+    evidence = "labelled pixel"
 
     def labels(self, target: Any) -> Sequence[int]:
         return [label for label in target.unique().tolist() if label != IGNORE]

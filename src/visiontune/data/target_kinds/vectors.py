@@ -36,6 +36,7 @@ class Classification(MixableKind):
 class Multilabel(MixableKind):
     name = "multilabel"
     value_per_class = True
+    evidence = "positive label"
     names_classes = True
 
     def labels(self, target: Any) -> Sequence[int]:
