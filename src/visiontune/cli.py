@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from visiontune.errors import RunError, UserError
+from visiontune.errors import RunError, UserError, shell_override
 
 VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` resumes a run",
@@ -32,7 +32,7 @@ USAGE = (
 )
 
 
-def _run(verb: str) -> None:
+def _run(verb: str, options: list[str], overrides: list[str]) -> None:
     """Run `visiontune.VERB.main(cfg)` as a Hydra application; the module is imported after the config is composed."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -42,9 +42,11 @@ def _run(verb: str) -> None:
     from visiontune.config.imports import import_verb
 
     errors: list[Exception] = []
+    typed = sys.argv
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
     def application(cfg: Any) -> object:
+        sys.argv = typed
         try:
             run_verb = import_verb(verb).main
             if verb not in ("train", "plan"):  # `resolve` checks the config of these two
@@ -56,20 +58,67 @@ def _run(verb: str) -> None:
             errors.append(error)  # raised below, since Hydra would print one more line
             return None
 
-    application()
+    sys.argv = [typed[0], *options, *overrides]  # Hydra reads it
+    try:
+        application()
+    finally:
+        sys.argv = typed
     if errors:
         raise errors[0]
 
 
-def _prepare(verb: str, overrides: list[str]) -> list[str]:
-    """Quote the values of overrides for Hydra. Refuse old names, or print a note about them to stderr."""
+def _run_verb(verb: str, arguments: list[str]) -> None:
+    """Run a verb once, or once for each job of a sweep.
+
+    Raises:
+        UserError: an override is wrong; nothing has been started.
+    """
+    from visiontune.config.options import split_options
     from visiontune.config.overrides import prepare
     from visiontune.config.renamed import accept_old_keys, check_overrides
 
+    options, overrides = split_options(verb, arguments)
+    if verb not in ("train", "plan") and (wrong := [item for item in overrides if item.startswith("debug=")]):
+        raise UserError(f"{wrong[0]}: expected true or false; write debug=true")
     check_overrides(overrides)
     overrides, notes = accept_old_keys(verb, overrides)
     print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
-    return prepare(overrides, multirun=not {"-m", "--multirun"}.isdisjoint(overrides))
+    multirun = options.multirun or "hydra.mode=MULTIRUN" in overrides
+    if multirun and verb == "train":
+        _check_sweep_keys(overrides)
+    overrides = prepare(verb, overrides, multirun)
+    if not multirun or options.prints:
+        _run(verb, options.arguments, overrides)
+        return
+    from visiontune.config.jobs import check_jobs, describe
+
+    jobs = check_jobs(verb, overrides, options.config_dir)
+    if verb == "train":
+        import_module("visiontune.config.imports").import_verb(verb)
+        if jobs:
+            import_module("visiontune.sweeps.directory").check_sweep_dir(jobs[0][1].sweep_dir, len(jobs))
+        _run(verb, ["-m", *options.arguments], overrides)
+        return
+    for number, (job, _) in enumerate(jobs):
+        print(("\n" if number else "") + describe(job, overrides), flush=True)
+        _run(verb, options.arguments, [*job, f"hydra.job.num={number}"])
+
+
+def _check_sweep_keys(overrides: list[str]) -> None:
+    """Refuse keys of a single run in a sweep.
+
+    Raises:
+        UserError: the message says what to write instead.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "run_dir":
+            raise UserError(
+                f"{override}: the runs of a sweep are in numbered directories of one folder; write "
+                f"{shell_override('sweep_dir', value)}"
+            )
+        if key == "run":
+            raise UserError(f"{override}: -m starts new runs; resume one run at a time with visiontune train run=DIR")
 
 
 def _complete(request: str) -> None:
@@ -90,9 +139,9 @@ def _complete(request: str) -> None:
         if verb not in VERBS or verb == "compare":  # the shell completes file names
             return
         os.environ["COMP_LINE"] = f"visiontune {rest.lstrip()}"
-    sys.argv = ["visiontune", "-sc", request]
+    sys.argv = ["visiontune"]
     with open(os.devnull, "w") as devnull, redirect_stderr(devnull):  # an incomplete option is not an error
-        _run(verb)
+        _run(verb, ["-sc"], [request])
 
 
 def main() -> None:
@@ -105,9 +154,12 @@ def main() -> None:
         print(version(__package__))
         return
     verb, *overrides = arguments
-    debug = "debug=true" in overrides
-    if debug and verb in ("train", "plan"):  # `debug` is a config group of these two
-        overrides = ["debug=traceback" if o == "debug=true" else o for o in overrides]
+    if verb in ("train", "plan"):  # `debug` is a config group of these two
+        debug = "debug=true" in overrides
+        overrides = ["debug=traceback" if override == "debug=true" else override for override in overrides]
+    else:  # Hydra would read it as an option of that group
+        debug = any(override.lower() == "debug=true" for override in overrides)
+        overrides = [override for override in overrides if override.lower() not in ("debug=true", "debug=false")]
     # With this variable Hydra raises errors. Otherwise it prints them and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"visiontune {verb}", *overrides]
@@ -122,8 +174,7 @@ def main() -> None:
         if verb == "compare":
             import_module("visiontune.compare").main(overrides)
         else:
-            sys.argv[1:] = _prepare(verb, overrides)
-            _run(verb)
+            _run_verb(verb, overrides)
     except KeyboardInterrupt:
         sys.exit(1)
     except BrokenPipeError:  # the reader of stdout has closed it, as `| head` does

@@ -10,10 +10,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from visiontune.compression.measuring import measure
 from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to
+from visiontune.runs.output import check_output
 from visiontune.training.build import make
 from visiontune.training.load import open_run
 
@@ -21,13 +22,16 @@ from visiontune.training.load import open_run
 def main(cfg: DictConfig) -> Path:
     run, _ = open_run(cfg.run, cfg.trust)
     if (status := run.read_status()["status"]) != "finished":
-        raise UserError(f"{run.path} is {status}: finish it first with visiontune train run={run.path}")
+        raise UserError(
+            f"{run.path} is {status}: finish it first with visiontune train {shell_override('run', run.path)}"
+        )
     name = HydraConfig.get().runtime.choices["recipe"]
     output = Path(cfg.output).expanduser().resolve() if cfg.output else run.path / "compressed" / name
     if output == run.path or (run.path in output.parents and run.path / "compressed" not in output.parents):
         raise UserError(
             f"output={cfg.output} is inside the run {run.path}: write another folder, such as output=smaller"
         )
+    check_output(output)
     steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
     step_cfg = source_config(run)
     for step in steps.values():

@@ -1,5 +1,6 @@
 """Errors whose message is for the user, and functions that format messages."""
 
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -51,3 +52,8 @@ def printable(text: object) -> str:
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first `most` names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def shell_override(key: str, value: object) -> str:
+    """`KEY=VALUE` as it is typed into a shell: the value is quoted if it needs quotes."""
+    return f"{key}={shlex.quote(str(value))}"

@@ -9,8 +9,9 @@ from visiontune.config.derive import derive
 from visiontune.deployment.files import NAMES, OPEN, write
 from visiontune.deployment.graph import build_graph
 from visiontune.deployment.verification import verify
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 from visiontune.runs.log import logging_to
+from visiontune.runs.output import check_output
 from visiontune.training.build import build_data
 from visiontune.training.load import open_run
 
@@ -21,20 +22,21 @@ def main(cfg: DictConfig) -> Path:
     if run_cfg.get("backend"):
         raise UserError(
             f"the model of {run.path} is already an exported file: copy {run.exports}, or export the run that it was "
-            f"compressed from with run={run_cfg.compressed_from}"
+            f"compressed from with {shell_override('run', run_cfg.compressed_from)}"
         )
     if cfg.checkpoint is None and not run.finished:
         raise UserError(
-            f"{run.path} is {run.read_status()['status']}: resume it with visiontune train run={run.path}, or write "
+            f"{run.path} is {run.read_status()['status']}: resume it with visiontune train "
+            f"{shell_override('run', run.path)}, or write "
             "checkpoint=best"
         )
+    output = check_output(Path(cfg.output) if cfg.output else run.exports)
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):
         data = build_data(run_cfg)
         data.assign_as(run.splits)
         graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")
-    output = Path(cfg.output).expanduser() if cfg.output else run.exports
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[cfg.format]
     temporary = path.with_name(f".{path.name}")

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from visiontune.analysis.plan import plan
 from visiontune.config.derive import derive
 from visiontune.config.launch import Launch
+from visiontune.runs.directory import RunDirectory
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, candidate_configs, resolve
 
@@ -15,8 +16,9 @@ def main(cfg: DictConfig) -> None:
     """Print the plan; nothing is written and no weights are downloaded."""
     launch = Launch.from_hydra()
     cfg, notes = _without_search(resolve(cfg, launch), launch)
+    place = Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser()
+    RunDirectory.check_free(place)
     data, model, weights = prepare(cfg, download=False)
-    place = Path(cfg.run_dir) if cfg.run_dir else Path(cfg.paths.logs) / cfg.name / "TIME-ID"
     print("".join(f"{note}\n\n" for note in notes), end="")
     print(plan(cfg, data, model, weights, cfg.trainer.devices, place))
 

@@ -11,6 +11,7 @@ from visiontune.analysis.plan import plan, trained_parameters
 from visiontune.analysis.results import report
 from visiontune.config.launch import Launch
 from visiontune.data import VisionData
+from visiontune.errors import shell_override
 from visiontune.loggers import open_loggers
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -37,7 +38,9 @@ def main(cfg: DictConfig) -> float:
         with run.lock(), explain_version_mismatch(run):
             cfg, checkpoint = resume_config(run, launch.overrides)
             return train(cfg, run, checkpoint)
-    cfg, result = search(resolve(cfg, launch), launch, train)
+    cfg = resolve(cfg, launch)
+    RunDirectory.check_free(Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser())
+    cfg, result = search(cfg, launch, train)
     return train(cfg, overrides=launch.overrides, search_result=result)
 
 
@@ -80,7 +83,7 @@ def train(
                 trainer = build_trainer(cfg, run, model, loggers)
                 fit(cfg, run, trainer, model, data, checkpoint)
         except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-            log.info(f"\ninterrupted; resume with: visiontune train run={run.path}")
+            log.info(f"\ninterrupted; resume with: visiontune train {shell_override('run', run.path)}")
             raise
         if "wise_ft" in cfg.technique:
             interpolate(cfg, run, model, data)

@@ -204,7 +204,9 @@ def test_logs_that_cannot_be_written(command: Command, small: list[str], tmp_pat
     (tmp_path / "file").write_text("in the way")
     message = command("train", *small, f"paths.logs={tmp_path / 'file'}").message
     assert message.startswith(f"cannot write to {tmp_path / 'file'}/digits/")
-    assert message.endswith("Not a directory; write run_dir=DIR or paths.logs=DIR with a folder that you may write to")
+    assert message.endswith(
+        f": {tmp_path / 'file'} is a file; write run_dir=DIR or paths.logs=DIR with a folder that you may write to"
+    )
 
 
 def test_a_directory_that_is_not_empty(command: Command, small: list[str], tmp_path: Path) -> None:

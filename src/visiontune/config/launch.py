@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Launch:
         return cls(
             overrides=overrides,
             data=str(hydra.runtime.choices["data"]),
-            job=hydra.job.num if hydra.mode == RunMode.MULTIRUN else None,
+            job=None if OmegaConf.is_missing(hydra.job, "num") else hydra.job.num,
             sets_backbone=not keys.isdisjoint({"backbone", "backbone.name"}),
             backbone_keys=tuple(sorted(key.split(".")[1] for key in keys if key.startswith("backbone."))),
             sets_lr="optimizer.lr" in keys,

@@ -1,12 +1,13 @@
 """Explain an error in a config with one message: the key, and what to write instead."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from visiontune.errors import UserError
 
@@ -22,23 +23,27 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
         if isinstance(link, UserError):
             return str(link)
     for link in chain:
+        if isinstance(link, MissingConfigException) and link.options and link.missing_cfg_file:
+            return _unknown_option(link.missing_cfg_file, link.options)
+    for link in chain:
         if isinstance(link, MissingMandatoryValue):
             key = re.search(r"full_key: (\S+)", str(link))
             name = key.group(1) if key else str(link)
             return f"{verb} needs a value for {name}: write {name}=VALUE"
+        if isinstance(link, ConfigAttributeError | ConfigKeyError) and str(link).startswith("Missing key "):
+            return f"{verb} needs the key {link.full_key}, which the config lacks"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
-        return _unknown_option(text) or _unknown_key(text, verb, overrides, config_dir) or text
+        return _unknown_key(text, verb, overrides, config_dir) or text
     return None
 
 
-def _unknown_option(text: str) -> str | None:
-    """The message for an unknown option of a group, with the options that exist."""
-    match = re.search(r"Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\n((?:\t.*\n?)+)", text)
-    if match is None:
-        return None
-    group, option, listing = match.groups()
-    return f"{group}={option}: unknown option; write {group}= one of {', '.join(listing.split())}"
+def _unknown_option(path: str, options: Sequence[str]) -> str:
+    """The message for an unknown option of a group, `GROUP/OPTION`, with the options that exist."""
+    match = re.fullmatch(r"(hydra/\w+|\w+)/(.*)", path, re.DOTALL)
+    group, option = match.groups() if match else ("", path)
+    several = f"; several options are a list, {group}=[{option}], or a sweep, which needs -m" if "," in option else ""
+    return f"{group}={option}: unknown option; write {group}= one of {', '.join(options)}{several}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:
@@ -50,7 +55,8 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     parent, _, leaf = key.rpartition(".")
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
     if not known:
-        return f"unknown config key {key!r}: `visiontune {verb} --cfg job` prints all keys"
+        package = "hydra" if key.startswith("hydra.") else "job"
+        return f"unknown config key {key!r}: `visiontune {verb} --cfg {package}` prints all keys"
     similar = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
     # An abbreviation has few letters of the full word (lr, learning_rate), so compare the initials as well.
     initials = "".join(part[0] for part in leaf.split("_") if part)

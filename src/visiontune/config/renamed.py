@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 
 # Options of a group: old -> new.
 OPTIONS = {
@@ -60,7 +60,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
                 raise UserError(f"{key}={option} has a new name: write {new}")
         for old, new in KEYS.items():
             if key == old or key.startswith(f"{old}."):
-                raise UserError(f"{key} has a new name: write {new}{key.removeprefix(old)}={value}")
+                raise UserError(f"{key} has a new name: write {new}{shell_override(key.removeprefix(old), value)}")
 
 
 def _split(value: str) -> str:
@@ -92,6 +92,6 @@ def accept_old_keys(verb: str, overrides: Iterable[str]) -> tuple[list[str], lis
         key, sign, value = override.partition("=")
         new = ACCEPTED.get(verb, {}).get(key)
         if sign and new:
-            notes.append(f"note: {key} is now called {new}: write {new}={value}")
+            notes.append(f"note: {key} is now called {new}: write {shell_override(new, value)}")
         renamed.append(f"{new}={value}" if sign and new else override)
     return renamed, notes

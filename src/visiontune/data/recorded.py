@@ -6,7 +6,7 @@ from pathlib import Path
 
 from visiontune.data.fingerprint import fingerprint
 from visiontune.data.schema import SPLITS, Sample, TaskInfo
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 
 
 def split_rows(
@@ -66,7 +66,7 @@ def read_splits(
         )
     if changed := [row["path"] for row in rows if row["content"] != samples_by_path[row["path"]].content]:
         raise UserError(f"{len(changed)} images have changed since this run started: {', '.join(changed[:5])}")
-    alternative = f"start a new run from its weights with weights_from={path.parent}"
+    alternative = f"start a new run from its weights with {shell_override('weights_from', path.parent)}"
     # Runs of older versions have no hashes of labels.
     label_hashes = {} if grown else {row["path"]: row["labels"] for row in rows if row.get("labels")}
     if relabelled := [

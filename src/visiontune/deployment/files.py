@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visiontune.deployment.graph import Graph, dimensions, example_image
-from visiontune.errors import UserError, first_line
+from visiontune.errors import UserError, first_line, shell_override
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.exportable import Exportable
@@ -135,7 +135,9 @@ def open_exported(run: RunDirectory, backend: str, which: str = "best") -> Expor
     path = run.exports / NAMES[backend] if backend in NAMES else Path(backend).expanduser()
     form = "torch_export" if path.suffix == ".pt2" else "onnx"
     if not path.is_file():
-        raise UserError(f"{path} does not exist: make it with visiontune export run={run.path} format={form}")
+        raise UserError(
+            f"{path} does not exist: make it with visiontune export {shell_override('run', run.path)} format={form}"
+        )
     try:
         exported = OPEN[form](path)
     except UserError:
@@ -143,12 +145,12 @@ def open_exported(run: RunDirectory, backend: str, which: str = "best") -> Expor
     except Exception as error:  # onnxruntime and torch raise many types for a file that is not theirs
         raise UserError(
             f"{path} is not a file of visiontune export ({first_line(error)}): make one with visiontune export "
-            f"run={run.path} format={form}"
+            f"{shell_override('run', run.path)} format={form}"
         ) from error
     if exported.metadata.get("checkpoint") != run.digest(which):
         raise UserError(
             f"{path} was made of other weights than those in {run.checkpoint(which)}: make it again with visiontune "
-            f"export run={run.path} format={form} checkpoint={which}"
+            f"export {shell_override('run', run.path)} format={form} {shell_override('checkpoint', which)}"
         )
     return exported
 

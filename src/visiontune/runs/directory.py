@@ -14,9 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.log import log
+from visiontune.runs.output import check_output
 
 
 class RunDirectory:
@@ -44,32 +45,42 @@ class RunDirectory:
         Raises:
             UserError: the directory belongs to another run, or cannot be written.
         """
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / ".claim").touch(exist_ok=False)  # only one of two processes can create it
         except FileExistsError:
-            if not path.is_dir():
-                raise UserError(f"{path} is a file: write a folder, such as run_dir={path}_run") from None
-            if not (path / "config.yaml").is_file():
-                raise UserError(
-                    f"{path} belongs to a run that has not begun training: if that run was killed, delete {path} and "
-                    "start it again, or write another run_dir=DIR"
-                ) from None
-            raise UserError(
-                f"{path} already holds a run: write another run_dir=DIR, or resume the run with run={path}"
-            ) from None
+            cls.check_free(path)
+            raise
         except OSError as error:
             raise UserError(
                 f"cannot write to {path}: {error.strerror}; write run_dir=DIR or paths.logs=DIR with a folder that "
                 "you may write to"
             ) from None
-        if os.listdir(path) != [".claim"]:
-            (path / ".claim").unlink()
-            raise UserError(f"{path} is not empty: write another run_dir=DIR, or resume the run in it with run={path}")
         run = cls(path.resolve())
         for folder in (run.checkpoints, run.report):
             folder.mkdir()
         return run
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Check that a new run can be created at `path`; nothing is written.
+
+        Raises:
+            UserError: as `create`.
+        """
+        entries = os.listdir(path) if os.path.isdir(path) and os.access(path, os.R_OK) else []
+        resume = shell_override("run", path)
+        if "config.yaml" in entries:
+            raise UserError(f"{path} already holds a run: write another run_dir=DIR, or resume the run with {resume}")
+        if ".claim" in entries:
+            raise UserError(
+                f"{path} belongs to a run that has not begun training: if that run was killed, delete {path} and "
+                "start it again, or write another run_dir=DIR"
+            )
+        if entries:
+            raise UserError(f"{path} is not empty: write another run_dir=DIR, or resume the run in it with {resume}")
+        check_output(path, key="run_dir or paths.logs")
 
     @classmethod
     def new(cls, logs: Path, name: str) -> "RunDirectory":

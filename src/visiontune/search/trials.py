@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig
@@ -15,7 +14,6 @@ from omegaconf import DictConfig
 from visiontune.analysis.tables import render
 from visiontune.config.derive import derive
 from visiontune.config.launch import Launch
-from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import log, logging_to
@@ -106,11 +104,10 @@ def search(
         train: runs one config, and returns the monitored metric on the validation split.
 
     Raises:
-        UserError: `run_dir` cannot be used, a candidate's config is wrong, or the loss falls at no learning rate.
+        UserError: a candidate's config is wrong, or the loss falls at no learning rate.
     """
     if cfg.search is None and cfg.optimizer.lr != AUTO:
         return cfg, None
-    _check_run_dir(cfg)
     test: RangeTest | None = None
     if cfg.search is None:
         test = range_test(cfg)
@@ -148,13 +145,6 @@ def _range_test(cfg: DictConfig) -> RangeTest | None:
     with logging_to(None):
         log.info(f"range test: the loss fell at no learning rate; optimizer.lr={cfg.optimizer.lr:.2e} stays")
     return None
-
-
-def _check_run_dir(cfg: DictConfig) -> None:
-    """Raise UserError before the trials if `run_dir` cannot be used after them."""
-    path = Path(cfg.run_dir).expanduser() if cfg.run_dir else None
-    if path is not None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path} is not empty: write another run_dir, or resume the run in it with run={path}")
 
 
 def _run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[DictConfig], float]) -> Candidate:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,6 +16,7 @@ from visiontune.analysis.tables import render
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
+from visiontune.runs.output import write_error
 
 Rows = list[dict[str, Any]]
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
@@ -28,10 +30,12 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
         target: the CSV file; by default sweep.csv in the first directory.
 
     Raises:
-        UserError: the directories hold no runs.
+        UserError: the directories hold no runs, or the CSV file cannot be written or would replace a file of a run.
     """
-    rows = table(find_runs(directories))
-    target = target or directories[0] / "sweep.csv"
+    runs = find_runs(directories)
+    target = _check_target(target or directories[0] / "sweep.csv", runs)
+    rows = table(runs)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -40,6 +44,23 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
     if means := average_repeats(rows):
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
     print(f"\n{target}")
+
+
+def _check_target(target: Path, runs: list[RunDirectory]) -> Path:
+    """The path of the CSV file, after a check that it can be written and replaces no file of a run.
+
+    Raises:
+        UserError: it cannot be written, or is a file of a run.
+    """
+    target = target.expanduser()
+    if target.exists() and not target.is_file():
+        example = shlex.quote(str(target / "table.csv" if target.is_dir() else "table.csv"))
+        raise UserError(f"--csv {target} is not a file: write a file, such as --csv {example}")
+    if target.name != "sweep.csv" and any(target.resolve().is_relative_to(run.path) for run in runs):
+        raise UserError(f"{target} is in a run directory: write another file, such as --csv table.csv")
+    if reason := write_error(target.parent):
+        raise UserError(f"cannot write to {target}: {reason}; write --csv FILE in a folder that you may write to")
+    return target
 
 
 def find_runs(directories: list[Path]) -> list[RunDirectory]:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from visiontune import __version__
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
-from visiontune.errors import UserError, first_line
+from visiontune.errors import UserError, first_line, shell_override
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -110,7 +110,7 @@ def version_mismatch(run: RunDirectory, reason: str) -> UserError:
     writer = f"visiontune {version}" if version else "another version of visiontune"
     return UserError(
         f"{run.config} was written by {writer}, and this is {__version__}: {reason}. Use {writer}, or start a new run "
-        f"from its weights with backbone.weights={run.path}"
+        f"from its weights with {shell_override('backbone.weights', run.path)}"
     )
 
 

@@ -16,7 +16,7 @@ from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.config.check import check
 from visiontune.config.derive import derive
-from visiontune.errors import UserError, first_line, some
+from visiontune.errors import UserError, first_line, shell_override, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
@@ -54,7 +54,7 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
     if cfg.get("backend"):
         raise UserError(
             f"the model of {run.path} is an exported file, which cannot be trained; start a new run from the original "
-            f"weights with weights_from={run.path}"
+            f"weights with {shell_override('weights_from', run.path)}"
         )
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     check_readable(run, cfg)
@@ -68,14 +68,14 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
             raise UserError(
                 f"{override.input_line}: a resumed run keeps its config; what may change is how long and where it "
                 f"trains, such as trainer.max_epochs={before + 10}. To start a new run from its weights: "
-                f"weights_from={run.path}"
+                f"{shell_override('weights_from', run.path)}"
             )
         OmegaConf.update(cfg, key, override.value())
     cfg = resolve_machine(check("train", cfg))
     if run.finished and cfg.trainer.max_epochs <= before:
         raise UserError(
             f"{run.path} is finished: ask for more epochs with trainer.max_epochs={before + 10}, or start a new run "
-            f"from its weights with weights_from={run.path}"
+            f"from its weights with {shell_override('weights_from', run.path)}"
         )
     # The strategy planned for this many epochs. It keeps that plan, so that more epochs do not freeze a stage again.
     return derive(cfg, {"planned_epochs": cfg.get("planned_epochs", before)}), _newest(run)
@@ -132,7 +132,7 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
     if "optimizer_states" not in state:
         raise UserError(
             f"{run.path} was made by a step of compress and has no training to resume; start a new run "
-            f"from its weights with weights_from={run.path}"
+            f"from its weights with {shell_override('weights_from', run.path)}"
         )
     if (trained := state["visiontune"]["epochs"]) > epochs:
         raise UserError(
@@ -142,7 +142,8 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
     if before != world and state.get("VisionData", {}).get("done"):
         raise UserError(
             f"trainer.devices={world}: {checkpoint} was written within an epoch of {before} ranks; write "
-            f"trainer.devices={before}, or start a new run from its weights with weights_from={run.path}"
+            f"trainer.devices={before}, or start a new run from its weights with "
+            f"{shell_override('weights_from', run.path)}"
         )
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     saved = {name: value.shape for name, value in state.get("current_model_state", state["state_dict"]).items()}
@@ -156,7 +157,7 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
         raise UserError(
             f"{checkpoint} (visiontune {version}) does not fit what its config builds now (visiontune {__version__}): "
             f"{some(changed)}. Resume it with the code that made it, or start a new run from its weights with "
-            f"weights_from={run.path}"
+            f"{shell_override('weights_from', run.path)}"
         )
 
 

@@ -1,0 +1,85 @@
+"""The jobs of a sweep, which are all checked before the first one starts."""
+
+from pathlib import Path
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from visiontune.config.check import check
+from visiontune.config.compose import config_dir
+from visiontune.config.messages import explain
+from visiontune.config.renamed import check_keys
+from visiontune.errors import UserError, listed, shell_override
+
+
+def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> list[tuple[list[str], DictConfig]]:
+    """Compose and check the config of every job of a sweep.
+
+    Args:
+        overrides: prepared for Hydra.
+        user_configs: the folder of `--config-dir`.
+
+    Returns:
+        The overrides and the config of each job. Empty if a search decides the values, as with `interval(0,1)`.
+
+    Raises:
+        UserError: a job's config is wrong; the message has one line for each mistake.
+    """
+    config_name = "train" if verb == "plan" else verb
+    search_path = create_config_search_path(str(config_dir()))
+    if user_configs is not None:
+        search_path.append("command-line", f"file://{user_configs}")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("visiontune", search_path)
+    try:
+        jobs, mistakes = [], []
+        expanded = _expand(config_name, overrides)
+        for job in expanded:
+            try:
+                cfg = compose(config_name, overrides=job)
+                check_keys(cfg)
+                check(config_name, cfg)
+                jobs.append((job, cfg))
+            except (UserError, HydraException, OmegaConfBaseException) as error:
+                mistakes.append((job, error))
+    finally:
+        GlobalHydra.instance().clear()
+    if mistakes:
+        messages = dict.fromkeys(str(explain(error, verb, job, config_dir())) for job, error in mistakes)
+        if len(messages) == 1 and len(mistakes) == len(expanded):
+            raise UserError(*messages)
+        raise UserError(
+            f"{len(mistakes)} of {len(expanded)} jobs are wrong, so none is started:{listed(list(messages))}"
+        )
+    return jobs
+
+
+def describe(job: list[str], overrides: list[str]) -> str:
+    """The overrides of a job that the sweep varies, as typed into a shell."""
+    swept = OverridesParser.create().parse_overrides([override for override in job if override not in overrides])
+    return " ".join(
+        shell_override(
+            item.get_key_element(), value if isinstance(value := item.value(), str) else item.get_value_string()
+        )
+        for item in swept
+    )
+
+
+def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job, as Hydra's basic sweeper combines them."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
+        return []
+    first = BasicSweeper.split_arguments(parsed, None)[0][0]
+    hydra = compose(config_name, overrides=first, return_hydra_config=True).hydra
+    if not hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *overrides]), None)[0]
