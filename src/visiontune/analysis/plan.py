@@ -25,7 +25,7 @@ def plan(cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightRep
     """
     return "\n\n".join(
         [
-            "\n".join([_data(data), *_silent_heads(model)]),
+            "\n".join([_data(data), *_head_notes(data, model), *_silent_heads(model)]),
             f"weights: {weights}",
             _stages(cfg, model),
             _training(cfg, data, model, ranks, where),
@@ -50,6 +50,18 @@ def _data(data: VisionData) -> str:
         rows += [["images", *images], *([["labelled", *labelled]] if labelled != images else [])]
         parts.append(render(f"data: {task}, {counted}", header, rows))
     return "\n".join([*parts, *(f"note: {note}" for note in data.notes)])
+
+
+def _head_notes(data: VisionData, model: FineTuner) -> list[str]:
+    """What the heads note about the labels of all splits."""
+    samples = [sample for split in ("train", "val", "test") for sample in data.samples(split)]
+    return [
+        f"note: {note}"
+        for task, head in model.heads.items()
+        for note in head.data_notes(
+            (data.schema[task].labels(sample.targets.get(task)) for sample in samples), f"heads.{task}"
+        )
+    ]
 
 
 def _silent_heads(model: FineTuner) -> list[str]:

@@ -105,5 +105,14 @@ class Head(nn.Module, ABC):
         """Score of each class by name, higher is better; NaN for a class that does not occur. Empty without classes."""
         return {}
 
+    def data_notes(self, labels: Iterable[Sequence[int]], key: str) -> list[str]:
+        """Lines of the plan about data that the head's options do not suit.
+
+        Args:
+            labels: the class labels of each image, none for an image without a label.
+            key: of the head in the config, for the messages.
+        """
+        return []
+
     def fit_targets(self, targets: list[Any]) -> None:
         """Compute what the head needs from the training targets, such as their scale; called before the training."""

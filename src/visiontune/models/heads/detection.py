@@ -12,7 +12,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
-from visiontune.models.heads.coco_metrics import NUMBERS, CocoMetrics
+from visiontune.models.heads.coco_metrics import DETECTIONS, NUMBERS, CocoMetrics
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.detection_distillation import distill_one_stage, distill_two_stage
 from visiontune.models.heads.detector import DetectorOptions
@@ -85,6 +85,12 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
             raise UserError(f"heads.detection.detector={detector}: write fcos, retinanet or faster_rcnn")
         self.classes = list(info.classes)
         self.draw_threshold = draw_threshold
+        self.max_detections = max_detections
+        # The metrics count as many detections as there may be, see `CocoMetrics`.
+        detections = max(DETECTIONS, max_detections)
+        self.directions = {
+            name.replace(f"mar_{DETECTIONS}", f"mar_{detections}"): mode for name, mode in self.directions.items()
+        }
         options = DetectorOptions(
             "heads.instances" if self.masks else "heads.detection",
             anchor_sizes,
@@ -165,7 +171,16 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         return {"boxes": frame.boxes(objects["boxes"]), "labels": objects["labels"], "scores": objects["scores"]}
 
     def metrics(self) -> CocoMetrics:
-        return CocoMetrics(self.classes)
+        return CocoMetrics(self.classes, max_detections=self.max_detections)
+
+    def data_notes(self, labels: Iterable[Sequence[int]], key: str) -> list[str]:
+        dense = [len(objects) for objects in labels if len(objects) > self.max_detections]
+        if not dense:
+            return []
+        return [
+            f"{len(dense)} images have more objects than the {self.max_detections} that {key} predicts in an image, up "
+            f"to {max(dense)}: write {key}.max_detections={max(dense)}"
+        ]
 
     def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Any, Any]]:
         plain = [{name: value.as_subclass(Tensor) for name, value in target.items()} for target in targets]

@@ -45,4 +45,4 @@ class InstancesHead(DetectionHead):
         return super()._to_image(frame, objects) | {"masks": torch.stack(masks) if masks else empty}
 
     def metrics(self) -> CocoMetrics:
-        return CocoMetrics(self.classes, ("bbox", "segm"))
+        return CocoMetrics(self.classes, ("bbox", "segm"), self.max_detections)
