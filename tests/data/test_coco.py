@@ -114,7 +114,7 @@ def test_sizes_in_the_file_do_not_count(root: Path) -> None:
     change_json(root / "train.json", other)
     assert read(root, FILES, FOLDERS).notes == [
         "1 images have another size than annotated; the size of the file is used: images/train/p00.jpg is "
-        "64x48, annotated as 48x64 (rotated by its EXIF orientation?)"
+        "64x48, annotated as 48x64"
     ]
 
 
@@ -188,7 +188,8 @@ def test_what_can_be_wrong(root: Path, change: Callable[[Document], Any], messag
         ({"bbox": [60, 5, 20, 5]}, "box 60, 5, 80, 10 leaves its image of 64x48 pixels"),
         ({"bbox": [6, 5, 0, 5]}, "box 6, 5, 6, 10 has no area"),
         ({"bbox": [6, 5, float("nan"), 5]}, "box 6, 5, nan, 10 is not made of numbers"),
-        ({"bbox": None}, "bbox=None is not [x, y, width, height]"),
+        ({"bbox": [6, 5]}, "bbox=[6, 5] is not [x, y, width, height]"),
+        ({"bbox": None, "segmentation": []}, "it has neither bbox nor polygons"),
         ({"segmentation": [[1, 2, 3, 4]]}, "its polygon has 4 numbers; three points or more are x, y, x, y, x, y, ..."),
         (
             {"segmentation": {"size": [9, 9], "counts": [81]}},

@@ -65,7 +65,10 @@ def build_data(
             )
     # A run's saved config is resolved: a key that was changed later, such as data.root, must reach the reader too.
     reader |= {key: value for key, value in settings.items() if key in reader}
-    source = get_method(reader.pop("_target_"))(**reader)
+    read = get_method(reader.pop("_target_"))
+    if "tasks" in inspect.signature(read).parameters:  # the reader reads only what these tasks need
+        reader["tasks"] = tasks
+    source = read(**reader)
     if tasks is not None:
         source = _select_tasks(source, tasks, has_folds=settings.get("folds") is not None)
     options = {key: value for key, value in settings.items() if key in known}

@@ -1,6 +1,7 @@
 """Masks: image files that encode the class of each pixel as a grey value, a palette index or a color."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ class Coding:
             self.ignore = IGNORE if not self.colours and IGNORE not in self.codes else None
         self.table = np.full(1 << (24 if self.colours else 16), IGNORE, dtype=np.uint8)
         self.table[self.codes] = np.arange(len(self.codes), dtype=np.uint8)
+
+    def select(self, names: Sequence[str]) -> "Coding":
+        """The coding of some classes, in this order; the pixels of the others get the first one (the background)."""
+        if list(names) == self.classes:
+            return self
+        labels = {name: label for label, name in enumerate(names)}
+        coding = copy(self)
+        coding.classes = list(names)
+        coding.table = self.table.copy()
+        coding.table[self.codes] = [labels.get(name, 0) for name in self.classes]
+        return coding
 
     def _code(self, value: Value, key: str) -> int:
         if self.colours:
@@ -107,7 +119,7 @@ def label_maps(
     """
     contents = read_masks(root, sorted(masks.values()), coding.colours)
     check_mask_sizes(masks, contents, sizes)
-    code_labels = {code: label for label, code in enumerate(coding.codes)}
+    code_labels = {code: int(coding.table[code]) for code in coding.codes}
     known_codes = {*code_labels, coding.ignore}
     unknown_codes = {
         mask: [code for code in contents[mask]["values"] if code not in known_codes] for mask in masks.values()
@@ -125,7 +137,7 @@ def label_maps(
     return {
         image: StoredLabelMap(
             root / mask,
-            sorted(code_labels[code] for code in contents[mask]["values"] if code in code_labels),
+            sorted({code_labels[code] for code in contents[mask]["values"] if code in code_labels}),
             coding,
             contents[mask]["content"],
         )

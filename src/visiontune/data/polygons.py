@@ -99,25 +99,53 @@ def parse(segmentation: Any, size: tuple[int, int]) -> Segment | None:
     Raises:
         ValueError: it is neither polygons nor run lengths of an image of `size`.
     """
-    if not segmentation:
+    if is_empty(segmentation):
         return None
     if isinstance(segmentation, Mapping):
         return _run_lengths(segmentation, size)
     if not isinstance(segmentation, list):
         raise ValueError("its segmentation is neither a list of polygons nor run lengths")
-    return [polygon(numbers) for numbers in segmentation]
+    return [polygon(part) for part in _parts(segmentation)]
+
+
+def is_empty(segmentation: Any) -> bool:
+    """Whether there is no segmentation: null, an empty text, list or mapping, or a list of these."""
+    if isinstance(segmentation, list):
+        return all(part in (None, "", [], {}) for part in segmentation)
+    return segmentation in (None, "", {})
+
+
+def has_outline(segmentation: Any) -> bool:
+    """Whether a segmentation has the form of polygons or run lengths; quicker than `parse`."""
+    if isinstance(segmentation, Mapping):
+        return "counts" in segmentation
+    if not isinstance(segmentation, list):
+        return False
+    return not is_empty(segmentation) and all(
+        isinstance(part, list) and ((len(part) >= 6 and len(part) % 2 == 0) or isinstance(part[0], list))
+        for part in _parts(segmentation)
+    )
+
+
+def _parts(segmentation: list[Any]) -> list[Any]:
+    """The polygons that are not empty; one polygon may stand without the list around it."""
+    if all(isinstance(part, int | float) or (isinstance(part, list) and len(part) == 2) for part in segmentation):
+        return [segmentation]
+    return [part for part in segmentation if part not in (None, "", [], {})]
 
 
 def polygon(numbers: Any) -> np.ndarray:
-    """The numbers x, y, x, y, ... as a float64 array.
+    """The numbers x, y, x, y, ... (or pairs of them) as a float64 array.
 
     Raises:
         ValueError: they are not the coordinates of three points or more.
     """
     try:
         points = np.asarray(numbers, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.array([np.nan])
+    if points.ndim == 2 and points.shape[1] == 2:
+        points = points.reshape(-1)
     if points.ndim != 1 or not np.isfinite(points).all():
         raise ValueError("its polygon is not made of numbers")
     if len(points) < 6 or len(points) % 2:
@@ -125,31 +153,46 @@ def polygon(numbers: Any) -> np.ndarray:
     return points
 
 
-def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
-    """Whether polygons overlap their box (x1, y1, x2, y2).
-
-    True for run lengths, which always have the size of the image, and if the box leaves the image, which another check
-    reports.
-    """
-    box_in_image = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
-    if not isinstance(segment, list) or not box_in_image:
-        return True
+def bounds(segment: Segment) -> list[float]:
+    """The smallest box around a segment, x1, y1, x2, y2."""
+    if isinstance(segment, dict):
+        x, y, width, height = coco_mask.toBbox(segment).tolist()
+        return [x, y, x + width, y + height]
     points = np.concatenate([part.reshape(-1, 2) for part in segment])
-    low, high = points.min(0), points.max(0)
-    near = np.abs(points).max() <= 10 * max(size)  # memory for drawing grows with the largest coordinate
-    return bool(near and (low <= np.array(box[2:]) + ROUNDING).all() and (high >= np.array(box[:2]) - ROUNDING).all())
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
+
+
+def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether polygons overlap their box (x1, y1, x2, y2), and are not far outside their image.
+
+    True for run lengths, which always have the size of the image. A box that leaves the image is reported by another
+    check.
+    """
+    if not isinstance(segment, list):
+        return True
+    x1, y1, x2, y2 = bounds(segment)
+    if max(abs(x1), abs(y1), abs(x2), abs(y2)) > 10 * max(size):  # memory for drawing grows with the coordinates
+        return False
+    in_image = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING
+    if not in_image:  # also for NaN
+        return True
+    return x1 <= box[2] + ROUNDING and y1 <= box[3] + ROUNDING and x2 >= box[0] - ROUNDING and y2 >= box[1] - ROUNDING
 
 
 def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> Segment:
     counts = segmentation.get("counts")
     if segmentation.get("size") != list(size):
-        raise ValueError(f"its run lengths are of size {segmentation.get('size')}, the image's is {list(size)} (H, W)")
+        raise ValueError(
+            f"its run lengths are of size {segmentation.get('size')!r:.60}, the image's is {list(size)} (H, W)"
+        )
     rle: dict[str, Any] = {"size": list(size), "counts": counts}
     try:
         if isinstance(counts, list):
+            if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != size[0] * size[1]:
+                raise ValueError(f"they do not add up to {size[0] * size[1]} pixels")
             rle = coco_mask.frPyObjects(rle, *size)
         mask = coco_mask.decode(rle)  # only decoding notices lengths with a wrong sum
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"its run lengths are broken ({reason(error)})") from error
     if not mask.any():
         raise ValueError("its run lengths are empty")

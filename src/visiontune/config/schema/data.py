@@ -55,6 +55,8 @@ class Data(Section):
     labels: Texts | None = key("a list of columns", "[striped,broken]")
     targets: Texts | None = key("a list of columns", "[width,weight]")
     classes: Texts | Mapping[str, Texts] | None = key("a list of names, or a list for each task", "[cat,dog]")
+    include: Texts | None = key("a list of names, or null", "[cat,dog]")
+    label_format: Literal["auto", "polygon", "keypoints"] = key("auto, polygon or keypoints", "polygon")
     images: PathOrSplits | None = key("a folder, or a folder for each split", "images")
     masks: PathOrSplits | None = key("a folder, or a folder for each split", "masks")
     annotations: PathOrSplits | None = key("a file or folder, or one for each split", "annotations")

@@ -4,22 +4,23 @@ Coordinates are read as x1, y1, x2, y2 in pixels from 0, as most tools write the
 from 1 and include the last pixel, so that their boxes begin one pixel too far to the right and bottom.
 """
 
-import re
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
+from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
 from visiontune.data.polygons import Objects
 from visiontune.data.readers.folders import by_stem, relative, require_folder, root_folder
-from visiontune.data.readers.objects import size_notes
+from visiontune.data.readers.objects import ClassSelection, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.voc_download import challenge_folder
-from visiontune.data.scan import read_image_sizes
+from visiontune.data.readers.voc_xml import VocAnnotation, read_xml
+from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
+from visiontune.data.text import normalized
 from visiontune.data.walk import Walk, walk
 from visiontune.errors import UserError, listed, some
 
@@ -44,6 +45,10 @@ def read(
     difficult: str = "ignore",
     on_bad_box: str = "error",
     download: str | int | None = None,
+    include: Sequence[str] | None = None,
+    orientation: str = "apply",
+    on_bad_image: str = "error",
+    tasks: Sequence[str] | None = None,
 ) -> Source:
     """Read VOC's format; a task is left out if its default folder does not exist.
 
@@ -57,6 +62,10 @@ def read(
             others (`keep`), or they are left out (`drop`).
         on_bad_box: what happens to invalid boxes: `error`, `clip` or `drop`.
         download: a year of the challenge, which is read from the root as unpacked by torchvision, or downloaded.
+        include: classes to use; objects and pixels of others are background.
+        orientation: whether boxes are in the frame after (`apply`) or before (`ignore`) the EXIF orientation.
+        on_bad_image: what happens to images that cannot be read: `error`, or `skip` to leave them out.
+        tasks: those of the heads; boxes and masks are read only if they need them. None means all.
 
     Raises:
         UserError: a file is missing, broken or does not belong to an image, or has an invalid box or value.
@@ -64,9 +73,8 @@ def read(
     root = root_folder(root if download is None else challenge_folder(root, download, images))
     if difficult not in DIFFICULT:
         raise UserError(f"data.difficult={difficult}: write one of {', '.join(DIFFICULT)}")
-    check = BoxCheck(on_bad_box)
-    if classes and "background" in classes:
-        classes = [name for name in classes if name != "background"]
+    check, bad_files = BoxCheck(on_bad_box), BadFiles(on_bad_image)
+    names = [normalized(str(name)) for name in classes or [] if name != "background"]
     base = require_folder(root / images, "data.images")
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
     samples, xml_files, maps, notes = _files(root, base, xml, png)
@@ -75,25 +83,36 @@ def read(
         notes += new_notes
     elif splits:
         notes.append(f"there are no split lists in {root / splits}: the data is split by data.split_ratio")
+    sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
+    samples = [sample for sample in samples if sample.path in sizes]
     paths = [sample.path for sample in samples]
-    sizes = read_image_sizes(root, paths)
+    notes += bad_files.notes() + orientation_note(root, paths, orientation)
     schema: dict[str, TaskInfo] = {}
     targets: dict[str, dict[str, Stored]] = {path: {} for path in paths}
-    if xml_files:
-        boxes, classes, new_notes = _boxes(
-            {path: xml_files[path] for path in paths if path in xml_files}, root, sizes, classes, difficult, check
-        )
-        schema["detection"] = TaskInfo("detection", classes)
-        notes += new_notes + check.notes()
+    with_boxes = bool(xml_files) and (tasks is None or "detection" in tasks)
+    with_masks = bool(maps) and (tasks is None or "segmentation" in tasks)
+    files = {path: relative(xml_files[path], root) for path in paths if path in xml_files}
+    needed = files if with_boxes or not names else {}
+    contents = {path: read_xml(xml_files[path], name, with_boxes) for path, name in needed.items()}
+    names = names or sorted({item.name for content in contents.values() for item in content.objects})
+    if with_boxes and not names:
+        raise UserError(f"{len(xml_files)} XML files contain no object")
+    if with_masks and not names:
+        raise UserError("data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]")
+    selection = ClassSelection(names, include)
+    if with_boxes:
+        boxes, new_notes = _boxes(contents, files, sizes, selection, names, difficult, check)
+        schema["detection"] = TaskInfo("detection", selection.names)
+        annotated_sizes = {path: content.size for path, content in contents.items()}
+        notes += size_notes(root, annotated_sizes, sizes, orientation) + new_notes
         for path, target in boxes.items():
             targets[path]["detection"] = target
-    if maps:
-        if not classes:
-            raise UserError(
-                "data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]"
-            )
+    if guessed := [files[path] for path, content in contents.items() if content.encoding == "cp1252"]:
+        notes.append(f"{len(guessed)} XML files are not UTF-8: they are read as Windows-1252: {some(guessed)}")
+    if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
-        coding, new_notes = _coding(root, masks_by_image, classes, values, ignore_value)
+        coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value)
+        coding = coding.select(["background", *selection.names])
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
         notes += new_notes
         for path, stored in label_maps(root, masks_by_image, sizes, coding).items():
@@ -142,71 +161,35 @@ def _files(
 
 
 def _boxes(
-    xml_files: dict[str, Path],
-    root: Path,
+    annotations: dict[str, VocAnnotation],
+    files: dict[str, str],
     sizes: dict[str, tuple[int, int]],
-    classes: list[str] | None,
+    classes: ClassSelection,
+    known: list[str],
     difficult: str,
     check: BoxCheck,
-) -> tuple[dict[str, Stored], list[str], list[str]]:
-    """Detection targets by image, the classes, and notes."""
-    annotations = {path: _read_xml(file, relative(file, root)) for path, file in xml_files.items()}
-    names = classes or sorted({item.name for _, items in annotations.values() for item in items})
-    if not names:
-        raise UserError(f"{len(xml_files)} XML files contain no object")
+) -> tuple[dict[str, Stored], list[str]]:
+    """Detection targets by image, and notes."""
     targets, difficult_count = {}, 0
-    for path, (_, items) in annotations.items():
-        file = relative(xml_files[path], root)
-        objects, lines = Objects(), []
-        for item in items:
-            location = f"{file}:{item.line}"
-            if item.name not in names:
-                raise UserError(f"{location}: {item.name!r} is not in data.classes={names}")
+    for path, annotation in annotations.items():
+        objects, locations = Objects(), []
+        for item in annotation.objects:
+            location = f"{files[path]}:{item.line}"
+            if item.name not in known:
+                raise UserError(f"{location}: {item.name!r} is not in data.classes={known}")
+            label = classes.label(item.name)
+            if label is None:
+                continue
             difficult_count += item.difficult
             if not (item.difficult and difficult == "drop"):
-                objects.add(item.box, names.index(item.name), crowd=item.difficult and difficult == "ignore")
-                lines.append(location)
-        targets[path] = objects.stored(sizes[path], check, lines.__getitem__)["detection"]
-    notes = size_notes({path: size for path, (size, _) in annotations.items()}, sizes)
+                objects.add(item.box, label, crowd=item.difficult and difficult == "ignore")
+                locations.append(location)
+        targets[path] = objects.stored(sizes[path], check, locations.__getitem__)["detection"]
+    notes = check.notes() + classes.notes()
     if difficult_count and difficult != "keep":
         what = "left out" if difficult == "drop" else "ignored by metrics"
         notes.append(f"{difficult_count} difficult objects are {what} (data.difficult={difficult})")
-    return targets, names, notes
-
-
-class _Object(NamedTuple):
-    name: str
-    difficult: bool
-    box: list[float]
-    line: int
-
-
-def _read_xml(path: Path, name: str) -> tuple[tuple[int, int], list[_Object]]:
-    """The (H, W) in an XML file (0 if missing), and its objects."""
-    data = path.read_bytes()
-    try:
-        tree = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise UserError(f"{name}:{error.position[0]}: broken XML ({error.msg.split(':')[0]})") from error
-    except (LookupError, ValueError) as error:
-        raise UserError(f"{name}:1: broken XML ({error})") from error
-    nodes = tree.findall("object")
-    lines = [data.count(b"\n", 0, match.start()) + 1 for match in re.finditer(rb"<object[\s>]", data)]
-    if len(lines) != len(nodes):  # an object is in a comment, or the encoding has two bytes per letter
-        lines = [1] * len(nodes)
-    objects = []
-    for line, node in zip(lines, nodes, strict=True):
-        label = (node.findtext("name") or "").strip()
-        corners = [node.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
-        try:
-            box = [float(corner or "") for corner in corners]
-        except ValueError:
-            label = ""
-        if not label:
-            raise UserError(f"{name}:{line}: an object needs a name, and bndbox with xmin, ymin, xmax, ymax as numbers")
-        objects.append(_Object(label, (node.findtext("difficult") or "").strip() == "1", box, line))
-    height, width = (tree.findtext(f"size/{side}") or "" for side in ("height", "width"))
-    return (int(height) if height.isdigit() else 0, int(width) if width.isdigit() else 0), objects
+    return targets, notes
 
 
 def _coding(
