@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import redirect_stderr
@@ -11,7 +12,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from visiontune.errors import RunError, UserError, shell_override
+from visiontune.errors import RunError, UserError, disk_full, shell_override
+from visiontune.signals import Interrupted, listen
 
 VERBS = {
     "train": "fine-tune a network; `train -m` is a sweep, `train run=DIR` resumes a run",
@@ -28,7 +30,8 @@ USAGE = (
     + "\n\n  visiontune VERB --help      the config groups and every key of a verb"
     + "\n  visiontune -sc install=bash|zsh|fish      the shell's completion script (docs/configuration.md)"
     + "\n  visiontune train data=image_folder data.root=PHOTOS strategy=gradual_unfreeze optimizer.lr=1e-3"
-    + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started)."
+    + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started),"
+    + "\n128 + n stopped by signal n: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP; resume with train run=DIR."
 )
 
 
@@ -145,7 +148,16 @@ def _complete(request: str) -> None:
 
 
 def main() -> None:
-    """Run one verb; turn every exception into an exit code and a message."""
+    """Run one verb; turn every exception and signal into an exit code and a message."""
+    try:
+        with listen():
+            _main()
+    except Interrupted as interruption:
+        print(f"stopped by {interruption}", file=sys.stderr)
+        sys.exit(128 + interruption.number)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -175,8 +187,8 @@ def main() -> None:
             import_module("visiontune.compare").main(overrides)
         else:
             _run_verb(verb, overrides)
-    except KeyboardInterrupt:
-        sys.exit(1)
+    except KeyboardInterrupt:  # in a thread that cannot handle signals
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of stdout has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -188,5 +200,7 @@ def main() -> None:
         message = explain(error, verb, overrides, config_dir())
         where = f"{type(error).__name__}: {error} (debug=true shows where)"
         other = str(error) if isinstance(error, RunError) else where
+        if (full := disk_full(error)) and not isinstance(error, RunError):
+            other = f"{full.filename or 'a file'} could not be written: {full.strerror}. Free some space"
         print(f"error: {message or other}", file=sys.stderr)
         sys.exit(2 if message else 1)

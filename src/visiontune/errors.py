@@ -1,5 +1,6 @@
 """Errors whose message is for the user, and functions that format messages."""
 
+import errno
 import shlex
 import unicodedata
 from collections.abc import Sequence
@@ -57,3 +58,15 @@ def some(names: Sequence[str], most: int = 3) -> str:
 def shell_override(key: str, value: object) -> str:
     """`KEY=VALUE` as it is typed into a shell: the value is quoted if it needs quotes."""
     return f"{key}={shlex.quote(str(value))}"
+
+
+def disk_full(error: BaseException) -> OSError | None:
+    """The error of a write to a full disk or beyond a quota among `error` and its causes."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return link
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return None

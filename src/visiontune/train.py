@@ -11,7 +11,6 @@ from visiontune.analysis.plan import plan, trained_parameters
 from visiontune.analysis.results import report
 from visiontune.config.launch import Launch
 from visiontune.data import VisionData
-from visiontune.errors import shell_override
 from visiontune.loggers import open_loggers
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
@@ -19,6 +18,7 @@ from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
+from visiontune.signals import postponed
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.evaluation import Evaluation, evaluate
 from visiontune.training.fit import build_model, fit, seed_everything
@@ -26,7 +26,15 @@ from visiontune.training.launch import fit_ranks
 from visiontune.training.load import read_checkpoint
 from visiontune.training.memory import forget_peak, peak_mb
 from visiontune.training.resolve import resolve
-from visiontune.training.resume import check_fits, explain_version_mismatch, resume_config, rewind
+from visiontune.training.resume import (
+    check_fits,
+    explain_full_disk,
+    explain_interruption,
+    explain_version_mismatch,
+    resume_config,
+    rewind,
+)
+from visiontune.training.space import check_space
 from visiontune.training.wise_ft import interpolate
 
 
@@ -69,22 +77,27 @@ def train(
         model, weights = build_model(cfg, data, load=checkpoint is None)
         if run is not None and checkpoint is not None:
             check_fits(run, model, checkpoint, cfg.trainer.max_epochs, cfg.trainer.devices)
-        run = run or new_run(cfg)
-    with run.running() as status, logging_to(run.log), open_loggers(cfg, run.path) as loggers:
-        record(cfg, run, data, overrides)
+        place = run.path if run else Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()
+        check_space(cfg, model, place, run.checkpoints if run else None)
+        with postponed():  # a run that has a directory can be resumed
+            run = run or new_run(cfg)
+            record(cfg, run, data, overrides)
+    with (
+        run.running() as status,
+        explain_full_disk(run),
+        logging_to(run.log),
+        explain_interruption(run),
+        open_loggers(cfg, run.path) as loggers,
+    ):
         rewind(run, checkpoint)
         if search_result is not None:
             search_result.write(run)
         log.info(plan(cfg, data, model, weights, cfg.trainer.devices, run.path))
-        try:
-            if cfg.trainer.devices > 1:
-                fit_ranks(run, cfg.trainer.devices, checkpoint)
-            else:
-                trainer = build_trainer(cfg, run, model, loggers)
-                fit(cfg, run, trainer, model, data, checkpoint)
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-            log.info(f"\ninterrupted; resume with: visiontune train {shell_override('run', run.path)}")
-            raise
+        if cfg.trainer.devices > 1:
+            fit_ranks(run, cfg.trainer.devices, checkpoint)
+        else:
+            trainer = build_trainer(cfg, run, model, loggers)
+            fit(cfg, run, trainer, model, data, checkpoint)
         if "wise_ft" in cfg.technique:
             interpolate(cfg, run, model, data)
         results = measure(cfg, run, data, model)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from visiontune import signals
 from visiontune.callbacks import Checkpoints
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.runs import RunDirectory
+from visiontune.signals import SIGNALS, Interrupted
+from visiontune.training.rank_control import RankControl
 
 
 class Stub:
@@ -130,24 +133,73 @@ def test_the_one_before_stays_until_the_training_ends(place: RunDirectory, monke
     assert {path.name for path in place.checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
 
 
-def test_ctrl_c_stops_between_two_batches(place: RunDirectory) -> None:
-    callback, trainer, before = made(place), Stub(), signal.getsignal(signal.SIGINT)
-    callback.on_fit_start(trainer, None)
-    signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_between_two_batches(number: signal.Signals, place: RunDirectory) -> None:
+    callback, trainer, before = made(place), Stub(), signal.getsignal(number)
+    callback.on_train_start(trainer, None)
+    callback.on_train_batch_start(trainer, None, None, 2)
+    signal.raise_signal(number)
     assert trainer.saved == []
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=number.name):
         callback.on_train_batch_start(trainer, None, None, 3)
     assert trainer.saved == ["next"] and (place.checkpoints / "last.ckpt").is_file()
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)  # who does not want to wait
-    callback.on_exception(trainer, None, KeyboardInterrupt())
-    assert signal.getsignal(signal.SIGINT) is before
+    callback.on_exception(trainer, None, Interrupted(number))
+    assert signal.getsignal(number) is before
 
 
-def test_several_processes_stop_at_once(place: RunDirectory) -> None:
-    before = signal.getsignal(signal.SIGINT)
-    made(place).on_fit_start(Stub(world=2), None)  # they would wait for each other
-    assert signal.getsignal(signal.SIGINT) is before
+def test_before_the_first_batch_there_is_nothing_to_save(place: RunDirectory) -> None:
+    callback, trainer = made(place), Stub()
+    callback.on_train_start(trainer, None)
+    with pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    callback.on_exception(trainer, None, Interrupted(signal.SIGTERM))
+    assert trainer.saved == []
+
+
+def test_a_signal_in_the_last_validation_stops_after_the_last_checkpoint(place: RunDirectory) -> None:
+    callback, trainer = made(place), Stub()
+    callback.on_train_start(trainer, None)
+    callback.on_train_batch_start(trainer, None, None, 0)
+    signal.raise_signal(signal.SIGTERM)
+    trainer.callback_metrics = {"val/x/y": 1.0}
+    callback.on_validation_end(trainer, None)
+    with pytest.raises(Interrupted):
+        callback.on_train_end(trainer, None)
+    assert trainer.saved == ["best", "next"]
+
+
+def test_ranks_that_nobody_controls_handle_no_signals(place: RunDirectory) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    made(place).on_train_start(Stub(world=2), None)  # they would wait for each other
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ranks_stop_before_the_same_window_of_batches(place: RunDirectory) -> None:
+    """The signal comes when rank 1 has begun a window, and rank 0 the one before; a window has four batches."""
+    controls = [RankControl(), RankControl()]
+    controls[1].values, controls[1].rank = controls[0].values, 1
+    stops: list[list[int]] = [[], []]
+    callbacks = [made(place), made(place)]
+
+    def begin(rank: int, batch: int) -> None:
+        with signals.listen(controls[rank]):
+            try:
+                callbacks[rank].handlers = {signal.SIGTERM: signal.SIG_DFL}
+                callbacks[rank].on_train_batch_start(Stub(world=2), None, None, batch)
+            except Interrupted:
+                stops[rank].append(batch)
+            signals.restore({})
+
+    for batch in range(4):
+        begin(0, batch)
+        begin(1, batch)
+    begin(1, 4)
+    controls[0].stop(signal.SIGTERM, False, [])
+    for batch in range(4, 9):
+        begin(0, batch)
+    for batch in range(5, 9):
+        begin(1, batch)
+    assert stops == [[8], [8]]
 
 
 def test_early_stopping_is_remembered(place: RunDirectory) -> None:

@@ -66,7 +66,7 @@ def test_a_killed_run_resumes_exactly(
     killed = subprocess.run([*script, *arguments], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stdout + killed.stderr
     run = RunDirectory.open(tmp_path / "run")
-    assert run.read_status()["status"] == "running"
+    assert run.read_status()["status"] == "stopped"
     command("train", f"run={run.path}")
     check_training(uninterrupted[setting], run)
     check_results(uninterrupted[setting], run)

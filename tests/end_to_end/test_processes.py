@@ -50,8 +50,9 @@ def test_a_run_resumes_after_ctrl_c(shell: Shell, command: Command, tiny: list[s
             break
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
+    assert process.returncode == 130, err
     assert "Traceback" not in out + err
+    assert out.endswith(f"interrupted by SIGINT; resume with: visiontune train run={place}\n")
     run = RunDirectory.open(place)
     assert run.read_status()["status"] == "interrupted"
     last = torch.load(run.checkpoint("last"), weights_only=True)

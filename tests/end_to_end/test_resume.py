@@ -100,7 +100,7 @@ def test_resumed_equals_uninterrupted(
                 command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
         else:
             stopped = command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
-            assert stopped.code == 1 and "interrupted; resume with" in stopped.out, stopped.err
+            assert stopped.code == 130 and "interrupted by SIGINT; resume with" in stopped.out, stopped.err
     parts = command("train", f"run={tmp_path / 'parts'}").run
     check_training(whole, parts)
     if reported:

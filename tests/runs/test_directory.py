@@ -1,5 +1,6 @@
 """The run directory is created exclusively, and its status follows the run."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,12 +9,15 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from visiontune.errors import UserError
-from visiontune.runs import RunDirectory
+from visiontune.runs import RunDirectory, files
 from visiontune.runs.files import save_atomically, write_atomically, write_json
+from visiontune.signals import Interrupted
 
 
 def test_only_one_of_many_gets_a_directory(tmp_path: Path) -> None:
@@ -101,7 +105,12 @@ def test_status_of_a_run_that_finishes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ValueError("bad luck"), "failed"), (KeyboardInterrupt(), "interrupted"), (SystemExit(1), "interrupted")],
+    [
+        (ValueError("bad luck"), "failed"),
+        (Interrupted(15), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+    ],
 )
 def test_status_of_a_run_that_stops(tmp_path: Path, error: BaseException, status: str) -> None:
     run = RunDirectory.create(tmp_path / "run")
@@ -110,6 +119,34 @@ def test_status_of_a_run_that_stops(tmp_path: Path, error: BaseException, status
     after = run.read_status()
     assert after["status"] == status and after["error"] == f"{type(error).__name__}: {error}"
     assert "raise error" in after["traceback"]
+    assert after.get("signal") == ("SIGTERM" if isinstance(error, Interrupted) else None)
+    assert not (run.path / ".reserve").exists()
+
+
+def test_a_full_disk_leaves_room_for_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the reserve is released, nothing can be written."""
+    run, original = RunDirectory.create(tmp_path / "run"), files._sync
+
+    def sync(file: Any) -> None:
+        if (run.path / ".reserve").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(file)
+
+    monkeypatch.setattr(files, "_sync", sync)
+    with pytest.raises(OSError, match="No space left") as error, run.running():
+        write_json(run.metrics, {})
+    assert error.value.filename == str(run.metrics)
+    assert run.read_status()["status"] == "failed"
+    assert sorted(path.name for path in run.path.iterdir()) == [".claim", "checkpoints", "report", "status.json"]
+
+
+def test_a_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch hides the reason of a failed write in a RuntimeError."""
+    original = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": original(Path("/dev/full"), mode, buffering=0))
+    with pytest.raises(OSError, match="No space left") as error:
+        save_atomically(tmp_path / "a.ckpt", {"weights": torch.zeros(100_000)})
+    assert error.value.filename == str(tmp_path / "a.ckpt")
 
 
 # Locks the run; its child outlives it for a while, as data-loader workers do.
@@ -136,8 +173,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     ):
         pass
     assert run.read_status() == {"status": "unknown"}  # nothing was touched
+    run.status.write_text('{"status": "running"}')
+    assert [run.read_status()["status"] for _ in range(2)] == ["running"] * 2
     holder.kill()
     holder.wait()
+    assert run.read_status()["status"] == "stopped"  # although a child of the holder lives
+    assert run.status.read_text() == '{"status": "running"}'
     with run.lock(), run.running():
         pass
     assert run.read_status()["status"] == "finished"

@@ -34,3 +34,12 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         with logging_to(tmp_path / "train.log"), logging_to(None):
             pass
     assert state() == before
+
+
+def test_a_log_on_a_full_disk_raises_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with logging_to(Path("/dev/full")):
+        with pytest.raises(OSError, match="No space left") as error:
+            log.info("first")
+        log.info("second")
+    assert error.value.filename == "/dev/full"
+    assert capfd.readouterr() == ("first\nsecond\n", "")

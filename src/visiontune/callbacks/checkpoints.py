@@ -2,8 +2,6 @@
 
 import math
 import re
-import signal
-import threading
 import time
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from visiontune import signals
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import save_atomically
 from visiontune.runs.log_files import log_file_lengths
@@ -55,8 +54,11 @@ class Checkpoints(Checkpoint):
     in case the newest file is corrupt.
 
     Unlike Lightning's ModelCheckpoint it also counts the validation before the first step (of the linear probe), needs
-    no file name patterns, and writes `last.ckpt` when the run is interrupted. Of equal scores, which are common on a
+    no file name patterns, and writes `last.ckpt` when a signal stops the run. Of equal scores, which are common on a
     small validation split, the later epoch is the best, since its learning rate was lower.
+
+    The first signal stops a training between two batches, the ranks all before the same one. Before the first batch
+    there is nothing to save, and it stops the training immediately, as the second signal always does.
 
     Args:
         run: the run directory to write to.
@@ -83,35 +85,26 @@ class Checkpoints(Checkpoint):
         self.stopped_before: int | None = None  # max_epochs of a training that stopped early
         self.validated = self.improved = False  # since the last checkpoint
         self.saved_step, self.saved_at = 0, time.monotonic()
-        self.handler: Any = None
-        self.interrupted = False
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # With several ranks, each would stop at another batch and wait for the others.
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self.handler = signal.signal(signal.SIGINT, self._interrupt)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._restore_handler()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._restore_handler()  # Lightning calls no teardown after an exception
-
-    def _restore_handler(self) -> None:
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
-            self.handler = None
-
-    def _interrupt(self, *_: Any) -> None:
-        """The first Ctrl-C stops between two batches, where a checkpoint is exact; the second stops immediately."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
+        self.handlers: signals.Handlers = {}  # those that handle signals after the training
+        self.windows: int | None = None  # windows of batches in this process; None before the first batch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if self.stopped_before == trainer.max_epochs:  # it stopped early; only a resume with more epochs trains again
             trainer.should_stop = True
+        # Lightning has just registered a handler of its own, which would stop the training without a checkpoint. Ranks
+        # that nobody controls would stop before different batches, and wait for each other.
+        if trainer.world_size == 1 or signals.is_controlled():
+            self.handlers = signals.install()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop_handling()
+
+    def _stop_handling(self) -> None:
+        if self.windows is not None:
+            signals.release()
+        signals.restore(self.handlers)
+        self.windows, self.handlers = None, {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -128,10 +121,23 @@ class Checkpoints(Checkpoint):
     ) -> None:
         # After a resume Lightning's count, which is the step of logged values, is off by one.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        if self.validated or self.interrupted or self._is_due(trainer, batch_idx):
+        stops = self._stops(trainer, batch_idx)
+        if self.validated or stops or self._is_due(trainer, batch_idx):
             self._save(trainer)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if stops:
+            raise signals.interruption()
+
+    def _stops(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """Whether a signal stops the training before this batch."""
+        if not self.handlers:
+            return False
+        if self.windows is None:
+            self.windows = 0
+            signals.hold()
+        if trainer.world_size > 1 and batch_idx % trainer.accumulate_grad_batches:
+            return False  # within an accumulation window the gradients differ between ranks
+        self.windows += 1
+        return signals.is_due(self.windows)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.should_stop:
@@ -145,6 +151,9 @@ class Checkpoints(Checkpoint):
                 f"{self.monitor} was NaN in every validation (does the split have a single class?), so there is no "
                 "best epoch; write another monitor=val/TASK/METRIC, such as monitor=val/TASK/loss"
             )
+        self._stop_handling()
+        if not signals.is_controlled():  # the parent of ranks waits until all have finished
+            signals.check()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:

@@ -18,6 +18,7 @@ from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.data.shared_memory import check_shared_memory
+from visiontune.signals import obey_parent
 
 OPEN_FILES = 65_536
 
@@ -114,6 +115,7 @@ def data_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=obey_parent,
         persistent_workers=num_workers > 0,
         # Without a generator, every pass would draw from the global random state.
         generator=torch.Generator(),

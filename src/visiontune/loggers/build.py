@@ -1,7 +1,8 @@
 """Check, build and close the loggers of a run."""
 
 import inspect
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError, first_line
+from visiontune.errors import UserError, disk_full, first_line
 from visiontune.loggers.base import LoggedRun
 from visiontune.loggers.log import warn_on_error
 
@@ -62,16 +63,23 @@ def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
         _warn_when_finalize_fails(logger)
         loggers.append(logger)
     status = "success"
+    show, threading.excepthook = threading.excepthook, _show_other_errors(threading.excepthook)
     try:
         yield loggers
     except BaseException as error:
         status = "failed" if isinstance(error, Exception) else "interrupted"
         raise
     finally:
+        threading.excepthook = show
         for logger in loggers:
             if close := getattr(logger, "close", None):
                 with warn_on_error(logger):
                     close(status)
+
+
+def _show_other_errors(show: Callable[[Any], object]) -> Callable[[Any], object]:
+    """`show` without the error of a full disk in the thread of a logger, whose next call raises it in this thread."""
+    return lambda hook: None if disk_full(hook.exc_value) else show(hook)
 
 
 def _warn_when_finalize_fails(logger: Logger) -> None:

@@ -1,6 +1,7 @@
 """Scalars in one CSV file."""
 
 import csv
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -39,12 +40,17 @@ class CSVLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "scalars.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(("step", "name", "value"))
-            writer.writerows(("" if step is None else step, name, float(value)) for name, value in metrics.items())
+        length = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if not length:
+                    writer.writerow(("step", "name", "value"))
+                writer.writerows(("" if step is None else step, name, float(value)) for name, value in metrics.items())
+        except OSError as error:
+            os.truncate(path, length)  # no half row
+            error.filename = error.filename or str(path)
+            raise
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

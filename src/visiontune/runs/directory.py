@@ -1,6 +1,5 @@
 """The directory of one run."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -8,16 +7,20 @@ import secrets
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from visiontune import signals
 from visiontune.errors import UserError, shell_override
 from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.lock import is_locked, locked
 from visiontune.runs.log import log
 from visiontune.runs.output import check_output
+
+RESERVE_BYTES = 65_536
 
 
 class RunDirectory:
@@ -120,7 +123,13 @@ class RunDirectory:
             file.write(OmegaConf.to_yaml(cfg, resolve=True))
 
     def read_status(self) -> dict[str, Any]:
-        return json.loads(self.status.read_text()) if self.status.is_file() else {"status": "unknown"}
+        """The content of status.json; a running one that no process holds is `stopped`, as after `kill -9`."""
+        if not self.status.is_file():
+            return {"status": "unknown"}
+        content: dict[str, Any] = json.loads(self.status.read_text())
+        if content["status"] == "running" and not is_locked(self.path / ".claim"):
+            content["status"] = "stopped"
+        return content
 
     @property
     def finished(self) -> bool:
@@ -157,16 +166,16 @@ class RunDirectory:
         Raises:
             UserError: another process holds the lock, or the directory cannot be written.
         """
-        try:
-            claim = (self.path / ".claim").open("a")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror}; change its permissions, or copy the run to a folder "
-                "that you may write to"
-            ) from None
-        with claim as file:
+        with ExitStack() as stack:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim = stack.enter_context((self.path / ".claim").open("a"))
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to {self.path}: {error.strerror}; change its permissions, or copy the run to a "
+                    "folder that you may write to"
+                ) from None
+            try:
+                stack.enter_context(locked(claim))
             except (BlockingIOError, PermissionError):
                 raise UserError(
                     f"another process is using {self.path} (its process id is in status.json): wait until it has "
@@ -190,14 +199,20 @@ class RunDirectory:
         """
         started = time.time()
         outcome: dict[str, Any] = {}
+        reserve = self.path / ".reserve"  # room for status.json on a full disk
         with self.lock():
             self._write_status("running", started)
             try:
+                reserve.write_bytes(os.urandom(RESERVE_BYTES))
                 yield outcome
+                signals.check()
             except BaseException as error:
-                interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-                self._write_status("interrupted" if interrupted else "failed", started, error)
+                interrupted = isinstance(error, signals.Interrupted | KeyboardInterrupt | SystemExit)
+                reserve.unlink(missing_ok=True)
+                with suppress(OSError):  # the message of `error` says enough; without a process the run is `stopped`
+                    self._write_status("interrupted" if interrupted else "failed", started, error)
                 raise
+            reserve.unlink()
             self._write_status("finished", started, outcome=outcome)
 
     def _write_status(
@@ -207,5 +222,7 @@ class RunDirectory:
         value |= outcome or {}
         if error is not None:
             value["error"] = f"{type(error).__name__}: {error}"
+            if isinstance(error, signals.Interrupted):
+                value["signal"] = str(error)
             value["traceback"] = "".join(traceback.format_exception(error))
         write_json(self.status, value)

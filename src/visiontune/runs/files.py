@@ -9,6 +9,8 @@ from typing import IO, Any, TextIO
 
 import torch
 
+from visiontune.signals import postponed
+
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
@@ -21,19 +23,42 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
 def save_atomically(path: Path, value: Any) -> None:
     """`torch.save` to a file that replaces `path` when it is complete."""
     with _temporary(path) as temporary, temporary.open("wb") as file:
-        torch.save(value, file)
+        output = _Output(file)
+        try:
+            torch.save(value, output)  # type: ignore[arg-type]  # it calls write and flush only
+        except RuntimeError as error:  # torch hides why a write failed
+            raise output.error or error from error
         _sync(file)
+
+
+class _Output:
+    """A binary file that remembers why a write failed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.flush = file, file.flush
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A path in the same folder; its file is renamed to `path` when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with postponed():
+        try:
+            yield temporary
+            temporary.replace(path)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a failed write names no file
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _sync(file: IO[Any]) -> None:

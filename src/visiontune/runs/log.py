@@ -4,12 +4,36 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from visiontune.errors import first_line
 
 log = logging.getLogger("visiontune")
+
+
+class _LogFile(logging.FileHandler):
+    """Raises an error of a write, which a FileHandler prints with a traceback; then it writes nothing more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        self.failed = True
+        error.filename = error.filename or self.baseFilename
+        raise error
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written
+            super().close()
 
 
 @contextmanager
@@ -29,7 +53,7 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
         terminal.setFormatter(logging.Formatter("%(message)s"))
         handlers.append((log, terminal))
     if path is not None:
-        file = logging.FileHandler(path)
+        file = _LogFile(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         handlers += [(source, file) for source in (log, *libraries, logging.getLogger("py.warnings"))]
     handlers.append((logging.getLogger("py.warnings"), logging.NullHandler()))  # without one they would go to stderr

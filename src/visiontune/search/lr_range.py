@@ -18,6 +18,7 @@ from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to
 from visiontune.strategies import Stages, Strategy
 from visiontune.training.build import make
+from visiontune.training.cluster import own_processes
 from visiontune.training.fit import prepare
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
@@ -72,6 +73,7 @@ def range_test(cfg: DictConfig) -> RangeTest:
         settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
         trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
             callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising_lr],
+            plugins=own_processes(),
             max_steps=STEPS,
             limit_val_batches=0,
             logger=False,

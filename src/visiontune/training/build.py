@@ -41,6 +41,7 @@ from visiontune.models.loss_terms import L1
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
 from visiontune.strategies.base import HEADS
+from visiontune.training.cluster import own_processes
 
 
 def make(node: DictConfig | dict[Any, Any]) -> Any:
@@ -145,6 +146,7 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         callbacks=[*first, *_callbacks(cfg, model), *last, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # otherwise History prints one line per epoch
         logger=list(loggers),
+        plugins=own_processes(),
         default_root_dir=str(run.path),
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -166,6 +168,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     quiet = {
+        "plugins": own_processes(),
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -184,7 +187,7 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     with wrong_arguments("callbacks"):
         _callbacks(cfg, model)
     with wrong_arguments("trainer"), logging_to(None, quiet=True):
-        instantiate(settings | {"strategy": "auto", "devices": 1}, **quiet)
+        make(settings | {"strategy": "auto", "devices": 1, "_partial_": True})(**quiet)
 
 
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:

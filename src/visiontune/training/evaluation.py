@@ -15,6 +15,7 @@ from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.runs.predictions import Row
+from visiontune.training.cluster import own_processes
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] 
             accelerator=accelerator,
             devices=1,
             precision=precision,  # type: ignore[arg-type]
+            plugins=own_processes(),
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,

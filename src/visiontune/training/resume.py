@@ -16,11 +16,12 @@ from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.config.check import check
 from visiontune.config.derive import derive
-from visiontune.errors import UserError, first_line, shell_override, some
+from visiontune.errors import RunError, UserError, disk_full, first_line, shell_override, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
 from visiontune.runs.log_files import cut_log_files
+from visiontune.signals import Interrupted
 from visiontune.training.load import check_readable, check_trusted, read_checkpoint, version_mismatch, written_by
 from visiontune.training.resolve import resolve_machine
 
@@ -192,6 +193,37 @@ def explain_version_mismatch(run: RunDirectory) -> Iterator[None]:
         if written_by(run) in (None, __version__):
             raise
         raise version_mismatch(run, first_line(error)) from error
+
+
+@contextmanager
+def explain_full_disk(run: RunDirectory) -> Iterator[None]:
+    """Turn the error of a full disk into a RunError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        raise RunError(
+            f"{full.filename or run.path} could not be written: {full.strerror}. Free some space, then resume the run "
+            f"with: {resume_command(run)}"
+        ) from error
+
+
+@contextmanager
+def explain_interruption(run: RunDirectory) -> Iterator[None]:
+    """Log how to resume a run that a signal stops."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+        reason = f" by {error}" if isinstance(error, Interrupted) else ""
+        log.info(f"\ninterrupted{reason}; resume with: {resume_command(run)}")
+        raise
+
+
+def resume_command(run: RunDirectory) -> str:
+    """The command that resumes a run, as one types it in a shell."""
+    return f"visiontune train {shell_override('run', run.path)}"
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
