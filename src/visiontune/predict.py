@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.io import write_png
 
 from visiontune.data import image_loader, to_network
-from visiontune.data.images import is_image, load_images
+from visiontune.data.images import ImageDecoder, is_image, load_images
 from visiontune.data.video import VideoWriter, frame_rate, frames, is_video
 from visiontune.deployment.files import open_exported, run_through
 from visiontune.errors import UserError
@@ -98,7 +98,7 @@ def main(cfg: DictConfig) -> Path:
     """Write predictions.csv and the drawn images or video; return the output folder."""
     run, run_cfg = open_run(cfg.run, cfg.trust)
     input_path = Path(cfg.input).expanduser()
-    source = open_input(input_path, run_cfg.data.channels)
+    source = open_input(input_path, ImageDecoder.from_config(run_cfg.data))
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
     heads = require(model.heads, Describable, "predict")
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
@@ -126,7 +126,7 @@ def main(cfg: DictConfig) -> Path:
     return output
 
 
-def open_input(path: Path, channels: int) -> Input:
+def open_input(path: Path, decoder: ImageDecoder) -> Input:
     """Read one image, the frames of a video (named `NAME/000000`, ...), or all images under a folder.
 
     Raises:
@@ -134,15 +134,22 @@ def open_input(path: Path, channels: int) -> Input:
     """
     if path.is_file() and is_video(path):
         return Input(
-            lambda: ((f"{path.name}/{i:06d}", frame) for i, frame in enumerate(frames(path, channels))),
+            lambda: ((f"{path.name}/{i:06d}", frame) for i, frame in enumerate(frames(path, decoder.channels))),
             frame_rate(path),
         )
     if path.is_file():
-        return Input(lambda: zip([path.name], load_images([path], channels), strict=True))
+        return Input(lambda: zip([path.name], _load([path], decoder), strict=True))
     if not path.is_dir():
         raise UserError(f"input={path} does not exist: write the path of an image, a video or a folder")
     paths = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
     if not paths:
         raise UserError(f"input={path} has no images: write a folder with files such as bird.jpg")
     names = [file.relative_to(path).as_posix() for file in paths]
-    return Input(lambda: zip(names, load_images(paths, channels), strict=True))
+    return Input(lambda: zip(names, _load(paths, decoder), strict=True))
+
+
+def _load(paths: list[Path], decoder: ImageDecoder) -> Iterator[Tensor]:
+    for image in load_images(paths, decoder):
+        if isinstance(image, UserError):
+            raise image
+        yield image

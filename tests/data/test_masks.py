@@ -140,7 +140,7 @@ def test_other_values_and_void(root: Path) -> None:
             lambda root: (root / "masks/p04.png").write_bytes(b""),
             {},
             "1 image under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:"
-            "\n  masks/p04.png: not an image",
+            "\n  masks/p04.png: the file is empty",
         ),
         (
             lambda root: (root / "images/p04.jpg").write_bytes(b"words"),

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune.data.augmentation import Augment
 from visiontune.data.batch import Batch
 from visiontune.data.datamodule import VisionData
+from visiontune.data.images import ImageDecoder
 from visiontune.data.loaders import image_loader, to_network
 from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
@@ -55,7 +56,8 @@ def build_data(
         shape = {key: settings[key] for key in ("image_size", "channels")}
         return build_own_module({k: v for k, v in module.items() if v is not None}, **shape, seed=seed, tasks=tasks)
     reader = dict(settings.pop("reader"))
-    known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed"}
+    known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed", "decoder"}
+    known |= {field.name for field in fields(ImageDecoder)}
     for key in settings:
         if key not in known and key not in reader:
             hint = get_close_matches(key, [*known, *reader], n=1)
@@ -71,8 +73,11 @@ def build_data(
     source = read(**reader)
     if tasks is not None:
         source = _select_tasks(source, tasks, has_folds=settings.get("folds") is not None)
-    options = {key: value for key, value in settings.items() if key in known}
-    return VisionData(source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, **options)
+    decoder = ImageDecoder.from_config(settings)
+    options = {key: value for key, value in settings.items() if key in known and not hasattr(decoder, key)}
+    return VisionData(
+        source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, decoder=decoder, **options
+    )
 
 
 def _select_tasks(source: Source, tasks: Sequence[str], has_folds: bool = False) -> Source:

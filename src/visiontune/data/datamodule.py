@@ -14,8 +14,10 @@ from visiontune.data.assign import assign, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.batch import Batch
-from visiontune.data.dataset import VisionDataset
+from visiontune.data.dataset import DECODER, VisionDataset
 from visiontune.data.geometry import eval_frame, eval_transform
+from visiontune.data.image_notes import ImageNotes
+from visiontune.data.images import ImageDecoder
 from visiontune.data.loaders import as_size, data_loader, resolve_workers, to_network
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import read_splits, split_rows
@@ -40,6 +42,7 @@ class VisionData(L.LightningDataModule):
         batch_size: samples per rank and step.
         num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores that the
             process may use minus 1, at most 8.
+        decoder: reads image files.
         resize: `squash`, `crop` or `letterbox`.
         cache: `none`, or `memory` to keep decoded images (resized to cover 1.5 times the image size).
         labelled: share of the training samples that keep each task's label, 0..1.
@@ -68,14 +71,15 @@ class VisionData(L.LightningDataModule):
         balanced: bool = False,
         verify: str = "auto",
         on_bad_image: str = "error",
-        channels: int = 3,
+        decoder: ImageDecoder = DECODER,
         resize: str = "squash",
         cache: str = "none",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.image_size = as_size(image_size)
-        self.batch_size, self.channels, self.resize, self.seed = batch_size, channels, resize, seed
+        self.batch_size, self.resize, self.seed, self.decoder = batch_size, resize, seed, decoder
+        channels = self.channels = decoder.channels
         self.schema: dict[str, TaskInfo] = source.schema
         self.root = source.root
         self.augment = augment or Augment()
@@ -85,8 +89,8 @@ class VisionData(L.LightningDataModule):
         self.train_transform = train_transform(self.augment, self.image_size, resize, channels, kinds)
         mixing = self.augment.mixup > 0 or self.augment.cutmix > 0
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
-        bad = BadFiles(on_bad_image)
-        samples = self._samples = verify_samples(source.root, source.samples, verify, bad)
+        bad, images = BadFiles(on_bad_image), ImageNotes(self.decoder)
+        samples = self._samples = verify_samples(source.root, source.samples, verify, bad, images=images)
         self._splits, notes = assign(
             samples,
             self.schema,
@@ -102,7 +106,7 @@ class VisionData(L.LightningDataModule):
         if labelled != 1:
             advice = f"Write a larger share, such as data.labelled={min(1, 10 * labelled):g}."
             notes += [note for note in check_classes(self._splits, self.schema, advice) if note not in notes]
-        self.notes = [*dict.fromkeys(printable(note) for note in (*source.notes, *bad.notes(), *notes))]
+        self.notes = [*dict.fromkeys(map(printable, [*source.notes, *bad.notes(), *images.notes(), *notes]))]
         self.num_workers = resolve_workers(num_workers, in_memory=all(isinstance(s.image, Tensor) for s in samples))
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._next = BEGINNING
@@ -194,7 +198,7 @@ class VisionData(L.LightningDataModule):
                 transform,
                 frame=None if augmented else partial(eval_frame, self.resize, size=self.image_size),
                 tasks=list(self.schema),
-                channels=self.channels,
+                decoder=self.decoder,
                 seed=self.seed,
             )
             if self.cache == "memory":

@@ -15,11 +15,13 @@ from visiontune.data.batch import Batch
 from visiontune.data.cores import usable_cores
 from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
-from visiontune.data.images import load_image, with_channels
+from visiontune.data.images import ImageDecoder, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
 from visiontune.data.target_transforms import Measure
 from visiontune.data.targets import is_stored
+
+DECODER = ImageDecoder()
 
 
 class VisionDataset(Dataset[dict[str, Any]]):
@@ -33,6 +35,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         frame: (H, W) of an image -> where the transform puts it. If set, every item also has its `frame` and its
             `truth`: the targets in pixels of the original image, which metrics compare predictions with.
         tasks: names of the targets of every item; the target is None where the sample has none.
+        decoder: reads image files.
     """
 
     def __init__(
@@ -43,11 +46,11 @@ class VisionDataset(Dataset[dict[str, Any]]):
         *,
         frame: Callable[[tuple[int, int]], Frame] | None = None,
         tasks: Sequence[str] = (),
-        channels: int = 3,
+        decoder: ImageDecoder = DECODER,
         seed: int = 0,
     ) -> None:
         self.samples, self.root, self.transform = samples, root or Path(), transform
-        self.frame, self.tasks, self.channels, self.seed = frame, tuple(tasks), channels, seed
+        self.frame, self.tasks, self.decoder, self.seed = frame, tuple(tasks), decoder, seed
         self._cached: list[_Loaded] | None = None
         self._items: list[dict[str, Any]] | None = None
         self.original_images = False  # whether items hold their `original_image`
@@ -121,8 +124,8 @@ class VisionDataset(Dataset[dict[str, Any]]):
         """The image before any transform, ``(C, H, W)`` uint8."""
         image = self.samples[index].image
         if image is None:
-            return load_image(self.root / self.samples[index].path, self.channels)
-        return with_channels(image if isinstance(image, Tensor) else image(), self.channels)
+            return self.decoder(self.root / self.samples[index].path)
+        return with_channels(image if isinstance(image, Tensor) else image(), self.decoder.channels)
 
     def _load(self, index: int) -> "_Loaded":
         image = self.original_image(index)

@@ -4,23 +4,92 @@ Pillow reads every format. torchvision's decoders are twice as fast for JPEG, bu
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from visiontune.errors import UserError
-
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm", ".pbm"]
+from visiontune.data.image_files import (
+    BUDGET,
+    BYTES_PER_PIXEL,
+    MAX_PIXELS,
+    PROBLEMS,
+    SUFFIXES,
+    has_several,
+    open_image,
+    reason,
 )
-AHEAD = 16  # images that `load_images` decodes ahead
-PROBLEMS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
+from visiontune.data.pixels import Range, check_pixels, grey_values, image_pixels, is_deep, upright
+from visiontune.errors import UserError, printable
+
+AHEAD_BYTES = 384_000_000  # of images that `load_images` decodes ahead
+AHEAD = 16  # images that it decodes ahead at most
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Decodes a file to `(channels, H, W)` uint8.
+
+    Transparent pixels are blended with white, CMYK is converted to RGB, and of several pages or frames the first is
+    read. With `channels=4` the file must have four bands (RGBA, CMYK, four-band TIFF), which are returned as stored.
+
+    Args:
+        orientation: `apply` turns the image as its EXIF orientation says, `ignore` leaves the pixels as stored.
+        grey_range: values of grey images with more than 8 bits that become 0 and 255; values between them are mapped
+            linearly, others are clipped. By default 0 and 65535; 32-bit integers and floats need a range.
+        max_pixels: larger images are refused before they are decoded; None for no limit.
+    """
+
+    channels: int = 3
+    orientation: str = "apply"
+    grey_range: Range | None = None
+    max_pixels: int | None = MAX_PIXELS
+
+    @classmethod
+    def from_config(cls, data: Mapping[str, Any]) -> Self:
+        """The decoder of the group `data`; keys that an older run does not have get their defaults.
+
+        Raises:
+            UserError: `grey_range` is not ascending.
+        """
+        keys = ("channels", "orientation", "grey_range", "max_pixels")
+        options = {key: data[key] for key in keys if key in data}
+        if options.get("grey_range") is not None:
+            low, high = options["grey_range"] = tuple(map(float, options["grey_range"]))
+            if low >= high:
+                wrong = f"data.grey_range=[{low:g},{high:g}]"
+                raise UserError(f"{wrong}: expected two ascending numbers; write data.grey_range=[0,4095]")
+        return cls(**options)
+
+    def __call__(self, path: Path) -> Tensor:
+        """Decode a file.
+
+        Raises:
+            UserError: the file cannot be read or decoded; the message names it.
+        """
+        try:
+            with open_image(path, self.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
+                pixels = image_pixels(file.image, self.channels, self.grey_range)
+                orientation = file.orientation
+        except PROBLEMS as error:
+            raise UserError(
+                f"{printable(path)}: cannot be read as an image ({reason(error)}). Repair or remove it."
+            ) from error
+        return torch.from_numpy(self.turn(pixels, orientation)).permute(2, 0, 1)
+
+    @property
+    def name(self) -> str:
+        """All options as text, for the name of a cache."""
+        return "-".join(map(str, astuple(self)))
+
+    def turn(self, pixels: np.ndarray, orientation: int) -> np.ndarray:
+        """Stored pixels `(H, W, ...)` of an image with this EXIF orientation -> pixels as they are used."""
+        return upright(pixels, orientation) if self.orientation == "apply" else pixels
 
 
 def is_image(path: Path) -> bool:
@@ -29,73 +98,87 @@ def is_image(path: Path) -> bool:
 
 
 def load_image(path: Path, channels: int = 3) -> Tensor:
-    """Decode a file to `(channels, H, W)` uint8 with its EXIF orientation applied.
-
-    Transparent pixels are blended with white, 16-bit grey is scaled to 8 bits (65535 -> 255), CMYK is converted to
-    RGB, and of an animation the first frame is read. With `channels=4` the file must have four bands (RGBA, CMYK,
-    four-band TIFF), which are returned as stored.
-
-    Raises:
-        UserError: the file cannot be read or decoded; the message names it.
-    """
-    try:
-        data = path.read_bytes()
-        if not data:
-            raise ValueError("the file is empty")
-        with Image.open(BytesIO(data)) as image:
-            pixels = image_pixels(ImageOps.exif_transpose(image), channels)
-    except PROBLEMS as error:
-        raise UserError(f"{path}: cannot be read as an image ({reason(error)}). Repair or remove it.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    """Decode a file as `ImageDecoder` does by default."""
+    return ImageDecoder(channels)(path)
 
 
-def load_images(paths: Sequence[Path], channels: int = 3) -> Iterator[Tensor]:
-    """`load_image` for each path in order; threads decode the next images ahead."""
+def load_images(paths: Sequence[Path], decoder: Callable[[Path], Tensor] = load_image) -> Iterator[Tensor | UserError]:
+    """The image of each path in order, or the error of one that cannot be read; threads decode the next ones ahead."""
+
+    def load(path: Path) -> Tensor | UserError:
+        try:
+            return decoder(path)
+        except UserError as error:
+            return error
+
     with ThreadPoolExecutor() as pool:
-        ahead: deque[Future[Tensor]] = deque()
+        ahead: deque[tuple[Future[Tensor | UserError], int]] = deque()
         try:
             for path in paths:
-                ahead.append(pool.submit(load_image, path, channels))
-                if len(ahead) > AHEAD:
-                    yield ahead.popleft().result()
+                size = _decoded_bytes(path)
+                while ahead and (len(ahead) > AHEAD or sum(used for _, used in ahead) + size > AHEAD_BYTES):
+                    yield ahead.popleft()[0].result()
+                ahead.append((pool.submit(load, path), size))
             while ahead:
-                yield ahead.popleft().result()
+                yield ahead.popleft()[0].result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def read_header(data: bytes) -> tuple[int, int, int]:
-    """Height and width of the stored pixels of an image file, and its EXIF orientation (1 to 8), without decoding it.
+def _decoded_bytes(path: Path) -> int:
+    try:
+        height, width = read_image_size(path)
+    except (*PROBLEMS, UserError):  # decoding it raises the error again
+        return 0
+    return height * width * BYTES_PER_PIXEL
+
+
+def read_header(source: Path | bytes) -> tuple[int, int, int]:
+    """Height and width of the stored pixels, and EXIF orientation (1 to 8), of an image file, without decoding it.
+
+    Args:
+        source: a path, or the bytes of a file.
 
     Raises:
-        OSError, ValueError and the other types in `PROBLEMS`: the file is not an image.
+        OSError, ValueError: it is not an image.
+        UserError: the format needs an extra that is not installed.
     """
-    with Image.open(BytesIO(data)) as image:
-        return image.height, image.width, exif_orientation(image)
+    with open_image(source, header=True) as file:
+        return file.image.height, file.image.width, file.orientation
 
 
-def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8, that an opened image still has; 1 if its EXIF data is broken.
+def read_image_size(path: Path, orientation: str = "apply") -> tuple[int, int]:
+    """(H, W) of the image that `ImageDecoder` returns, without decoding the pixels. Raises as `read_header`."""
+    height, width, turned = read_header(path)
+    return (width, height) if orientation == "apply" and turned >= 5 else (height, width)
 
-    It is 1 for TIFF, whose orientation is part of the format: Pillow always applies it, to the size as well.
+
+def describe_image(source: Path | bytes, decoder: ImageDecoder) -> dict[str, Any]:
+    """Decode a file, and return what notes about the images need, as JSON.
+
+    Args:
+        source: a path, or the bytes of a file.
+
+    Returns:
+        `size` (H, W) as decoded, `orientation` (EXIF, 1 to 8), `several` (whether the file holds further images),
+        `mode` (Pillow's), and `values`: for grey with more than 8 bits the smallest and largest value, otherwise None.
+
+    Raises:
+        OSError, ValueError: `decoder` cannot decode it.
     """
-    if image.format == "TIFF":
-        return 1
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the parser raises many types for broken data, which must not make the image useless
-        return 1
-    return int(orientation) if orientation in range(1, 9) else 1
-
-
-def reason(error: BaseException) -> str:
-    """A short description of an error, without the memory addresses and source lines that decoders add."""
-    text = str(error).strip().split("\n")[0]
-    if "cannot identify image file" in text:
-        return "not an image"
-    if "truncated" in str(error) or "incomplete" in text:
-        return "truncated"
-    return text[:120] or type(error).__name__
+    with open_image(source, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
+        image = file.image
+        image.load()
+        check_pixels(image, decoder.channels, decoder.grey_range)
+        width, height = image.size
+        size = [width, height] if decoder.orientation == "apply" and file.orientation >= 5 else [height, width]
+        return {
+            "size": size,
+            "orientation": file.orientation,
+            "several": has_several(file),
+            "mode": image.mode,
+            "values": list(grey_values(image)) if is_deep(image) else None,
+        }
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:
@@ -109,29 +192,3 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
         grey = (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
         return grey.round().to(torch.uint8)
     raise UserError(f"data.channels={channels}: the images have {count} channels; write data.channels={count}")
-
-
-def image_pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """`(H, W, channels)` uint8 of an opened image."""
-    if channels == 4:
-        if len(image.getbands()) != 4:
-            raise ValueError(f"it has {len(image.getbands())} bands ({image.mode}), data.channels=4 needs four")
-        return np.array(image)
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    elif image.mode in ("F", "LAB"):
-        raise ValueError(f"{image.mode} pixels have no defined range; save it with 8 or 16 bits")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (Pillow's `I;16` and, for some files, `I`) scaled to 8."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its grey values need more than 16 bits; save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

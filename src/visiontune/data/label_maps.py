@@ -3,20 +3,24 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from visiontune.data.fingerprint import hash_mask
-from visiontune.data.images import PROBLEMS, reason
+from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, PROBLEMS, open_image, reason
+from visiontune.data.images import ImageDecoder
+from visiontune.data.pixels import strips
 from visiontune.data.scan import scan
 from visiontune.data.targets import IGNORE, LabelMap
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError, listed, printable, some
 
 Value = int | Sequence[int]  # a grey value or palette index, or [red, green, blue]
+DECODER = ImageDecoder()
 
 
 class Coding:
@@ -26,12 +30,19 @@ class Coding:
         classes: names, in label order.
         values: the value of each class; by default 0, 1, 2, ...
         ignore: the value of unlabelled pixels; by default 255, if no class has it.
+        decoder: says whether EXIF orientation is applied, and how large a mask may be.
 
     Raises:
         UserError: the arguments contradict each other.
     """
 
-    def __init__(self, classes: Sequence[str], values: Sequence[Value] | None = None, ignore: Value | None = None):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        values: Sequence[Value] | None = None,
+        ignore: Value | None = None,
+        decoder: ImageDecoder = DECODER,
+    ) -> None:
         class_values = list(range(len(classes))) if values is None else list(values)
         if len(class_values) != len(classes):
             raise UserError(
@@ -39,7 +50,7 @@ class Coding:
             )
         if len(classes) > IGNORE:
             raise UserError(f"data.classes has {len(classes)} names: a mask can have at most {IGNORE} classes")
-        self.classes = list(classes)
+        self.classes, self.decoder = list(classes), decoder
         self.colours = any(not isinstance(value, int) for value in class_values)
         self.codes = [self._code(value, "data.values") for value in class_values]
         if len(set(self.codes)) < len(self.codes):
@@ -75,6 +86,13 @@ class Coding:
             raise UserError(f"{key}: {value} is not a pixel value: write a number from 0 to 65535")
         return value
 
+    def labels(self, codes: np.ndarray) -> np.ndarray:
+        """``(H, W)`` values -> class labels, uint8."""
+        labels = np.empty(codes.shape, dtype=np.uint8)
+        for row, values in zip(labels, codes, strict=True):  # NumPy needs 8 bytes for each index
+            row[:] = self.table[values]
+        return labels
+
     def show(self, code: int) -> str:
         """The value of a code as in `data.values`."""
         return str([code >> 16, code >> 8 & 255, code & 255]) if self.colours else str(code)
@@ -91,22 +109,27 @@ class StoredLabelMap:
 
     def load(self, size: tuple[int, int]) -> LabelMap:
         try:
-            codes = pixel_codes(self.path, self.coding.colours)
+            codes = pixel_codes(self.path, self.coding.colours, self.coding.decoder)
         except PROBLEMS as error:
-            raise UserError(f"{self.path}: cannot be read as a mask ({reason(error)})") from error
+            raise UserError(f"{printable(self.path)}: cannot be read as a mask ({reason(error)})") from error
         if codes.shape != size:
-            raise UserError(f"{self.path}: the mask has {describe_size(codes.shape)}, its image {describe_size(size)}")
-        return LabelMap(torch.from_numpy(self.coding.table[codes]))
+            raise UserError(
+                f"{printable(self.path)}: the mask has {describe_size(codes.shape)}, its image {describe_size(size)}"
+            )
+        return LabelMap(torch.from_numpy(self.coding.labels(codes)))
 
 
-def read_masks(root: Path, paths: Sequence[str], colours: bool = False) -> dict[str, dict[str, Any]]:
+def read_masks(
+    root: Path, paths: Sequence[str], colours: bool = False, decoder: ImageDecoder = DECODER
+) -> dict[str, dict[str, Any]]:
     """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file; results are cached.
 
     Raises:
         UserError: lists the files that cannot be read as masks.
     """
-    read = _read_colours if colours else _read_values
-    return scan(root, paths, read, "mask-colours-hashed" if colours else "mask-values-hashed")
+    kind = "mask-colours-hashed" if colours else "mask-values-hashed"
+    kind += "-stored" if decoder.orientation == "ignore" else ""
+    return scan(root, paths, partial(_read_mask, colours=colours, decoder=decoder), kind)
 
 
 def label_maps(
@@ -117,7 +140,7 @@ def label_maps(
     Raises:
         UserError: a mask cannot be read, has another size than its image, or has a value of no class.
     """
-    contents = read_masks(root, sorted(masks.values()), coding.colours)
+    contents = read_masks(root, sorted(masks.values()), coding.colours, coding.decoder)
     check_mask_sizes(masks, contents, sizes)
     code_labels = {code: int(coding.table[code]) for code in coding.codes}
     known_codes = {*code_labels, coding.ignore}
@@ -180,29 +203,26 @@ def _check_ignored(coding: Coding, values: set[int]) -> None:
         )
 
 
-def _read_values(path: Path) -> dict[str, Any]:
-    return _read_mask(path, colours=False)
-
-
-def _read_colours(path: Path) -> dict[str, Any]:
-    return _read_mask(path, colours=True)
-
-
-def _read_mask(path: Path, colours: bool) -> dict[str, Any]:
-    codes = pixel_codes(path, colours)
+def _read_mask(path: Path, colours: bool, decoder: ImageDecoder) -> dict[str, Any]:
+    codes = pixel_codes(path, colours, decoder)
     # A photo instead of a mask has thousands of values: keep only enough of them for the error message.
     values = np.unique(codes)[: 2 * IGNORE].tolist()
     return {"size": list(codes.shape), "values": values, "content": hash_mask(codes)}
 
 
-def pixel_codes(path: Path, colours: bool) -> np.ndarray:
-    """``(H, W)`` grey values or palette indices; with `colours`, each color as one number 0xRRGGBB."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if colours:
-            parts = np.asarray(image.convert("RGB"), dtype=np.int32)
-            return (parts[..., 0] << 16) + (parts[..., 1] << 8) + parts[..., 2]
-        pixels = np.asarray(image)
+def pixel_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> np.ndarray:
+    """``(H, W)`` grey values or palette indices; with `colours`, each color as one number 0xRRGGBB.
+
+    Args:
+        decoder: says whether EXIF orientation is applied, and how large a mask may be.
+    """
+    with open_image(path, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
+        image = file.image
+        image.load()
+        pixels = _rgb_codes(image) if colours else np.asarray(image)
+    pixels = decoder.turn(pixels, file.orientation)
+    if colours:
+        return pixels
     if pixels.ndim == 3:
         bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # the last band is transparency
         if (bands != bands[..., :1]).any():
@@ -213,6 +233,14 @@ def pixel_codes(path: Path, colours: bool) -> np.ndarray:
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 1 << 16:
         raise ValueError("its values are not integers from 0 to 65535")
     return pixels
+
+
+def _rgb_codes(image: Image.Image) -> np.ndarray:
+    codes = np.empty(image.size[::-1], dtype=np.int32)
+    for top, strip in strips(image):
+        parts = np.asarray(strip.convert("RGB"), dtype=np.int32)
+        codes[top : top + len(parts)] = (parts[..., 0] << 16) + (parts[..., 1] << 8) + parts[..., 2]
+    return codes
 
 
 def describe_size(size: Sequence[int]) -> str:

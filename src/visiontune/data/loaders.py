@@ -15,6 +15,7 @@ from visiontune.data.batch import Batch
 from visiontune.data.cores import usable_cores
 from visiontune.data.dataset import VisionDataset, collate
 from visiontune.data.geometry import eval_frame, eval_transform
+from visiontune.data.images import ImageDecoder
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.data.shared_memory import check_shared_memory
@@ -80,7 +81,7 @@ class _NamedImages(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, (name, image) in enumerate(self.images()):
             sample = Sample(name, targets={}, image=image)
-            dataset = VisionDataset([sample], None, self.transform, frame=self.frame, channels=len(image))
+            dataset = VisionDataset([sample], None, self.transform, frame=self.frame, decoder=ImageDecoder(len(image)))
             yield dataset[0] | {"index": index, "original_image": image}
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from visiontune.data.datamodule import VisionData
+from visiontune.data.images import ImageDecoder
 from visiontune.data.own_loader import OwnLoader
 from visiontune.data.readers.python import StoredTarget
 from visiontune.data.sampling import BEGINNING
@@ -57,7 +58,11 @@ class OwnModuleData(VisionData):
         }
         samples = [sample for split in self._loaders for sample in self._read(split)]
         super().__init__(
-            Source(self.schema, samples, [NOTE]), image_size=image_size, channels=channels, seed=seed, num_workers=0
+            Source(self.schema, samples, [NOTE]),
+            image_size=image_size,
+            decoder=ImageDecoder(channels),
+            seed=seed,
+            num_workers=0,
         )
         self.module, self.has_views = module, False
         self.batch_size = self._loaders["train"].batch_size

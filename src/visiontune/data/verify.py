@@ -3,17 +3,21 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from visiontune.data.bad_files import BadFiles
-from visiontune.data.images import load_image
+from visiontune.data.image_notes import ImageNotes
+from visiontune.data.images import ImageDecoder, describe_image
 from visiontune.data.scan import hash_content, scan, scan_images
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
 FULL_UP_TO = 20_000
+EXAMPLES = 100  # images that are decoded of more
 
 
 def verify(
@@ -22,6 +26,7 @@ def verify(
     mode: str = "auto",
     bad: BadFiles | None = None,
     cache_dir: Path | None = None,
+    images: ImageNotes | None = None,
 ) -> list[Sample]:
     """Check every image and fill in `content`; samples whose image cannot be read are an error or left out.
 
@@ -30,14 +35,17 @@ def verify(
     end at one. In every mode the content is a hash of all bytes, so that splits do not depend on the mode. A file is
     read again only if it has changed. For images that are not files, the hash is that of their shape and pixels.
 
+    Args:
+        images: has the decoder, and collects notes on the decoded images; with `header`, on `EXAMPLES` of them.
+
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are; or samples have the same path.
     """
     if duplicates := len(samples) - len({sample.path for sample in samples}):
         raise UserError(f"{duplicates} samples are listed twice under the same path")
-    bad = bad or BadFiles()
+    bad, images = bad or BadFiles(), images or ImageNotes()
     on_disk = [sample.path for sample in samples if sample.image is None]
-    contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, cache_dir)
+    contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, cache_dir, images)
     return [
         replace(
             sample,
@@ -52,18 +60,26 @@ def _resolve(mode: str, count: int, bad: BadFiles) -> str:
     return mode if mode != "auto" else "full" if count <= FULL_UP_TO or bad.policy == "skip" else "header"
 
 
-def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, cache_dir: Path | None) -> dict[str, str]:
-    if mode == "full":
-        return scan(root, paths, _hash_decodable, "decoded", bad, cache_dir)
+def _contents(
+    root: Path, paths: list[str], mode: str, bad: BadFiles, cache_dir: Path | None, images: ImageNotes
+) -> dict[str, str]:
     if mode == "off":
         return scan(root, paths, _hash, "hashed", bad, cache_dir)
-    return {path: content for path, (content, *_) in scan_images(root, paths, bad, cache_dir).items()}
+    contents = {}
+    if mode == "header":
+        contents = {path: content for path, (content, *_) in scan_images(root, paths, bad, cache_dir).items()}
+        paths, bad = [*contents][:: max(1, len(contents) // EXAMPLES)], BadFiles("skip")
+    read = partial(_describe, decoder=images.decoder)
+    decoded = scan(root, paths, read, f"decoded-{images.decoder.name}", bad, cache_dir)
+    images.record({path: description for path, (_, description) in decoded.items()})
+    return contents or {path: content for path, (content, _) in decoded.items()}
 
 
-def _hash_decodable(path: Path) -> str:
-    # Whether a file can be decoded does not depend on the number of channels.
-    load_image(path)
-    return _hash(path)
+def _describe(path: Path, decoder: ImageDecoder) -> tuple[str, dict[str, Any]]:
+    data = path.read_bytes()
+    description = describe_image(data, decoder)
+    # Most images need no note; the cache has a line for each.
+    return hash_content(data), {key: description[key] for key in ("several", "values") if description[key]}
 
 
 def _hash(path: Path) -> str:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from visiontune.data.images import image_pixels, with_channels
+from visiontune.data.image_files import stored_orientation
+from visiontune.data.images import with_channels
+from visiontune.data.pixels import image_pixels, upright
 from visiontune.data.target_kinds import TargetKind
 from visiontune.data.target_kinds.vectors import describe
 from visiontune.errors import UserError
@@ -92,7 +94,8 @@ class Items:
 
 def _image(image: Any, channels: int) -> Tensor:
     if isinstance(image, Image.Image):
-        return torch.from_numpy(image_pixels(ImageOps.exif_transpose(image), channels)).permute(2, 0, 1)
+        pixels = image_pixels(image, channels)  # first: Pillow turns a TIFF file when it decodes it
+        return torch.from_numpy(upright(pixels, stored_orientation(image))).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image)
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image

@@ -1,0 +1,58 @@
+"""Notes on images that are read in part: one page of several, some of many grey values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visiontune.data.images import ImageDecoder
+from visiontune.data.pixels import FULL_RANGE
+from visiontune.errors import some
+
+
+class ImageNotes:
+    """Collects what `describe_image` says about the images of a data set.
+
+    Attributes:
+        decoder: reads the images.
+    """
+
+    def __init__(self, decoder: ImageDecoder | None = None) -> None:
+        self.decoder = decoder or ImageDecoder()
+        self.several: list[str] = []
+        self.deep: dict[str, Sequence[float]] = {}  # path -> smallest and largest value
+
+    def record(self, descriptions: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record descriptions by path."""
+        for path, description in descriptions.items():
+            if description.get("several"):
+                self.several.append(path)
+            if values := description.get("values"):
+                self.deep[path] = values
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.several:
+            notes.append(
+                f"{_count(self.several, 'has', 'have')} several pages or frames, of which the first is used: "
+                f"{some(sorted(self.several))}"
+            )
+        if self.deep:
+            low, high = min(low for low, _ in self.deep.values()), max(high for _, high in self.deep.values())
+            key = (
+                f"data.grey_range={_range(self.decoder.grey_range)} become black and white"
+                if self.decoder.grey_range
+                else f"0 and {FULL_RANGE[1]:.0f} become black and white; to change it, write "
+                f"data.grey_range={_range((low, high if high > low else low + 1))}"
+            )
+            notes.append(
+                f"{_count(self.deep, 'is', 'are')} grey with more than 8 bits, with values from {low:g} to {high:g}; "
+                f"{key}: {some(sorted(self.deep))}"
+            )
+        return notes
+
+
+def _count(paths: Sequence[str] | Mapping[str, Any], singular: str, plural: str) -> str:
+    return f"1 image {singular}" if len(paths) == 1 else f"{len(paths)} images {plural}"
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"[{values[0]:g},{values[1]:g}]"
