@@ -54,10 +54,13 @@ class Data(Section):
     root: Text | None = key("a folder", "photos")
     name: Text | None = key("the name of a data set", "CIFAR10")
     table: Text | None = key("a CSV file", "table.csv")
+    path: Text = key("a column", "image_id")
     label: Text | None = key("a column", "species")
     labels: Texts | None = key("a list of columns", "[striped,broken]")
     targets: Texts | None = key("a list of columns", "[width,weight]")
-    classes: Texts | Mapping[str, Texts] | None = key("a list of names, or a list for each task", "[cat,dog]")
+    classes: Texts | Mapping[str, Texts] | None = key(
+        "a list of names (in YAML with quotes: 'on', 'yes', 'true'), or a list for each task", "[cat,dog]"
+    )
     include: Texts | None = key("a list of names, or null", "[cat,dog]")
     label_format: Literal["auto", "polygon", "keypoints"] = key("auto, polygon or keypoints", "polygon")
     images: PathOrSplits | None = key("a folder, or a folder for each split", "images")

@@ -17,6 +17,11 @@ def _to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _to_name(value: Any) -> Any:
+    """Convert numbers, but not booleans: YAML reads the names on, yes and true alike."""
+    return value if isinstance(value, bool) else _to_text(value)
+
+
 class Section(BaseModel):
     """Keys of one mapping; keys that are not listed are allowed, since constructors and users add their own."""
 
@@ -25,7 +30,7 @@ class Section(BaseModel):
 
 Flag = StrictBool
 Text = Annotated[StrictStr, BeforeValidator(_to_text)]
-Texts = list[Text]
+Texts = list[Annotated[StrictStr, BeforeValidator(_to_name)]]
 Int = Annotated[StrictInt, BeforeValidator(_to_int)]
 Count = Annotated[Int, Ge(1)]
 Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from visiontune.data.readers.folders import normalized
+from visiontune.data.text import normalized
 from visiontune.errors import UserError
 
 

@@ -1,21 +1,25 @@
 """Classification, multi-label and regression from a table with one row per image."""
 
-import csv
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folder, root_folder
+from visiontune.data.readers.class_names import class_names
+from visiontune.data.readers.folders import SPLIT_NAMES, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
+from visiontune.data.readers.table import Row, Table, read_table
+from visiontune.data.readers.table_images import TableImages
 from visiontune.data.schema import Sample, Source, TaskInfo
-from visiontune.errors import UserError, listed
+from visiontune.data.text import is_missing, normalized
+from visiontune.errors import UserError, listed, some
 
 LARGEST = 3e38  # about the largest float32
 ZERO_OR_ONE = {"1": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "1.0": 1.0, "0.0": 0.0}
-Row = tuple[int, dict[str, str]]  # line of the file, and column -> cell
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 def read(
@@ -27,158 +31,154 @@ def read(
     targets: list[str] | None = None,
     classes: list[str] | None = None,
     splits: str | None = None,
+    path: str = "path",
 ) -> Source:
-    """Read a table with a column `path`, and optional columns `split` and `group`.
+    """Read a table with a column of paths, and optional columns `split` and `group`.
 
-    An image with an empty cell is not labelled for the task of that column.
+    An image with an empty cell is not labelled for the task of that column. A cell that pandas reads as missing (nan,
+    None, NA, ...) is empty, unless it is one of the `classes`.
 
     Args:
         root: the data folder.
-        table: CSV file (commas, semicolons or tabs) with a line of column names, under the root.
+        table: CSV file (commas, semicolons, tabs or bars) with a line of column names, under the root.
         images: folder that the paths in the table are relative to, under the root.
         label: column with the class of each image, for classification.
         labels: columns with 0 or 1, for multi-label.
         targets: columns with numbers, for regression.
         classes: the classes of `label` in order; by default the values in the column, sorted.
         splits: folder with `{train,val,test}.txt`, instead of the column `split`.
+        path: column with the path of each image, or with its name without extension.
 
     Raises:
         UserError: a column or an image is missing, or a cell is invalid; the message has the line.
     """
     root = root_folder(root)
     base = require_folder(root / images, "data.images")
-    name, columns, rows = _load(root, table)
-    tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
-    if label:
-        _require([label], columns, "data.label", name)
-        classes = _classes(rows, label, classes, name)
-        tasks["classification"] = TaskInfo("classification", classes), [label], _label(label, classes)
-    for kind, key, argument, parse_cell in (
-        ("multilabel", "labels", labels, _zero_or_one),
-        ("regression", "targets", targets, _finite),
-    ):
-        if argument:
-            task_columns = list(argument)
-            _require(task_columns, columns, f"data.{key}", name)
-            tasks[kind] = TaskInfo(kind, task_columns), task_columns, _vector(task_columns, parse_cell)
-    if not tasks:
+    path = normalized(path)
+    content = read_table(root, table, path)
+    name, notes = content.name, content.notes
+    columns = {  # config key -> columns
+        "data.label": [label] if label else [],
+        "data.labels": list(labels or []),
+        "data.targets": list(targets or []),
+    }
+    columns = {key: [normalized(column) for column in entries] for key, entries in columns.items() if entries}
+    if not columns:
         raise UserError(
             f"{name}: no task is configured: write data.label=COLUMN (a class), data.labels=[COLUMNS] (0 or 1 each) or "
-            f"data.targets=[COLUMNS] (numbers). The table has the columns {', '.join(columns)}"
+            f"data.targets=[COLUMNS] (numbers). The table has the columns {', '.join(content.columns)}"
         )
-    paths = _paths(rows, base, root, name)
+    for key, names in columns.items():
+        content.require(names, key)
+    known = set(class_names(classes)) if classes else set()
+    used = [path, *(column for names in columns.values() for column in names)]
+    used += [column for column in ("split", "group") if column in content.columns]
+    notes += _empty_missing(content.rows, used, (columns.get("data.label") or [""])[0], known)
+    rows, new_notes = _unique_rows(content, used, path, TableImages(base, root), base)
+    notes += new_notes
+    tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
+    if "data.label" in columns:
+        names = columns["data.label"]
+        ordered = _classes(rows, names[0], classes, name)
+        tasks["classification"] = TaskInfo("classification", ordered), names, _label(names[0], ordered)
+    if "data.labels" in columns:
+        names = columns["data.labels"]
+        tasks["multilabel"] = TaskInfo("multilabel", names), names, _vector(names, _zero_or_one)
+    if "data.targets" in columns:
+        names = columns["data.targets"]
+        parse, new_notes = _number_parser(content, names)
+        tasks["regression"] = TaskInfo("regression", names), names, _vector(names, parse)
+        notes += new_notes
     samples = [
         Sample(
-            path,
-            {
-                task: _target(row, f"{name}:{line}", task_columns, parse)
-                for task, (_, task_columns, parse) in tasks.items()
-            },
+            image,
+            {task: _target(row, f"{name}:{line}", names, parse) for task, (_, names, parse) in tasks.items()},
             None if splits else _split(row, f"{name}:{line}"),
-            row.get("group", "").strip() or None,
+            row.get("group", "") or None,
         )
-        for path, (line, row) in zip(paths, rows, strict=True)
+        for image, (line, row) in rows.items()
     ]
-    notes = []
-    for task, (_, task_columns, _) in tasks.items():
-        label_counts = [sum(bool(row[column].strip()) for column in task_columns) for _, row in rows]
-        if incomplete := sum(0 < count < len(task_columns) for count in label_counts):
-            notes.append(
-                f"{incomplete} rows have empty cells in {', '.join(task_columns)}: they are not labelled for {task}"
-            )
+    for task, (_, names, _) in tasks.items():
+        label_counts = [sum(bool(row[column]) for column in names) for _, row in rows.values()]
+        if incomplete := sum(0 < count < len(names) for count in label_counts):
+            notes.append(f"{incomplete} rows have empty cells in {', '.join(names)}: they are not labelled for {task}")
         if all(sample.targets[task] is None for sample in samples):
-            raise UserError(
-                f"{name}: no row has values in all of {', '.join(task_columns)}: no image is labelled for {task}"
-            )
+            raise UserError(f"{name}: no row has values in all of {', '.join(names)}: no image is labelled for {task}")
     if splits:
-        notes += [f"data.splits={splits} is used instead of the column split"] if "split" in columns else []
-        samples, new_notes = apply_split_lists(samples, root, images, root / splits)
+        notes += [f"data.splits={splits} is used instead of the column split"] if "split" in content.columns else []
+        samples, new_notes = apply_split_lists(samples, root, images, root / splits, f"row in {name}")
         notes += new_notes
     schema = {task: info for task, (info, _, _) in tasks.items()}
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
 
 
-def _load(root: Path, table: str | None) -> tuple[str, list[str], list[Row]]:
-    """The name of the table, its columns and its rows."""
-    if not table:
-        raise UserError("data.table is not set: write data.table=FILE, a CSV with a column named path")
-    file = root / table
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            head = stream.readline()
-            stream.seek(0)
-            delimiter = max(",;\t", key=head.count)
-            reader = csv.reader(stream, delimiter=delimiter, strict=True)
-            columns = [column.strip() for column in next(reader, [])]
-            rows = []
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(columns):
-                    raise UserError(f"{table}:{reader.line_num}: {len(cells)} cells, expected {len(columns)}")
-                rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
-    except FileNotFoundError:
-        raise UserError(f"data.table: the file {file} does not exist. Write data.table=FILE") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"data.table: {file} cannot be read ({error})") from error
-    named = [column for column in columns if column]
-    if len(set(named)) < len(named):
-        raise UserError(f"{table}:1: two columns have the same name: {', '.join(columns)}")
-    _require(["path"], columns, "data.table", table)
-    if not rows:
-        raise UserError(f"{table} has no rows")
-    return table, columns, rows
+def _empty_missing(rows: list[Row], columns: Sequence[str], label: str, classes: set[str]) -> list[str]:
+    """Replace cells that stand for a missing value by empty ones; returns a note of their number."""
+    words: list[str] = []
+    affected: set[str] = set()
+    for _, row in rows:
+        for column in columns:
+            cell = row[column]
+            if cell and is_missing(cell) and not (column == label and cell in classes):
+                row[column] = ""
+                words.append(cell)
+                affected.add(column)
+    if not words:
+        return []
+    hint = "; list them in data.classes if they are classes" if label in affected else ""
+    return [
+        f"{len(words)} cells of {', '.join(column for column in columns if column in affected)} are missing values: "
+        f"{some(sorted(set(words)), 5)}{hint}"
+    ]
 
 
-def _require(required: list[str], columns: list[str], key: str, name: str) -> None:
-    if missing := [column for column in required if column not in columns]:
-        raise UserError(f"{key}: {name} has no column {missing[0]!r}; it has {', '.join(columns)}")
-    if len(set(required)) < len(required):
-        raise UserError(f"{key}={required}: a column is named twice")
-
-
-def _paths(rows: list[Row], base: Path, root: Path, name: str) -> list[str]:
-    """Path of each row under the root; checks that every image exists and has one row."""
-    path_lines: dict[str, int] = {}
-    missing = []
-    for line, row in rows:
-        cell = row["path"].strip().replace("\\", "/")
-        if not cell:
-            raise UserError(f"{name}:{line}: the path is empty")
-        path = relative(base / cell, root)
-        if path in path_lines:
-            raise UserError(f"{name}:{line}: {path} is already in line {path_lines[path]}. An image has one row.")
-        path_lines[path] = line
-        if not (root / path).is_file():
-            missing.append(f"{name}:{line}: {cell}")
+def _unique_rows(
+    table: Table, columns: Sequence[str], path: str, images: TableImages, base: Path
+) -> tuple[dict[str, Row], list[str]]:
+    """Image -> its row, and notes; checks that every image exists and that its rows are equal in `columns`."""
+    rows: dict[str, Row] = {}
+    missing: list[str] = []
+    copies = 0
+    for line, row in table.rows:
+        location = f"{table.name}:{line}"
+        if not row[path]:
+            raise UserError(f"{location}: the path is empty")
+        image = images.find(row[path], location)
+        if image is None:
+            missing.append(f"{location}: {row[path]}")
+        elif image not in rows:
+            rows[image] = line, row
+        elif any(row[column] != rows[image][1][column] for column in columns if column != path):
+            raise UserError(f"{location}: {image} is already in line {rows[image][0]}. An image has one row.")
+        else:
+            copies += 1
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(rows)} images do not exist under {base}; is data.images correct?{listed(missing)}"
+            f"{len(missing)} of {len(table.rows)} images do not exist under {base}; is data.images correct?"
+            f"{listed(missing)}"
         )
-    return list(path_lines)
+    return rows, [*images.notes(), *([f"{copies} rows of {table.name} repeat an earlier row"] if copies else [])]
 
 
 def _split(row: dict[str, str], where: str) -> str | None:
-    split = row.get("split", "").strip()
+    split = row.get("split", "")
     if split and split.lower() not in SPLIT_NAMES:
         raise UserError(f"{where}: split {split!r}: write train, val or test, or leave it empty")
     return SPLIT_NAMES[split.lower()] if split else None
 
 
-def _classes(rows: list[Row], column: str, classes: list[str] | None, name: str) -> list[str]:
+def _classes(rows: dict[str, Row], column: str, classes: list[str] | None, name: str) -> list[str]:
     if classes:
-        if len(set(classes)) < len(classes):
-            raise UserError(f"data.classes={classes}: two classes have the same name")
-        return [str(class_name) for class_name in classes]
-    cells = {cell for _, row in rows if (cell := row[column].strip())}
+        return class_names(classes)
+    cells = {normalized(row[column]) for _, row in rows.values() if row[column]}
     if len(cells) < 2:
         raise UserError(f"{name}: column {column!r} has {len(cells)} classes, expected two or more")
-    numbers = all(cell.removeprefix("-").isdecimal() for cell in cells)
+    numbers = all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells)
     return sorted(cells, key=(lambda cell: (int(cell), cell)) if numbers else None)
 
 
 def _target(row: dict[str, str], where: str, columns: list[str], parse: Callable[[list[str]], Any]) -> Any:
-    cells = [row[column].strip() for column in columns]
+    cells = [row[column] for column in columns]
     if not all(cells):
         return None
     try:
@@ -191,9 +191,9 @@ def _label(column: str, classes: list[str]) -> Callable[[list[str]], int]:
     index = {name: label for label, name in enumerate(classes)}
 
     def parse(cells: list[str]) -> int:
-        if cells[0] not in index:
+        if normalized(cells[0]) not in index:
             raise ValueError(f"{column} {cells[0]!r} is not in data.classes={classes}")
-        return index[cells[0]]
+        return index[normalized(cells[0])]
 
     return parse
 
@@ -208,9 +208,32 @@ def _zero_or_one(column: str, cell: str) -> float:
     return ZERO_OR_ONE[cell.lower()]
 
 
+def _number_parser(table: Table, columns: list[str]) -> tuple[Callable[[str, str], float], list[str]]:
+    """A parser of numbers, and a note if their decimal point is a comma.
+
+    A comma is a decimal point if cells are not separated by commas, no number of the table has a point, and not all
+    numbers with a comma could have thousands.
+
+    Raises:
+        UserError: `1,500` may be 1.5 or 1500.
+    """
+    cells = [(line, column, row[column]) for line, row in table.rows for column in columns]
+    commas = [place for place in cells if "," in place[2]]
+    if table.delimiter == "," or not commas or any("." in cell for _, _, cell in cells):
+        return _finite, []
+    if all(THOUSANDS.fullmatch(cell) for _, _, cell in commas):
+        line, column, cell = commas[0]
+        raise UserError(
+            f"{table.name}:{line}: {column} {cell!r}: is its comma a decimal point, or does it separate thousands? "
+            f"Write {cell.replace(',', '.', 1)} or {cell.replace(',', '')}"
+        )
+    note = f"{len(commas)} numbers in {table.name} have a decimal comma: {some([cell for _, _, cell in commas])}"
+    return lambda column, cell: _finite(column, cell.replace(",", ".") if cell.count(",") == 1 else cell), [note]
+
+
 def _finite(column: str, cell: str) -> float:
     try:
-        value = float(cell)
+        value = math.nan if "_" in cell else float(cell)
     except ValueError:
         value = math.nan
     if not abs(value) <= LARGEST:  # also true for NaN

@@ -1,10 +1,10 @@
 """Folders and paths of a data set, shared by the readers."""
 
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from visiontune.data.text import normalized
 from visiontune.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -46,11 +46,6 @@ def relative(path: Path, root: Path) -> str:
     if text.startswith(prefix) and ".." not in text:  # ten times faster, for millions of files
         return text[len(prefix) :].replace(os.sep, "/")
     return Path(os.path.relpath(path, root)).as_posix()
-
-
-def normalized(name: str) -> str:
-    """The name in Unicode's composed form (NFC); macOS and some archives write accents as separate characters."""
-    return unicodedata.normalize("NFC", name)
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
-from visiontune.data.readers.folders import SPLIT_NAMES, normalized, relative, require_folder, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folder, root_folder
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
+from visiontune.data.text import normalized
 from visiontune.data.walk import is_hidden, walk_each
 from visiontune.errors import UserError, some
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from visiontune.data.images import is_image
-from visiontune.data.readers.folders import PerSplit, by_stem, normalized, per_split, relative, require_folder
+from visiontune.data.readers.folders import PerSplit, by_stem, per_split, relative, require_folder
 from visiontune.data.schema import Sample
+from visiontune.data.text import normalized
 from visiontune.data.walk import walk, walk_each
 from visiontune.errors import UserError, listed, some
 

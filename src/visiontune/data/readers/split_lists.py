@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from visiontune.data.readers.folders import SPLIT_NAMES, normalized, relative
+from visiontune.data.readers.folders import SPLIT_NAMES, relative
 from visiontune.data.schema import SPLITS, Sample
+from visiontune.data.text import normalized, read_text
 from visiontune.data.walk import walk
 from visiontune.errors import UserError, listed
 
@@ -35,7 +36,8 @@ def apply_split_lists(
     assignments: dict[str, tuple[str, str]] = {}
     unknown: dict[str, str] = {}  # location -> name
     for split, file in _files(folder).items():
-        text = file.read_text(encoding="utf-8-sig", errors="replace")
+        text, note = read_text(file)
+        notes += [note] if note else []
         for number, line in enumerate(text.split("\n"), start=1):
             name = _name(line, root)
             if name not in index:
