@@ -1,38 +1,67 @@
-"""Evaluate a run on a split."""
+"""Evaluate a run on a split, or on another labelled data set."""
 
-import math
+from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from visiontune.analysis.results import write_report, write_results
 from visiontune.config.derive import derive
+from visiontune.data import TaskInfo, VisionData, build_evaluation_data
 from visiontune.deployment.evaluation import evaluate_run
-from visiontune.runs.files import write_json
-from visiontune.runs.log import logging_to
+from visiontune.errors import RunError, UserError
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_output
-from visiontune.runs.predictions import write_predictions
 from visiontune.training.build import build_data
+from visiontune.training.evaluation import measured_splits
 from visiontune.training.load import load_model, open_run
 
 
 def main(cfg: DictConfig) -> dict[str, float]:
-    """Print the metrics of one split; write them and the predictions to `output` if it is set."""
+    """Print the metrics of one split; write them, the predictions and the report as `output` and `report` say."""
     run, run_cfg = open_run(cfg.run, cfg.trust)
+    if cfg.split == "all" and cfg.report and cfg.output is None:
+        raise UserError("report=true split=all: the report of the run stays; write output=DIR")
     output = None if cfg.output is None else check_output(Path(cfg.output))
-    if cfg.data_root is not None:
-        run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
-    with logging_to(None):
-        model, _ = load_model(run, run_cfg, cfg.checkpoint)
+    changes = {f"data.{key}": value for key, value in (cfg.data_keys or {}).items()}
+    changes |= {"data.root": cfg.data_root} if cfg.data_root is not None else {}
+    changes |= {"trainer.accelerator": cfg.accelerator} if cfg.accelerator != "auto" else {}
+    run_cfg = derive(run_cfg, changes)
+    folder = output or (run.path if cfg.report else None)
+    with logging_to(None), run.lock() if folder == run.path else nullcontext():
+        model, schema = load_model(run, run_cfg, cfg.checkpoint)
+        data = read_data(cfg, run, run_cfg, schema)
+        splits = measured_splits(run_cfg, data) if cfg.report and output is None else [cfg.split]
+        results = [evaluate_run(run, run_cfg, model, data, split, cfg.backend, cfg.checkpoint) for split in splits]
+        metrics = {name: value for result in results for name, value in result.metrics.items()}
+        print("\n".join(f"{name:<41} {value:.8f}" for name, value in sorted(metrics.items())))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_results(run, results, folder)
+            if cfg.report:
+                write_report(run_cfg, run, data, model, results, folder / run.report.name)
+            print(folder)
+    for result in results:
+        for task, failure in result.failures.items():
+            raise RunError(f"{result.split} has no metrics of {task}: {failure}")
+    return metrics
+
+
+def read_data(cfg: DictConfig, run: RunDirectory, run_cfg: DictConfig, schema: dict[str, TaskInfo]) -> VisionData:
+    """The run's data with the run's splits; with `split=all`, all samples with the classes of the run."""
+    if cfg.split == "all":
+        data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, cfg.classes or {}, run_cfg.seed)
+        for note in data.notes:
+            log.info(f"note: {note}")
+        return data
+    if cfg.data_keys or cfg.classes:
+        raise UserError(f"data_keys and classes are for another data set: write split=all, not split={cfg.split}")
+    try:
         data = build_data(run_cfg)
         data.assign_as(run.splits)
-        if cfg.accelerator != "auto":
-            run_cfg = derive(run_cfg, {"trainer.accelerator": cfg.accelerator})
-        result = evaluate_run(run, run_cfg, model, data, cfg.split, cfg.backend, cfg.checkpoint)
-    print("\n".join(f"{name:<41} {value:.8f}" for name, value in sorted(result.metrics.items())))
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        finite = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
-        write_json(output / "metrics.json", finite)
-        write_predictions(output / "predictions.csv", result.rows)
-        print(output)
-    return result.metrics
+    except UserError as error:
+        if cfg.data_root is None:
+            raise
+        raise UserError(f"{error}. If data_root={cfg.data_root} is another data set, write split=all") from error
+    return data

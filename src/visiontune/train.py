@@ -20,7 +20,7 @@ from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
 from visiontune.signals import postponed
 from visiontune.training.build import build_data, build_trainer
-from visiontune.training.evaluation import Evaluation, evaluate
+from visiontune.training.evaluation import Evaluation, evaluate, measured_splits
 from visiontune.training.fit import build_model, fit, seed_everything
 from visiontune.training.launch import fit_ranks
 from visiontune.training.load import read_checkpoint
@@ -132,11 +132,6 @@ def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTun
     model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
     splits = measured_splits(cfg, data)
     return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
-
-
-def measured_splits(cfg: DictConfig, data: VisionData) -> list[str]:
-    """The splits that are evaluated when a run ends."""
-    return ["val", "test"] if cfg.test and data.samples("test") else ["val"]
 
 
 def best_score(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def test_values_get_the_type_of_their_key() -> None:
 def test_wrong_values_on_the_command_line(command: Command) -> None:
     assert command("train", "trainer.max_epochs=many").message.startswith("trainer.max_epochs=many: expected a whole")
     assert command("train", "debug=True").message.startswith("debug=True: unknown option; write debug= one of fast")
-    message = command("evaluate", "run=x", "split=all").message
-    assert message == "split=all: expected train, val or test, got text; write split=val"
+    message = command("evaluate", "run=x", "split=many").message
+    assert message == "split=many: expected train, val, test or all, got text; write split=val"
     message = command("predict", "run=x", "input=y", "batch_size=0").message
     assert message == "batch_size=0: expected a whole number, 1 or more, got 0; write batch_size=32"
 

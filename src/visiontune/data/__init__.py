@@ -14,6 +14,7 @@ from visiontune.data.batch import Batch
 from visiontune.data.datamodule import VisionData
 from visiontune.data.images import ImageDecoder
 from visiontune.data.loaders import image_loader, to_network
+from visiontune.data.matching import match_classes, one_split
 from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
 from visiontune.data.split_checks import check_val
@@ -27,6 +28,7 @@ __all__ = [
     "TaskInfo",
     "VisionData",
     "build_data",
+    "build_evaluation_data",
     "image_loader",
     "to_network",
 ]
@@ -55,8 +57,51 @@ def build_data(
     if module and module.get("_target_"):
         shape = {key: settings[key] for key in ("image_size", "channels")}
         return build_own_module({k: v for k, v in module.items() if v is not None}, **shape, seed=seed, tasks=tasks)
+    source, options = _read(settings, tasks)
+    if tasks is not None:
+        source = _select_tasks(source, tasks, has_folds=options.get("folds") is not None)
+    return VisionData(source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, **options)
+
+
+def build_evaluation_data(
+    data: Mapping[str, Any],
+    augment: Mapping[str, Any],
+    schema: Mapping[str, TaskInfo],
+    classes: Mapping[str, str | None],
+    seed: int = 0,
+) -> VisionData:
+    """All samples of a labelled data set as one split, `all`, for a trained model. Its own splits are ignored.
+
+    Args:
+        data: the group `data` of the run, with the keys that are different.
+        augment: the group `augment` of the run, whose `fill` pads images.
+        schema: the model's tasks.
+        classes: see `match_classes`.
+
+    Raises:
+        UserError: the config or the data is wrong, or the model does not know a class.
+    """
+    settings = _to_dict(data)
+    if (settings.pop("datamodule", None) or {}).get("_target_"):
+        raise UserError("split=all: data.datamodule decides its splits; write split=train, split=val or split=test")
+    source, options = _read(settings, list(schema), evaluation=True)
+    source = match_classes(source, schema, classes)
+    options |= {"labelled": 1.0}
+    augmentation = Augment.from_config(_to_dict(augment))
+    return VisionData(source, augment=augmentation, seed=seed, assign_splits=one_split, **options)
+
+
+def _read(
+    settings: dict[str, Any], tasks: Sequence[str] | None, evaluation: bool = False
+) -> tuple[Source, dict[str, Any]]:
+    """Call the reader of the group `data`; return its result, and the keys for VisionData.
+
+    Args:
+        tasks: names of the tasks that are used; None means all.
+        evaluation: the data is evaluated by a trained model: a reader with this argument accepts a single class.
+    """
     reader = dict(settings.pop("reader"))
-    known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed", "decoder"}
+    known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed", "decoder", "assign_splits"}
     known |= {field.name for field in fields(ImageDecoder)}
     for key in settings:
         if key not in known and key not in reader:
@@ -68,16 +113,14 @@ def build_data(
     # A run's saved config is resolved: a key that was changed later, such as data.root, must reach the reader too.
     reader |= {key: value for key, value in settings.items() if key in reader}
     read = get_method(reader.pop("_target_"))
-    if "tasks" in inspect.signature(read).parameters:  # the reader reads only what these tasks need
+    parameters = inspect.signature(read).parameters
+    if "tasks" in parameters:  # the reader reads only what these tasks need
         reader["tasks"] = tasks
-    source = read(**reader)
-    if tasks is not None:
-        source = _select_tasks(source, tasks, has_folds=settings.get("folds") is not None)
+    if evaluation and "evaluation" in parameters:
+        reader["evaluation"] = True
     decoder = ImageDecoder.from_config(settings)
     options = {key: value for key, value in settings.items() if key in known and not hasattr(decoder, key)}
-    return VisionData(
-        source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, decoder=decoder, **options
-    )
+    return read(**reader), options | {"decoder": decoder}
 
 
 def _select_tasks(source: Source, tasks: Sequence[str], has_folds: bool = False) -> Source:

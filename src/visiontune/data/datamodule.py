@@ -22,7 +22,7 @@ from visiontune.data.loaders import as_size, data_loader, resolve_workers, to_ne
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import read_splits, split_rows
 from visiontune.data.sampling import BEGINNING, EpochBatches, balanced_weights, progress
-from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo
+from visiontune.data.schema import Sample, Source
 from visiontune.data.split_checks import check_classes
 from visiontune.data.splits import strata
 from visiontune.data.verify import verify as verify_samples
@@ -40,14 +40,14 @@ class VisionData(L.LightningDataModule):
     Args:
         image_size: size of the network's input in pixels: one number, or (H, W).
         batch_size: samples per rank and step.
-        num_workers: data-loader workers; `auto` is 0 if all images are in memory, else the number of cores that the
-            process may use minus 1, at most 8.
+        num_workers: data-loader workers; `auto` is 0 for images in memory, else the usable cores minus 1, at most 8.
         decoder: reads image files.
         resize: `squash`, `crop` or `letterbox`.
         cache: `none`, or `memory` to keep decoded images (resized to cover 1.5 times the image size).
         labelled: share of the training samples that keep each task's label, 0..1.
         balanced: draw every class equally often in training.
         on_bad_image: `error`, or `skip` to leave out images that cannot be read, with a note.
+        assign_splits: decides the split of each sample, as `assign` does.
 
     Raises:
         UserError: the data or the arguments are invalid.
@@ -75,13 +75,13 @@ class VisionData(L.LightningDataModule):
         resize: str = "squash",
         cache: str = "none",
         seed: int = 0,
+        assign_splits: Callable[..., tuple[dict[str, list[Sample]], list[str]]] = assign,
     ) -> None:
         super().__init__()
         self.image_size = as_size(image_size)
         self.batch_size, self.resize, self.seed, self.decoder = batch_size, resize, seed, decoder
         channels = self.channels = decoder.channels
-        self.schema: dict[str, TaskInfo] = source.schema
-        self.root = source.root
+        self.schema, self.root = source.schema, source.root
         self.augment = augment or Augment()
         self.labelled, self.balanced, self.cache = labelled, balanced, cache
         kinds = [info.target_kind for info in self.schema.values()]
@@ -91,7 +91,7 @@ class VisionData(L.LightningDataModule):
         self._mixer = BatchMixer(self.schema, self.augment.mixup, self.augment.cutmix, seed) if mixing else None
         bad, images = BadFiles(on_bad_image), ImageNotes(self.decoder)
         samples = self._samples = verify_samples(source.root, source.samples, verify, bad, images=images)
-        self._splits, notes = assign(
+        self._splits, notes = assign_splits(
             samples,
             self.schema,
             ratio=split_ratio or {"train": 0.7, "val": 0.15, "test": 0.15},
@@ -116,8 +116,8 @@ class VisionData(L.LightningDataModule):
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of `train`, `val` or `test`, sorted by path; empty if the split does not exist."""
-        if split not in SPLITS:
-            raise UserError(f"split={split}: choose one of {', '.join(SPLITS)}")
+        if split not in self._splits:
+            raise UserError(f"split={split}: choose one of {', '.join(self._splits)}")
         return self._splits[split]
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:

@@ -38,6 +38,6 @@ def log_metrics(model: Any, split: str) -> None:
         model.log_dict({f"{split}/{task}/{name}": v.float() for name, v in name_scalars(metrics).items()})
     losses = {task: metrics["loss"] for task, metrics in computed.items()}
     model.log(f"{split}/loss", model.loss_weights(losses, list(losses)), prog_bar=split == "val")
-    if len(model.heads) > 1:
+    if len(model.heads) > 1 and not model.scores.failures:
         scores = [head.score(computed[task]).float().to(model.device) for task, head in model.heads.items()]
         model.log(f"{split}/score", torch.stack(scores).mean())

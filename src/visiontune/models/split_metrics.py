@@ -1,6 +1,7 @@
 """The metrics and losses of an evaluation pass, and the choice of the monitor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ class SplitMetrics(nn.Module):
 
     Attributes:
         computed: the values of the last pass, by task.
+        failures: None: an error in the metrics of a task is raised. A dictionary: it collects these errors by task, and
+            the task has only its loss.
     """
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
@@ -27,6 +30,7 @@ class SplitMetrics(nn.Module):
         )
         self.losses: Mapping[str, MeanMetric] = nn.ModuleDict({task: MeanMetric() for task in heads})  # type: ignore[assignment]
         self.computed: dict[str, dict[str, Value]] = {}
+        self.failures: dict[str, Exception] | None = None
 
     def update(self, task: str, predictions: list[Prediction], losses: Tensor, truth: list[Any]) -> None:
         """
@@ -35,7 +39,7 @@ class SplitMetrics(nn.Module):
             truth: targets for the metrics; None for an image without a label.
         """
         labelled = [i for i, target in enumerate(truth) if target is not None]
-        with torch.autocast(losses.device.type, enabled=False):  # bfloat16 has 8 bits
+        with self._collect_failure(task), torch.autocast(losses.device.type, enabled=False):  # bfloat16 has 8 bits
             self.metrics[task].update([predictions[i] for i in labelled], [truth[i] for i in labelled])
         if labelled:
             self.losses[task].update(losses[labelled])
@@ -43,10 +47,23 @@ class SplitMetrics(nn.Module):
     def compute(self) -> dict[str, dict[str, Value]]:
         """The metrics of each task over all ranks, with `loss`; then reset them."""
         for task, metrics in self.metrics.items():
-            self.computed[task] = metrics.compute() | {"loss": self.losses[task].compute()}
+            values: dict[str, Value] = {}
+            if task not in (self.failures or ()):
+                with self._collect_failure(task):
+                    values = metrics.compute()
+            self.computed[task] = values | {"loss": self.losses[task].compute()}
             metrics.reset()
             self.losses[task].reset()
         return self.computed
+
+    @contextmanager
+    def _collect_failure(self, task: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the code of a metric may raise any type
+            if self.failures is None:
+                raise
+            self.failures.setdefault(task, error)
 
 
 def find_monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:

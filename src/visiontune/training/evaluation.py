@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
 
 from visiontune.callbacks.prediction_collector import EvaluatedSample, PredictionCollector
 from visiontune.data import VisionData
@@ -14,6 +15,7 @@ from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.metrics import PerClass, Value
+from visiontune.runs.log import log
 from visiontune.runs.predictions import Row
 from visiontune.training.cluster import own_processes
 
@@ -27,6 +29,7 @@ class Evaluation:
         rows: rows of predictions.csv, one for each sample and task.
         worst: for each task, the samples with the largest loss, the largest first.
         computed: for each task, the metrics as tensors, also those that are not logged, such as a confusion matrix.
+        failures: for each task whose metrics raised an error, the message; it has only its loss.
     """
 
     split: str
@@ -34,6 +37,7 @@ class Evaluation:
     rows: list[Row]
     worst: dict[str, list[EvaluatedSample]]
     computed: dict[str, dict[str, Value]]
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def per_class(self) -> dict[str, list[PerClass]]:
@@ -78,10 +82,22 @@ def evaluate(
     model.split = split
     data.trainer = None  # one loader for the whole split, also after a distributed training
     trainer = quiet_trainer(accelerator, precision, [collector, *callbacks])
-    with shared_memory_errors():
-        trainer.test(model, datamodule=_SplitData(data, split, original_images), verbose=False)
+    model.scores.failures = {}  # the metrics of one head do not take those of the others with them
+    try:
+        with shared_memory_errors():
+            trainer.test(model, datamodule=_SplitData(data, split, original_images), verbose=False)
+        failures = {task: f"{type(e).__name__}: {first_line(e)}" for task, e in model.scores.failures.items()}
+    finally:
+        model.scores.failures = None
+    for task, failure in failures.items():
+        log.warning(f"warning: {split} has no metrics of {task}: {failure}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed))
+    return Evaluation(split, metrics, collector.rows, collector.worst(), dict(model.scores.computed), failures)
+
+
+def measured_splits(cfg: DictConfig, data: VisionData) -> list[str]:
+    """The splits that are evaluated when a run ends."""
+    return ["val", "test"] if cfg.test and data.samples("test") else ["val"]
 
 
 def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:

@@ -1,9 +1,13 @@
 """Keys of evaluate.yaml, predict.yaml, export.yaml and compress.yaml."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from visiontune.config.schema.types import Count, Flag, Section, Text, key
 
+# `yes` and `1` are class names as well.
+Name = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else str(value))]
 RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
 
 
@@ -17,10 +21,13 @@ class _RunVerb(Section):
 
 
 class Evaluate(_RunVerb):
-    split: Literal["train", "val", "test"] = key("train, val or test", "val")
+    split: Literal["train", "val", "test", "all"] = key("train, val, test or all", "val")
     checkpoint: Text = key("best, last or a path", "best")
     backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
     data_root: Text | None = key("a folder, or null", "photos")
+    data_keys: dict[str, Any] | None = key("a mapping of keys of the group data, or null", "{images: photos}")
+    classes: dict[Name, Name | None] | None = key("a mapping of class names, or null", "{puppy: dog}")
+    report: Flag = key("true or false", "true")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
 
 

@@ -32,6 +32,7 @@ def read(
     classes: list[str] | None = None,
     splits: str | None = None,
     path: str = "path",
+    evaluation: bool = False,
 ) -> Source:
     """Read a table with a column of paths, and optional columns `split` and `group`.
 
@@ -48,6 +49,7 @@ def read(
         classes: the classes of `label` in order; by default the values in the column, sorted.
         splits: folder with `{train,val,test}.txt`, instead of the column `split`.
         path: column with the path of each image, or with its name without extension.
+        evaluation: ignore `classes`, and accept a single class.
 
     Raises:
         UserError: a column or an image is missing, or a cell is invalid; the message has the line.
@@ -79,7 +81,7 @@ def read(
     tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
     if "data.label" in columns:
         names = columns["data.label"]
-        ordered = _classes(rows, names[0], classes, name)
+        ordered = _classes(rows, names[0], None if evaluation else classes, name, 1 if evaluation else 2)
         tasks["classification"] = TaskInfo("classification", ordered), names, _label(names[0], ordered)
     if "data.labels" in columns:
         names = columns["data.labels"]
@@ -167,11 +169,11 @@ def _split(row: dict[str, str], where: str) -> str | None:
     return SPLIT_NAMES[split.lower()] if split else None
 
 
-def _classes(rows: dict[str, Row], column: str, classes: list[str] | None, name: str) -> list[str]:
+def _classes(rows: dict[str, Row], column: str, classes: list[str] | None, name: str, least: int) -> list[str]:
     if classes:
         return class_names(classes)
     cells = {normalized(row[column]) for _, row in rows.values() if row[column]}
-    if len(cells) < 2:
+    if len(cells) < least:
         raise UserError(f"{name}: column {column!r} has {len(cells)} classes, expected two or more")
     numbers = all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells)
     return sorted(cells, key=(lambda cell: (int(cell), cell)) if numbers else None)

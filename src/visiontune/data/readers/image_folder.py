@@ -23,6 +23,7 @@ def read(
     splits: str | None = None,
     group_pattern: str | None = None,
     task: str = "classification",
+    evaluation: bool = False,
 ) -> Source:
     """Read images in class folders.
 
@@ -32,6 +33,7 @@ def read(
         splits: folder under the root with `{train,val,test}.txt`; a line is the path or stem of an image.
         group_pattern: regular expression searched in each path; the match of its first group is the name of the
             sample's group, such as `(patient\\d+)_`.
+        evaluation: accept a single class, and split folders without `train`.
 
     Raises:
         UserError: the folder does not exist or has no images, there are fewer than two classes, a class has no
@@ -39,7 +41,7 @@ def read(
     """
     root = root_folder(root)
     base = require_folder(root / images, "data.images")
-    class_folders, notes = _class_folders(base, root / splits if splits else None)
+    class_folders, notes = _class_folders(base, root / splits if splits else None, evaluation)
     files, new_notes = walk_each([folder for _, _, folder in class_folders], base=base)
     notes += new_notes
     class_files: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
@@ -52,7 +54,7 @@ def read(
             f"{len(others)} files that are not images are left out: " + some([relative(path, root) for path in others])
         )
     classes = sorted(class_files)
-    _check(base, class_files, notes)
+    _check(base, class_files, notes, 1 if evaluation else 2)
     samples = [
         Sample(path=relative(path, root), targets={task: label}, split=split)
         for label, name in enumerate(classes)
@@ -67,7 +69,7 @@ def read(
     return Source({task: TaskInfo("classification", classes)}, samples, notes, root)
 
 
-def _class_folders(base: Path, lists: Path | None) -> tuple[list[ClassFolder], list[str]]:
+def _class_folders(base: Path, lists: Path | None, evaluation: bool) -> tuple[list[ClassFolder], list[str]]:
     """The folders of the classes, in each split, and notes.
 
     Args:
@@ -76,9 +78,10 @@ def _class_folders(base: Path, lists: Path | None) -> tuple[list[ClassFolder], l
     folders, notes = _subfolders(base)
     if lists:
         folders = [folder for folder in folders if folder.resolve() != lists.resolve()]
-    names = {folder.name.lower() for folder in folders}
+    names, split_names = {folder.name.lower() for folder in folders}, set(SPLIT_NAMES)
     # A class may be called "train": it is a split if there is another split, or if all folders are splits.
-    if not ("train" in names and (names <= set(SPLIT_NAMES) or len(names & set(SPLIT_NAMES)) > 1)):
+    are_splits = "train" in names and (names <= split_names or len(names & split_names) > 1)
+    if not (are_splits or (evaluation and names <= split_names)):
         return _named(folders, None), notes
     class_folders: list[ClassFolder] = []
     for folder in folders:
@@ -132,7 +135,7 @@ def _subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     return [path for path in visible if path.is_dir() and path not in loops], notes
 
 
-def _check(base: Path, class_files: dict[str, list], notes: Sequence[str]) -> None:
+def _check(base: Path, class_files: dict[str, list], notes: Sequence[str], least: int) -> None:
     layout = "one folder per class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with class folders inside"
     if not any(class_files.values()):
         raise UserError(f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}.")
@@ -140,7 +143,7 @@ def _check(base: Path, class_files: dict[str, list], notes: Sequence[str]) -> No
         if not files:
             reasons = "".join(f"\nnote: {note}" for note in notes)
             raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.{reasons}")
-    if len(class_files) == 1:
+    if len(class_files) < least:
         raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.")
 
 

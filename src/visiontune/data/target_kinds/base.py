@@ -64,6 +64,15 @@ class TargetKind:
         """
         return value
 
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> Any:
+        """A loaded target with other class numbers; None if it has no label then.
+
+        Args:
+            labels: the new number of each class; None leaves out its labels.
+            count: the new number of classes.
+        """
+        return target
+
     def class_count(self, target: Any) -> int:
         """The number of values or channels of a target (`value_per_class`), else its largest label + 1."""
         return max(self.labels(target), default=-1) + 1

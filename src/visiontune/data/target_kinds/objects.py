@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from visiontune.data.boxes import ROUNDING
@@ -28,6 +29,12 @@ class Detection(TargetKind):
     def decides(self, target: Any, labels: Sequence[int]) -> bool:
         crowd = target.get("crowd", ()) if isinstance(target, Mapping) else getattr(target, "crowd", ())
         return len(labels) > sum(map(bool, crowd))  # metrics ignore crowds and difficult objects
+
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> dict[str, Tensor]:
+        new = [labels[label] for label in self.labels(target)]
+        rows = torch.tensor([label is not None for label in new], dtype=torch.bool)
+        kept = {key: tv_tensors.wrap(value[rows], like=value) for key, value in target.items()}
+        return kept | {"labels": torch.tensor([label for label in new if label is not None], dtype=torch.int64)}
 
     def steps_before(self) -> list[v2.Transform]:
         return [KeepWhole()]

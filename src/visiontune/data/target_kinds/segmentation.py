@@ -20,6 +20,11 @@ class Segmentation(TargetKind):
     def labels(self, target: Any) -> Sequence[int]:
         return [label for label in target.unique().tolist() if label != IGNORE]
 
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> LabelMap:
+        table = torch.full((IGNORE + 1,), IGNORE, dtype=torch.uint8)
+        table[: len(labels)] = torch.tensor([IGNORE if label is None else label for label in labels])
+        return LabelMap(table[target.as_subclass(torch.Tensor).long()])
+
     def convert(self, value: Any, size: tuple[int, int]) -> LabelMap:
         labels = np.asarray(value)
         if labels.shape != size or labels.dtype.kind not in "iu":

@@ -20,6 +20,9 @@ class Classification(MixableKind):
     def labels(self, target: Any) -> Sequence[int]:
         return [target]
 
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> int | None:
+        return labels[target]
+
     def soft_vector(self, target: Any, classes: int) -> Tensor:
         return one_hot(torch.tensor(target), classes).float()
 
@@ -42,6 +45,9 @@ class Multilabel(MixableKind):
     def labels(self, target: Any) -> Sequence[int]:
         return (target > 0).nonzero()[:, 0].tolist()
 
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> Tensor:
+        return _reorder(target, labels, count)
+
     def soft_vector(self, target: Any, classes: int) -> Tensor:
         return target.float().cpu()  # like the mixing shares
 
@@ -59,6 +65,9 @@ class Regression(TargetKind):
     name = "regression"
     value_per_class = True
 
+    def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> Tensor:
+        return _reorder(target, labels, count)
+
     def convert(self, value: Any, size: tuple[int, int]) -> Tensor:
         vector = _vector(value)
         if not bool(vector.isfinite().all()):
@@ -74,6 +83,15 @@ def describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     text = f"of shape {tuple(shape)}" if shape is not None else repr(value)[:60]
     return f"{type(value).__name__} {text}"
+
+
+def _reorder(vector: Tensor, labels: Sequence[int | None], count: int) -> Tensor:
+    """The values at their new places; NaN, which is unknown, at places without a value."""
+    reordered = vector.new_full((count,), torch.nan)
+    for value, label in zip(vector, labels, strict=True):
+        if label is not None:
+            reordered[label] = value
+    return reordered
 
 
 def _vector(value: Any) -> Tensor:
