@@ -22,7 +22,7 @@ from visiontune.data.images import (
     read_header,
     read_image_size,
 )
-from visiontune.data.label_maps import pixel_codes
+from visiontune.data.mask_files import pixel_codes
 from visiontune.errors import UserError, printable
 
 FORMATS = ("jpg", "png", "webp", "tif", "avif")

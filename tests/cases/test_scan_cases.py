@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from inputs import write_folders, write_image, write_masks
+from inputs import write_coco, write_folders, write_image, write_masks, write_yolo
 from PIL import Image
 from running import SMALL, Command, Outcome
 
@@ -155,6 +155,54 @@ def test_bad_images_are_an_error_or_left_out(tmp_path: Path, plan: Plan) -> None
         assert out.count("00.png") == 1 and "(truncated)" in out
     (root / "dog" / "03.png").write_bytes(whole)
     assert "note: 1 file cannot be read" in plan(*overrides, "data.on_bad_image=skip").out
+
+
+def write_voc(root: Path) -> None:
+    write_masks(root)
+    (root / "images").rename(root / "JPEGImages")
+    (root / "masks").rename(root / "SegmentationClass")
+    (root / "Annotations").mkdir()
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    for i in range(10):
+        text = f"<annotation><object><name>a</name>{box}</object></annotation>"
+        (root / "Annotations" / f"{i}.xml").write_text(text)
+
+
+BAD_IMAGE, BAD_MASK = "images/3.jpg", "masks/5.png"
+
+
+@pytest.mark.parametrize(
+    ("write", "overrides", "files"),
+    [
+        (write_masks, ["heads=segmentation", "data=masks", "data.classes=[a,b]"], [BAD_IMAGE, BAD_MASK]),
+        (write_masks, ["heads=detection", "data=instance_masks", "data.classes=[a]"], [BAD_IMAGE, BAD_MASK]),
+        (
+            write_voc,
+            ["heads=[detection,segmentation]", "data=voc"],
+            ["JPEGImages/3.jpg", "SegmentationClass/5.png"],
+        ),
+        (write_coco, ["heads=detection", "data=coco", "data.annotations=a.json"], ["3.jpg", "5.jpg"]),
+        (
+            lambda root: write_yolo(root, "names: [a]\n"),
+            ["heads=detection", "data=yolo"],
+            ["images/train/train3.jpg", "images/val/val5.jpg"],
+        ),
+    ],
+)
+def test_every_reader_leaves_bad_files_out(
+    tmp_path: Path, plan: Plan, write: Callable[[Path], object], overrides: list[str], files: list[str]
+) -> None:
+    write(tmp_path)
+    count = len(list(tmp_path.rglob("*.jpg")))
+    for file in files:
+        (tmp_path / file).write_bytes(b"nonsense")
+    overrides = [*overrides, f"data.root={tmp_path}", "data.image_size=64"]
+    assert "cannot be read; repair or remove, or write data.on_bad_image=skip" in plan(*overrides).message
+    out = plan(*overrides, "data.on_bad_image=skip").out
+    note = "note: 2 files cannot be read, so their samples are left out (data.on_bad_image=skip): "
+    assert out.count(note + ", ".join(f"{file} (not an image)" for file in files)) == 1
+    row = next(line.split() for line in out.splitlines() if line.startswith("images "))
+    assert sum(map(int, row[1:])) == count - 2
 
 
 def test_sizes_and_orientation_of_images(tmp_path: Path) -> None:

@@ -3,24 +3,19 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from visiontune.data.fingerprint import hash_mask
-from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, PROBLEMS, open_image, reason
+from visiontune.data.bad_files import BadFiles
+from visiontune.data.image_files import PROBLEMS, reason
 from visiontune.data.images import ImageDecoder
-from visiontune.data.pixels import strips
-from visiontune.data.scan import scan
+from visiontune.data.mask_files import DECODER, check_mask_sizes, describe_size, pixel_codes, read_masks
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError, listed, printable, some
 
 Value = int | Sequence[int]  # a grey value or palette index, or [red, green, blue]
-DECODER = ImageDecoder()
 
 
 class Coding:
@@ -119,28 +114,23 @@ class StoredLabelMap:
         return LabelMap(torch.from_numpy(self.coding.labels(codes)))
 
 
-def read_masks(
-    root: Path, paths: Sequence[str], colours: bool = False, decoder: ImageDecoder = DECODER
-) -> dict[str, dict[str, Any]]:
-    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file; results are cached.
-
-    Raises:
-        UserError: lists the files that cannot be read as masks.
-    """
-    kind = "mask-colours-hashed" if colours else "mask-values-hashed"
-    kind += "-stored" if decoder.orientation == "ignore" else ""
-    return scan(root, paths, partial(_read_mask, colours=colours, decoder=decoder), kind)
-
-
 def label_maps(
-    root: Path, masks: Mapping[str, str], sizes: Mapping[str, tuple[int, int]], coding: Coding
+    root: Path,
+    masks: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, int]],
+    coding: Coding,
+    bad: BadFiles | None = None,
 ) -> dict[str, StoredLabelMap]:
     """image -> its target, for a mapping image -> mask; paths are relative to the root.
+
+    The result does not have images that are not in `sizes`, or whose mask cannot be read (if `bad` leaves it out).
 
     Raises:
         UserError: a mask cannot be read, has another size than its image, or has a value of no class.
     """
-    contents = read_masks(root, sorted(masks.values()), coding.colours, coding.decoder)
+    masks = {image: mask for image, mask in masks.items() if image in sizes}
+    contents = read_masks(root, sorted(masks.values()), coding.colours, coding.decoder, bad)
+    masks = {image: mask for image, mask in masks.items() if mask in contents}
     check_mask_sizes(masks, contents, sizes)
     code_labels = {code: int(coding.table[code]) for code in coding.codes}
     known_codes = {*code_labels, coding.ignore}
@@ -168,30 +158,6 @@ def label_maps(
     }
 
 
-def check_mask_sizes(
-    masks: Mapping[str, str], contents: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]
-) -> None:
-    """Compare the size of each mask with that of its image.
-
-    Args:
-        masks: image -> mask.
-        contents: mask -> a mapping with its `size`.
-        sizes: image -> (H, W).
-
-    Raises:
-        UserError: lists the masks of another size.
-    """
-    wrong = [
-        f"{mask}: {describe_size(contents[mask]['size'])}, its image {image} has {describe_size(sizes[image])}"
-        for image, mask in masks.items()
-        if tuple(contents[mask]["size"]) != sizes[image]
-    ]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
-        )
-
-
 def _check_ignored(coding: Coding, values: set[int]) -> None:
     """Refuse masks in which 255 probably means an object (black and white) but would be ignored by default."""
     present = values & set(coding.codes)
@@ -201,48 +167,3 @@ def _check_ignored(coding: Coding, values: set[int]) -> None:
             f"the masks have only the values {', '.join(map(str, codes))}, and {IGNORE} is ignored by default. Write "
             f"data.values={codes} if {IGNORE} is a class, or data.ignore_value={IGNORE} if it is not."
         )
-
-
-def _read_mask(path: Path, colours: bool, decoder: ImageDecoder) -> dict[str, Any]:
-    codes = pixel_codes(path, colours, decoder)
-    # A photo instead of a mask has thousands of values: keep only enough of them for the error message.
-    values = np.unique(codes)[: 2 * IGNORE].tolist()
-    return {"size": list(codes.shape), "values": values, "content": hash_mask(codes)}
-
-
-def pixel_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> np.ndarray:
-    """``(H, W)`` grey values or palette indices; with `colours`, each color as one number 0xRRGGBB.
-
-    Args:
-        decoder: says whether EXIF orientation is applied, and how large a mask may be.
-    """
-    with open_image(path, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
-        image = file.image
-        image.load()
-        pixels = _rgb_codes(image) if colours else np.asarray(image)
-    pixels = decoder.turn(pixels, file.orientation)
-    if colours:
-        return pixels
-    if pixels.ndim == 3:
-        bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # the last band is transparency
-        if (bands != bands[..., :1]).any():
-            raise ValueError("it has colors: write data.values=[[RED, GREEN, BLUE], ...], one per class")
-        pixels = bands[..., 0]
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint8)
-    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 1 << 16:
-        raise ValueError("its values are not integers from 0 to 65535")
-    return pixels
-
-
-def _rgb_codes(image: Image.Image) -> np.ndarray:
-    codes = np.empty(image.size[::-1], dtype=np.int32)
-    for top, strip in strips(image):
-        parts = np.asarray(strip.convert("RGB"), dtype=np.int32)
-        codes[top : top + len(parts)] = (parts[..., 0] << 16) + (parts[..., 1] << 8) + parts[..., 2]
-    return codes
-
-
-def describe_size(size: Sequence[int]) -> str:
-    """(H, W) as text, width first."""
-    return f"{size[1]}x{size[0]} pixels"

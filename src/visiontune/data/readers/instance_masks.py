@@ -9,10 +9,11 @@ import torch
 from scipy.ndimage import find_objects
 from torch import Tensor
 
+from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import StoredBoxes
 from visiontune.data.fingerprint import hash_mask
 from visiontune.data.images import PROBLEMS, reason
-from visiontune.data.label_maps import check_mask_sizes, describe_size, pixel_codes
+from visiontune.data.mask_files import check_mask_sizes, describe_size, pixel_codes
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import PerSplit, per_split, root_folder
 from visiontune.data.readers.mask_pairs import pair_masks
@@ -61,6 +62,7 @@ def read(
     classes: list[str] | None = None,
     ignore_value: int | None = None,
     splits: str | None = None,
+    on_bad_image: str = "error",
 ) -> Source:
     """Read images and masks with the same relative path and stem; images without a mask are left out.
 
@@ -71,6 +73,7 @@ def read(
         classes: a list with the single class of all objects.
         ignore_value: a value besides 0 of pixels that belong to no object.
         splits: folder with `{train,val,test}.txt`.
+        on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
 
     Raises:
         UserError: a folder or an image is missing, a mask has another name or size than its image, or all masks are
@@ -93,8 +96,12 @@ def read(
         samples, new_notes = apply_split_lists(samples, root, pairs.folders, root / splits, "mask")
         notes += new_notes
     masks_by_image = {sample.path: pairs.masks[sample.path] for sample in samples}
-    sizes = read_image_sizes(root, masks_by_image)
-    contents = scan(root, masks_by_image.values(), _read_mask, "instance-masks-hashed")
+    bad = BadFiles(on_bad_image)
+    sizes = read_image_sizes(root, masks_by_image, bad=bad)
+    contents = scan(root, [masks_by_image[path] for path in sizes], _read_mask, "instance-masks-hashed", bad)
+    notes += bad.notes()
+    masks_by_image = {path: mask for path, mask in masks_by_image.items() if path in sizes and mask in contents}
+    samples = [sample for sample in samples if sample.path in masks_by_image]
     check_mask_sizes(masks_by_image, contents, sizes)
     for sample in samples:
         mask = masks_by_image[sample.path]

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
+from visiontune.data.bad_files import BadFiles
+from visiontune.data.label_maps import Coding, Value, label_maps
+from visiontune.data.mask_files import read_masks
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import PerSplit, root_folder
 from visiontune.data.readers.mask_pairs import pair_masks
@@ -21,6 +23,7 @@ def read(
     ignore_value: Value | None = None,
     splits: str | None = None,
     suffix: str = "",
+    on_bad_image: str = "error",
 ) -> Source:
     """Read images and masks with the same relative path and stem; images without a mask are left out.
 
@@ -34,6 +37,7 @@ def read(
         ignore_value: the value of unlabelled pixels; by default 255, if no class has it.
         splits: folder with `{train,val,test}.txt`.
         suffix: the end of a mask's stem, after the stem of its image, such as `_mask`.
+        on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
 
     Raises:
         UserError: a folder or an image is missing, or a mask has another size than its image or an unknown value.
@@ -53,7 +57,11 @@ def read(
             f"data.classes=[NAME, NAME, ...] and, if they are not 0, 1, 2, ..., data.values=[...] of each class"
         )
     coding = Coding(class_names(classes), values, ignore_value)
-    targets = label_maps(root, masks_by_image, read_image_sizes(root, masks_by_image), coding)
+    bad = BadFiles(on_bad_image)
+    sizes = read_image_sizes(root, masks_by_image, bad=bad)
+    targets = label_maps(root, masks_by_image, sizes, coding, bad)
+    notes += bad.notes()
+    samples = [sample for sample in samples if sample.path in targets]
     for sample in samples:
         sample.targets["segmentation"] = targets[sample.path]
     return Source({"segmentation": TaskInfo("segmentation", coding.classes)}, samples, notes, root)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from visiontune.data.bad_files import BadFiles
 from visiontune.data.label_maps import Coding, label_maps
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
@@ -56,7 +57,13 @@ IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
 PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def read(root: str | Path | None, name: str | None, download: bool = True, task: str = "classification") -> Source:
+def read(
+    root: str | Path | None,
+    name: str | None,
+    download: bool = True,
+    task: str = "classification",
+    on_bad_image: str = "error",
+) -> Source:
     """Read a data set with its official splits.
 
     Small data sets are kept in memory; image files are read from disk on demand.
@@ -65,6 +72,7 @@ def read(root: str | Path | None, name: str | None, download: bool = True, task:
         root: folder of the data set, or where to download it.
         name: torchvision's class name, such as `CIFAR10`.
         download: whether to download a data set that is not under the root.
+        on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
 
     Raises:
         UserError: the name is unknown, the root is not set, or the data set neither exists nor can be downloaded.
@@ -106,7 +114,10 @@ def read(root: str | Path | None, name: str | None, download: bool = True, task:
         ]
     schema = {task: TaskInfo("classification", classes)}
     if name in MASKS:
-        schema |= _add_masks(samples, root, *MASKS[name])
+        bad = BadFiles(on_bad_image)
+        schema |= _add_masks(samples, root, *MASKS[name], bad)
+        samples = [sample for sample in samples if len(sample.targets) == len(schema)]
+        return Source(schema, samples, bad.notes(), root)
     return Source(schema, samples, [], root)
 
 
@@ -148,15 +159,22 @@ def _read_idx(path: Path, read_file: Callable[[str], Tensor]) -> Tensor:
         raise UserError(f"{path} is not a complete IDX file ({error}). Download it again.") from error
 
 
-def _add_masks(samples: list[Sample], root: Path, folder: str, meaning: dict[int, str]) -> dict[str, TaskInfo]:
-    """Add the masks of the same stems to the samples; returns the task, or {} if the folder does not exist."""
+def _add_masks(
+    samples: list[Sample], root: Path, folder: str, meaning: dict[int, str], bad: BadFiles
+) -> dict[str, TaskInfo]:
+    """Add the masks of the same stems to the samples, except for files that `bad` leaves out.
+
+    Returns:
+        The task, or {} if the folder does not exist.
+    """
     if not (root / folder).is_dir():
         return {}
     masks = {sample.path: f"{folder}/{Path(sample.path).stem}.png" for sample in samples}
     coding = Coding([*meaning.values()], [*meaning])
-    stored = label_maps(root, masks, read_image_sizes(root, masks), coding)
+    stored = label_maps(root, masks, read_image_sizes(root, masks, bad=bad), coding, bad)
     for sample in samples:
-        sample.targets["segmentation"] = stored[sample.path]
+        if sample.path in stored:
+            sample.targets["segmentation"] = stored[sample.path]
     return {"segmentation": TaskInfo("segmentation", coding.classes)}
 
 

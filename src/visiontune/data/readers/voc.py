@@ -10,7 +10,8 @@ from pathlib import Path
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
-from visiontune.data.label_maps import Coding, Value, label_maps, read_masks
+from visiontune.data.label_maps import Coding, Value, label_maps
+from visiontune.data.mask_files import read_masks
 from visiontune.data.polygons import Objects
 from visiontune.data.readers.folders import by_stem, relative, require_folder, root_folder
 from visiontune.data.readers.objects import ClassSelection, size_notes
@@ -86,7 +87,7 @@ def read(
     sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
     samples = [sample for sample in samples if sample.path in sizes]
     paths = [sample.path for sample in samples]
-    notes += bad_files.notes() + orientation_note(root, paths, orientation)
+    notes += orientation_note(root, paths, orientation)
     schema: dict[str, TaskInfo] = {}
     targets: dict[str, dict[str, Stored]] = {path: {} for path in paths}
     with_boxes = bool(xml_files) and (tasks is None or "detection" in tasks)
@@ -111,13 +112,18 @@ def read(
         notes.append(f"{len(guessed)} XML files are not UTF-8: they are read as Windows-1252: {some(guessed)}")
     if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
-        coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value)
+        coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files)
         coding = coding.select(["background", *selection.names])
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
         notes += new_notes
-        for path, stored in label_maps(root, masks_by_image, sizes, coding).items():
+        for path, stored in label_maps(root, masks_by_image, sizes, coding, bad_files).items():
             targets[path]["segmentation"] = stored
-    samples = [replace(sample, targets=targets[sample.path]) for sample in samples]
+    samples = [
+        replace(sample, targets=targets[sample.path])
+        for sample in samples
+        if maps.get(sample.path) not in bad_files.problems
+    ]
+    notes += bad_files.notes()
     return Source(schema, sorted(samples, key=lambda sample: sample.path), notes, root)
 
 
@@ -193,7 +199,12 @@ def _boxes(
 
 
 def _coding(
-    root: Path, masks: dict[str, str], classes: list[str], values: list[Value] | None, ignore: Value | None
+    root: Path,
+    masks: dict[str, str],
+    classes: list[str],
+    values: list[Value] | None,
+    ignore: Value | None,
+    bad_files: BadFiles,
 ) -> tuple[Coding, list[str]]:
     """The coding of the masks, and a note if it is inferred from the data."""
     names = ["background", *classes]
@@ -203,9 +214,8 @@ def _coding(
     if set(classes) <= set(CHALLENGE):
         # A subset of the challenge has fewer classes, with the original values.
         official = [0, *(1 + CHALLENGE.index(name) for name in classes)]
-        values_in_masks = {
-            code for mask in read_masks(root, sorted(masks.values())).values() for code in mask["values"]
-        }
+        contents = read_masks(root, sorted(masks.values()), bad=bad_files)
+        values_in_masks = {code for mask in contents.values() for code in mask["values"]}
         codes = official if values_in_masks <= {*official, IGNORE} else codes
     meanings = [f"{code} {name}" for code, name in zip(codes, names, strict=True)]
     return Coding(names, codes, ignore), [f"values in masks: {some(meanings, 22)}"]

@@ -1,0 +1,109 @@
+"""Files of masks: the value of each pixel, read once and cached."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visiontune.data.bad_files import BadFiles
+from visiontune.data.fingerprint import hash_mask
+from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, open_image
+from visiontune.data.images import ImageDecoder
+from visiontune.data.pixels import strips
+from visiontune.data.scan import scan
+from visiontune.data.targets import IGNORE
+from visiontune.errors import UserError, listed
+
+DECODER = ImageDecoder()
+
+
+def read_masks(
+    root: Path,
+    paths: Sequence[str],
+    colours: bool = False,
+    decoder: ImageDecoder = DECODER,
+    bad: BadFiles | None = None,
+) -> dict[str, dict[str, Any]]:
+    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file; results are cached.
+
+    Args:
+        bad: decides what happens to files that cannot be read as masks, which the result does not have.
+
+    Raises:
+        UserError: lists the files that cannot be read as masks.
+    """
+    kind = "mask-colours-hashed" if colours else "mask-values-hashed"
+    kind += "-stored" if decoder.orientation == "ignore" else ""
+    return scan(root, paths, partial(_read_mask, colours=colours, decoder=decoder), kind, bad)
+
+
+def check_mask_sizes(
+    masks: Mapping[str, str], contents: Mapping[str, Any], sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Compare the size of each mask with that of its image.
+
+    Args:
+        masks: image -> mask.
+        contents: mask -> a mapping with its `size`.
+        sizes: image -> (H, W).
+
+    Raises:
+        UserError: lists the masks of another size.
+    """
+    wrong = [
+        f"{mask}: {describe_size(contents[mask]['size'])}, its image {image} has {describe_size(sizes[image])}"
+        for image, mask in masks.items()
+        if tuple(contents[mask]["size"]) != sizes[image]
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} masks have another size than their images; repair or remove them:{listed(wrong)}"
+        )
+
+
+def describe_size(size: Sequence[int]) -> str:
+    """(H, W) as text, width first."""
+    return f"{size[1]}x{size[0]} pixels"
+
+
+def _read_mask(path: Path, colours: bool, decoder: ImageDecoder) -> dict[str, Any]:
+    codes = pixel_codes(path, colours, decoder)
+    # A photo instead of a mask has thousands of values: keep only enough of them for the error message.
+    values = np.unique(codes)[: 2 * IGNORE].tolist()
+    return {"size": list(codes.shape), "values": values, "content": hash_mask(codes)}
+
+
+def pixel_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> np.ndarray:
+    """``(H, W)`` grey values or palette indices; with `colours`, each color as one number 0xRRGGBB.
+
+    Args:
+        decoder: says whether EXIF orientation is applied, and how large a mask may be.
+    """
+    with open_image(path, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
+        image = file.image
+        image.load()
+        pixels = _rgb_codes(image) if colours else np.asarray(image)
+    pixels = decoder.turn(pixels, file.orientation)
+    if colours:
+        return pixels
+    if pixels.ndim == 3:
+        bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # the last band is transparency
+        if (bands != bands[..., :1]).any():
+            raise ValueError("it has colors: write data.values=[[RED, GREEN, BLUE], ...], one per class")
+        pixels = bands[..., 0]
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8)
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 1 << 16:
+        raise ValueError("its values are not integers from 0 to 65535")
+    return pixels
+
+
+def _rgb_codes(image: Image.Image) -> np.ndarray:
+    codes = np.empty(image.size[::-1], dtype=np.int32)
+    for top, strip in strips(image):
+        parts = np.asarray(strip.convert("RGB"), dtype=np.int32)
+        codes[top : top + len(parts)] = (parts[..., 0] << 16) + (parts[..., 1] << 8) + parts[..., 2]
+    return codes
