@@ -1,6 +1,7 @@
 """The entry point of the command `visiontune`, also as `python -m visiontune`."""
 
 import atexit
+import io
 import os
 import sys
 from contextlib import suppress
@@ -26,6 +27,9 @@ class Exit:
 def run() -> None:
     """Run the command line of this process."""
     process_exit = Exit()
+    for stream in (sys.stdout, sys.stderr):  # a name may have bytes, or characters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from visiontune.cli import main
 
     try:

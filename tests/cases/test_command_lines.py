@@ -50,7 +50,7 @@ def test_text_that_means_something_else() -> None:
     assert read("name=null") is None and read("data.root=") == ""
     assert read("name=${seed}_ü (1)") == "${seed}_ü (1)"  # an interpolation
     assert read("data.root=~/Ü") == str(Path("~/Ü").expanduser())
-    for override in ("name=${seed", "name=${}", "note=\\${seed}", "data.root=\udcff"):
+    for override in ("name=${seed", "name=${}", "note=\\${seed}", "data.root=\udcff", "name=a\x85b"):
         with pytest.raises(UserError) as error:
             read(override)
         assert override.partition("=")[0] in str(error.value)
@@ -94,6 +94,12 @@ def test_other_values() -> None:
     assert cfg.optimizer.lr == 0.001 and cfg.data.own == "Ü (1)"
 
 
+def test_truth_values_of_a_yaml_file_are_no_text(tmp_path: Path) -> None:
+    for classes in (["on", False], {"kind": [True]}):
+        with pytest.raises(UserError, match=r"in a YAML file, put quotes around text such as 'on' and 'no'$"):
+            check("train", OmegaConf.merge(train_config(["data=csv"]), {"data": {"classes": classes}}))
+
+
 def test_a_text_survives_the_config_of_a_run() -> None:
     names = [name for name in NAMES if name != "NULL"]
     cfg = train_config(prepare("train", ["tags=[]", "name=Ü (1)"], multirun=False))
@@ -124,7 +130,8 @@ def test_a_text_survives_the_config_of_a_run() -> None:
         ("Vögel=1", "Vögel=1: expected KEY=VALUE; "),
         ("=1", "=1: expected KEY=VALUE; "),
         ("data..root=1", "data..root=1: expected KEY=VALUE; "),
-        ("~optimizer", "plan needs the key optimizer, which the config lacks"),
+        ("~optimizer", "train needs a value for optimizer: write optimizer=adamw"),
+        ("strategy=null", "strategy=null: unknown option; write strategy= one of bias_only, "),
         ("--nope", "unrecognized arguments: --nope; `visiontune plan --help` prints what may be set"),
         ("-1", "unrecognized arguments: -1; "),
         ("--config-dir=/nowhere", "--config-dir /nowhere: there is no such folder; "),
@@ -195,6 +202,8 @@ def test_evaluate_names_each_run(
     assert lines[0] == "run='a (1)'" and lines[half + 1] == f"run={run.path}" and lines[half] == ""
     assert lines[1:half] == lines[half + 2 :] and lines[1].startswith("val/classification/accuracy")
     assert [path.name for path in tmp_path.iterdir()] == ["a (1)"]
+    message = command("evaluate", "-m", f"run=a (1),{run.path}", f"output={tmp_path / 'o'}").message
+    assert message.startswith(f"output={tmp_path / 'o'}: each job would overwrite the files of the one before; ")
     message = command("evaluate", "-m", f"run={run.path}", "split=val,all,none").message
     assert message.startswith("2 of 3 jobs are wrong, so none is started:\n  split=all: expected ")
 

@@ -31,12 +31,19 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
         raise UserError(_missing_message(verb, missing[0]))
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     model = VERBS[verb]
+    for name, field in _fields(model).items():
+        if name not in plain and _is_required(field.annotation):
+            raise UserError(_missing_message(verb, name))
     try:
         checked = model.model_validate(plain)
     except ValidationError as error:
         raise UserError(_message(model, plain, error)) from None
     _write_back(plain, checked)
     return OmegaConf.create(plain)
+
+
+def _is_required(annotation: Any) -> bool:
+    return types.NoneType not in get_args(annotation)
 
 
 def _write_back(plain: dict[str, Any], section: BaseModel) -> None:
@@ -89,7 +96,14 @@ def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
     if field is None:
         return f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
     example = (field.examples or ["VALUE"])[0]
-    return f"{key}={_text(value)}: expected {field.description}, got {_kind(value)}; write {key}={_text(example)}"
+    hint = "; in a YAML file, put quotes around text such as 'on' and 'no'" if _has_flag(value) else ""
+    return f"{key}={_text(value)}: expected {field.description}, got {_kind(value)}; write {key}={_text(example)}{hint}"
+
+
+def _has_flag(value: Any) -> bool:
+    """Whether an item of a list or mapping is true or false, as YAML reads `on` and `no`."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(item, bool) or _has_flag(item) for item in items)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -58,6 +58,12 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
         raise UserError(
             f"{len(mistakes)} of {len(expanded)} jobs are wrong, so none is started:{listed(list(messages))}"
         )
+    outputs = [(cfg.output, cfg.get("format")) for _, cfg in jobs if cfg.get("output") is not None]
+    if len(set(outputs)) < len(outputs):
+        raise UserError(
+            f"output={outputs[0][0]}: each job would overwrite the files of the one before; leave output out, or run "
+            "one job at a time"
+        )
     return jobs
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from visiontune.config.check import VERBS
 from visiontune.config.schema.types import Text
 
-OPTION = Text | list[Text] | None  # the value of a config group
+OPTION = Text | list[Text] | dict[str, Any]  # of a config group; a mapping sets keys of the option
 
 
 def key_type(verb: str, key: str) -> Any:

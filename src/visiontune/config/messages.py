@@ -7,9 +7,15 @@ from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
@@ -23,8 +29,8 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
         if isinstance(link, UserError):
             return str(link)
     for link in chain:
-        if isinstance(link, MissingConfigException) and link.options and link.missing_cfg_file:
-            return _unknown_option(link.missing_cfg_file, link.options)
+        if isinstance(link, MissingConfigException) and "/" in (link.missing_cfg_file or ""):
+            return _unknown_option(str(link.missing_cfg_file), link.options or [], config_dir)
     for link in chain:
         if isinstance(link, MissingMandatoryValue):
             key = re.search(r"full_key: (\S+)", str(link))
@@ -32,16 +38,22 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
             return f"{verb} needs a value for {name}: write {name}=VALUE"
         if isinstance(link, ConfigAttributeError | ConfigKeyError) and str(link).startswith("Missing key "):
             return f"{verb} needs the key {link.full_key}, which the config lacks"
+        if isinstance(link, InterpolationResolutionError):
+            where = link.full_key or next((override for override in overrides if "${" in override), "the config")
+            return f"{where}: {first_line(link)}"
+        if match := re.search(r"full_key: hydra\.runtime\.choices\.(\w+)", str(link)):
+            return f"{match[1]} takes one option, not a list; write {match[1]}=OPTION"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
         return _unknown_key(text, verb, overrides, config_dir) or text
     return None
 
 
-def _unknown_option(path: str, options: Sequence[str]) -> str:
+def _unknown_option(path: str, options: Sequence[str], config_dir: Path) -> str:
     """The message for an unknown option of a group, `GROUP/OPTION`, with the options that exist."""
     match = re.fullmatch(r"(hydra/\w+|\w+)/(.*)", path, re.DOTALL)
     group, option = match.groups() if match else ("", path)
+    options = options or sorted(file.stem for file in (config_dir / group).glob("*.yaml"))  # none in a list of options
     several = f"; several options are a list, {group}=[{option}], or a sweep, which needs -m" if "," in option else ""
     return f"{group}={option}: unknown option; write {group}= one of {', '.join(options)}{several}"
 
@@ -51,12 +63,14 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     match = re.search(r"Could not override '([^']+)'", text)
     if match is None:
         return None
-    key = match.group(1)
+    inner = re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text)
+    key = inner[2] if inner and inner[2].endswith(f".{inner[1]}") else match[1]
     parent, _, leaf = key.rpartition(".")
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
     if not known:
         package = "hydra" if key.startswith("hydra.") else "job"
-        return f"unknown config key {key!r}: `visiontune {verb} --cfg {package}` prints all keys"
+        add = f" (to add a new key, write +{key}=VALUE)"
+        return f"unknown config key {key!r}: `visiontune {verb} --cfg {package}` prints all keys{add}"
     similar = get_close_matches(leaf, known, n=len(known), cutoff=0.0)
     # An abbreviation has few letters of the full word (lr, learning_rate), so compare the initials as well.
     initials = "".join(part[0] for part in leaf.split("_") if part)

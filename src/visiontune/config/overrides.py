@@ -56,10 +56,10 @@ def _prepare(verb: str, groups: set[str], typed: str, multirun: bool) -> str:
     if not name or not sign or _parse(f"{key}=1") is None:
         example = "data.root='my photos'"
         raise UserError(f"{typed}: expected KEY=VALUE; the shell needs quotes around spaces, as in {example}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{typed!r}: expected text in UTF-8; rename the file or folder") from None
+    if "\x85" in value or not _is_utf8(value):  # YAML has no such line break
+        raise UserError(
+            f"{typed!r}: expected text in UTF-8, without the control character \\x85; rename the file or folder"
+        )
     if value.startswith("~"):  # shells do not expand it after KEY=, and Hydra rejects it
         value = os.path.expanduser(value)
     override = f"{key}={_write(value, annotation, multirun)}"
@@ -130,6 +130,14 @@ def _parse(override: str) -> Override | None:
         return OverridesParser.create().parse_override(override)
     except (HydraException, RecursionError, ValueError):  # too deep; a number of more than 4300 digits
         return None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _texts(value: Any) -> Iterator[str]:

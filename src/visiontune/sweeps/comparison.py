@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from scipy.stats import t as student
 
@@ -137,7 +138,7 @@ def _count_epochs(run: RunDirectory) -> int:
 
 def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
     """For each run, the overridden keys whose values differ; a run without the override has its config's value."""
-    overrides = [dict(o.lstrip("+").split("=", 1) for o in _overrides(run) if "=" in o) for run in runs]
+    overrides = [dict(map(_split, filter(lambda text: "=" in text, _overrides(run)))) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
     for run, run_overrides in zip(runs, overrides, strict=True):
@@ -149,6 +150,14 @@ def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
         rows.append(values)
     varying = [key for key in keys if len({row[key] for row in rows}) > 1]
     return [{key: row[key] for key in varying} for row in rows]
+
+
+def _split(override: str) -> tuple[str, str]:
+    """The key and the value of an override, without the quotes of Hydra's grammar."""
+    key, _, value = override.lstrip("+").partition("=")
+    if value.startswith(("'", '"')):
+        value = str(OverridesParser.create().parse_override(override).value())
+    return key, value
 
 
 def _overrides(run: RunDirectory) -> list[str]:

@@ -11,6 +11,7 @@ from visiontune.config.schema.types import (
     Flag,
     Fraction,
     Int,
+    Node,
     NotNegative,
     Number,
     PathOrSplits,
@@ -42,6 +43,7 @@ class Data(Section):
     batch_size: Count = key("a whole number, 1 or more", 32)
     num_workers: WORKERS | Literal["auto"] = key("a number of data-loader workers, 0 or more, or auto", 4)
     cache: Literal["none", "memory"] = key("none or memory", "memory")
+    split_ratio: SplitRatio | None = key("a fraction for each split", "{train: 0.7, val: 0.15, test: 0.15}")
     stratify: Flag = key("true or false", "false")
     folds: Annotated[Int, Ge(2)] | None = key("a number of folds, 2 or more, or null", 5)
     fold: Annotated[Int, Ge(0)] | None = key("the number of a fold, 0 or more, or null", 0)
@@ -51,6 +53,9 @@ class Data(Section):
     balanced: Flag = key("true or false", "true")
     verify: Literal["auto", "full", "header", "off"] = key("auto, full, header or off", "full")
     on_bad_image: Literal["error", "skip"] = key("error or skip", "skip")
+    reader: Node | None = key(
+        "a mapping with _target_, the path of a function", "{_target_: visiontune.data.readers.csv_table.read}"
+    )
     root: Text | None = key("a folder", "photos")
     name: Text | None = key("the name of a data set", "CIFAR10")
     table: Text | None = key("a CSV file", "table.csv")

@@ -95,7 +95,9 @@ class Train(Section):
     scheduler: Scheduler = key("the name of a scheduler", "cosine")
     trainer: Trainer = key("the name of a trainer", "cpu")
     backbone: Backbone = key("the name of a backbone", "resnet50")
-    heads: dict[str, Node] = key("the name of a head, or a list of heads", "classification")
+    heads: Annotated[dict[str, Node], Field(min_length=1)] = key(
+        "the name of a head, or a list of heads", "classification"
+    )
     data: Data = key("the name of a data set", "image_folder")
     augment: Augment = key("the name of an augmentation", "standard")
     callbacks: dict[str, Any] = key("a mapping of names to callbacks", "default")

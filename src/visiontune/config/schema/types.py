@@ -13,8 +13,8 @@ def _to_int(value: Any) -> Any:
 
 
 def _to_text(value: Any) -> Any:
-    """Convert numbers, since text may look like a number."""
-    return str(value) if isinstance(value, int | float) else value
+    """Convert numbers, since text may look like a number. The spelling of a truth value is not known any more."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _to_name(value: Any) -> Any:
