@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from inputs import write_coco, write_image
+from PIL import Image
 from running import Outcome
 
 from visiontune.data.readers.coco import read
@@ -85,7 +86,8 @@ def test_instances_need_polygons(load: Callable[..., Source]) -> None:
     for outline in ([[], [5, 5, 25, 5, 25, 25]], [5, 5, 25, 5, 25, 25], [[[5, 5], [25, 5], [25, 25]]]):
         source = load(annotations(segmentation=outline), tasks=["instances"])
         assert len(source.samples[0].targets["instances"].segments[0]) == 1, outline
-    assert list(load(annotations(segmentation=[[]]), tasks=["instances"]).schema) == ["detection"]
+    with pytest.raises(UserError, match=r"b\.json: no object has polygons or a mask\. Write heads=detection"):
+        load(annotations(segmentation=[[]]), tasks=["instances"])
 
 
 @pytest.mark.parametrize("missing", [None, [], ""])
@@ -190,6 +192,32 @@ def test_images_of_the_root_and_composed_names(root: Path, tmp_path: Path) -> No
     source = read(tmp_path, "a.json", "photos", tasks=["detection"])
     assert [sample.path for sample in source.samples] == ["2.jpg", "photos/Cafe\u0301 1.jpg"]
     assert len(boxes(source)) == 2 and source.notes == []
+
+
+def test_sizes_say_which_orientation_fits(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "turned")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in (3, 4):
+        Image.open(root / f"{i}.jpg").save(root / f"{i}.jpg", exif=exif)
+    source = read(root, "a.json", tasks=["detection"])
+    assert source.notes[0] == (
+        "2 images are annotated with the size that they have with data.orientation=ignore: their boxes probably fit "
+        "that value: 3.jpg is 48x64, annotated as 64x48"
+    )
+    assert "2 images have an EXIF orientation" in source.notes[1] and len(source.notes) == 2
+    assert source.samples[3].targets["detection"].size == (64, 48)
+    stored = read(root, "a.json", tasks=["detection"], orientation="ignore")
+    assert len(stored.notes) == 1 and stored.samples[3].targets["detection"].size == (48, 64)
+
+
+def test_bad_images_are_left_out_on_request(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "bad")
+    (root / "3.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 image under .* cannot be read"):
+        read(root, "a.json")
+    source = read(root, "a.json", on_bad_image="skip")
+    assert len(source.samples) == 9 and ["3.jpg (not an image)" in note for note in source.notes] == [True]
 
 
 def test_images_outside_the_root_are_noted(load: Callable[..., Source], tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_keypoints(root: Path) -> None:
     [
         ("[4, 3]", "it has 12 numbers after its class; kpt_shape: [4, 3] needs 16"),
         ("[0, 2]", "kpt_shape is ['0', '2']: write kpt_shape: [NUMBER, 2] or [NUMBER, 3]"),
-        ("17", "kpt_shape is 17: write kpt_shape"),
+        ("17", "kpt_shape is '17': write kpt_shape"),
         ("[[4], 2]", "kpt_shape is [['4'], '2']: write kpt_shape"),
     ],
 )
@@ -246,3 +246,11 @@ def test_the_plan(plan: Callable[..., Outcome], root: Path) -> None:
     assert outcome.code == 2 and "are either a polygon or a box with keypoints" in outcome.message
     outcome = plan(*data, "data.label_format=keypoints")
     assert outcome.code == 0 and "note: 4 labels have keypoints: their boxes are used" in outcome.out
+
+
+@pytest.mark.parametrize("key", ["kpt_shape", "names", "nc"])
+def test_references_that_grow(root: Path, key: str) -> None:
+    levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 40))
+    names = "" if key == "names" else NAMES
+    write_config(root, f"l0: &l0 [a]\n{levels}train: images/train\nval: images/val\n{names}{key}: *l39\n")
+    assert message(root).startswith(f"{root}/data.yaml: {key}") and len(message(root)) < 500

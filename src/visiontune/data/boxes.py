@@ -70,7 +70,7 @@ class BoxCheck:
         coordinates = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
         self.total += len(coordinates)
         clipped = np.clip(coordinates, 0, np.array([size[1], size[0], size[1], size[0]], dtype=np.float64))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             finite = np.isfinite(coordinates.sum(axis=1))
             empty = (coordinates[:, 2:] - coordinates[:, :2]).min(axis=1) <= 0
             outside = (clipped[:, 2:] - clipped[:, :2]).min(axis=1) <= 0

@@ -114,6 +114,11 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether tables and reports can name the text: JSON and YAML may write half a character (a lone surrogate)."""
+    return text.isascii() or text.encode(errors="ignore").decode() == text
+
+
 def to_number(value: Any) -> float:
     """A number, or text that is a number, as float.
 

@@ -103,6 +103,8 @@ def read(
             samples.append(Sample(path, objects.stored(sizes[path], check, locations.__getitem__), split))
     schema, new_notes = object_tasks(samples, classes.names)
     notes += check.notes() + parser.notes() + classes.notes() + _crowd_notes(samples) + new_notes
+    if tasks is not None and "instances" in tasks and "instances" not in schema:
+        raise UserError(f"{some(list(files.values()))}: no object has polygons or a mask. Write heads=detection")
     if splits:
         samples, new_notes = apply_split_lists(samples, root, [*folders.values()], root / splits)
         notes += new_notes

@@ -8,7 +8,7 @@ from typing import Any
 
 from visiontune.data.readers.folders import relative
 from visiontune.data.readers.listed_images import ListedImages
-from visiontune.data.text import normalized, read_text, to_id, to_number
+from visiontune.data.text import is_unicode, normalized, read_text, to_id, to_number
 from visiontune.errors import UserError, listed, some
 
 Id = int | str
@@ -84,7 +84,8 @@ def _named_categories(
     pairs, notes = [], []
     for entry in entries:
         identity, name = _try_id(entry.get("id")), entry.get("name")
-        if identity is None or isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
+        is_name = isinstance(name, str | int | float) and not isinstance(name, bool) and name != ""
+        if identity is None or not is_name or not is_unicode(str(name)):
             pair = (entry.get("id"), name)
             raise UserError(f"{file}: category {pair!s:.100} needs an integer id and a name")
         children = parents[str(name)] - (entry.get("supercategory") == name)

@@ -54,7 +54,7 @@ class ListedImages:
                     if normalized(str(folder / plain)) != normalized(str(path)):
                         self._elsewhere.append(f"{name} is {path}")
                     return path
-        if foreign and os.path.isfile(path := Path(plain).expanduser()):
+        if foreign and os.path.isfile(path := Path(os.path.expanduser(plain))):
             self._outside.append(str(path))
             return path
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
+from visiontune.data.images import ImageDecoder
 from visiontune.data.label_maps import Coding, Value, label_maps
 from visiontune.data.mask_files import read_masks
 from visiontune.data.polygons import Objects
@@ -97,7 +98,7 @@ def read(
     contents = {path: read_xml(xml_files[path], name, with_boxes) for path, name in needed.items()}
     names = names or sorted({item.name for content in contents.values() for item in content.objects})
     if with_boxes and not names:
-        raise UserError(f"{len(xml_files)} XML files contain no object")
+        raise UserError(f"{len(xml_files)} XML files contain no object: {some(sorted(files.values()))}")
     if with_masks and not names:
         raise UserError("data.classes is not set, and no XML file has class names: write e.g. data.classes=[cat,dog]")
     selection = ClassSelection(names, include)
@@ -112,7 +113,8 @@ def read(
         notes.append(f"{len(guessed)} XML files are not UTF-8: they are read as Windows-1252: {some(guessed)}")
     if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
-        coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files)
+        decoder = ImageDecoder(orientation=orientation)
+        coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files, decoder)
         coding = coding.select(["background", *selection.names])
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
         notes += new_notes
@@ -205,17 +207,18 @@ def _coding(
     values: list[Value] | None,
     ignore: Value | None,
     bad_files: BadFiles,
+    decoder: ImageDecoder,
 ) -> tuple[Coding, list[str]]:
     """The coding of the masks, and a note if it is inferred from the data."""
     names = ["background", *classes]
     if values is not None:
-        return Coding(names, values, ignore), []
+        return Coding(names, values, ignore, decoder), []
     codes = list(range(len(names)))
     if set(classes) <= set(CHALLENGE):
         # A subset of the challenge has fewer classes, with the original values.
         official = [0, *(1 + CHALLENGE.index(name) for name in classes)]
-        contents = read_masks(root, sorted(masks.values()), bad=bad_files)
+        contents = read_masks(root, sorted(masks.values()), decoder=decoder, bad=bad_files)
         values_in_masks = {code for mask in contents.values() for code in mask["values"]}
         codes = official if values_in_masks <= {*official, IGNORE} else codes
     meanings = [f"{code} {name}" for code, name in zip(codes, names, strict=True)]
-    return Coding(names, codes, ignore), [f"values in masks: {some(meanings, 22)}"]
+    return Coding(names, codes, ignore, decoder), [f"values in masks: {some(meanings, 22)}"]

@@ -91,6 +91,8 @@ def _parse(text: str, name: str) -> tuple[Element, dict[Element, int]]:
     parser.EntityDeclHandler = parser.SkippedEntityHandler = refuse
     try:
         parser.Parse(text.strip().encode(), True)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}: broken XML (characters that are not Unicode)") from error
     except expat.ExpatError as error:
         raise UserError(f"{name}:{error.lineno}: broken XML ({expat.ErrorString(error.code)})") from error
     return builder.close(), lines

@@ -1,11 +1,12 @@
 """The YAML file of a YOLO data set: class names and the shape of keypoints."""
 
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visiontune.data.text import normalized, parse_yaml, read_text
+from visiontune.data.text import is_unicode, normalized, parse_yaml, read_text
 from visiontune.errors import UserError
 
 
@@ -41,7 +42,8 @@ def read_names(config: Mapping[str, Any], file: Path) -> tuple[dict[int, str], l
         names_by_id = {int(identity): normalized(name) for identity, name in pairs}
     except (TypeError, ValueError):  # an id is no number, or a name is a list
         names_by_id = {}
-    if not names_by_id or len(set(names_by_id.values())) < len(pairs) or "" in names_by_id.values():
+    is_named = all(name and is_unicode(name) for name in names_by_id.values())
+    if not names_by_id or not is_named or len(set(names_by_id.values())) < len(pairs):
         raise UserError(
             f"{file}: names: write a name for each class, such as names: [cat, dog] or names: {{0: cat, 1: dog}}"
         )
@@ -56,7 +58,7 @@ def _count(config: Mapping[str, Any], file: Path) -> int | None:
     if value in (None, "", "null", "~"):
         return None
     if not isinstance(value, str) or not value.isdecimal() or not 0 < int(value[:9]) <= 100_000:
-        raise UserError(f"{file}: nc is {value!s:.40}: write the number of classes, such as nc: 2")
+        raise UserError(f"{file}: nc is {reprlib.repr(value)[:60]}: write the number of classes, such as nc: 2")
     return int(value)
 
 
@@ -77,7 +79,8 @@ def keypoint_shape(config: Mapping[str, Any], file: Path) -> tuple[int, int] | N
         shape = []
     numbers = [int(number[:6]) for number in shape]
     if len(numbers) != 2 or numbers[0] < 1 or numbers[1] not in (2, 3):
-        raise UserError(
-            f"{file}: kpt_shape is {config['kpt_shape']!s:.60}: write kpt_shape: [NUMBER, 2] or [NUMBER, 3]"
-        )
+        written = reprlib.repr(config["kpt_shape"])[
+            :60
+        ]  # its whole text may be exponentially long: YAML has references
+        raise UserError(f"{file}: kpt_shape is {written}: write kpt_shape: [NUMBER, 2] or [NUMBER, 3]")
     return numbers[0], numbers[1]

@@ -40,7 +40,7 @@ class SplitImages:
         self.config, self.file, self.root = config, file, root
         self.notes: list[str] = []
         folder = _text(config.get("path")) or "."
-        written = [base / Path(folder).expanduser() for base in (file.parent, root)]
+        written = [base / os.path.expanduser(folder) for base in (file.parent, root)]
         self.bases = [base for base in dict.fromkeys([*written, file.parent, root]) if os.path.isdir(base)]
         self.bases.sort(key=lambda base: not self._is_inside(base))
         if not any(map(os.path.isdir, written)):
@@ -76,7 +76,7 @@ class SplitImages:
         # Roboflow writes ../train/images beside train/images.
         names = path_ends(entry) if is_foreign(entry) else [entry, entry.removeprefix("../")]
         candidates = [base / name for name in names for base in self.bases]
-        candidates += [Path(entry).expanduser()] if is_foreign(entry) else []
+        candidates += [Path(os.path.expanduser(entry))] if is_foreign(entry) else []
         existing = [candidate for candidate in candidates if os.path.exists(follow(candidate))]
         if not existing:
             missing = candidates[-1 if is_foreign(entry) else 0]

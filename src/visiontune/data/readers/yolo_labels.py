@@ -76,8 +76,9 @@ class LabelLines:
                 objects.add(box, label)
                 return True
             points = self._polygon(values, location)
-            points[0::2] *= width
-            points[1::2] *= height
+            with np.errstate(over="ignore"):
+                points[0::2] *= width
+                points[1::2] *= height
             xs, ys = points[0::2], points[1::2]
             box = [xs.min(), ys.min(), xs.max(), ys.max()]
             if not meets([points], box, size):
