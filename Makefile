@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/uv/bin/uv)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint schema bench tensorboard lock rename clean
+.PHONY: help setup train test test-slow lint schema bench tensorboard lock audit-deps rename clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ tensorboard: $(READY) ## Curves and images of every run under logs/
 
 lock: ## Renew requirements.lock from pyproject.toml
 	$(UV) pip compile --universal --generate-hashes --extra dev -q --no-header -o requirements.lock pyproject.toml
+
+# --strict: otherwise it exits with 0 when the database does not answer. OSV_URL=http://HOST/v1/query asks a mirror.
+audit-deps: $(READY) ## Look up each package of requirements.lock in the OSV database of vulnerabilities (needs a network)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -s osv $(if $(OSV_URL),--osv-url $(OSV_URL))
 
 rename: ## Give the project another name: make rename NAME=birdwatch
 	python3 scripts/rename.py "$(NAME)"

@@ -10,17 +10,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from visiontune.compression.measuring import measure
 from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
+from visiontune.config.derive import derive
 from visiontune.errors import UserError, shell_override
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
+from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
-from visiontune.training.build import make
+from visiontune.runs.reading import read_yaml
+from visiontune.training.build import build_data, make
 from visiontune.training.load import open_run
 
 
 def main(cfg: DictConfig) -> Path:
-    run, _ = open_run(cfg.run, cfg.trust)
+    run, run_cfg = open_run(cfg.run, cfg.trust, loggers=True)
     if (status := run.read_status()["status"]) != "finished":
         raise UserError(
             f"{run.path} is {status}: finish it first with visiontune train {shell_override('run', run.path)}"
@@ -31,9 +34,16 @@ def main(cfg: DictConfig) -> Path:
         raise UserError(
             f"output={cfg.output} is inside the run {run.path}: write another folder, such as output=smaller"
         )
+    if cfg.output is None and not cfg.trust:
+        check_links(run.path, run.path / "compressed")
     check_output(output)
     steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
-    step_cfg = source_config(run)
+    if not cfg.trust:
+        for config in sorted(output.parent.glob(f"{output.name}/**/config.yaml")):
+            open_run(str(config.parent), loggers=True)  # steps of an earlier command, which are resumed
+        if run_cfg.data.get("download"):
+            build_data(run_cfg, download=False)
+    step_cfg = derive(source_config(run), {"trust": cfg.trust})
     for step in steps.values():
         step_cfg = step.check(step_cfg)
     output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +78,7 @@ def write_recipe(output: Path, cfg: DictConfig, run: RunDirectory, steps: Mappin
         for (key, step), folder in zip(steps.items(), step_folders(output, steps), strict=True)
         if not RunDirectory(folder).finished
     }
-    if path.is_file() and _without(OmegaConf.load(path), adjustable) != _without(recipe, adjustable):
+    if path.is_file() and _without(read_yaml(path), adjustable) != _without(recipe, adjustable):
         raise UserError(
             f"{output} was made with other steps or from other weights, see {path}: write another folder, output=DIR"
         )

@@ -11,6 +11,7 @@ from visiontune.data import TaskInfo, VisionData, build_evaluation_data
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.errors import RunError, UserError
 from visiontune.runs.directory import RunDirectory
+from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_output
 from visiontune.training.build import build_data
@@ -29,11 +30,14 @@ def main(cfg: DictConfig) -> dict[str, float]:
     changes |= {"trainer.accelerator": cfg.accelerator} if cfg.accelerator != "auto" else {}
     run_cfg = derive(run_cfg, changes)
     folder = output or (run.path if cfg.report else None)
+    if folder == run.path and not cfg.trust:
+        check_links(run.path)
     with logging_to(None), run.lock() if folder == run.path else nullcontext():
         model, schema = load_model(run, run_cfg, cfg.checkpoint)
         data = read_data(cfg, run, run_cfg, schema)
         splits = measured_splits(run_cfg, data) if cfg.report and output is None else [cfg.split]
-        results = [evaluate_run(run, run_cfg, model, data, split, cfg.backend, cfg.checkpoint) for split in splits]
+        which = cfg.backend, cfg.checkpoint, cfg.trust
+        results = [evaluate_run(run, run_cfg, model, data, split, *which) for split in splits]
         metrics = {name: value for result in results for name, value in result.metrics.items()}
         print("\n".join(f"{name:<41} {value:.8f}" for name, value in sorted(metrics.items())))
         if folder is not None:
@@ -50,15 +54,16 @@ def main(cfg: DictConfig) -> dict[str, float]:
 
 def read_data(cfg: DictConfig, run: RunDirectory, run_cfg: DictConfig, schema: dict[str, TaskInfo]) -> VisionData:
     """The run's data with the run's splits; with `split=all`, all samples with the classes of the run."""
+    download = cfg.trust or "download" in (cfg.data_keys or {})
     if cfg.split == "all":
-        data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, cfg.classes or {}, run_cfg.seed)
+        data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, cfg.classes or {}, run_cfg.seed, download)
         for note in data.notes:
             log.info(f"note: {note}")
         return data
     if cfg.data_keys or cfg.classes:
         raise UserError(f"data_keys and classes are for another data set: write split=all, not split={cfg.split}")
     try:
-        data = build_data(run_cfg)
+        data = build_data(run_cfg, download)
         data.assign_as(run.splits)
     except UserError as error:
         if cfg.data_root is None:

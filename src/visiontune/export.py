@@ -10,6 +10,7 @@ from visiontune.deployment.files import NAMES, OPEN, write
 from visiontune.deployment.graph import build_graph
 from visiontune.deployment.verification import verify
 from visiontune.errors import UserError, shell_override
+from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
 from visiontune.training.build import build_data
@@ -30,11 +31,13 @@ def main(cfg: DictConfig) -> Path:
             f"{shell_override('run', run.path)}, or write "
             "checkpoint=best"
         )
+    if cfg.output is None and not cfg.trust:
+        check_links(run.path, run.exports)
     output = check_output(Path(cfg.output) if cfg.output else run.exports)
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):
-        data = build_data(run_cfg)
+        data = build_data(run_cfg, download=cfg.trust)
         data.assign_as(run.splits)
         graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")
     output.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from visiontune.errors import UserError
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.interfaces import require
 from visiontune.models.heads.overlays import side_by_side
+from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.predictions import Row, write_predictions
 from visiontune.training.evaluation import quiet_trainer
@@ -104,11 +105,13 @@ def main(cfg: DictConfig) -> Path:
     accelerator = run_cfg.trainer.accelerator if cfg.accelerator == "auto" else cfg.accelerator
     precision = run_cfg.trainer.precision
     if backend := cfg.backend or run_cfg.get("backend"):
-        run_through(model, open_exported(run, backend, cfg.checkpoint))
+        run_through(model, open_exported(run, backend, cfg.checkpoint, cfg.trust))
         accelerator, precision = "cpu", "32-true"
     output = (
         Path(cfg.output).expanduser() if cfg.output else run.path / "predictions" / time.strftime("%Y-%m-%d_%H-%M-%S")
     )
+    if cfg.output is None and not cfg.trust:
+        check_links(run.path, output)
     output.mkdir(parents=True, exist_ok=True)
     size, resize, fill = run_cfg.data.image_size, run_cfg.data.resize, run_cfg.augment.fill
     loader = image_loader(source.images, image_size=size, resize=resize, fill=fill, batch_size=cfg.batch_size)

@@ -16,6 +16,7 @@ from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
 from visiontune.signals import postponed
@@ -43,6 +44,8 @@ def main(cfg: DictConfig) -> float:
     launch = Launch.from_hydra()
     if cfg.run is not None:
         run = RunDirectory.open(cfg.run)
+        if not cfg.trust:
+            check_links(run.path)
         with run.lock(), explain_version_mismatch(run):
             cfg, checkpoint = resume_config(run, launch.overrides)
             return train(cfg, run, checkpoint)
@@ -71,7 +74,7 @@ def train(
     forget_peak()
     seed_everything(cfg.seed)
     with logging_to(None):
-        data = build_data(cfg)
+        data = build_data(cfg, download=run is None or cfg.trust)
         if run is not None and run.splits.is_file():
             data.assign_as(run.splits, grown=False)
         model, weights = build_model(cfg, data, load=checkpoint is None)

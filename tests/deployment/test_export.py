@@ -70,7 +70,8 @@ def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, t
     if backend == "torch_export":
         assert command("export", f"run={run.path}", "format=torch_export").code == 0
     metrics, rows = evaluate(command, tmp_path / "own", f"run={run.path}")
-    theirs, their_rows = evaluate(command, tmp_path / "theirs", f"run={run.path}", f"backend={backend}")
+    file = [f"run={run.path}", f"backend={backend}", f"trust={str(backend == 'torch_export').lower()}"]
+    theirs, their_rows = evaluate(command, tmp_path / "theirs", *file)
     if "instances" in run.read_config().heads:  # its loss depends on random proposals
         for name in [name for name in metrics if name.endswith("loss")]:
             assert theirs.pop(name) == pytest.approx(metrics.pop(name), rel=0.01)
@@ -79,7 +80,7 @@ def test_the_same_metrics(run: RunDirectory, exported: Path, command: Command, t
     assert [row["truth"] for row in their_rows] == [row["truth"] for row in rows]
     other = tmp_path / "other.ckpt"
     torch.save(torch.load(run.checkpoint("best"), weights_only=True) | {"more": 1}, other)
-    message = command("evaluate", f"run={run.path}", f"backend={backend}", f"checkpoint={other}").message
+    message = command("evaluate", *file, f"checkpoint={other}").message
     assert "was made of other weights" in message and message.endswith(f"format={backend} checkpoint={other}")
 
 

@@ -88,8 +88,9 @@ def test_mlflow_has_the_same_as_the_others_of_one_training_and_a_resumed_run_is_
     command: Command, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # another address would need trust=true to resume
     loggers = ["logger=[tensorboard,csv,wandb,mlflow]", "logger.wandb.offline=true"]
-    arguments = [*settings, *loggers, f"logger.mlflow.tracking_uri={uri}", "note=hello"]
+    arguments = [*settings, *loggers, "note=hello"]
     run = train_in_parts(command, [*arguments, "logger.mlflow.log_artifacts=true"], tmp_path / "x", monkeypatch.context)
     from mlflow import MlflowClient
 

@@ -97,9 +97,9 @@ def test_status_of_a_run_that_finishes(tmp_path: Path) -> None:
     with run.running() as outcome:
         during = run.read_status()
         assert during["status"] == "running" and "error" not in during
-        outcome["objective"] = {"value": 0.5}
+        outcome["objective"] = {"name": "val/a/b", "mode": "max", "value": 0.5, "epoch": 1}
     after = run.read_status()
-    assert after["status"] == "finished" and after["objective"] == {"value": 0.5}
+    assert after["status"] == "finished" and after["objective"]["value"] == 0.5
     assert after["started"] == during["started"] <= after["updated"]
 
 

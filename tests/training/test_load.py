@@ -67,8 +67,8 @@ def test_foreign_classes_are_refused(node: dict[str, Any], where: str) -> None:
     with pytest.raises(UserError) as error:
         check_trusted(cfg)
     assert str(error.value) == (
-        f"the run's config names {where}, which is outside this package and its libraries' classes; "
-        "write trust=true if you know where the run comes from"
+        f"the run's config names {where}, which is outside the places for classes; write trust=true if you know where "
+        "the run comes from"
     )
     check_trusted(cfg, trust=True)
 

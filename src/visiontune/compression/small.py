@@ -1,6 +1,5 @@
 """Search for the fastest model within limits: distil, prune, quantize."""
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from visiontune.config.derive import derive
 from visiontune.errors import RunError, UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
+from visiontune.runs.reading import read_json
 from visiontune.training.load import open_run
 
 ORIGINAL = "ORIGINAL"
@@ -134,7 +134,7 @@ class Small(Step):
     def _point(self, chain: Chain, source: RunDirectory, folder: Path) -> Point:
         """Make a candidate, unless it exists, and return its measurements."""
         file = folder / f"{Point(chain).name}.json"
-        record = json.loads(file.read_text()) if file.is_file() else None
+        record = read_json(file) if file.is_file() else None
         # A candidate that failed with a stricter limit runs again.
         if record and record.pop("largest_drop", math.inf) >= self.largest_drop:
             return Point(**{**record, "chain": tuple(record["chain"])})
@@ -173,7 +173,7 @@ class Small(Step):
             times = time_alternately(calls, ROUNDS)
         reference = times[str(source.path)].seconds * 1000
         if chain:
-            reference = json.loads((folder / f"{Point(()).name}.json").read_text())["latency_ms"]
+            reference = read_json(folder / f"{Point(()).name}.json")["latency_ms"]
         latency = reference / times[str(run.path)].faster
         drop = metric_drop(reference_objective["value"], objective["value"], reference_objective["mode"])
         return Point(chain, objective["value"], drop, latency, models[run.path].megabytes)

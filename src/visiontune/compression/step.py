@@ -1,6 +1,5 @@
 """The base class of the steps of a recipe, and functions that all steps use."""
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -53,8 +52,7 @@ class Step(ABC):
 
 def source_config(source: RunDirectory) -> DictConfig:
     """The config of a step's source, with its path as `compressed_from` and its command line as `overrides`."""
-    overrides = json.loads(source.environment.read_text())["overrides"]
-    return derive(source.read_config(), {"compressed_from": str(source.path), "overrides": overrides})
+    return derive(source.read_config(), {"compressed_from": str(source.path), "overrides": source.read_overrides()})
 
 
 def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirectory:

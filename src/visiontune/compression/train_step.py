@@ -17,6 +17,7 @@ from visiontune.train import train
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import resolve
 from visiontune.training.resume import explain_version_mismatch, resume_config
+from visiontune.training.trusted import check_overrides
 
 # Keys whose values come from the run, unless the step's overrides set them. All others come from the step's overrides,
 # else from the run's command line.
@@ -37,6 +38,7 @@ class TrainStep(Step):
         self.overrides, self.from_source = overrides, from_source
 
     def check(self, cfg: DictConfig) -> DictConfig:
+        check_overrides(cfg.overrides, cfg.trust)
         train_cfg = self._config(cfg)
         prepare(train_cfg, download=False, load=False)
         return train_cfg

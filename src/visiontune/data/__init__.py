@@ -39,6 +39,7 @@ def build_data(
     augment: Mapping[str, Any] | None = None,
     seed: int = 0,
     tasks: Sequence[str] | None = None,
+    allow_download: bool = True,
 ) -> VisionData:
     """Build the data of a config: call `data.reader`, and pass the keys that VisionData knows by name.
 
@@ -46,6 +47,7 @@ def build_data(
         data: the group `data`; interpolations in it are resolved.
         augment: the group `augment`; None means no augmentation.
         tasks: names of the tasks to use; None means all.
+        allow_download: if False, readers download nothing, whatever the config says.
 
     Raises:
         UserError: the config or the data is wrong.
@@ -57,7 +59,7 @@ def build_data(
     if module and module.get("_target_"):
         shape = {key: settings[key] for key in ("image_size", "channels")}
         return build_own_module({k: v for k, v in module.items() if v is not None}, **shape, seed=seed, tasks=tasks)
-    source, options = _read(settings, tasks)
+    source, options = _read(settings, tasks, allow_download)
     if tasks is not None:
         source = _select_tasks(source, tasks, has_folds=options.get("folds") is not None)
     return VisionData(source, augment=Augment.from_config(_to_dict(augment or {})), seed=seed, **options)
@@ -69,6 +71,7 @@ def build_evaluation_data(
     schema: Mapping[str, TaskInfo],
     classes: Mapping[str, str | None],
     seed: int = 0,
+    allow_download: bool = True,
 ) -> VisionData:
     """All samples of a labelled data set as one split, `all`, for a trained model. Its own splits are ignored.
 
@@ -77,6 +80,7 @@ def build_evaluation_data(
         augment: the group `augment` of the run, whose `fill` pads images.
         schema: the model's tasks.
         classes: see `match_classes`.
+        allow_download: as in `build_data`.
 
     Raises:
         UserError: the config or the data is wrong, or the model does not know a class.
@@ -84,7 +88,7 @@ def build_evaluation_data(
     settings = _to_dict(data)
     if (settings.pop("datamodule", None) or {}).get("_target_"):
         raise UserError("split=all: data.datamodule decides its splits; write split=train, split=val or split=test")
-    source, options = _read(settings, list(schema), evaluation=True)
+    source, options = _read(settings, list(schema), allow_download, evaluation=True)
     source = match_classes(source, schema, classes)
     options |= {"labelled": 1.0}
     augmentation = Augment.from_config(_to_dict(augment))
@@ -92,12 +96,13 @@ def build_evaluation_data(
 
 
 def _read(
-    settings: dict[str, Any], tasks: Sequence[str] | None, evaluation: bool = False
+    settings: dict[str, Any], tasks: Sequence[str] | None, allow_download: bool, evaluation: bool = False
 ) -> tuple[Source, dict[str, Any]]:
     """Call the reader of the group `data`; return its result, and the keys for VisionData.
 
     Args:
         tasks: names of the tasks that are used; None means all.
+        allow_download: as in `build_data`.
         evaluation: the data is evaluated by a trained model: a reader with this argument accepts a single class.
     """
     reader = dict(settings.pop("reader"))
@@ -118,6 +123,8 @@ def _read(
         reader["tasks"] = tasks
     if evaluation and "evaluation" in parameters:
         reader["evaluation"] = True
+    if not allow_download and "allow_download" in parameters:
+        reader["allow_download"] = False
     decoder = ImageDecoder.from_config(settings)
     options = {key: value for key, value in settings.items() if key in known and not hasattr(decoder, key)}
     return read(**reader), options | {"decoder": decoder}

@@ -40,6 +40,23 @@ def _labels(sample: Sample, schema: Mapping[str, TaskInfo]) -> str:
     return fingerprint(named)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a run's `splits.csv`.
+
+    Raises:
+        UserError: it cannot be read, or a row lacks its path, split or content.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for line, row in enumerate(rows, 2):
+        if any(not isinstance(row.get(name), str) for name in ("path", "split", "content")):
+            raise UserError(f"{path}, line {line}: expected the columns path, split and content")
+    return rows
+
+
 def read_splits(
     path: Path,
     samples: Sequence[Sample],
@@ -57,8 +74,7 @@ def read_splits(
         UserError: a sample of the file is missing or has changed; or, unless `grown`, labels have changed or there are
             new samples.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     samples_by_path = {sample.path: sample for sample in samples}
     if missing := [row["path"] for row in rows if row["path"] not in samples_by_path]:
         raise UserError(

@@ -17,10 +17,15 @@ def evaluate_run(
     split: str,
     backend: str | None = None,
     which: str = "best",
+    trust: bool = False,
 ) -> Evaluation:
-    """Evaluate the model, or the exported file of the checkpoint `which` if `backend` or the run's config names one."""
+    """Evaluate the model, or the exported file of the checkpoint `which` if `backend` or the run's config names one.
+
+    Args:
+        trust: whether that file may be unpickled, see `open_exported`.
+    """
     backend = backend or cfg.get("backend")
     if backend is None:
         return evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision)
-    run_through(model, open_exported(run, backend, which))
+    run_through(model, open_exported(run, backend, which, trust))
     return evaluate(model, data, split, "cpu", original_images=True)

@@ -122,21 +122,27 @@ def write(graph: Graph, path: Path, form: str) -> None:
     onnx_program.save(path, external_data=False)
 
 
-def open_exported(run: RunDirectory, backend: str, which: str = "best") -> Exported:
+def open_exported(run: RunDirectory, backend: str, which: str = "best", trust: bool = False) -> Exported:
     """Open an exported file of a run.
 
     Args:
         backend: onnx or torch_export for the file inside the run, or the path of a file.
         which: the checkpoint that it must have been exported from, see `RunDirectory.checkpoint`.
+        trust: `trust=true` of the command line, for a `.pt2` file: torch unpickles it, which can run any code.
 
     Raises:
-        UserError: the file does not exist, cannot be read, or has other weights.
+        UserError: the file does not exist, cannot be read, needs trust, or has other weights.
     """
     path = run.exports / NAMES[backend] if backend in NAMES else Path(backend).expanduser()
     form = "torch_export" if path.suffix == ".pt2" else "onnx"
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: make it with visiontune export {shell_override('run', run.path)} format={form}"
+        )
+    if form == "torch_export" and not trust:
+        raise UserError(
+            f"{path} is unpickled when it is opened, which can run any code: write trust=true if you know where it "
+            "comes from, or use backend=onnx"
         )
     try:
         exported = OPEN[form](path)

@@ -1,6 +1,5 @@
 """The run that a logger gets, and what loggers of this package do in addition to Lightning's `Logger`."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from visiontune.runs.files import write_json
+from visiontune.runs.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LoggedRun:
     def read(self, logger: str) -> dict[str, Any]:
         """The values that `write` saved for this logger; empty in a new run."""
         file = self._file(logger)
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     def write(self, logger: str, values: Mapping[str, Any]) -> None:
         """Save `values`, such as the id of the run on a server, so that a resumed run is the same run there."""

@@ -1,7 +1,6 @@
 """The directory of one run."""
 
 import hashlib
-import json
 import os
 import secrets
 import time
@@ -19,6 +18,8 @@ from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.lock import is_locked, locked
 from visiontune.runs.log import log
 from visiontune.runs.output import check_output
+from visiontune.runs.reading import read_json, read_yaml
+from visiontune.runs.records import read_metrics, read_overrides, read_status
 
 RESERVE_BYTES = 65_536
 
@@ -114,9 +115,8 @@ class RunDirectory:
         return run
 
     def read_config(self) -> DictConfig:
-        cfg = OmegaConf.load(self.config)
-        assert isinstance(cfg, DictConfig)
-        return cfg
+        """The config, with its references resolved; see `read_yaml`."""
+        return read_yaml(self.config)
 
     def write_config(self, cfg: DictConfig) -> None:
         with write_atomically(self.config) as file:
@@ -126,10 +126,22 @@ class RunDirectory:
         """The content of status.json; a running one that no process holds is `stopped`, as after `kill -9`."""
         if not self.status.is_file():
             return {"status": "unknown"}
-        content: dict[str, Any] = json.loads(self.status.read_text())
+        content = read_status(self.status)
         if content["status"] == "running" and not is_locked(self.path / ".claim"):
             content["status"] = "stopped"
         return content
+
+    def read_environment(self) -> dict[str, Any]:
+        """The content of environment.json; empty if there is none."""
+        return read_json(self.environment) if self.environment.is_file() else {}
+
+    def read_overrides(self) -> list[str]:
+        """The overrides of the command line that started the run."""
+        return read_overrides(self.environment) if self.environment.is_file() else []
+
+    def read_metrics(self) -> dict[str, float]:
+        """The content of metrics.json; empty if there is none."""
+        return read_metrics(self.metrics) if self.metrics.is_file() else {}
 
     @property
     def finished(self) -> bool:
@@ -154,7 +166,8 @@ class RunDirectory:
 
     def digest(self, which: str = "best") -> str:
         """The SHA-256 of a checkpoint, which tells it from a later one of the same name."""
-        return hashlib.sha256(self.checkpoint(which).read_bytes()).hexdigest()
+        with self.checkpoint(which).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -50,6 +50,7 @@ class _Output:
 def _temporary(path: Path) -> Iterator[Path]:
     """A path in the same folder; its file is renamed to `path` when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # a link of this name would be written through
     with postponed():
         try:
             yield temporary

@@ -1,7 +1,6 @@
 """The table of a sweep, or of any runs."""
 
 import csv
-import json
 import math
 import shlex
 from collections import defaultdict
@@ -87,7 +86,7 @@ def table(runs: list[RunDirectory]) -> Rows:
     for run, values in zip(runs, settings, strict=True):
         status = run.read_status()
         objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
-        metrics = json.loads(run.metrics.read_text()) if run.metrics.is_file() else {}
+        metrics = run.read_metrics()
         _, _, metric = objective["name"].partition("/")
         test = {f"test/{metric}": metrics[f"test/{metric}"]} if f"test/{metric}" in metrics else {}
         rows.append(
@@ -132,13 +131,16 @@ def _count_epochs(run: RunDirectory) -> int:
     """The number of epochs that the run has trained."""
     if not run.history.is_file():
         return 0
-    with run.history.open(newline="") as file:
-        return max((int(row["epoch"]) for row in csv.DictReader(file)), default=0)
+    try:
+        with run.history.open(newline="") as file:
+            return max((int(row["epoch"]) for row in csv.DictReader(file)), default=0)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{run.history}: expected a table with a whole number in the column epoch") from error
 
 
 def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
     """For each run, the overridden keys whose values differ; a run without the override has its config's value."""
-    overrides = [dict(map(_split, filter(lambda text: "=" in text, _overrides(run)))) for run in runs]
+    overrides = [dict(map(_split, filter(lambda text: "=" in text, run.read_overrides()))) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
     for run, run_overrides in zip(runs, overrides, strict=True):
@@ -158,10 +160,6 @@ def _split(override: str) -> tuple[str, str]:
     if value.startswith(("'", '"')):
         value = str(OverridesParser.create().parse_override(override).value())
     return key, value
-
-
-def _overrides(run: RunDirectory) -> list[str]:
-    return json.loads(run.environment.read_text()).get("overrides", []) if run.environment.is_file() else []
 
 
 def _text(title: str, rows: Rows) -> str:

@@ -61,9 +61,14 @@ def wrong_arguments(group: str) -> Iterator[None]:
         raise UserError(f"{group}: {first_line(cause)}") from error
 
 
-def build_data(cfg: DictConfig) -> VisionData:
-    """Read the data and split it, for the tasks in `heads`."""
-    return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=[str(task) for task in cfg.heads])
+def build_data(cfg: DictConfig, download: bool = True) -> VisionData:
+    """Read the data and split it, for the tasks in `heads`.
+
+    Args:
+        download: if False, a data set that is not under its root is an error, whatever the config says.
+    """
+    tasks = [str(task) for task in cfg.heads]
+    return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=tasks, allow_download=download)
 
 
 def build_finetuner(

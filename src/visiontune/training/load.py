@@ -1,107 +1,74 @@
 """Load a run's model from its directory, without running any code that the directory names."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from hydra.utils import get_object
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import Strategy
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from omegaconf import DictConfig, OmegaConf
 
 from visiontune import __version__
+from visiontune.config.check import check
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError, first_line, shell_override
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
+from visiontune.runs.torch_file import load_torch_file
 from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
 from visiontune.training.build import build_finetuner
+from visiontune.training.trusted import UnknownTarget, check_trusted, targets
 
-# A config may name everything that this package defines, and classes of these kinds from its libraries. It must not
-# name functions of the libraries: torch.utils.collect_env.run runs any command.
-LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "peft", "torch_pruning", "torchao")
 FULL = {"_target_": "visiontune.strategies.Full", "_partial_": True}
-KINDS = (nn.Module, Optimizer, LRScheduler, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 
 
-def check_trusted(cfg: DictConfig, trust: bool = False) -> None:
-    """Refuse a run whose config names code from outside this package and its libraries.
-
-    Raises:
-        UserError: a `_target_` is outside this package and its libraries' classes, and `trust` is false.
-    """
-    for key, target in _targets(cfg):
-        if not trust and not _is_allowed(target):
-            raise UserError(
-                f"the run's config names {key}={target}, which is outside this package and its libraries' classes; "
-                "write trust=true if you know where the run comes from"
-            )
-
-
-def _is_allowed(target: str) -> bool:
-    package = target.split(".")[0]
-    if package not in ("visiontune", *LIBRARIES):
-        return False
-    value = get_object(target)
-    if package == "visiontune":  # defined here and not only imported: visiontune.runs.environment.subprocess.run
-        return str(getattr(value, "__module__", "")).split(".")[0] == package
-    return isinstance(value, type) and issubclass(value, KINDS)
-
-
-def _targets(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, ListConfig):
-        for i, value in enumerate(node):
-            yield from _targets(value, f"{prefix}[{i}]")
-    elif isinstance(node, DictConfig):
-        for key, value in node.items():
-            name = f"{prefix}.{key!s}" if prefix else str(key)
-            if key == "_target_":
-                yield name, str(value)
-            else:
-                yield from _targets(value, name)
-
-
-def open_run(path: str, trust: bool = False) -> tuple[RunDirectory, DictConfig]:
-    """Open a run; return it and its read-only config, after `check_readable` and `check_trusted`."""
+def open_run(path: str, trust: bool = False, loggers: bool = False) -> tuple[RunDirectory, DictConfig]:
+    """Open a run; return it and its read-only config, after `check_config`."""
     run = RunDirectory.open(path)
     cfg = run.read_config()
-    check_readable(run, cfg)
-    check_trusted(cfg, trust)
+    check_config(run, cfg, trust, loggers)
     OmegaConf.set_readonly(cfg, True)
     return run, cfg
 
 
-def check_readable(run: RunDirectory, cfg: DictConfig) -> None:
-    """Refuse a config that was written by another version and that this version cannot read.
+def check_config(run: RunDirectory, cfg: DictConfig, trust: bool, loggers: bool = False) -> None:
+    """Refuse a config that this version cannot read, or that `check_trusted` refuses.
+
+    Args:
+        trust: `trust=true` of the command line.
+        loggers: whether the loggers of the run will be opened.
 
     Raises:
-        UserError: it lacks a group, or names a class that this package or a library does not have.
+        UserError: it lacks a group, has a value of a wrong type, names a class that this package or a library does not
+            have, or is not trusted.
     """
-    for group in ("frozen_features", "technique"):
-        if group not in cfg:
+    for group in ("frozen_features", "technique", "data", "heads", "strategy", "optimizer", "scheduler", "trainer"):
+        if not OmegaConf.is_dict(cfg.get(group)):
             raise version_mismatch(run, f"it has no {group}")
-    for key, target in _targets(cfg):
-        package = target.split(".")[0]
-        if package not in ("visiontune", *LIBRARIES):
-            continue
+    try:
+        check_trusted(cfg, trust, run.path, loggers)
+        if trust:
+            _check_names(cfg)
+    except UnknownTarget as unknown:
+        package = unknown.target.split(".")[0]
+        if package == __name__.split(".")[0]:
+            raise version_mismatch(run, f"there is no {unknown.key}={unknown.target}") from unknown
+        raise UserError(
+            f"{run.config} names {unknown.key}={unknown.target}, which the installed {package} does not have: install "
+            f"the version that is in {run.environment}"
+        ) from unknown
+    check("train", cfg)
+
+
+def _check_names(cfg: DictConfig) -> None:
+    """Import what a trusted config names."""
+    for key, target in targets(cfg):
         try:
             get_object(target)
         except Exception as error:  # Hydra and Python raise many types for an unknown name
-            if package == "visiontune":
-                raise version_mismatch(run, f"there is no {key}={target}") from error
-            raise UserError(
-                f"{run.config} names {key}={target}, which the installed {package} does not have: install the version "
-                f"that is in {run.environment}"
-            ) from error
+            if target.split(".")[0] in ("visiontune", "torch", "torchvision", "lightning", "torchmetrics", "timm"):
+                raise UnknownTarget(key, target) from error
 
 
 def version_mismatch(run: RunDirectory, reason: str) -> UserError:
@@ -116,9 +83,8 @@ def version_mismatch(run: RunDirectory, reason: str) -> UserError:
 
 def written_by(run: RunDirectory) -> str | None:
     """The version of this package that started a run; None if its environment.json does not say."""
-    if not run.environment.is_file():
-        return None
-    return json.loads(run.environment.read_text())["packages"].get("visiontune")
+    packages = run.read_environment().get("packages")
+    return packages.get("visiontune") if isinstance(packages, dict) else None
 
 
 def load_model(
@@ -135,12 +101,40 @@ def load_model(
     """
     path = run.checkpoint(which)
     checkpoint = read_checkpoint(path)
-    schema = {task: TaskInfo(**info) for task, info in checkpoint["visiontune"]["tasks"].items()}
+    schema = read_schema(checkpoint, path)
+    if missing := [str(task) for task in cfg.heads if task not in schema]:
+        raise UserError(f"{path} has the tasks {', '.join(schema)}, and {run.config} has the head {missing[0]}")
     if plain:
         cfg = derive(cfg, {"strategy": FULL})
     model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
-    model.load_state_dict(plain_state(checkpoint) if plain else checkpoint["state_dict"])
+    try:
+        model.load_state_dict(plain_state(checkpoint) if plain else checkpoint["state_dict"])
+    except (RuntimeError, KeyError, AttributeError, TypeError) as error:  # other names, shapes or types
+        raise UserError(
+            f"{path} does not fit what {run.config} builds: {' '.join(str(error).split())[:300]}. Write the checkpoint "
+            "of this run"
+        ) from error
     return model.to(memory_format=torch.channels_last), schema
+
+
+def read_schema(checkpoint: dict[str, Any], path: Path) -> dict[str, TaskInfo]:
+    """The tasks of a checkpoint.
+
+    Raises:
+        UserError: it has none, or they are no names of a kind and of classes.
+    """
+    tasks = checkpoint["visiontune"].get("tasks")
+    if isinstance(tasks, dict) and tasks:
+        infos = {str(task): info for task, info in tasks.items() if isinstance(info, dict)}
+        kinds = {task: (info.get("kind"), info.get("classes")) for task, info in infos.items()}
+        schema = {
+            task: TaskInfo(kind, classes)
+            for task, (kind, classes) in kinds.items()
+            if isinstance(kind, str) and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        }
+        if len(schema) == len(tasks):
+            return schema
+    raise UserError(f"{path} does not name its tasks and classes: write a checkpoint that train wrote")
 
 
 def without_adapters(cfg: DictConfig) -> DictConfig:
@@ -157,10 +151,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or another program wrote it.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_torch_file(path)
+    except UserError:
+        raise
     except Exception as error:  # torch raises many types: a corrupt zip, a pickle with code, a missing file
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
-    if not isinstance(checkpoint, dict) or "visiontune" not in checkpoint:
+    description = checkpoint.get("visiontune") if isinstance(checkpoint, dict) else None
+    if not isinstance(description, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
     return checkpoint
 

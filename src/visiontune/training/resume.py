@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
-import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +19,9 @@ from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
 from visiontune.runs.log_files import cut_log_files
+from visiontune.runs.torch_file import check_sums, load_torch_file
 from visiontune.signals import Interrupted
-from visiontune.training.load import check_readable, check_trusted, read_checkpoint, version_mismatch, written_by
+from visiontune.training.load import check_config, read_checkpoint, version_mismatch, written_by
 from visiontune.training.resolve import resolve_machine
 
 # Keys that a resumed run may change. All others, such as the learning rate, are in the checkpoint or define the run.
@@ -58,8 +57,9 @@ def resume_config(run: RunDirectory, overrides: Sequence[str]) -> tuple[DictConf
             f"weights with {shell_override('weights_from', run.path)}"
         )
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    check_readable(run, cfg)
-    check_trusted(cfg, trust=any(override.key_or_group == "trust" and override.value() is True for override in parsed))
+    trust = any(override.key_or_group == "trust" and override.value() is True for override in parsed)
+    check_config(run, cfg, trust, loggers=True)
+    OmegaConf.update(cfg, "trust", trust)  # what the config says gives no trust, not even to its teacher
     before = cfg.trainer.max_epochs
     for override in parsed:
         key = "trainer.max_epochs" if override.key_or_group == "epochs" else override.key_or_group
@@ -94,7 +94,7 @@ def _newest(run: RunDirectory) -> Path | None:
         if not path.is_file():
             continue
         try:
-            _check_sums(path)
+            check_sums(path)
             read_checkpoint(path)
             return path
         except UserError as error:
@@ -107,21 +107,6 @@ def _newest(run: RunDirectory) -> Path | None:
     return None
 
 
-def _check_sums(path: Path) -> None:
-    """Verify the checksums in the file, which `torch.load` does not.
-
-    Raises:
-        UserError: the file is corrupt.
-    """
-    try:
-        with ZipFile(path) as file:
-            corrupt = file.testzip()
-    except Exception as error:  # zipfile and zlib raise many types for corrupt files
-        raise UserError(f"{path} is corrupt: {error}") from error
-    if corrupt:
-        raise UserError(f"{path} is corrupt: the checksum of {corrupt} is wrong")
-
-
 def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int, world: int) -> None:
     """Check that a run can resume from a checkpoint for `epochs` epochs on `world` ranks.
 
@@ -130,6 +115,23 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
             epoch by another number of ranks, or its weights or optimizer do not fit `model`.
     """
     state = _read(checkpoint)
+    try:
+        _check_fits(run, model, checkpoint, state, epochs, world)
+        lengths = state.get("log_files", {})
+        is_valid = isinstance(state["global_step"], int) and all(
+            isinstance(n, int) and n >= 0 for n in lengths.values()
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):  # another program wrote it
+        is_valid = False
+    if not is_valid:
+        raise UserError(
+            f"{checkpoint} is not a checkpoint that train wrote: start a new run with weights_from={run.path}"
+        )
+
+
+def _check_fits(
+    run: RunDirectory, model: FineTuner, checkpoint: Path, state: dict[str, Any], epochs: int, world: int
+) -> None:
     if "optimizer_states" not in state:
         raise UserError(
             f"{run.path} was made by a step of compress and has no training to resume; start a new run "
@@ -228,4 +230,4 @@ def resume_command(run: RunDirectory) -> str:
 
 def _read(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint; tensors stay on the disk until they are used."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return load_torch_file(checkpoint, mmap=True)

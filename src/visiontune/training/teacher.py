@@ -1,12 +1,11 @@
 """Attach the teacher that `distill` in the config names."""
 
-import csv
-
 import torch
 from omegaconf import DictConfig
 
 from visiontune.data import VisionData
 from visiontune.data.loaders import as_size
+from visiontune.data.recorded import read_rows
 from visiontune.errors import UserError, some
 from visiontune.models.distillation import Distillation, Teacher
 from visiontune.models.finetuner import FineTuner
@@ -69,8 +68,7 @@ def note_enlarged_images(teacher_size: tuple[int, int], size: tuple[int, int]) -
 
 def note_known_images(run: RunDirectory, data: VisionData) -> str | None:
     """A note if the teacher was trained on images on which the student is evaluated."""
-    with run.splits.open(newline="") as file:
-        trained = {row["content"] for row in csv.DictReader(file) if row["split"] == "train"}
+    trained = {row["content"] for row in read_rows(run.splits) if row["split"] == "train"}
     counts = {split: sum(s.content in trained for s in data.samples(split)) for split in ("val", "test")}
     if not any(counts.values()):
         return None

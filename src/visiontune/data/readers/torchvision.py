@@ -63,6 +63,7 @@ def read(
     download: bool = True,
     task: str = "classification",
     on_bad_image: str = "error",
+    allow_download: bool = True,
 ) -> Source:
     """Read a data set with its official splits.
 
@@ -73,6 +74,7 @@ def read(
         name: torchvision's class name, such as `CIFAR10`.
         download: whether to download a data set that is not under the root.
         on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
+        allow_download: False for a run that exists; `download` then does not count.
 
     Raises:
         UserError: the name is unknown, the root is not set, or the data set neither exists nor can be downloaded.
@@ -84,6 +86,7 @@ def read(
     if not root:
         raise UserError("data.root is not set: write the folder of the data set, such as data.root=data")
     root = Path(root).expanduser().absolute()
+    download = download and allow_download
     if name in IN_IDX_FILES:
         files = _idx_files(root, name)
         if files is None:
@@ -187,7 +190,8 @@ def _open(name: str, root: Path, options: dict[str, Any], download: bool) -> Any
         missing = error
     if not download:
         raise UserError(
-            f"{name} is not under data.root={root} ({missing}). Copy it there, or write data.download=true."
+            f"{name} is not under data.root={root} ({missing}). Copy it there, or write data.download=true (with a "
+            "run that exists, trust=true)."
         )
     try:
         root.mkdir(parents=True, exist_ok=True)

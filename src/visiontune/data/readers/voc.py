@@ -51,6 +51,7 @@ def read(
     orientation: str = "apply",
     on_bad_image: str = "error",
     tasks: Sequence[str] | None = None,
+    allow_download: bool = True,
 ) -> Source:
     """Read VOC's format; a task is left out if its default folder does not exist.
 
@@ -68,11 +69,12 @@ def read(
         orientation: whether boxes are in the frame after (`apply`) or before (`ignore`) the EXIF orientation.
         on_bad_image: what happens to images that cannot be read: `error`, or `skip` to leave them out.
         tasks: those of the heads; boxes and masks are read only if they need them. None means all.
+        allow_download: False for a run that exists: nothing is downloaded.
 
     Raises:
         UserError: a file is missing, broken or does not belong to an image, or has an invalid box or value.
     """
-    root = root_folder(root if download is None else challenge_folder(root, download, images))
+    root = root_folder(root if download is None else challenge_folder(root, download, images, allow_download))
     if difficult not in DIFFICULT:
         raise UserError(f"data.difficult={difficult}: write one of {', '.join(DIFFICULT)}")
     check, bad_files = BoxCheck(on_bad_box), BadFiles(on_bad_image)

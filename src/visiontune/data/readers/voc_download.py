@@ -10,7 +10,7 @@ from visiontune.errors import UserError
 YEARS = [year for year in DATASET_YEAR_DICT if year.isdigit()]
 
 
-def challenge_folder(root: str | Path | None, year: str | int, images: str) -> Path:
+def challenge_folder(root: str | Path | None, year: str | int, images: str, allow_download: bool = True) -> Path:
     """The folder that contains `images`: the root itself, or that of the year under it, such as VOCdevkit/VOC2012.
 
     Raises:
@@ -28,6 +28,11 @@ def challenge_folder(root: str | Path | None, year: str | int, images: str) -> P
         return root
     if folder.is_dir():
         return folder
+    if not allow_download:
+        raise UserError(
+            f"{folder} does not exist: unpack {source['url']} in {root}, name the folder of the data with "
+            "data_root=DIR, or write trust=true to download it"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         datasets.VOCDetection(root, year, "train", download=True)

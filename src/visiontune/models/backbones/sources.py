@@ -5,12 +5,12 @@ import pickle
 import zipfile
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from visiontune.errors import UserError, first_line
+from visiontune.runs.torch_file import load_torch_file
 from visiontune.strategies.lora import plain_state
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -59,7 +59,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_torch_file(path)
+    except UserError as error:
+        raise UserError(f"backbone.weights={error}") from None
     except (
         pickle.UnpicklingError,
         SafetensorError,
@@ -68,6 +70,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
         ValueError,
         KeyError,
         zipfile.BadZipFile,
+        AttributeError,
+        TypeError,
+        MemoryError,
     ) as error:
         raise UserError(
             f"backbone.weights={path}: not a readable checkpoint of plain tensors ({first_line(error)[:150]}); "

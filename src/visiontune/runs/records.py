@@ -1,0 +1,71 @@
+"""The records of a run in JSON, checked for their types."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from visiontune.errors import UserError
+from visiontune.runs.reading import read_json
+
+
+class Objective(BaseModel):
+    """The monitored metric of the best checkpoint, and the number of epochs after which it was written."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    mode: Literal["max", "min"]
+    value: float
+    epoch: int
+
+
+class Status(BaseModel):
+    """The types in status.json; other keys may follow."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    status: str
+    started: float = 0.0
+    updated: float = 0.0
+    pid: int = 0
+    objective: Objective | None = None
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Read status.json.
+
+    Raises:
+        UserError: it cannot be read, or a value has the wrong type.
+    """
+    content = read_json(path)
+    try:
+        Status.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return content
+
+
+def read_overrides(path: Path) -> list[str]:
+    """The overrides in environment.json.
+
+    Raises:
+        UserError: they are no list of texts.
+    """
+    overrides = read_json(path).get("overrides", [])
+    if not (isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)):
+        raise UserError(f"{path}: expected overrides as a list of texts")
+    return overrides
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """The metrics in metrics.json.
+
+    Raises:
+        UserError: one of them is not a number.
+    """
+    metrics = read_json(path)
+    if wrong := [name for name, value in metrics.items() if not isinstance(value, int | float)]:
+        raise UserError(f"{path}: expected a number for {wrong[0]}")
+    return metrics
