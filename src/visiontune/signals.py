@@ -5,6 +5,7 @@ The first signal raises `Interrupted`, at once or when the code that postpones i
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ def postponed() -> Iterator[None]:
         yield
     finally:
         release()
-    if not _state.raised and not _state.holds:
+    if not _state.raised and not _state.holds and sys.exception() is None:  # an error that is being handled comes first
         check()
 
 

@@ -52,10 +52,13 @@ def kill_while_saving(number: int) -> None:
         if remaining[0] == 0:
             content = io.BytesIO()
             original(value, content)
-            file.write(content.getvalue()[: content.tell() // 2])
+            half = content.tell() // 2
+            file.write(content.getvalue()[:half])
             file.flush()
             kill()
-        original(value, file)
+            file.write(content.getvalue()[half:])  # after a signal that does not kill
+        else:
+            original(value, file)
 
     torch.save = hook
 
