@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from inputs import write_image, write_masks
+from PIL import Image
 from running import SMALL, Outcome, TrainOnce
 
 from visiontune.data.readers import instance_masks, masks
+from visiontune.data.schema import Source
 from visiontune.errors import UserError
 
 
@@ -131,3 +133,22 @@ def test_blank_masks_may_be_links(root: Path) -> None:
         os.symlink("0.png", root / f"masks/{i}.png")
     source = masks.read(root, classes=["a", "b"])
     assert len(source.samples) == 10 and source.notes == []
+
+
+@pytest.mark.parametrize("read", [masks.read, instance_masks.read])
+def test_turned_images_and_unreadable_masks(root: Path, read: Callable[..., Source]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(root / "images/0.jpg")
+    image.save(root / "images/0.jpg", exif=exif)
+    classes = ["a", "b"] if read is masks.read else ["a"]
+    assert "images/0.jpg has" in refused(lambda: read(root, classes=classes))  # the mask has the stored size
+    source = read(root, classes=classes, orientation="ignore")
+    assert len(source.samples) == 10 and source.notes == [
+        "1 image has an EXIF orientation, which is ignored (data.orientation=ignore): images/0.jpg"
+    ]
+    (root / "masks/3.png").write_bytes(b"nonsense")
+    (root / "images/4.jpg").write_bytes(b"nonsense")
+    source = read(root, classes=classes, orientation="ignore", on_bad_image="skip")
+    assert [Path(sample.path).stem for sample in source.samples] == list("01256789")
+    assert source.notes[0].startswith("2 files cannot be read, so their samples are left out")

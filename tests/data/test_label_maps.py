@@ -9,7 +9,7 @@ import torch
 from miniatures import save_palette
 from PIL import Image
 
-from visiontune.data import label_maps as module
+from visiontune.data import mask_files as module
 from visiontune.data.label_maps import Coding, StoredLabelMap, label_maps
 from visiontune.data.targets import LabelMap
 from visiontune.errors import UserError

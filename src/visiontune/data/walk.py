@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from visiontune.data.images import is_image
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, printable, some
 
 # Thumbnails, trash and indices that operating systems and network storages write beside the user's files.
 SYSTEM_NAMES = frozenset(
@@ -180,8 +180,8 @@ class _Walker:
         is_folder = real in self.folders
         if first[1].links == place.links and first[1].top != place.top and (is_folder or is_image(Path(real))):
             raise UserError(
-                f"{readable(first[0])} and {readable(path)} are the same {'folder' if is_folder else 'image'}, "
-                f"{readable(real)}. An image has one class and one split: remove one of the links."
+                f"{printable(first[0])} and {printable(path)} are the same {'folder' if is_folder else 'image'}, "
+                f"{printable(real)}. An image has one class and one split: remove one of the links."
             )
         self.repeated.append(path)
         return True
@@ -227,21 +227,16 @@ class _Walker:
             (self.special, "pipes, sockets and devices", ""),
         )
         return [
-            f"{len(paths)} {what} in {readable(base)} are left out{why}: "
-            + some([readable(os.path.relpath(path, base)) for path in sorted(paths)[:4]])
+            f"{len(paths)} {what} in {printable(base)} are left out{why}: "
+            + some([printable(os.path.relpath(path, base)) for path in sorted(paths)[:4]])
             for paths, what, why in reasons
             if paths
         ]
 
 
-def readable(path: str) -> str:
-    r"""The path with bytes that are not UTF-8 as `\xe9`, so that it can be printed."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _refuse(path: str, error: OSError) -> NoReturn:
     raise UserError(
-        f"{readable(path)}: cannot be read ({error.strerror}). Make it readable, or move it out of the data folder."
+        f"{printable(path)}: cannot be read ({error.strerror}). Make it readable, or move it out of the data folder."
     ) from error
 
 

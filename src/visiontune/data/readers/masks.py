@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from visiontune.data.bad_files import BadFiles
+from visiontune.data.image_files import MAX_PIXELS
+from visiontune.data.images import ImageDecoder
 from visiontune.data.label_maps import Coding, Value, label_maps
 from visiontune.data.mask_files import read_masks
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import PerSplit, root_folder
 from visiontune.data.readers.mask_pairs import pair_masks
 from visiontune.data.readers.split_lists import apply_split_lists
-from visiontune.data.scan import read_image_sizes
+from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Source, TaskInfo
 from visiontune.errors import UserError, some
 
@@ -23,7 +25,9 @@ def read(
     ignore_value: Value | None = None,
     splits: str | None = None,
     suffix: str = "",
+    orientation: str = "apply",
     on_bad_image: str = "error",
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Source:
     """Read images and masks with the same relative path and stem; images without a mask are left out.
 
@@ -37,7 +41,9 @@ def read(
         ignore_value: the value of unlabelled pixels; by default 255, if no class has it.
         splits: folder with `{train,val,test}.txt`.
         suffix: the end of a mask's stem, after the stem of its image, such as `_mask`.
-        on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
+        orientation: whether images and masks are turned (`apply`) or not (`ignore`) as their EXIF orientation says.
+        on_bad_image: what happens to images and masks that cannot be read: `error`, or `skip` to leave them out.
+        max_pixels: larger images and masks cannot be read.
 
     Raises:
         UserError: a folder or an image is missing, or a mask has another size than its image or an unknown value.
@@ -48,19 +54,19 @@ def read(
     if splits:
         samples, new_notes = apply_split_lists(samples, root, pairs.folders, root / splits, "mask")
         notes += new_notes
-    masks_by_image = {sample.path: pairs.masks[sample.path] for sample in samples}
+    bad_files, decoder = BadFiles(on_bad_image), ImageDecoder(orientation=orientation, max_pixels=max_pixels)
+    sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
+    masks_by_image = {path: pairs.masks[path] for path in sizes}
     if not classes:
-        contents = read_masks(root, [*masks_by_image.values()])
+        contents = read_masks(root, [*masks_by_image.values()], decoder=decoder, bad=bad_files)
         codes = sorted({value for mask in contents.values() for value in mask["values"]})
         raise UserError(
             f"data.classes is not set: the masks have the values {some([str(value) for value in codes], 20)}. Write "
             f"data.classes=[NAME, NAME, ...] and, if they are not 0, 1, 2, ..., data.values=[...] of each class"
         )
-    coding = Coding(class_names(classes), values, ignore_value)
-    bad = BadFiles(on_bad_image)
-    sizes = read_image_sizes(root, masks_by_image, bad=bad)
-    targets = label_maps(root, masks_by_image, sizes, coding, bad)
-    notes += bad.notes()
+    coding = Coding(class_names(classes), values, ignore_value, decoder)
+    targets = label_maps(root, masks_by_image, sizes, coding, bad_files)
+    notes += bad_files.notes() + orientation_note(root, list(targets), orientation)
     samples = [sample for sample in samples if sample.path in targets]
     for sample in samples:
         sample.targets["segmentation"] = targets[sample.path]
