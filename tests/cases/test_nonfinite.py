@@ -217,6 +217,44 @@ def test_weights_that_are_not_finite_stop_the_run_at_the_next_validation(
     assert text.startswith("after epoch 1 the weights of block1 are not finite. Try a lower optimizer.lr")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("skip", [True, False])
+def test_two_ranks_decide_together(
+    skip: bool, command: Command, tmp_path: Path, forked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only rank 1 has a broken image, in its second batch."""
+    original, count = VisionData.to_network, [0]
+
+    def to_network(self: VisionData, batch: Any, **options: Any) -> Any:
+        batch = original(self, batch, **options)
+        if options.get("training") and self.trainer is not None and self.trainer.global_rank == 1:
+            count[0] += 1
+            if count[0] == 2:
+                batch["image"][BROKEN] = torch.nan
+        return batch
+
+    monkeypatch.setattr(VisionData, "to_network", to_network)
+    ranks = [override for override in RUN if override != "trainer=cpu"]
+    ranks += ["trainer=ddp_cpu", "trainer.devices=2", "data.batch_size=8", f"run_dir={tmp_path / 'run'}"]
+    outcome = command("train", *ranks, f"on_nonfinite={'skip' if skip else 'error'}", "trainer.max_epochs=2")
+    run = RunDirectory(tmp_path / "run")
+    if not skip:
+        assert outcome.code == 1 and run.read_status()["status"] == "failed"
+        assert "step 2 (epoch 1): the loss of classification is not finite. The batch: digits/" in outcome.err
+        assert "; by itself not finite: digits/" in outcome.err and outcome.err.count("\n") == 1
+        return
+    assert outcome.code == 0, outcome.err
+    assert json.loads(run.metrics.read_text())["train/skipped_steps"] == 1
+    state = torch.load(run.checkpoint("last"), weights_only=True)
+    assert state["global_step"] == 8 and all(v.isfinite().all() for v in state["state_dict"].values())
+    assert all(
+        buffer.isfinite().all()
+        for rank in state["exact_resume"]["ranks"]
+        for b in rank["buffers"]
+        for buffer in b.values()
+    )
+
+
 def test_a_gradient_scaler_skips_its_own_steps() -> None:
     """With 16-mixed the gradient of a finite loss is infinite until the scale fits."""
     callback = NonFinite()

@@ -195,8 +195,7 @@ def _is_known(target: Any) -> bool:
 def _broken_stages(module: Any) -> list[str]:
     """The names of the stages with a weight that is not finite."""
     stages = [(name, list(stage.parameters())) for name, stage in module.stages()]
-    maxima = torch.stack(torch._foreach_norm([p.detach() for _, part in stages for p in part], ord=math.inf))
-    if maxima.isfinite().all():
+    if get_total_norm([p.detach() for _, part in stages for p in part]).isfinite():
         return []
     return [name for name, part in stages if not all(bool(p.isfinite().all()) for p in part)]
 
