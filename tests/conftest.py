@@ -4,6 +4,7 @@ import gc
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -38,6 +39,9 @@ from visiontune.models.heads import Head
 from visiontune.models.heads.detection import DetectionHead
 from visiontune.runs import RunDirectory
 from visiontune.training.resolve import resolve
+
+# What the processes of a fork server have imported; without it, each would import for six seconds.
+multiprocessing.set_forkserver_preload(["visiontune.cli", "visiontune.train", "visiontune.compress"])
 
 
 def pytest_collection_finish() -> None:
@@ -207,6 +211,13 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are forks of this process, which need not import torch again. Without forks if there is a GPU."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="fork"))
+
+
+@pytest.fixture
+def fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are forks of a process that has only imported everything: for slow tests, whose threads forbid `forked`."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 @pytest.fixture

@@ -316,11 +316,10 @@ def test_sweeps_run(
         assert run.read_config().test is (name == "folds")  # a cross-validation evaluates the held-out fold
 
 
-# Small enough for a test, with limits that a network of a few thousand parameters keeps.
+# Small enough for a test, with limits that a network of a few thousand parameters keeps. Other tests run the recipes
+# int8 (tests/compression/test_compress.py) and prune (tests/end_to_end/test_kill_recipe.py).
 RECIPES = {
-    "int8": ["recipe.steps.int8.max_drop=100"],
     "qat": ["recipe.steps.int8.max_drop=100", "recipe.steps.qat.overrides.2='epochs=1'"],
-    "prune": ["recipe.steps.prune.multiple=1", "recipe.steps.prune.images=32"],
     "sparsify": [],
     "distill": ["++recipe.steps.distill.overrides.1='backbone.widths=[2,4]'"],
     "small": [
@@ -331,9 +330,13 @@ RECIPES = {
 }
 
 
+def test_every_recipe_is_run() -> None:
+    assert {name for _, name in options("recipe")} == {*RECIPES, "int8", "prune"}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief_measurements")
-@pytest.mark.parametrize("recipe", [name for _, name in options("recipe")])
+@pytest.mark.parametrize("recipe", list(RECIPES))
 def test_recipes_write_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
     source = command("train", *tiny, f"run_dir={tmp_path / 'run'}").run
     compressed = command("compress", f"run={source.path}", f"recipe={recipe}", "compile=false", *RECIPES[recipe]).run

@@ -1,12 +1,11 @@
 """A `visiontune train` that gets SIGKILL at any moment and is resumed with `run=` equals an uninterrupted run."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from alike import check_results, check_training
+from killing import run_killed
 from running import TINY, Command
 
 from visiontune.runs import RunDirectory
@@ -62,9 +61,8 @@ def test_a_killed_run_resumes_exactly(
     moment: str, count: int, setting: int, uninterrupted: list[RunDirectory], command: Command, tmp_path: Path
 ) -> None:
     arguments = ["train", *BASE, *SETTINGS[setting].split(), f"run_dir={tmp_path / 'run'}"]
-    script = [sys.executable, str(Path(__file__).with_name("killing.py")), moment, str(count)]
-    killed = subprocess.run([*script, *arguments], capture_output=True, text=True)
-    assert killed.returncode == -9, killed.stdout + killed.stderr
+    output = tmp_path / "output.txt"
+    assert run_killed(moment, count, arguments, output) == -9, output.read_text()
     run = RunDirectory.open(tmp_path / "run")
     assert run.read_status()["status"] == "stopped"
     command("train", f"run={run.path}")

@@ -1,12 +1,11 @@
 """A `visiontune compress` that gets SIGKILL in any step and is started again equals an uninterrupted one."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from killing import run_killed
 from running import TINY, Command
 
 from visiontune.runs import RunDirectory
@@ -32,9 +31,8 @@ def test_a_recipe_that_is_killed_in_every_step_resumes_exactly(command: Command,
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
     command(*arguments, f"output={uninterrupted}")
     for moment, count, finished in KILLS:
-        script = [sys.executable, str(Path(__file__).with_name("killing.py")), moment, str(count)]
-        killed = subprocess.run([*script, *arguments, f"output={resumed}"], capture_output=True, text=True)
-        assert killed.returncode == -9, killed.stdout + killed.stderr
+        output = tmp_path / "output.txt"
+        assert run_killed(moment, count, [*arguments, f"output={resumed}"], output) == -9, output.read_text()
         states = [RunDirectory(resumed / step).read_status()["status"] == "finished" for step in STEPS]
         assert states == [True] * finished + [False] * (len(STEPS) - finished), moment
     command(*arguments, f"output={resumed}")

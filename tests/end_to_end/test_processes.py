@@ -146,6 +146,7 @@ def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fork_server")
 def test_two_processes_resume_within_an_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
     """Each rank has its own BatchNorm statistics and losses."""
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max"))]
