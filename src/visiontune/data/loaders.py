@@ -22,6 +22,7 @@ from visiontune.data.shared_memory import check_shared_memory
 from visiontune.signals import obey_parent
 
 OPEN_FILES = 65_536
+BATCH_BYTES = 256_000_000  # of original images in a batch of `image_loader`
 
 
 def to_network(batch: Batch) -> Batch:
@@ -54,35 +55,52 @@ def image_loader(
     resize: str = "squash",
     fill: float = 0,
     batch_size: int = 32,
+    original_images: bool = True,
 ) -> DataLoader[Batch]:
     """A loader of images that are not part of a data set, transformed as in evaluation.
 
     Args:
         images: returns an iterator of names and images ``(C, H, W)`` uint8; called for each pass.
+        batch_size: images per batch; fewer if they have more than `BATCH_BYTES` together.
+        original_images: whether batches have the images as `original_image`.
 
     Returns:
-        Batches with the names as `path`, the images as `original_image`, and empty `targets`.
+        Batches with the names as `path`, and empty `targets`.
     """
-    dataset: Any = _NamedImages(images, as_size(image_size), resize, fill)
-    return DataLoader(dataset, batch_size, collate_fn=collate)
+    dataset: Any = _NamedImages(images, as_size(image_size), resize, fill, batch_size, original_images)
+    return DataLoader(dataset, batch_size=None, collate_fn=lambda batch: batch)
 
 
-class _NamedImages(IterableDataset[dict[str, Any]]):
+class _NamedImages(IterableDataset[Batch]):
     def __init__(
         self,
         images: Callable[[], Iterator[tuple[str, Tensor]]],
         size: tuple[int, int],
         resize: str,
         fill: float,
+        batch_size: int,
+        original_images: bool,
     ) -> None:
-        self.images = images
+        self.images, self.batch_size, self.original_images = images, batch_size, original_images
         self.transform, self.frame = eval_transform(size, resize, fill=fill), partial(eval_frame, resize, size=size)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
+        items: list[dict[str, Any]] = []
+        used = 0
         for index, (name, image) in enumerate(self.images()):
-            sample = Sample(name, targets={}, image=image)
-            dataset = VisionDataset([sample], None, self.transform, frame=self.frame, decoder=ImageDecoder(len(image)))
-            yield dataset[0] | {"index": index, "original_image": image}
+            if items and (len(items) == self.batch_size or used + image.numel() > BATCH_BYTES):
+                yield collate(items)
+                items, used = [], 0
+            items.append(self._item(index, name, image))
+            used += image.numel()
+        if items:
+            yield collate(items)
+
+    def _item(self, index: int, name: str, image: Tensor) -> dict[str, Any]:
+        sample = Sample(name, targets={}, image=image)
+        dataset = VisionDataset([sample], None, self.transform, frame=self.frame, decoder=ImageDecoder(len(image)))
+        item = dataset[0] | {"index": index}
+        return item | {"original_image": image} if self.original_images else item
 
 
 def as_size(image_size: int | Sequence[int]) -> tuple[int, int]:

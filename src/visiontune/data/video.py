@@ -14,12 +14,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.data.images import with_channels
-from visiontune.errors import UserError
+from visiontune.errors import UserError, printable
 
 try:
     import av
 except ImportError:
     av = None  # type: ignore[assignment]
+
+# LookupError: there is no video stream, only sound.
+PROBLEMS: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, RuntimeError, MemoryError, EOFError)
+if av is not None:
+    PROBLEMS += (av.FFmpegError,)
 
 SUFFIXES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"])
 
@@ -28,7 +33,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def frames(path: Path, channels: int = 3) -> Iterator[Tensor]:
+def frames(path: Path, channels: int = 3, max_pixels: int | None = None) -> Iterator[Tensor]:
     """All frames in order, ``(channels, H, W)`` uint8, upright; only one is in memory at a time.
 
     Raises:
@@ -39,14 +44,21 @@ def frames(path: Path, channels: int = 3) -> Iterator[Tensor]:
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
+                if max_pixels is not None and frame.width * frame.height > max_pixels:
+                    raise UserError(
+                        f"{printable(path)}: its frames have {frame.width} x {frame.height} pixels; "
+                        f"data.max_pixels={max_pixels} is the limit"
+                    )
                 image = torch.from_numpy(frame.to_ndarray(format="rgb24"))
                 image = torch.rot90(image, frame.rotation // 90)  # both count counter-clockwise
                 yield with_channels(image.permute(2, 0, 1), channels)
                 count += 1
-    except (av.FFmpegError, IndexError) as error:  # IndexError: there is no video stream, only sound
-        raise UserError(f"{path}: cannot be read as a video after {count} frames. Repair or convert it.") from error
+    except PROBLEMS as error:
+        raise UserError(
+            f"{printable(path)}: cannot be read as a video after {count} frames. Repair or convert it."
+        ) from error
     if not count:
-        raise UserError(f"{path}: the video has no frames")
+        raise UserError(f"{printable(path)}: the video has no frames")
 
 
 def frame_rate(path: Path) -> Fraction:
@@ -55,8 +67,8 @@ def frame_rate(path: Path) -> Fraction:
     try:
         with av.open(str(path)) as container:
             return container.streams.video[0].average_rate or Fraction(25)
-    except (av.FFmpegError, IndexError) as error:
-        raise UserError(f"{path}: cannot be read as a video. Repair or convert it.") from error
+    except PROBLEMS as error:
+        raise UserError(f"{printable(path)}: cannot be read as a video. Repair or convert it.") from error
 
 
 def _check_installed() -> None:

@@ -15,14 +15,24 @@ from torchvision.transforms.v2 import functional as F
 from visiontune.errors import one_line
 
 MIN_SIDE = 160  # pixels; smaller images are enlarged, so that text fits
+MAX_SIDE = 1600  # pixels; no side is enlarged beyond it
 LONGEST_LABEL = 40  # characters in a figure
 GOOD, BAD = (22, 120, 60), (185, 28, 28)
 
 
 def enlarge(image: Tensor) -> Tensor:
-    """``(1 or more, H, W)`` -> ``(3, F*H, F*W)``: repeat pixels until the short side has at least `MIN_SIDE`."""
-    factor = -(-MIN_SIDE // min(image.shape[-2:]))
-    return image[:3].expand(3, -1, -1).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    """``(1 or more, H, W)`` -> ``(3, F*H, F*W)``: repeat pixels until the short side has at least `MIN_SIDE`.
+
+    F is smaller where the long side would be above `MAX_SIDE`.
+    """
+    factor = min(-(-MIN_SIDE // min(image.shape[-2:])), max(1, MAX_SIDE // max(image.shape[-2:])))
+    enlarged = image[:3].expand(3, -1, -1)
+    return enlarged if factor == 1 else enlarged.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+def widen(image: Tensor) -> Tensor:
+    """``(3, H, W)`` with white at the right if it has less than `MIN_SIDE` columns, so that text fits below."""
+    return F.pad(image, [0, 0, max(0, MIN_SIDE - image.shape[-1]), 0], fill=255)
 
 
 def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
@@ -38,6 +48,7 @@ def caption(image: Tensor, lines: Sequence[str], bad: bool = False) -> Tensor:
     enlarged = enlarge(image)
     if not lines:
         return enlarged
+    enlarged = widen(enlarged)
     size = max(14, enlarged.shape[-1] // 22)
     font = ImageFont.load_default(size)
     strip = Image.new("RGB", (enlarged.shape[-1], (size + 6) * len(lines) + 4), BAD if bad else GOOD)

@@ -16,7 +16,7 @@ from torchvision.utils import draw_segmentation_masks
 
 from visiontune.data.targets import IGNORE
 from visiontune.errors import one_line
-from visiontune.models.heads.drawing import enlarge
+from visiontune.models.heads.drawing import enlarge, widen
 
 Colour = tuple[int, int, int]
 
@@ -91,6 +91,7 @@ def draw_label_map(image: Tensor, labels: Tensor, classes: Sequence[str]) -> Ten
     factor = enlarged.shape[-1] // image.shape[-1]
     if largest:
         enlarged = _tint(enlarged, labels == present[:, None, None], [colours[i] for i in present.tolist()], factor)
+    enlarged = widen(enlarged)
     entries = [(classes[i], colours[i]) for i in sorted(largest[:LEGEND])]
     if len(largest) > LEGEND:
         entries.append((f"and {len(largest) - LEGEND} more", BACKGROUND))
