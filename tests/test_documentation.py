@@ -232,7 +232,7 @@ def test_targets_and_paths_exist(page: Path) -> None:
 
 
 def test_lengths() -> None:
-    longest = {"README.md": 200, "docs/architecture.md": 130, "docs/configuration.md": 210, "docs/tasks.md": 90}
+    longest = {"README.md": 200, "docs/architecture.md": 130, "docs/configuration.md": 250, "docs/tasks.md": 90}
     for page, most in longest.items():
         assert len((ROOT / page).read_text().splitlines()) <= most, page
 

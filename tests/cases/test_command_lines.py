@@ -132,6 +132,7 @@ def test_a_text_survives_the_config_of_a_run() -> None:
         ("data..root=1", "data..root=1: expected KEY=VALUE; "),
         ("~optimizer", "train needs a value for optimizer: write optimizer=adamw"),
         ("strategy=null", "strategy=null: unknown option; write strategy= one of bias_only, "),
+        ("run_dir=~nobody_here/x", "run_dir=~nobody_here/x: there is no such user; write ./ before the ~ for a folder"),
         ("--nope", "unrecognized arguments: --nope; `visiontune plan --help` prints what may be set"),
         ("-1", "unrecognized arguments: -1; "),
         ("--config-dir=/nowhere", "--config-dir /nowhere: there is no such folder; "),

@@ -43,6 +43,9 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
             return f"{where}: {first_line(link)}"
         if match := re.search(r"full_key: hydra\.runtime\.choices\.(\w+)", str(link)):
             return f"{match[1]} takes one option, not a list; write {match[1]}=OPTION"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # from Path.expanduser
+        where = next((override for override in overrides if "=~" in override), "~")
+        return f"{where}: there is no such user; write ./ before the ~ for a folder whose name begins with it"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
         return _unknown_key(text, verb, overrides, config_dir) or text
