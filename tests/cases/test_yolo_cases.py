@@ -105,7 +105,10 @@ def test_forms_of_a_line(root: Path, line: str, box: list[float]) -> None:
     ("line", "text"),
     [
         ("0 0.5 0.5 0.25 0.5 0.91", "its polygon has 5 numbers; three points or more are x, y, x, y, x, y, ..., and a"),
-        ("0 0.5 0.5 0.25 0.5 0.3 0.4 2", "its polygon has 7 numbers"),
+        (
+            "0 0.5 0.5 0.25 0.5 0.3 0.4 2",
+            "x, y, ...; if they are a box and keypoints, write kpt_shape in the YAML file",
+        ),
         ("0 0,5 0,5 0,25 0,5", "'0 0,5 0,5 0,25 0,5' is not a label: write CLASS X Y WIDTH HEIGHT"),
         ("cup 0.5 0.5 0.25 0.5", "is not a label"),
         ("7 0.5 0.5 0.25 0.5", "unknown class 7, the ids of names are 0"),
@@ -157,6 +160,11 @@ def test_a_copy_reads_its_own_images(root: Path, tmp_path: Path) -> None:
 def test_names_are_text(root: Path, names: str, classes: list[str]) -> None:
     write_config(root, f"train: images/train\nval: images/val\nnc: 2\nnames: {names}\n")
     assert read(root).schema["detection"].classes == classes
+
+
+def test_nested_folders_are_refused(root: Path) -> None:
+    write_config(root, f"train: [images/train, [images/val]]\n{NAMES}")
+    assert message(root).startswith(f"{root}/data.yaml: train: expected a folder or a list of folders")
 
 
 def test_one_name_no_names_and_a_file_of_names(root: Path) -> None:

@@ -56,8 +56,11 @@ class SplitImages:
         """
         key = next((key for key in SPLIT_KEYS[split] if self.config.get(key)), split)
         value = self.config.get(key)
+        entries = value if isinstance(value, list) else [value]
+        if any(isinstance(entry, list | dict) for entry in entries):
+            raise UserError(f"{self.file}: {key}: expected a folder or a list of folders, such as {key}: images/{key}")
         images: list[Path] = []
-        for entry in filter(None, map(_text, value if isinstance(value, list) else [value])):
+        for entry in filter(None, map(_text, entries)):
             written_path = self._find(entry, key)
             target = follow(written_path)
             if target.is_dir():

@@ -132,7 +132,11 @@ class LabelLines:
                 "its polygon has 5 numbers; three points or more are x, y, x, y, x, y, ..., and a box has 4 numbers "
                 "without confidence or angle"
             )
-        points = polygon(values)
+        try:
+            points = polygon(values)
+        except ValueError as error:
+            hint = "; if they are a box and keypoints, write kpt_shape in the YAML file" if len(values) > 6 else ""
+            raise ValueError(f"{error}{hint}") from error
         self._first_polygon = self._first_polygon or location
         self._polygons[len(points)] += 1
         self._like_keypoints = self._like_keypoints and _may_have_keypoints(points)
