@@ -2,17 +2,24 @@
 
 import csv
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from inputs import write_coco, write_folders, write_image, write_masks, write_yolo
 from PIL import Image
 from running import SMALL, Command, Outcome
 
+from visiontune.data import shared_memory
 from visiontune.data.cores import usable_cores
 from visiontune.data.scan import orientation_note, read_image_sizes, scan
+from visiontune.data.shared_memory import shared_memory_errors
+from visiontune.errors import RunError
 
 Plan = Callable[..., Outcome]
 ODD_NAMES = [
@@ -247,3 +254,68 @@ def test_cores_by_affinity_and_quota(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == 1
     write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")
     assert usable_cores(tmp_path) == len(everything)
+
+
+def test_workers_with_too_little_shared_memory(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    item = {"image": torch.zeros(3, 16, 16, dtype=torch.uint8)}
+    monkeypatch.setattr(shared_memory, "free_bytes", lambda: 98_303)
+    shared_memory.check_shared_memory(item, 32, num_workers=1)
+    with pytest.raises(RunError, match=r"2 data-loader workers with batches of 32 need 0\.1 MB of shared memory"):
+        shared_memory.check_shared_memory(item, 32, num_workers=2)
+    root = write_folders(tmp_path / "photos")
+    overrides = ["data=image_folder", f"data.root={root}", "trainer.max_epochs=1", "logger=none"]
+    monkeypatch.setattr(shared_memory, "free_bytes", lambda: 100)
+    outcome = command("train", *SMALL, *overrides, "data.num_workers=2", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 1 and "use data.num_workers=0, or a larger /dev/shm" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of",
+        "unable to write to file </torch_12_34_0>: No space left on device (28)",
+        "unable to allocate shared memory(shm) for file </torch_12_34_0>: Success (0)",
+    ],
+)
+def test_errors_of_workers_say_what_to_do(text: str) -> None:
+    with pytest.raises(RunError, match=r"use data\.num_workers=0, or a larger /dev/shm"), shared_memory_errors():
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="another"), shared_memory_errors():
+        raise RuntimeError("another")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace")
+def test_a_small_dev_shm(tmp_path: Path) -> None:
+    root = write_masks(tmp_path / "data", count=40)
+    train = " ".join(
+        shlex.quote(word)
+        for word in (
+            *(sys.executable, "-m", "visiontune", "train", *SMALL, "heads=segmentation", "data=masks"),
+            *("data.classes=[a,b]", f"data.root={root}", "data.num_workers=2", "data.image_size=160"),
+            *("data.batch_size=16", "epochs=1", "logger=none", f"run_dir={tmp_path / 'run'}"),
+        )
+    )
+    script = f"mount -t tmpfs -o size=1m tmpfs /dev/shm && exec {train}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "data.num_workers=0, or a larger /dev/shm" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_skipped_images_in_resumed_and_evaluated_runs(tmp_path: Path, command: Command, no_report: None) -> None:
+    root = write_folders(tmp_path / "photos")
+    good = (root / "cat" / "00.png").read_bytes()
+    (root / "cat" / "00.png").write_bytes(b"nonsense")
+    overrides = ["data=image_folder", f"data.root={root}", "data.on_bad_image=skip", "trainer.max_epochs=1"]
+    run = command("train", *SMALL, *overrides, "logger=none", f"run_dir={tmp_path / 'run'}").run
+    assert "cat/00.png" not in run.splits.read_text()
+    assert run.log.read_text().count("1 file cannot be read, so their samples are left out") == 1
+    before = command("evaluate", f"run={run.path}", "split=train").out
+    assert before and command("train", f"run={run.path}", "trainer.max_epochs=2").code == 0
+    (root / "cat" / "00.png").write_bytes(good)
+    assert command("evaluate", f"run={run.path}", "split=val").code == 0
+    refused = command("train", f"run={run.path}", "trainer.max_epochs=3")
+    assert "1 images are new since this run started: cat/00.png" in refused.message

@@ -18,7 +18,7 @@ from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.images import ImageDecoder
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
-from visiontune.data.shared_memory import check_shared_memory
+from visiontune.data.shared_memory import check_shared_memory, end_worker_without_memory
 from visiontune.signals import obey_parent
 
 OPEN_FILES = 65_536
@@ -134,11 +134,17 @@ def data_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=obey_parent,
+        worker_init_fn=_start_worker,
         persistent_workers=num_workers > 0,
         # Without a generator, every pass would draw from the global random state.
         generator=torch.Generator(),
     )
+
+
+def _start_worker(worker: int) -> None:
+    """Prepare a data-loader worker; called in its process."""
+    obey_parent(worker)
+    end_worker_without_memory()
 
 
 def _allow_many_files() -> None:
