@@ -174,11 +174,11 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     path = run.checkpoint("best")
     checkpoint = read_checkpoint(path)
     state = plain_state(checkpoint)
-    old, new = checkpoint["visiontune"]["tasks"], model.description["tasks"]
+    old, new = read_schema(checkpoint, path), model.description["tasks"]
     reshaped = []
     for task in set(old) & set(new):
-        if old[task]["classes"] != new[task]["classes"]:
-            words = f"{len(old[task]['classes'])} classes -> {len(new[task]['classes'])} others, initialised"
+        if old[task].classes != new[task]["classes"]:
+            words = f"{len(old[task].classes)} classes -> {len(new[task]['classes'])} others, initialised"
             rows = [key for key in state if key.startswith(f"heads.{task}.")]
             reshaped += [f"{key} {tuple(state.pop(key).shape)}: {words}" for key in rows]
     mean_std = {key: state.pop(key) for key in ("backbone.mean", "backbone.std")}
