@@ -13,6 +13,7 @@ from mmap import ACCESS_COPY, mmap
 from typing import BinaryIO, NamedTuple
 
 MAX_METADATA = 1 << 20  # bytes of a text or of EXIF in which the orientation is searched
+MAX_SEGMENT = 1 << 17  # bytes, more than a segment of JPEG can have
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -165,7 +166,7 @@ def _strip_jpeg(file: BinaryIO, header: bool) -> Pixels:
             position += 1
             continue
         if marker < 0xFFC0 or 0xFFD0 <= marker <= 0xFFDA or length < 2:  # pixels, or damaged: the decoder decides
-            spans.append((position, position + 64 if header else size))
+            spans.append((position, position + MAX_SEGMENT if header and marker == 0xFFDA else size))
             break
         end = position + 2 + length
         if marker == 0xFFE1 and not (exif and xmp):
