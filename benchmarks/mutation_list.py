@@ -105,9 +105,8 @@ MUTATIONS = [
     mutation("plateau_of_a_minimum", 6, SCHEDULERS, "optim/test_schedulers",
             ("ReduceLROnPlateau(optimizer, mode=mode,", 'ReduceLROnPlateau(optimizer, mode="min",')),
     # 7. Checkpoints are plain data.
-    mutation("code_in_checkpoints", 7, "training/load.py", "training/test_load",
-            ('torch.load(path, map_location="cpu", weights_only=True)',
-              'torch.load(path, map_location="cpu", weights_only=False)')),
+    mutation("code_in_checkpoints", 7, "runs/torch_file.py", "training/test_load",
+            ("weights_only=True, mmap=mmap", "weights_only=False, mmap=mmap")),
     mutation("unreadable_checkpoint_unnoticed", 7, CHECKPOINTS, "callbacks/test_checkpoints",
             ("        if not self.checked:", "        if False:")),
     mutation("counters_averaged", 7, AVERAGING, "callbacks/test_averaging",

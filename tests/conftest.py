@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -68,6 +69,8 @@ def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("VISIONTUNE_LOGS", str(tmp_path_factory.mktemp("logs")))
         patch.setattr(Hydra, "get_mode", get_mode)
         patch.setattr(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # OmegaConf's; the same in C
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
         yield
 
 

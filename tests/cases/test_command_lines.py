@@ -163,7 +163,7 @@ def test_folders_work_as_typed(name: str, plan: Plan, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     outcome = plan("data=image_folder", f"data.root={name}")
     assert outcome.code == 0, outcome.err
-    assert "2 classes: cat, dog" in outcome.out and f"/{name}/TIME-ID" in outcome.out.splitlines()[-1]
+    assert "data: classification, 2 classes\n" in outcome.out and f"/{name}/TIME-ID" in outcome.out.splitlines()[-1]
 
 
 def test_runs_and_images_work_as_typed(run: RunDirectory, command: Command, tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ def test_evaluate_names_each_run(
     assert [path.name for path in tmp_path.iterdir()] == ["a (1)"]
     message = command("evaluate", "-m", f"run=a (1),{run.path}", f"output={tmp_path / 'o'}").message
     assert message.startswith(f"output={tmp_path / 'o'}: each job would overwrite the files of the one before; ")
-    message = command("evaluate", "-m", f"run={run.path}", "split=val,all,none").message
-    assert message.startswith("2 of 3 jobs are wrong, so none is started:\n  split=all: expected ")
+    message = command("evaluate", "-m", f"run={run.path}", "split=val,most,none").message
+    assert message.startswith("2 of 3 jobs are wrong, so none is started:\n  split=most: expected ")
 
 
 def test_plan_of_a_sweep_writes_nothing(plan: Plan, tmp_path: Path) -> None:

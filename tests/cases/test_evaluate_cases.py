@@ -94,6 +94,7 @@ def test_a_single_class_can_be_evaluated(run: RunDirectory, tiles: Path, command
     assert "split=all, not split=test" in command("evaluate", f"run={run.path}", "data_keys={images: photos}").message
 
 
+@pytest.mark.slow
 def test_a_table_with_other_classes_and_columns(train_once: TrainOnce, command: Command, tmp_path: Path) -> None:
     root = write_folders(tmp_path / "images", ["a"], 12).parent
     lines = [f"images/a/{i:02d}.png,{'cat' if i % 2 else 'dog'},{i},{i % 3}" for i in range(12)]

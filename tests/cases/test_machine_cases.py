@@ -96,6 +96,7 @@ def test_a_signal_before_the_training_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_a_signal_stops_the_sweep(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_call(FineTuner, "on_after_backward", 1, stop, monkeypatch)

@@ -146,6 +146,7 @@ def test_one_broken_batch_leaves_out_its_accumulation_window(
     assert state["global_step"] == 4 and all(v.isfinite().all() for v in state["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_a_run_with_skipped_steps_resumes_exactly(
     command: Command, tmp_path: Path, break_image: Callable[..., list[str]], no_report: None
 ) -> None:

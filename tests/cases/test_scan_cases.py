@@ -129,6 +129,7 @@ def test_a_name_that_is_not_unicode(tmp_path: Path, plan: Plan, command: Command
     assert r"caf\xe9.txt" in plan(*overrides).out
 
 
+@pytest.mark.slow
 def test_odd_names_come_back_equal(tmp_path: Path, command: Command) -> None:
     root = write_folders(tmp_path / "photos")
     for i, name in enumerate(ODD_NAMES):
@@ -305,6 +306,7 @@ def test_a_small_dev_shm(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_skipped_images_in_resumed_and_evaluated_runs(tmp_path: Path, command: Command, no_report: None) -> None:
     root = write_folders(tmp_path / "photos")
     good = (root / "cat" / "00.png").read_bytes()

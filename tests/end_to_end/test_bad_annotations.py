@@ -112,9 +112,9 @@ def replace(path: Path, old: str, new: str) -> None:
         ),
         pytest.param(
             "csv",
-            lambda root: replace(root / "table.csv", ",1,2.1", ",1,NaN"),
-            "table.csv:2: area 'NaN' is not a number: correct it, or leave it empty if it is unknown",
-            id="NaN in a table",
+            lambda root: replace(root / "table.csv", ",1,2.1", ",1,wide"),
+            "table.csv:2: area 'wide' is not a number: correct it, or leave it empty if it is unknown",
+            id="text in a table",
         ),
         pytest.param(
             "coco",

@@ -103,7 +103,8 @@ def test_files_that_are_no_images_are_left_out_and_listed(photos: Path, command:
         (photos / "sky" / name).write_bytes(b"\0")
     outcome = command("plan", *small, "data=image_folder", f"data.root={photos}")
     assert outcome.code == 0
-    assert "note: 2 files that are not images are left out: sky/.DS_Store, sky/Thumbs.db" in outcome.out.splitlines()
+    note = f"note: 2 hidden and system files and folders in {photos} are left out: sky/.DS_Store, sky/Thumbs.db"
+    assert note in outcome.out.splitlines()
 
 
 def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str], tmp_path: Path) -> None:
@@ -232,7 +233,10 @@ def test_a_directory_that_is_not_empty(command: Command, small: list[str], tmp_p
             ["predict", "run=RUN", "input=nowhere"],
             "input=nowhere does not exist: write the path of an image, a video or a folder",
         ),
-        (["evaluate", "run=RUN", "split=best"], "split=best: expected train, val or test, got text; write split=val"),
+        (
+            ["evaluate", "run=RUN", "split=best"],
+            "split=best: expected train, val, test or all, got text; write split=val",
+        ),
         (
             ["evaluate", "run=RUN", "checkpoint=first"],
             "first does not exist: write checkpoint=best, checkpoint=last or the",

@@ -21,19 +21,24 @@ VERBS: dict[str, type[Section]] = {
 }
 
 
+class MissingKey(UserError):
+    """A config has no value for a key."""
+
+
 def check(verb: str, cfg: DictConfig) -> DictConfig:
     """Resolve interpolations in a copy of `cfg` and convert each value to the type of its key (`epochs=1e1` is 10).
 
     Raises:
-        UserError: a value is missing, has the wrong type or is out of range.
+        MissingKey: a value is missing.
+        UserError: a value has the wrong type or is out of range.
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(_missing_message(verb, missing[0]))
+        raise MissingKey(_missing_message(verb, missing[0]))
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     model = VERBS[verb]
     for name, field in _fields(model).items():
         if name not in plain and _is_required(field.annotation):
-            raise UserError(_missing_message(verb, name))
+            raise MissingKey(_missing_message(verb, name))
     try:
         checked = model.model_validate(plain)
     except ValidationError as error:

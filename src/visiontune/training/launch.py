@@ -67,6 +67,8 @@ def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
                 _run_rank, (control, errors, os.getpid(), arguments), nprocs=ranks, join=False
             )
             processes += context.processes
+        if request := control.request():  # another thread of this process took the signal before they were known
+            stop(*request)
         try:
             failed = _join(processes, control)
         finally:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
-from visiontune.config.check import check
+from visiontune.config.check import MissingKey, check
 from visiontune.config.derive import derive
 from visiontune.errors import RunError, UserError, disk_full, first_line, shell_override, some
 from visiontune.models.finetuner import FineTuner
@@ -191,7 +191,7 @@ def explain_version_mismatch(run: RunDirectory) -> Iterator[None]:
     """Turn an error about a config that another version wrote into a UserError that names this version."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, MissingKey) as error:
         if written_by(run) in (None, __version__):
             raise
         raise version_mismatch(run, first_line(error)) from error
