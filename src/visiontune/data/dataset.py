@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from visiontune.data.batch import Batch
 from visiontune.data.cores import usable_cores
@@ -42,7 +41,7 @@ class VisionDataset(Dataset[dict[str, Any]]):
         self,
         samples: Sequence[Sample],
         root: Path | None,
-        transform: v2.Transform,
+        transform: Callable[..., Any],
         *,
         frame: Callable[[tuple[int, int]], Frame] | None = None,
         tasks: Sequence[str] = (),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visiontune.data.cores import usable_cores
 from visiontune.data.image_files import (
     BUDGET,
     BYTES_PER_PIXEL,
@@ -27,7 +28,7 @@ from visiontune.data.image_files import (
 from visiontune.data.pixels import Range, check_pixels, grey_values, image_pixels, is_deep, upright
 from visiontune.errors import UserError, printable
 
-AHEAD_BYTES = 384_000_000  # of images that `load_images` decodes ahead
+AHEAD_BYTES = 300_000_000  # of images that `load_images` decodes ahead
 AHEAD = 16  # images that it decodes ahead at most
 
 
@@ -111,7 +112,7 @@ def load_images(paths: Sequence[Path], decoder: Callable[[Path], Tensor] = load_
         except UserError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         ahead: deque[tuple[Future[Tensor | UserError], int]] = deque()
         try:
             for path in paths:

@@ -22,7 +22,8 @@ from visiontune.data.shared_memory import check_shared_memory, end_worker_withou
 from visiontune.signals import obey_parent
 
 OPEN_FILES = 65_536
-BATCH_BYTES = 256_000_000  # of original images in a batch of `image_loader`
+LARGE_IMAGE = 24_000_000  # bytes, 8 megapixels in color
+BATCH_BYTES = 128_000_000  # of original images in a batch of `image_loader`
 
 
 def to_network(batch: Batch) -> Batch:
@@ -96,9 +97,16 @@ class _NamedImages(IterableDataset[Batch]):
         if items:
             yield collate(items)
 
+    def _fit(self, image: Tensor, targets: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Transform a large image by channel: the transform resizes in float, in four times the memory."""
+        if image.numel() < LARGE_IMAGE:
+            return self.transform(image, targets)
+        channels = [self.transform(tv_tensors.Image(channel[None]), {})[0] for channel in image.as_subclass(Tensor)]
+        return torch.cat(channels), targets
+
     def _item(self, index: int, name: str, image: Tensor) -> dict[str, Any]:
         sample = Sample(name, targets={}, image=image)
-        dataset = VisionDataset([sample], None, self.transform, frame=self.frame, decoder=ImageDecoder(len(image)))
+        dataset = VisionDataset([sample], None, self._fit, frame=self.frame, decoder=ImageDecoder(len(image)))
         item = dataset[0] | {"index": index}
         return item | {"original_image": image} if self.original_images else item
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-STRIP = 1 << 22  # pixels that are converted at once; a whole image at once would need several copies of it
+STRIP = 1 << 20  # pixels that are converted at once; a whole image at once would need several copies of it
 FULL_RANGE = (0.0, 65535.0)
 Range = tuple[float, float]
 
