@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from miniatures import FORMATS
 from omegaconf import DictConfig, OmegaConf
 from real_layouts import LAYOUTS, write_pennfudan
-from running import NARROW, Command
+from running import NARROW, Command, mostly_slow
 
 from visiontune import train
 from visiontune.config.compose import config_dir, train_config
@@ -168,6 +168,7 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
 
 
 ALONE = ("data", "experiment", "heads", "hydra", "logger")  # groups whose options do not train together
+QUICK = [("data", name) for name in ("csv", "image_folder", "masks", "yolo")]
 EXCLUDED = {"strategy", "dense", "masks", "objects"}  # trials take long; digits have no targets for the others
 
 
@@ -175,7 +176,7 @@ EXCLUDED = {"strategy", "dense", "masks", "objects"}  # trials take long; digits
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        pytest.param(*option, marks=() if option[0] == "data" else pytest.mark.slow)
+        pytest.param(*option, marks=() if option in QUICK else pytest.mark.slow)
         for option in options(*TRAINED)
         if option[0] in ALONE or option[1] in EXCLUDED
     ],
@@ -204,7 +205,7 @@ def test_experiments_are_planned(name: str, command: Command, tiny: list[str], n
     assert outcome.code == 0 and "run directory: " in outcome.out, outcome.err
 
 
-@pytest.mark.parametrize("head", [*KINDS[:4], *KINDS[5:]])
+@pytest.mark.parametrize("head", mostly_slow([*KINDS[:4], *KINDS[5:]], "detection", "multilabel", "segmentation"))
 def test_heads_train(head: str, trained_on: Callable[[str], RunDirectory]) -> None:
     check_run(trained_on(head), "heads", head, [f"heads.{head}.{key}" for key in NARROW.get(head, [])], set())
 
@@ -236,7 +237,7 @@ def overridden_groups(groups: dict[str, list[str]]) -> set[tuple[str, int]]:
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("choices", option_combinations(), ids=" ".join)
+@pytest.mark.parametrize("choices", mostly_slow(option_combinations(), *option_combinations()[:4]), ids=" ".join)
 def test_options_train_together(choices: list[str], command: Command, tiny: list[str]) -> None:
     run = command("train", *[override for override in tiny if not override.startswith("trainer=")], *choices).run
     status = run.read_status()
@@ -286,9 +287,7 @@ def test_backbones_are_built(name: str, config: Config) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "lr" else pytest.mark.slow) for _, name in options("sweep")]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for _, name in options("sweep")])
 def test_sweeps_run(
     name: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ def split(text: str) -> list[str]:
 
 
 def commands() -> list[Any]:
-    """The command lines of pages and YAML comments, each once, as parameters of a test."""
+    """The command lines of pages and YAML comments, each once, as parameters; those of README.md are quick."""
     places: dict[tuple[str, ...], str] = {}
     for page in PAGES:
         for words in [*lines(page), *(split(text) for text in inline(page) if "..." not in text)]:
@@ -78,7 +78,11 @@ def commands() -> list[Any]:
                 places.setdefault(tuple(words[1:]), name(path))
             elif words[:2] == ["train", "-m"]:
                 places.setdefault(tuple(words), name(path))
-    return [pytest.param(words, id=f"{place}: {' '.join(words)}") for words, place in places.items() if words]
+    return [
+        pytest.param(words, id=f"{place}: {' '.join(words)}", marks=() if place == "README.md" else pytest.mark.slow)
+        for words, place in places.items()
+        if words
+    ]
 
 
 def comments(path: Path) -> list[str]:

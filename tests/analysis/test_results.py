@@ -6,6 +6,7 @@ from running import Command
 from visiontune.analysis import results
 
 
+@pytest.mark.slow
 def test_a_run_whose_report_fails_is_finished(
     command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_run_begins_at_its_probe(command: Command, tiny: list[str]) -> None:
     assert expected.val_accuracy > 0.3
 
 
+@pytest.mark.slow
 def test_without_a_probe_a_run_begins_at_chance(trained: Outcome, run: RunDirectory) -> None:
     assert run.read_config().probe is False  # auto: the backbone is random
     assert "probe of" not in trained.out

@@ -209,6 +209,7 @@ def test_evaluate_names_each_run(
     assert message.startswith("2 of 3 jobs are wrong, so none is started:\n  split=most: expected ")
 
 
+@pytest.mark.slow
 def test_plan_of_a_sweep_writes_nothing(plan: Plan, tmp_path: Path) -> None:
     outcome = plan("-m", "strategy=full,linear_probe", f"sweep_dir={tmp_path / 's'}")
     assert outcome.code == 0, outcome.err

@@ -160,6 +160,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(
     check_space(config(), train.build_model(config(), train.build_data(config()))[0], tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_report")
 def test_a_disk_that_fills(command: Command, uninterrupted: RunDirectory, tmp_path: Path) -> None:
     run, original = RunDirectory(tmp_path / "run"), files._sync

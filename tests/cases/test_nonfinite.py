@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from running import TINY, Command
+from running import TINY, Command, mostly_slow
 
 from visiontune.callbacks import Checkpoints, NonFinite, WeightAverage
 from visiontune.data import VisionData
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     assert "(32 samples)" in text
 
 
-@pytest.mark.parametrize("technique", ["ema", "[ema,sam]", "swa"])
+@pytest.mark.parametrize("technique", mostly_slow(["ema", "[ema,sam]", "swa"], "[ema,sam]"))
 def test_a_skipped_step_changes_nothing_but_the_schedule(
     technique: str,
     command: Command,

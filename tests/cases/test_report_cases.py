@@ -141,6 +141,7 @@ def test_what_fails_after_the_training_is_a_warning(command: Command, monkeypatc
     assert {path.name for path in outcome.run.report.iterdir()} == {"index.html", "curves.png"}
 
 
+@pytest.mark.slow
 def test_metrics_that_fail_on_the_test_split_leave_the_run_finished(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_metrics_that_fail_on_the_test_split_leave_the_run_finished(
     assert "test/classification/loss" in failed.out
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_completed(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

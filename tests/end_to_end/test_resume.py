@@ -79,7 +79,7 @@ def stop_at(step: int, how: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(owner, "on_train_batch_start", hook)
 
 
-@pytest.mark.parametrize("number", mostly_slow(range(len(CASES)), 2, 16), ids=list(CASES))
+@pytest.mark.parametrize("number", mostly_slow(range(len(CASES)), 2), ids=list(CASES))
 def test_resumed_equals_uninterrupted(
     number: int, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,8 +84,8 @@ def loader_of(data: VisionData, epoch: int) -> Any:
 @pytest.mark.parametrize(
     "task",
     [
-        "segmentation",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "detection", "multitask", "instances")),
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("segmentation", "dense", "detection", "multitask", "instances")
     ],
 )
 def test_targets_follow_the_views(

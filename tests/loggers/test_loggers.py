@@ -52,6 +52,7 @@ def train_in_parts(command: Command, arguments: list[str], folder: Path, patch: 
     return command("train", f"run={folder}").run
 
 
+@pytest.mark.slow
 def test_all_have_the_same_scalars_and_images_and_a_resumed_run_is_one_run(
     command: Command, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

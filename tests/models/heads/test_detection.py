@@ -194,7 +194,7 @@ def test_boxes_are_in_pixels_of_the_image() -> None:
     assert torch.equal(found["labels"], inside["labels"][seen])
 
 
-@pytest.mark.parametrize("detector", mostly_slow(DETECTORS, "fcos"))
+@pytest.mark.parametrize("detector", mostly_slow(DETECTORS))
 def test_eight_images_are_learned(detector: str) -> None:
     torch.manual_seed(0)
     backbone, _ = build("small_cnn", weights=None, widths=[16, 32, 64])
