@@ -2,15 +2,12 @@
 
 import gc
 import hashlib
-import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,10 +25,10 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from PIL import Image
-from running import NARROW, SCENES, SMALL, TINY, Command, Outcome, TrainOnce
+from running import NARROW, SCENES, SMALL, TINY, Command, Outcome, TrainOnce, run_command
 from torch.multiprocessing import start_processes
 
-from visiontune import cli, train
+from visiontune import train
 from visiontune.compression import measuring
 from visiontune.compression import small as small_step
 from visiontune.config.compose import train_config
@@ -84,20 +81,7 @@ def logs(isolated_session: None) -> Path:
 def command(isolated_session: None) -> Command:
     """`command("train", "seed=1")`: the real command line in this process."""
 
-    def run(*arguments: object) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        code: object = 0
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", ["visiontune", *map(str, arguments)])
-            patch.setenv("HYDRA_FULL_ERROR", "1")
-            try:
-                cli.main()
-            except SystemExit as leave:
-                code = leave.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    return run
+    return run_command
 
 
 @pytest.fixture(scope="session")
@@ -214,13 +198,6 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are forks of this process, which need not import torch again. Without forks if there is a GPU."""
     if not torch.cuda.is_available():
         monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="fork"))
-
-
-@pytest.fixture
-def fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks are forks of a process that has only imported everything: for slow tests, whose threads forbid `forked`."""
-    if not torch.cuda.is_available():
-        monkeypatch.setattr(torch.multiprocessing, "spawn", partial(start_processes, start_method="forkserver"))
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
-"""The outcome of a command, and overrides that keep a run short."""
+"""Run the command line in this process, and overrides that keep a run short."""
 
+import io
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from visiontune import cli
 from visiontune.runs import RunDirectory
 
 # A network of a few thousand parameters on images of 16 pixels.
@@ -70,6 +74,21 @@ class Outcome:
         assert self.err.startswith("error: ") and self.err.count("error: ") == 1 and self.err.endswith("\n")
         assert "Traceback" not in self.err + self.out and self.out == ""
         return self.err.removeprefix("error: ").removesuffix("\n")
+
+
+def run_command(*arguments: object) -> Outcome:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["visiontune", *map(str, arguments)])
+        patch.setenv("HYDRA_FULL_ERROR", "1")
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = leave.code or 0
+    assert isinstance(code, int)
+    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 Command = Callable[..., Outcome]

@@ -62,7 +62,7 @@ def database() -> Iterator[Database]:
 
 def audit(lock: Path, url: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """Run the command of the Makefile on another lock file."""
-    make = ["make", "-n", "-o", ".venv/.ready", "audit-deps", f"OSV_URL={url}"]
+    make = ["make", "-n", "--no-print-directory", "-o", ".venv/.ready", "audit-deps", f"OSV_URL={url}"]
     (line,) = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     program, *arguments = shlex.split(line)
     assert program == ".venv/bin/pip-audit" and "--strict" in arguments and "requirements.lock" in arguments

@@ -119,7 +119,7 @@ def test_lists(base: DictConfig, key: str, items: list[str]) -> None:
     except UserError:
         assert any(item.strip() in ("", "???") or set(item) & set("[]{}'\",\\$\x85") for item in items)
         return
-    if not any(set(item) & set("[]{}'\",$") for item in items):
+    if all(item.strip() for item in items) and not any(set(item) & set("[]{}'\",$") for item in items):
         assert value == [item.strip() for item in items]
 
 

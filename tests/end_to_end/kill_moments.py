@@ -47,18 +47,18 @@ def kill_after(owner: Any, name: str, number: int) -> None:
 def kill_while_saving(number: int) -> None:
     original, remaining = torch.save, [number]
 
-    def hook(value: Any, file: Any) -> None:
+    def hook(value: Any, file: Any, **options: Any) -> None:
         remaining[0] -= 1
         if remaining[0] == 0:
             content = io.BytesIO()
-            original(value, content)
+            original(value, content, **options)
             half = content.tell() // 2
             file.write(content.getvalue()[:half])
             file.flush()
             kill()
             file.write(content.getvalue()[half:])  # after a signal that does not kill
         else:
-            original(value, file)
+            original(value, file, **options)
 
     torch.save = hook
 

@@ -146,7 +146,6 @@ def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fork_server")
 def test_two_processes_resume_within_an_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
     """Each rank has its own BatchNorm statistics and losses."""
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max"))]
@@ -166,7 +165,9 @@ def test_two_processes_resume_within_an_epoch(command: Command, tiny: list[str],
 def test_another_name(tmp_path: Path) -> None:
     """`make rename` in a copy renames the package, the command, configs, docs and tests."""
     root, copy = config_dir().parent, tmp_path / "copy"
-    out = shutil.ignore_patterns(".*cache", ".venv", ".git", "logs", "__pycache__", "*.egg-info", "dist", "build")
+    out = shutil.ignore_patterns(
+        ".*cache", ".hypothesis", ".venv", ".git", "logs", "__pycache__", "*.egg-info", "dist", "build"
+    )
     shutil.copytree(root, copy, ignore=out)
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     bad = subprocess.run(["make", "rename", "NAME=Bird-Watch"], cwd=copy, capture_output=True, text=True)

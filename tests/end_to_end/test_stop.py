@@ -1,6 +1,6 @@
 """A run that SIGTERM or a full disk stops at any moment, and that is resumed, equals an uninterrupted run.
 
-The commands run in forks of the test process, which need not import torch again.
+The commands run in processes of a fork server, which need not import torch again. They inherit no threads.
 """
 
 import ctypes
@@ -11,16 +11,18 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import kill_moments
 import pytest
 import torch
 from alike import check_results, check_training
 from kill_moments import MOMENTS
-from running import Command, Outcome
+from killing import CONTEXT
+from running import Command, Outcome, run_command
 from test_kill import BASE, OFTEN, SETTINGS
+from torch.multiprocessing import start_processes
 
 from visiontune import train
 from visiontune.runs import RunDirectory
@@ -35,7 +37,7 @@ RANKS = [
     "strategy=gradual_unfreeze",
     "trainer.accumulate_grad_batches=3",
 ]
-STOPS_OF_RANKS = [("batch", 9, 0), ("step", 5, 1), ("validation", 20, 1), ("saving", 2, 0)]
+STOPS_OF_RANKS = [("batch", 9, 0), ("step", 5, 1), ("validation", 20, 1), ("epoch", 3, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +55,37 @@ def uninterrupted(command: Command, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def forked_command(command: Command, tmp_path: Path) -> Callable[..., Outcome]:
-    """`forked_command(prepare, "train", ...)`: a command in a fork of this process, after `prepare()`.
+def forked_command(tmp_path: Path) -> Callable[..., Outcome]:
+    """`forked_command(prepare, "train", ...)`: a command in a process of the fork server, after `prepare()`.
 
     Checks that it leaves no process.
     """
 
     def run(prepare: Callable[[], object], *arguments: object) -> Outcome:
-        def work() -> None:
-            os.setsid()
-            signal.alarm(120)
-            prepare()
-            outcome = command(*arguments)
-            (tmp_path / "out").write_text(outcome.out)
-            (tmp_path / "err").write_text(outcome.err)
-            os._exit(outcome.code)
-
-        process = multiprocessing.get_context("fork").Process(target=work)
+        process = CONTEXT.Process(target=work, args=(prepare, arguments, tmp_path))
         process.start()
         process.join()
         assert processes_of_group(process.pid) == []
         return Outcome(process.exitcode or 0, (tmp_path / "out").read_text(), (tmp_path / "err").read_text())
 
     return run
+
+
+def work(prepare: Callable[[], object], arguments: tuple[object, ...], folder: Path) -> None:
+    os.setsid()
+    signal.alarm(120)
+    use_forks()
+    prepare()
+    outcome = run_command(*arguments)
+    (folder / "out").write_text(outcome.out)
+    (folder / "err").write_text(outcome.err)
+    os._exit(outcome.code)
+
+
+def use_forks() -> None:
+    """Data-loader workers and ranks are forks, although this process comes from a fork server."""
+    multiprocessing.set_start_method("fork", force=True)
+    torch.multiprocessing.spawn = partial(start_processes, start_method="fork")  # type: ignore[assignment]
 
 
 def processes_of_group(group: int | None) -> list[str]:
@@ -100,11 +110,9 @@ def signal_parent() -> None:
     os.kill(os.getppid(), signal.SIGTERM)
 
 
-def send_sigterm(monkeypatch: pytest.MonkeyPatch, moment: str, count: int, target: Callable[[], None]) -> None:
+def send_sigterm(moment: str, count: int, target: Callable[[], None]) -> None:
     """Call `target` when the moment occurs for the `count`-th time."""
-    monkeypatch.setattr(kill_moments, "kill", target)
-    for owner, name in ((torch, "save"), (Path, "replace")):  # the moment replaces them
-        monkeypatch.setattr(owner, name, getattr(owner, name))
+    kill_moments.kill = target
     MOMENTS[moment](count)
 
 
@@ -120,10 +128,9 @@ def test_a_stopped_run_resumes_exactly(
     tmp_path: Path,
 ) -> None:
     whole = uninterrupted(setting)
-    with pytest.MonkeyPatch.context() as patch:
-        # The data-loader workers get the signal as well, as under Slurm.
-        prepare = lambda: send_sigterm(patch, moment, count, signal_group)  # noqa: E731
-        outcome = forked_command(prepare, "train", *BASE, *SETTINGS[setting].split(), f"run_dir={tmp_path / 'run'}")
+    # The data-loader workers get the signal as well, as under Slurm.
+    prepare = partial(send_sigterm, moment, count, signal_group)
+    outcome = forked_command(prepare, "train", *BASE, *SETTINGS[setting].split(), f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n", outcome
     run = RunDirectory.open(tmp_path / "run")
     assert run.read_status()["status"] == "interrupted"
@@ -135,43 +142,42 @@ def test_a_stopped_run_resumes_exactly(
 
 
 @pytest.fixture(scope="module")
-def two_ranks(command: Command, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return command("train", *BASE, *RANKS, f"run_dir={tmp_path_factory.mktemp('two') / 'run'}").run
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("two")
+    process = CONTEXT.Process(target=work, args=(int, ("train", *BASE, *RANKS, f"run_dir={folder / 'run'}"), folder))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (folder / "err").read_text()
+    return RunDirectory.open(folder / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("moment", "count", "rank"), STOPS_OF_RANKS)
 def test_two_stopped_ranks_resume_exactly(
     moment: str,
     count: int,
     rank: int,
     forked_command: Callable[..., Outcome],
-    command: Command,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     whole: RunDirectory = request.getfixturevalue("two_ranks")
 
-    with pytest.MonkeyPatch.context() as patch:
-        prepare = lambda: send_sigterm(patch, moment, count, signal_parent)  # noqa: E731
-        outcome = forked_command(prepare, "train", *BASE, *RANKS, f"run_dir={tmp_path / 'run'}")
+    prepare = partial(send_sigterm, moment, count, signal_parent)
+    outcome = forked_command(prepare, "train", *BASE, *RANKS, f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n", outcome
     run = RunDirectory.open(tmp_path / "run")
     assert run.read_status()["status"] == "interrupted"
     last = torch.load(run.checkpoint("last"), weights_only=True)
     assert len(last["exact_resume"]["ranks"]) == 2
-    assert command("train", f"run={run.path}").code == 0
+    assert forked_command(int, "train", f"run={run.path}").code == 0
     check_training(whole, run)
 
 
 @pytest.mark.slow
 def test_a_stopped_sweep(forked_command: Callable[..., Outcome], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        prepare = lambda: send_sigterm(patch, "batch", 20, signal_group)  # noqa: E731
-        outcome = forked_command(
-            prepare, "train", "-m", *BASE, *SETTINGS[2].split(), "seed=1,2,3", f"sweep_dir={tmp_path}"
-        )
+    prepare = partial(send_sigterm, "batch", 20, signal_group)
+    outcome = forked_command(prepare, "train", "-m", *BASE, *SETTINGS[2].split(), "seed=1,2,3", f"sweep_dir={tmp_path}")
     assert outcome.code == 143
     statuses = [RunDirectory.open(tmp_path / name).read_status()["status"] for name in ("000", "001")]
     assert statuses == ["finished", "interrupted"] and not (tmp_path / "002").exists()
@@ -191,34 +197,34 @@ def can_mount() -> bool:
 def test_a_disk_that_fills(
     kilobytes: int,
     uninterrupted: Callable[[int], RunDirectory],
-    command: Command,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a disk of a mount namespace, which grows before the run is resumed."""
     whole = uninterrupted(1)
-    monkeypatch.setattr(train, "check_space", lambda *_: None)  # else it would refuse to start
     (tmp_path / "disk").mkdir()
-
-    def work() -> None:
-        ctypes.CDLL(None).unshare(CLONE_NEWNS)
-        mount("--make-rprivate", "/")
-        mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(tmp_path / "disk"))
-        run = RunDirectory(tmp_path / "disk" / "run")
-        outcome = command("train", *BASE, *SETTINGS[1].split(), f"run_dir={run.path}")
-        assert outcome.code == 1, outcome
-        assert outcome.err.count("\n") == 1 and "could not be written: No space left on device. Free" in outcome.err
-        assert "Traceback" not in outcome.out and outcome.err.endswith(f"visiontune train run={run.path}\n")
-        assert run.read_status()["status"] == "failed"
-        assert [path.name for path in run.path.rglob(".*")] == [".claim"]
-        mount("-o", "remount,size=100m", str(tmp_path / "disk"))
-        outcome = command("train", f"run={run.path}")
-        assert outcome.code == 0, outcome
-        shutil.copytree(run.path, tmp_path / "run")
-
-    process: Any = multiprocessing.get_context("fork").Process(target=work)
+    process = CONTEXT.Process(target=fill_disk, args=(kilobytes, tmp_path))
     process.start()
     process.join()
     assert process.exitcode == 0
     check_training(whole, RunDirectory.open(tmp_path / "run"))
     check_results(whole, RunDirectory.open(tmp_path / "run"))
+
+
+def fill_disk(kilobytes: int, folder: Path) -> None:
+    """Train on a new disk of this size until it is full, make it larger and resume; copy the run to `folder`."""
+    use_forks()
+    train.check_space = lambda *_: None  # else it would refuse to start
+    ctypes.CDLL(None).unshare(CLONE_NEWNS)
+    mount("--make-rprivate", "/")
+    mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder / "disk"))
+    run = RunDirectory(folder / "disk" / "run")
+    outcome = run_command("train", *BASE, *SETTINGS[1].split(), f"run_dir={run.path}")
+    assert outcome.code == 1, outcome
+    assert outcome.err.count("\n") == 1 and "could not be written: No space left on device. Free" in outcome.err
+    assert "Traceback" not in outcome.out and outcome.err.endswith(f"visiontune train run={run.path}\n")
+    assert run.read_status()["status"] == "failed"
+    assert [path.name for path in run.path.rglob(".*")] == [".claim"]
+    mount("-o", "remount,size=100m", str(folder / "disk"))
+    outcome = run_command("train", f"run={run.path}")
+    assert outcome.code == 0, outcome
+    shutil.copytree(run.path, folder / "run")

@@ -255,11 +255,14 @@ def add_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "sky" / "07.png").unlink(), "1 images of this run no longer exist: sky/07.png"),
+        (
+            lambda root: (root / "sky" / "07.png").unlink(),
+            "1 images of this run no longer exist, or cannot be read: sky/07.png",
+        ),
         (lambda root: paint(root / "sky" / "07.png"), "1 images have changed since this run started: sky/07.png"),
         (add, "1 images are new since this run started: sky/new.png. Remove them, or start a new run from"),
         (add_class, "20 images are new since this run started: apple/"),
-        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run no longer exist: sky/"),
+        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run no longer exist, or cannot be read: sky/"),
     ],
     ids=["missing image", "other content", "new image", "new class", "missing class"],
 )
