@@ -1,6 +1,8 @@
 """Run the command line in this process, and overrides that keep a run short."""
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,6 +32,11 @@ NARROW = {
     "detection": ["score_threshold=0.01", "channels=64"],
     "instances": ["score_threshold=0.01", "channels=32", "hidden=32", "proposals=50", "samples=16"],
 }
+
+
+def can_mount() -> bool:
+    """Whether this process may mount a small disk; that needs root with CAP_SYS_ADMIN, which containers often lack."""
+    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
 
 def mostly_slow(values: Iterable[Any], *quick: object) -> list[Any]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from inputs import write_coco, write_folders, write_image, write_masks, write_yolo
 from PIL import Image
-from running import SMALL, Command, Outcome
+from running import SMALL, Command, Outcome, can_mount
 
 from visiontune.data import shared_memory
 from visiontune.data.cores import usable_cores
@@ -289,7 +289,7 @@ def test_errors_of_workers_say_what_to_do(text: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount namespace")
+@pytest.mark.skipif(not can_mount(), reason="mounting a small /dev/shm needs root and CAP_SYS_ADMIN")
 def test_a_small_dev_shm(tmp_path: Path) -> None:
     root = write_masks(tmp_path / "data", count=40)
     train = " ".join(

@@ -1,4 +1,4 @@
-"""Run `visiontune` in a process that kills itself, forked from a process that has imported everything already.
+"""Run `visiontune`, which may kill itself, in a fork of a process that has only imported everything.
 
 A new interpreter would import for six seconds, and a fork of the test process would inherit its threads.
 """
@@ -21,14 +21,23 @@ def run_killed(moment: str, number: int, arguments: Sequence[str], output: Path)
     Returns:
         The exit code: -9 if the process was killed, otherwise that of the command.
     """
-    process = CONTEXT.Process(target=_run, args=(moment, number, list(arguments), output))
+    return _run(output, arguments, (moment, number))
+
+
+def run_forked(arguments: Sequence[str], output: Path) -> int:
+    """Run `visiontune ARGUMENTS` in a process; return its exit code. `output` gets what it prints."""
+    return _run(output, arguments)
+
+
+def _run(output: Path, arguments: Sequence[str], kill_at: tuple[str, int] | None = None) -> int:
+    process = CONTEXT.Process(target=_work, args=(output, list(arguments), kill_at))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _run(moment: str, number: int, arguments: list[str], output: Path) -> None:
+def _work(output: Path, arguments: list[str], kill_at: tuple[str, int] | None) -> None:
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -37,6 +46,8 @@ def _run(moment: str, number: int, arguments: list[str], output: Path) -> None:
     from visiontune.cli import main
 
     multiprocessing.set_start_method("fork", force=True)  # for data-loader workers, as in a new process
-    MOMENTS[moment](number)
+    if kill_at is not None:
+        moment, number = kill_at
+        MOMENTS[moment](number)
     sys.argv = ["visiontune", *arguments]
     main()

@@ -20,7 +20,7 @@ import torch
 from alike import check_results, check_training
 from kill_moments import MOMENTS
 from killing import CONTEXT
-from running import Command, Outcome, run_command
+from running import Command, Outcome, can_mount, run_command
 from test_kill import BASE, OFTEN, SETTINGS
 from torch.multiprocessing import start_processes
 
@@ -185,10 +185,6 @@ def test_a_stopped_sweep(forked_command: Callable[..., Outcome], tmp_path: Path)
 
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
-
-
-def can_mount() -> bool:
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class Checkpoints(Checkpoint):
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if self.stopped_before == trainer.max_epochs:  # it stopped early; only a resume with more epochs trains again
             trainer.should_stop = True
-        # Lightning has just registered a handler of its own, which would stop the training without a checkpoint. Ranks
+        # Lightning has just registered another handler, which would stop the training without a checkpoint. Ranks
         # that nobody controls would stop before different batches, and wait for each other.
         if trainer.world_size == 1 or signals.is_controlled():
             self.handlers = signals.install()

@@ -73,7 +73,7 @@ def build_evaluation_data(
     seed: int = 0,
     allow_download: bool = True,
 ) -> VisionData:
-    """All samples of a labelled data set as one split, `all`, for a trained model. Its own splits are ignored.
+    """All samples of a labelled data set as one split, `all`, for a trained model; splits in the data are ignored.
 
     Args:
         data: the group `data` of the run, with the keys that are different.

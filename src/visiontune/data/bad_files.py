@@ -22,7 +22,7 @@ class BadFiles:
         self.problems: dict[str, str] = {}  # path -> reason
 
     def record(self, root: Path, problems: Mapping[str, str]) -> None:
-        """Record files under `root`, given as path -> reason.
+        """Record files under `root`: path -> reason.
 
         Raises:
             UserError: there are some and the policy is `error`; lists the first ten.

@@ -28,7 +28,7 @@ MEMORY_FACTORS = {"WEBP": 3, "AVIF": 2, "HEIF": 2, "TIFF": 1.5}
 PROGRESSIVE_FACTOR = 2
 BUDGET = MemoryBudget(1_000_000_000)  # of all images that this process decodes at the same time
 
-# `open_image` has a limit of its own, which the user can set.
+# `open_image` checks the size instead, with a limit that the user can set.
 Image.MAX_IMAGE_PIXELS = None
 
 

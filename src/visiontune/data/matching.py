@@ -89,11 +89,11 @@ def _numbers(
         for name, match, is_present in zip(other.classes, matches, occurs, strict=True)
         if is_present and match is not None and normalized(match) not in own_numbers
     ]
-    ours = some(info.classes, 20)
+    known = some(info.classes, 20)
     if unknown:
         example = f"classes={{{unknown[0]}: {info.classes[0]}}}"
         raise UserError(
-            f"{task}: the run does not know these classes of the data: {some(unknown, 20)}; it knows {ours}. Write "
+            f"{task}: the run does not know these classes of the data: {some(unknown, 20)}; it knows {known}. Write "
             f"which of them they are, such as '{example}', or leave out their labels: 'classes={{{unknown[0]}: null}}'"
         )
     numbers = tuple(None if match is None else own_numbers.get(normalized(match)) for match in matches)
@@ -101,7 +101,7 @@ def _numbers(
         missing = [name for number, name in enumerate(info.classes) if number not in numbers]
         used = [number for number in numbers if number is not None]
         if (missing and not kind.names_classes) or len(set(used)) < len(used):
-            raise UserError(f"{task}: the data has {some(other.classes, 20)}, and the run needs each of {ours} once")
+            raise UserError(f"{task}: the data has {some(other.classes, 20)}, and the run needs each of {known} once")
     return numbers, {name: counts[i] for i, name in enumerate(other.classes) if matches[i] is None}
 
 
