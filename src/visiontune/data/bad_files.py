@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from visiontune.data.text import is_unicode
 from visiontune.errors import UserError, listed, printable, some
 
 POLICIES = ("error", "skip")
@@ -46,17 +47,9 @@ class BadFiles:
 
 def check_names(root: Path, paths: Iterable[str]) -> None:
     """Raises UserError if a path is not UTF-8, since no table could name it."""
-    bad = [printable(path) for path in paths if not path.isascii() and not _is_unicode(path)]
+    bad = [printable(path) for path in paths if not is_unicode(path)]
     if bad:
         raise UserError(
             f"{len(bad)} file names under {root} are not UTF-8; rename them, such as with `convmv -f latin1 -t utf8`:"
             f"{listed(sorted(bad))}"
         )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
