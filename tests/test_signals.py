@@ -119,7 +119,7 @@ def test_a_data_loader_worker_obeys_only_its_parent() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        signals.obey_parent(0)
+        signals.obey_parent()
         for number in SIGNALS:
             os.kill(os.getpid(), number)
         while signal.sigpending():  # standard signals do not queue

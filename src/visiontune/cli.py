@@ -157,6 +157,15 @@ def main() -> None:
         sys.exit(128 + interruption.number)
 
 
+def _describe(error: Exception) -> str:
+    """The message for an error that is not about the config or the data."""
+    if isinstance(error, RunError):
+        return str(error)
+    if full := disk_full(error):
+        return f"{full.filename or 'a file'} could not be written: {full.strerror}. Free some space"
+    return f"{type(error).__name__}: {error} (debug=true shows where)"
+
+
 def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -198,9 +207,5 @@ def _main() -> None:
         if debug:
             traceback.print_exc()
         message = explain(error, verb, overrides, config_dir())
-        where = f"{type(error).__name__}: {error} (debug=true shows where)"
-        other = str(error) if isinstance(error, RunError) else where
-        if (full := disk_full(error)) and not isinstance(error, RunError):
-            other = f"{full.filename or 'a file'} could not be written: {full.strerror}. Free some space"
-        print(f"error: {message or other}", file=sys.stderr)
+        print(f"error: {message or _describe(error)}", file=sys.stderr)
         sys.exit(2 if message else 1)

@@ -11,7 +11,7 @@ from visiontune.compression.measuring import measure
 from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
 from visiontune.config.derive import derive
-from visiontune.errors import UserError, shell_override
+from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.links import check_links
@@ -20,14 +20,13 @@ from visiontune.runs.output import check_output
 from visiontune.runs.reading import read_yaml
 from visiontune.training.build import build_data, make
 from visiontune.training.load import open_run
+from visiontune.training.resume import resume_command
 
 
 def main(cfg: DictConfig) -> Path:
     run, run_cfg = open_run(cfg.run, cfg.trust, loggers=True)
     if (status := run.read_status()["status"]) != "finished":
-        raise UserError(
-            f"{run.path} is {status}: finish it first with visiontune train {shell_override('run', run.path)}"
-        )
+        raise UserError(f"{run.path} is {status}: finish it first with {resume_command(run)}")
     name = HydraConfig.get().runtime.choices["recipe"]
     output = Path(cfg.output).expanduser().resolve() if cfg.output else run.path / "compressed" / name
     if output == run.path or (run.path in output.parents and run.path / "compressed" not in output.parents):

@@ -50,6 +50,11 @@ def printable(text: object) -> str:
         return str(text).encode("utf-8", "backslashreplace").decode()
 
 
+def pluralize(count: int, singular: str, plural: str) -> str:
+    """`1 image is` or `2 images are`."""
+    return f"{count} {singular if count == 1 else plural}"
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first `most` names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
@@ -60,13 +65,17 @@ def shell_override(key: str, value: object) -> str:
     return f"{key}={shlex.quote(str(value))}"
 
 
-def disk_full(error: BaseException) -> OSError | None:
-    """The error of a write to a full disk or beyond a quota among `error` and its causes."""
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, the one that it was raised from or in the handling of, and so on."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return link
         links.append(link)
         link = link.__cause__ or link.__context__
-    return None
+    return links
+
+
+def disk_full(error: BaseException) -> OSError | None:
+    """The error of a write to a full disk or beyond a quota among the causes of `error`."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return next((link for link in causes(error) if isinstance(link, OSError) and link.errno in full), None)

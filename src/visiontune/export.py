@@ -15,6 +15,7 @@ from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
 from visiontune.training.build import build_data
 from visiontune.training.load import open_run
+from visiontune.training.resume import resume_command
 
 
 def main(cfg: DictConfig) -> Path:
@@ -25,12 +26,8 @@ def main(cfg: DictConfig) -> Path:
             f"the model of {run.path} is already an exported file: copy {run.exports}, or export the run that it was "
             f"compressed from with {shell_override('run', run_cfg.compressed_from)}"
         )
-    if cfg.checkpoint is None and not run.finished:
-        raise UserError(
-            f"{run.path} is {run.read_status()['status']}: resume it with visiontune train "
-            f"{shell_override('run', run.path)}, or write "
-            "checkpoint=best"
-        )
+    if cfg.checkpoint is None and (status := run.read_status()["status"]) != "finished":
+        raise UserError(f"{run.path} is {status}: resume it with {resume_command(run)}, or write checkpoint=best")
     if cfg.output is None and not cfg.trust:
         check_links(run.path, run.exports)
     output = check_output(Path(cfg.output) if cfg.output else run.exports)

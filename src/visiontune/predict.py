@@ -18,7 +18,7 @@ from visiontune.data.images import ImageDecoder
 from visiontune.data.inputs import open_input
 from visiontune.data.video import VideoWriter
 from visiontune.deployment.files import open_exported, run_through
-from visiontune.errors import RunError, UserError, listed, printable
+from visiontune.errors import RunError, UserError, listed, pluralize, printable
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.interfaces import require
 from visiontune.models.heads.overlays import side_by_side
@@ -149,11 +149,7 @@ def main(cfg: DictConfig) -> Path:
     print(output)
     if source.problems:
         raise RunError(
-            f"{_files(len(source.problems))} cannot be read; the predictions of the others are in "
+            f"{pluralize(len(source.problems), 'file', 'files')} cannot be read; the predictions of the others are in "
             f"{output / 'predictions.csv'}. Repair or remove:{listed(source.problems)}"
         )
     return output
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"

@@ -189,7 +189,7 @@ def _handle(number: int, frame: Any) -> None:
         raise _interruption()
 
 
-def obey_parent(worker: int) -> None:
+def obey_parent() -> None:
     """In a data-loader worker: only the signals of its parent count, which loads batches until the training stops."""
     for number in SIGNALS:
         if number != signal.SIGTERM:

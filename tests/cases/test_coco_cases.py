@@ -154,7 +154,7 @@ def test_the_root_category_of_labelling_tools(load: Callable[..., Source]) -> No
 def test_images_listed_twice(load: Callable[..., Source]) -> None:
     source = load(lambda document: document["images"].append(dict(document["images"][3])))
     assert len(source.samples) == 10 and boxes(source) == [BOX] * 10
-    assert source.notes == ["1 images are listed twice in b.json: they are used once"]
+    assert source.notes == ["1 image is listed twice in b.json, and used once"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_bad_images_are_left_out_on_request(tmp_path: Path) -> None:
 def test_images_outside_the_root_are_noted(load: Callable[..., Source], tmp_path: Path) -> None:
     outside = write_image(tmp_path / "outside.jpg")
     source = load(lambda document: document["images"][0].update(file_name=str(outside)))
-    assert f"1 images of b.json are outside the data folder: {outside}" in source.notes
+    assert f"1 image of b.json outside the data folder: {outside}" in source.notes
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_the_plan(plan: Callable[..., Outcome], tmp_path: Path) -> None:
     (root / "a.json").write_text(json.dumps(document))
     outcome = plan(*data, f"data.root={root}")
     assert (
-        "note: 1 images have more objects than the 100 that heads.detection predicts in an image, up to 300: write "
+        "note: 1 image has more objects than the 100 that heads.detection predicts in an image, up to 300: write "
         "heads.detection.max_detections=300" in outcome.out.splitlines()
     )
     assert "note" not in plan(*data, f"data.root={root}", "heads.detection.max_detections=300").out

@@ -100,7 +100,7 @@ def test_each_image_once_whatever_the_links(root: Path, links: dict[str, str]) -
         os.symlink(target, root / link)
     source = image_folder.read(root)
     assert classes(source) == expected
-    assert len(source.notes) == 1 and "links" in source.notes[0]
+    assert len(source.notes) == 1 and "link" in source.notes[0]
     assert all(link in source.notes[0] for link in links)
 
 
@@ -167,7 +167,9 @@ def test_an_image_linked_twice_in_a_class_counts_once(root: Path, tmp_path: Path
     os.link(root / "cat/00.png", root / "cat/hard.png")  # a file as any other
     source = image_folder.read(root)
     assert "cat/x.png" in paths(source) and "cat/y.png" not in paths(source) and "cat/hard.png" in paths(source)
-    assert len(source.samples) == 8 and source.notes[0].startswith(f"1 links in {root} are left out")
+    assert len(source.samples) == 8 and source.notes[0].startswith(
+        f"1 link that repeats a file or folder in {root} is left out"
+    )
 
 
 def test_a_class_whose_images_are_in_another_one(root: Path) -> None:
@@ -181,7 +183,7 @@ def test_special_files_and_unreadable_folders(root: Path, monkeypatch: pytest.Mo
     os.mkfifo(root / "cat/pipe.png")
     result = walk(root)
     assert len(result.files) == 6
-    assert result.notes == [f"1 pipes, sockets and devices in {root} are left out: cat/pipe.png"]
+    assert result.notes == [f"1 pipe, socket or device in {root} is left out: cat/pipe.png"]
     scan = os.scandir
 
     def refuse(path: str) -> object:
@@ -246,7 +248,7 @@ def test_hidden_files_and_links_in_every_reader(name: str, tmp_path: Path) -> No
     source = read(root)
     assert paths(source) == paths(expected) and source.schema == expected.schema
     assert [note.split()[1] for note in source.notes].count("hidden") == len([f for f in folders if "labels" not in f])
-    assert any("links" in note for note in source.notes)
+    assert any("link" in note for note in source.notes)
     os.symlink(root, tmp_path / "linked")
     assert paths(read(tmp_path / "linked")) == paths(expected)
 
@@ -319,4 +321,4 @@ def test_the_plan_says_what_is_left_out(tmp_path: Path, plan: Callable[..., Outc
     images = next(line.split()[1:] for line in out.splitlines() if line.strip().startswith("images"))
     assert sum(map(int, images)) == 24
     assert out.count("hidden and system files and folders") == out.count("cat/.ipynb_checkpoints, dog/@eaDir") == 1
-    assert out.count("1 links in") == 1 and ": cat/all\n" in out
+    assert out.count("1 link that repeats") == 1 and ": cat/all\n" in out

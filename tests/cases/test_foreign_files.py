@@ -94,7 +94,7 @@ def test_splits_of_another_form(text: str, tmp_path: Path) -> None:
 def test_paths_in_splits_are_only_compared(copy: RunDirectory, command: Command) -> None:
     copy.splits.write_text("path,split,content\n../../etc/passwd,val,x\n/etc/passwd,val,x\n")
     message = command("evaluate", f"run={copy.path}", "split=val").message
-    assert message.startswith("2 images of this run no longer exist") and message.endswith(
+    assert message.startswith("2 images of this run cannot be found or read") and message.endswith(
         ": ../../etc/passwd, /etc/passwd"
     )
 

@@ -24,28 +24,12 @@ from visiontune.errors import UserError
 pytestmark = pytest.mark.slow
 
 TEXT_KEYS = (
-    "name",
-    "note",
-    "run_dir",
-    "data.root",
-    "data.table",
-    "data.label",
-    "paths.logs",
-    "weights_from",
-    "monitor",
-)
+    "name", "note", "run_dir", "data.root", "data.table", "data.label", "paths.logs", "weights_from", "monitor",
+)  # fmt: skip
 LIST_KEYS = ("tags", "data.classes", "data.labels")
 OTHER_KEYS = (
-    "seed",
-    "epochs",
-    "optimizer.lr",
-    "test",
-    "data.image_size",
-    "data.batch_size",
-    "data.cache",
-    "l1",
-    "probe",
-)
+    "seed", "epochs", "optimizer.lr", "test", "data.image_size", "data.batch_size", "data.cache", "l1", "probe",
+)  # fmt: skip
 # What an argument can hold: all but NUL. Lone surrogates are bytes that are not UTF-8.
 SPECIAL = st.sampled_from(list("'\"\\[]{}()$,:=#%~!&;|*?<>@ \t\n\r\u00a0\u2028\ufeff\U0001f600eE0123456789.-+_"))
 CHARACTERS = st.characters(exclude_characters="\0", codec="utf-8")

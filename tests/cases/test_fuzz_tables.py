@@ -17,40 +17,12 @@ from visiontune.errors import UserError
 COUNT = 500
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "latin-1")
 PIECES = (
-    *(
-        b"\0",
-        b'"',
-        b'""',
-        b",",
-        b";",
-        b"\t",
-        b"\r",
-        b"\n",
-        b"\n\n",
-        b"sep=;\n",
-        b"nan",
-        b"None",
-        b"1,5",
-        b"1e400",
-        b"inf",
-    ),
-    *(b"\xff\xfe", b"\xe9", b"\xed\xb3\xa9", b"../", b"/etc/", b"C:\\", b"~/", b"/" * 300, b"9" * 5000, b"a" * 70_000),
-)
+    b"\0", b'"', b'""', b",", b";", b"\t", b"\r", b"\n", b"\n\n", b"sep=;\n", b"nan", b"None", b"1,5", b"1e400", b"inf",
+    b"\xff\xfe", b"\xe9", b"\xed\xb3\xa9", b"../", b"/etc/", b"C:\\", b"~/", b"/" * 300, b"9" * 5000, b"a" * 70_000,
+)  # fmt: skip
 NAMES = (
-    "cat",
-    "Caf\u00e9",
-    "Cafe\u0301",
-    "$x_1",
-    "a b",
-    "nan",
-    "0",
-    "-",
-    "..x",
-    "x" * 200,
-    "\u202e",
-    "caf\udce9",
-    "*?[",
-)
+    "cat", "Caf\u00e9", "Cafe\u0301", "$x_1", "a b", "nan", "0", "-", "..x", "x" * 200, "\u202e", "caf\udce9", "*?[",
+)  # fmt: skip
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:

@@ -48,7 +48,7 @@ def test_masks_with_a_suffix_beside_their_images(root: Path) -> None:
         path.rename(root / "images" / path.name)
     write_image(root / "images/photo.png")
     source = masks.read(root, "images", "images", classes=["a", "b"], suffix="_mask")
-    assert len(source.samples) == 10 and source.notes == ["1 images without a mask are left out: images/photo.png"]
+    assert len(source.samples) == 10 and source.notes == ["1 image without a mask is left out: images/photo.png"]
     assert len(instance_masks.read(root, "images", "images", suffix="_mask", classes=["a"]).samples) == 10
     assert "are the same folder" in refused(lambda: instance_masks.read(root, "images", "images/", classes=["a"]))
 

@@ -134,7 +134,7 @@ def test_heic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(HEIC, tmp_path / "a.HEIC")
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     message = r"HEIC needs pi-heif, an extra of this package: pip install 'visiontune\[heic\]'"
-    with pytest.raises(UserError, match=rf"1 images are HEIC, such as a.HEIC. {message}"):
+    with pytest.raises(UserError, match=rf"1 image is HEIC, such as a.HEIC. {message}"):
         open_input(tmp_path, ImageDecoder(), tmp_path.parent / "out")
     with pytest.raises(UserError, match=message):
         load_image(tmp_path / "phone.jpg")

@@ -87,10 +87,10 @@ def test_another_file_of_the_same_size_and_time_is_read(tmp_path: Path, replace:
         return file.read_text()
 
     for _ in range(2):
-        assert scan(tmp_path, ["a/1.txt"], read_text, "test", cache_dir=tmp_path / "cache") == {"a/1.txt": "old"}
+        assert scan(tmp_path, ["a/1.txt"], read_text, "test") == {"a/1.txt": "old"}
     assert reads == ["1.txt"]
     replace(path, other)
-    assert scan(tmp_path, ["a/1.txt"], read_text, "test", cache_dir=tmp_path / "cache") == {"a/1.txt": "new"}
+    assert scan(tmp_path, ["a/1.txt"], read_text, "test") == {"a/1.txt": "new"}
 
 
 def test_an_interrupted_scan_keeps_what_it_has_read(tmp_path: Path) -> None:
@@ -106,11 +106,9 @@ def test_an_interrupted_scan_keeps_what_it_has_read(tmp_path: Path) -> None:
         return file.name
 
     with pytest.raises(KeyboardInterrupt):
-        scan(tmp_path, names, interrupt, "test", cache_dir=tmp_path / "cache")
+        scan(tmp_path, names, interrupt, "test")
     reads.clear()
-    result = scan(
-        tmp_path, names, lambda file: (reads.append(file.name), file.name)[1], "test", None, tmp_path / "cache"
-    )
+    result = scan(tmp_path, names, lambda file: (reads.append(file.name), file.name)[1], "test")
     assert result == {name: name for name in names} and list(result) == names
     assert "000" not in reads and len(reads) <= 200
 
@@ -120,7 +118,7 @@ def test_a_name_that_is_not_unicode(tmp_path: Path, plan: Plan, command: Command
     os.rename(root / "cat" / "00.png", os.fsencode(root / "cat") + b"/caf\xe9.png")
     overrides = ["data=image_folder", f"data.root={root}"]
     message = plan(*overrides).message
-    assert "1 file names under" in message and r"cat/caf\xe9.png" in message
+    assert "1 file name is not UTF-8 under" in message and r"cat/caf\xe9.png" in message
     run_dir = tmp_path / "run"
     assert command("train", *SMALL, *overrides, f"run_dir={run_dir}").message == message
     assert not run_dir.exists()
@@ -320,4 +318,4 @@ def test_skipped_images_in_resumed_and_evaluated_runs(tmp_path: Path, command: C
     (root / "cat" / "00.png").write_bytes(good)
     assert command("evaluate", f"run={run.path}", "split=val").code == 0
     refused = command("train", f"run={run.path}", "trainer.max_epochs=3")
-    assert "1 images are new since this run started: cat/00.png" in refused.message
+    assert "1 image is new since this run started: cat/00.png" in refused.message

@@ -190,7 +190,7 @@ def test_absolute_paths_and_backslashes(root: Path, tmp_path: Path) -> None:
     other = write_image(tmp_path / "elsewhere/a.png")
     write(root, [*rows(), f"{other},cat"])
     source = read(root, "t.csv", label="kind")
-    assert len(source.samples) == 13 and source.notes == [f"1 images are outside data.root: {other}"]
+    assert len(source.samples) == 13 and source.notes == [f"1 image is outside data.root: {other}"]
 
 
 @pytest.mark.parametrize("prefix", ["C:\\Users\\me\\data\\", "/home/nobody/data/", "https://host/data/"])

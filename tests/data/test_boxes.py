@@ -37,7 +37,7 @@ def test_good_boxes_pass_as_they_are(policy: str) -> None:
 def test_a_pixel_too_far_is_rounding() -> None:
     check, good, _ = looked("error", [*GOOD, ROUNDED])
     assert good[2].tolist() == [0.0, 2.0, 64.0, 48.0]
-    assert check.notes() == ["1 boxes reach up to a pixel beyond their image and are cut at its edge"]
+    assert check.notes() == ["1 box reaches up to a pixel beyond the image: cut at its edge"]
 
 
 def test_each_bad_box_is_named_with_its_place() -> None:
@@ -75,7 +75,7 @@ def test_clip_cuts_what_can_be_cut() -> None:
     check, good, kept = looked("clip", [*BAD, *GOOD])
     assert kept == [0, 5, 6] and good[0].tolist() == [50.0, 10.0, 64.0, 20.0]
     assert check.notes() == [
-        "1 boxes that leave their image are cut at its edge (data.on_bad_box=clip)",
+        "1 box that leaves its image is cut at its edge (data.on_bad_box=clip)",
         "4 bad boxes are left out (data.on_bad_box=clip): labels.txt:2, labels.txt:3, labels.txt:4, ...",
     ]
 

@@ -220,7 +220,7 @@ def test_objects_that_cannot_be(root: Path, change: dict[str, Any], message: str
     )
     source = read(root, FILES, FOLDERS, on_bad_box="drop")
     assert source.notes == [
-        "1 bad boxes are left out (data.on_bad_box=drop): train.json annotation 103 (images/train/p01.jpg)"
+        "1 bad box is left out (data.on_bad_box=drop): train.json annotation 103 (images/train/p01.jpg)"
     ]
     assert sum(len(sample.targets["instances"].labels) for sample in source.samples) == 18 - 1
 

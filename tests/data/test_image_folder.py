@@ -73,7 +73,7 @@ def test_lists_name_pictures_in_many_ways(photos: Path) -> None:
         "dog/dog0.png": "val",
         "newt/newt1.png": "val",
     }
-    assert source.notes == [f"34 images that are in no list in {photos / 'lists'} are left out"]
+    assert source.notes == [f"34 images are in no list in {photos / 'lists'}, and left out"]
 
 
 def test_lists_relative_to_the_images(photos: Path) -> None:
@@ -110,7 +110,7 @@ def test_other_files_are_left_out_and_said(photos: Path, picture: Callable[..., 
     data = make("data=image_folder", f"data.root={photos}", "data.image_size=16")
     assert sum(len(data.samples(split)) for split in ("train", "val", "test")) == 40
     assert data.notes == [
-        f"1 images directly in {photos} are left out: they have no class folder: lonely.png",
+        f"1 image without class folder in {photos} is left out: lonely.png",
         f"3 hidden and system files and folders in {photos} are left out: cat/._cat0.png, cat/Thumbs.db, dog/.DS_Store",
     ]
 

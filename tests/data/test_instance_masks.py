@@ -75,7 +75,7 @@ def test_a_picture_without_a_mask_is_told(root: Path) -> None:
     (root / "PedMasks" / "FudanPed00003_mask.png").unlink()
     source = read(root, **KEYS)
     assert len(source.samples) == 11
-    assert source.notes == ["1 images without a mask are left out: PNGImages/FudanPed00003.png"]
+    assert source.notes == ["1 image without a mask is left out: PNGImages/FudanPed00003.png"]
 
 
 def test_what_cannot_be(root: Path) -> None:

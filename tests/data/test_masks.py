@@ -83,7 +83,7 @@ def test_pictures_without_a_mask_are_left_out_and_said(root: Path) -> None:
     (root / "masks/p03.png").unlink()
     source = read(root, classes=CLASSES)
     assert len(source.samples) == 11
-    assert source.notes == ["1 images without a mask are left out: images/p03.jpg"]
+    assert source.notes == ["1 image without a mask is left out: images/p03.jpg"]
 
 
 def test_other_values_and_void(root: Path) -> None:

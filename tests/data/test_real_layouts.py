@@ -120,5 +120,5 @@ def test_coco(name: str, tmp_path: Path) -> None:
         folder = "train2017" if scene.split == "train" else "val2017"
         crowd = [("person", (0, 0, 4, HEIGHT))] if i == 7 else []
         assert boxes_and_names(source, f"{folder}/{9 + 16 * i:012d}.jpg", task) == objects_of(scene) + crowd
-    assert len(source.notes) == 2 and source.notes[0].startswith("1 bad boxes are left out (data.on_bad_box=clip)")
+    assert len(source.notes) == 2 and source.notes[0].startswith("1 bad box is left out (data.on_bad_box=clip)")
     assert source.notes[1] == "1 objects are crowds (iscrowd=1): training and metrics ignore them"

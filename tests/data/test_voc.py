@@ -174,7 +174,7 @@ def test_pages_that_cannot_be(root: Path, old: str, new: str, message: str) -> N
 def test_bad_boxes_are_dropped_if_asked(root: Path) -> None:
     page(root, "p00", "<xmax>21<", "<xmax>6<")
     source = read(root, masks=None, on_bad_box="drop")
-    assert source.notes == ["1 bad boxes are left out (data.on_bad_box=drop): Annotations/p00.xml:4"]
+    assert source.notes == ["1 bad box is left out (data.on_bad_box=drop): Annotations/p00.xml:4"]
     assert source.samples[0].targets["detection"].labels == []
 
 

@@ -91,7 +91,7 @@ def test_empty_and_missing_label_files_are_pictures_without_objects(root: Path) 
 def test_label_files_without_a_picture_are_said(root: Path) -> None:
     (root / "labels/val/p77.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (root / "labels/val/classes.txt").write_text("brick\ntile\n")
-    assert read(root).notes == ["1 label files have no image: labels/val/p77.txt"]
+    assert read(root).notes == ["1 label file has no image: labels/val/p77.txt"]
 
 
 def test_lists_of_pictures(root: Path) -> None:
@@ -210,7 +210,7 @@ def test_labels_that_cannot_be(root: Path, text: str, message: str) -> None:
         first, _, found = found.partition("\n  ")
         assert first.startswith("1 of 18 boxes cannot be used. Repair them, or write data.on_bad_box=drop")
         assert read(root, on_bad_box="drop").notes == [
-            "1 bad boxes are left out (data.on_bad_box=drop): labels/train/p01.txt:2"
+            "1 bad box is left out (data.on_bad_box=drop): labels/train/p01.txt:2"
         ]
     assert found.startswith(message)
 

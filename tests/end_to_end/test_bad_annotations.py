@@ -166,11 +166,11 @@ def test_bad_boxes(
     )
     dropped = run("plan", name, change, "data.on_bad_box=drop")
     assert dropped.code == 0, dropped.err
-    assert f"note: 1 bad boxes are left out (data.on_bad_box=drop): {where}" in dropped.out.splitlines()
+    assert f"note: 1 bad box is left out (data.on_bad_box=drop): {where}" in dropped.out.splitlines()
 
 
 def test_an_xml_size_of_zero_is_no_error(run: Callable[..., Outcome]) -> None:
     zero = "<size><width>0</width><height>0</height><depth>3</depth></size>"
     real = zero.replace("<width>0", "<width>64").replace("<height>0", "<height>48")
     outcome = run("plan", "voc", lambda root: replace(root / "Annotations/p01.xml", real, zero))
-    assert outcome.code == 0 and "note: 1 images are not of the size" not in outcome.out
+    assert outcome.code == 0 and "another size than annotated" not in outcome.out

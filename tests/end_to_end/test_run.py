@@ -222,7 +222,7 @@ def test_evaluate_after_images_were_added_and_moved(
         victim = next(row["path"] for row in csv.DictReader(file) if row["split"] == "test")
     Image.new("RGB", (20, 20)).save(tmp_path / "moved" / victim)
     again = command("evaluate", *arguments)
-    assert again.message.startswith(f"1 images have changed since this run started: {victim}. If data_root=")
+    assert again.message.startswith(f"1 image has changed since this run started: {victim}. If data_root=")
 
 
 def test_predict_a_folder(run: RunDirectory, command: Command, tiles: Path, tmp_path: Path) -> None:

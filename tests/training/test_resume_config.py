@@ -257,12 +257,12 @@ def add_class(root: Path) -> None:
     [
         (
             lambda root: (root / "sky" / "07.png").unlink(),
-            "1 images of this run no longer exist, or cannot be read: sky/07.png",
+            "1 image of this run cannot be found or read: sky/07.png",
         ),
-        (lambda root: paint(root / "sky" / "07.png"), "1 images have changed since this run started: sky/07.png"),
-        (add, "1 images are new since this run started: sky/new.png. Remove them, or start a new run from"),
+        (lambda root: paint(root / "sky" / "07.png"), "1 image has changed since this run started: sky/07.png"),
+        (add, "1 image is new since this run started: sky/new.png. Remove them, or start a new run from"),
         (add_class, "20 images are new since this run started: apple/"),
-        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run no longer exist, or cannot be read: sky/"),
+        (lambda root: shutil.rmtree(root / "sky"), "20 images of this run cannot be found or read: sky/"),
     ],
     ids=["missing image", "other content", "new image", "new class", "missing class"],
 )
@@ -303,7 +303,7 @@ def test_other_formats_that_have_changed(
     build_data(cfg).assign_as(splits, grown=False)
     victim = data.samples("val")[0].path
     paint(root / victim)
-    with pytest.raises(UserError, match=f"^1 images have changed since this run started: {re.escape(victim)}$"):
+    with pytest.raises(UserError, match=f"^1 image has changed since this run started: {re.escape(victim)}$"):
         build_data(cfg).assign_as(splits, grown=False)
     (root / victim).unlink()
     with pytest.raises(UserError, match=re.escape(Path(victim).stem)):
@@ -319,7 +319,7 @@ def test_a_table_with_another_line(config: Callable[..., Any], small: list[str],
     data, splits = build_data(cfg), tmp_path / "splits.csv"
     record(data, splits)
     (root / "table.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"^1 images are new since this run started: images/p11.jpg. Remove them"):
+    with pytest.raises(UserError, match=r"^1 image is new since this run started: images/p11.jpg. Remove them"):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # an evaluation leaves the new image out
 
@@ -373,7 +373,7 @@ def test_a_label_that_has_changed(name: str, config: Callable[..., Any], small: 
     build_data(elsewhere).assign_as(splits, grown=False)  # the folder does not matter
     file, change = RELABELLED[name]
     change(root / file)
-    with pytest.raises(UserError, match=r"^1 images have other labels than in this run: \S*p00.jpg. Restore them, or"):
+    with pytest.raises(UserError, match=r"^1 image has other labels than in this run: \S*p00.jpg. Restore them, or"):
         build_data(cfg).assign_as(splits, grown=False)
     build_data(cfg).assign_as(splits)  # an evaluation accepts corrected labels
     build_data(cfg).assign_as(older, grown=False)  # a run from before labels were hashed

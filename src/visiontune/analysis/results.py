@@ -44,7 +44,7 @@ def report(
     Args:
         results: one `Evaluation` for each split.
     """
-    finite = write_results(run, results, run.path)
+    finite, step = write_results(run, results, run.path), 0
     with warn_on_failure("the loggers have no results"):
         step = read_checkpoint(run.checkpoint("best")).get("global_step", 0)
         log_results(loggers, flatten(cfg), finite, model.monitor[0], step)

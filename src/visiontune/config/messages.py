@@ -15,16 +15,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from visiontune.errors import UserError, first_line
+from visiontune.errors import UserError, causes, first_line
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
     """The message for an error in the config or the data; None for other errors."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = causes(error)
     for link in chain:
         if isinstance(link, UserError):
             return str(link)

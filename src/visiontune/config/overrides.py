@@ -19,7 +19,7 @@ from omegaconf.grammar_parser import parse
 from visiontune.config.compose import config_dir
 from visiontune.config.key_types import OPTION, holds_text, is_key, item_type, key_type, takes_null, takes_text
 from visiontune.config.split import QUOTED, closing, split, split_pair
-from visiontune.errors import UserError, shell_override
+from visiontune.errors import UserError, printable, shell_override
 
 CHOICE = re.compile(r"choice\((.*)\)", re.DOTALL)
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str|int|float|bool|json_str)\(.*\)", re.DOTALL)
@@ -56,7 +56,7 @@ def _prepare(verb: str, groups: set[str], typed: str, multirun: bool) -> str:
     if not name or not sign or _parse(f"{key}=1") is None:
         example = "data.root='my photos'"
         raise UserError(f"{typed}: expected KEY=VALUE; the shell needs quotes around spaces, as in {example}")
-    if "\x85" in value or not _is_utf8(value):  # YAML has no such line break
+    if "\x85" in value or printable(value) != value:  # YAML has no such line break
         raise UserError(
             f"{typed!r}: expected text in UTF-8, without the control character \\x85; rename the file or folder"
         )
@@ -130,14 +130,6 @@ def _parse(override: str) -> Override | None:
         return OverridesParser.create().parse_override(override)
     except (HydraException, RecursionError, ValueError):  # too deep; a number of more than 4300 digits
         return None
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _texts(value: Any) -> Iterator[str]:

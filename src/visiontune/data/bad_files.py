@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from visiontune.data.text import is_unicode
-from visiontune.errors import UserError, listed, printable, some
+from visiontune.errors import UserError, listed, pluralize, printable, some
 
 POLICIES = ("error", "skip")
 
@@ -29,8 +29,8 @@ class BadFiles:
             UserError: there are some and the policy is `error`; lists the first ten.
         """
         if problems and self.policy == "error":
-            count = "1 image" if len(problems) == 1 else f"{len(problems)} images"
             lines = listed([f"{path}: {problem}" for path, problem in sorted(problems.items())])
+            count = pluralize(len(problems), "image", "images")
             raise UserError(
                 f"{count} under {root} cannot be read; repair or remove, or write data.on_bad_image=skip:{lines}"
             )
@@ -41,7 +41,7 @@ class BadFiles:
         if not self.problems:
             return []
         examples = [f"{path} ({problem})" for path, problem in sorted(self.problems.items())]
-        count = "1 file" if len(examples) == 1 else f"{len(examples)} files"
+        count = pluralize(len(examples), "file", "files")
         return [f"{count} cannot be read, so their samples are left out (data.on_bad_image=skip): {some(examples)}"]
 
 
@@ -50,6 +50,6 @@ def check_names(root: Path, paths: Iterable[str]) -> None:
     bad = [printable(path) for path in paths if not is_unicode(path)]
     if bad:
         raise UserError(
-            f"{len(bad)} file names under {root} are not UTF-8; rename them, such as with `convmv -f latin1 -t utf8`:"
-            f"{listed(sorted(bad))}"
+            f"{pluralize(len(bad), 'file name is', 'file names are')} not UTF-8 under {root}; rename them, such as "
+            f"with `convmv -f latin1 -t utf8`:{listed(sorted(bad))}"
         )

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from visiontune.data.targets import objects
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError, listed, pluralize, some
 
 POLICIES = ("error", "clip", "drop")
 # Annotation tools count pixels from 0 or from 1, and round: boxes may leave their image by this many pixels.
@@ -111,9 +111,12 @@ class BoxCheck:
         reason = f"(data.on_bad_box={self.policy})"
         notes = []
         if self.clipped:
-            notes.append(f"{self.clipped} boxes that leave their image are cut at its edge {reason}")
+            count = pluralize(self.clipped, "box that leaves its image is", "boxes that leave their image are")
+            notes.append(f"{count} cut at its edge {reason}")
         if self._dropped:
-            notes.append(f"{len(self._dropped)} bad boxes are left out {reason}: {some(self._dropped)}")
+            count = pluralize(len(self._dropped), "bad box is", "bad boxes are")
+            notes.append(f"{count} left out {reason}: {some(self._dropped)}")
         if self.rounded:
-            notes.append(f"{self.rounded} boxes reach up to a pixel beyond their image and are cut at its edge")
+            count = pluralize(self.rounded, "box reaches", "boxes reach")
+            notes.append(f"{count} up to a pixel beyond the image: cut at its edge")
         return notes

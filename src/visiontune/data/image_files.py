@@ -10,7 +10,7 @@ from PIL import Image
 
 from visiontune.data.memory_budget import MemoryBudget
 from visiontune.data.metadata import exif_orientation, strip, xmp_orientation
-from visiontune.errors import UserError
+from visiontune.errors import UserError, pluralize
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 SUFFIXES = frozenset(
@@ -100,7 +100,9 @@ def check_extras(paths: Iterable[str | Path]) -> None:
         try:
             _register_heic()
         except UserError as error:
-            raise UserError(f"{len(files)} images are HEIC, such as {files[0]}. {error}") from error
+            raise UserError(
+                f"{pluralize(len(files), 'image is', 'images are')} HEIC, such as {files[0]}. {error}"
+            ) from error
 
 
 def reason(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from visiontune.data.images import ImageDecoder
 from visiontune.data.pixels import FULL_RANGE
-from visiontune.errors import some
+from visiontune.errors import pluralize, some
 
 
 class ImageNotes:
@@ -32,8 +32,8 @@ class ImageNotes:
         notes = []
         if self.several:
             notes.append(
-                f"{_count(self.several, 'has', 'have')} several pages or frames, of which the first is used: "
-                f"{some(sorted(self.several))}"
+                f"{pluralize(len(self.several), 'image has', 'images have')} several pages or frames, of which the "
+                f"first is used: {some(sorted(self.several))}"
             )
         if self.deep:
             low, high = min(low for low, _ in self.deep.values()), max(high for _, high in self.deep.values())
@@ -44,14 +44,10 @@ class ImageNotes:
                 f"data.grey_range={_range((low, high if high > low else low + 1))}"
             )
             notes.append(
-                f"{_count(self.deep, 'is', 'are')} grey with more than 8 bits, with values from {low:g} to {high:g}; "
-                f"{key}: {some(sorted(self.deep))}"
+                f"{pluralize(len(self.deep), 'image is', 'images are')} grey with more than 8 bits, with values from "
+                f"{low:g} to {high:g}; {key}: {some(sorted(self.deep))}"
             )
         return notes
-
-
-def _count(paths: Sequence[str] | Mapping[str, Any], singular: str, plural: str) -> str:
-    return f"1 image {singular}" if len(paths) == 1 else f"{len(paths)} images {plural}"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -128,7 +128,7 @@ def load_images(paths: Sequence[Path], decoder: Callable[[Path], Tensor] = load_
 
 def _decoded_bytes(path: Path) -> int:
     try:
-        height, width = read_image_size(path)
+        height, width, _ = read_header(path)
     except (*PROBLEMS, UserError):  # decoding it raises the error again
         return 0
     return height * width * BYTES_PER_PIXEL
@@ -148,21 +148,15 @@ def read_header(source: Path | bytes) -> tuple[int, int, int]:
         return file.image.height, file.image.width, file.orientation
 
 
-def read_image_size(path: Path, orientation: str = "apply") -> tuple[int, int]:
-    """(H, W) of the image that `ImageDecoder` returns, without decoding the pixels. Raises as `read_header`."""
-    height, width, turned = read_header(path)
-    return (width, height) if orientation == "apply" and turned >= 5 else (height, width)
-
-
 def describe_image(source: Path | bytes, decoder: ImageDecoder) -> dict[str, Any]:
-    """Decode a file, and return what notes about the images need, as JSON.
+    """Decode a file, and return what notes about it need, as JSON.
 
     Args:
         source: a path, or the bytes of a file.
 
     Returns:
-        `size` (H, W) as decoded, `orientation` (EXIF, 1 to 8), `several` (whether the file holds further images),
-        `mode` (Pillow's), and `values`: for grey with more than 8 bits the smallest and largest value, otherwise None.
+        `several` if the file holds further images, and `values`, the smallest and largest value, if it is grey with
+        more than 8 bits. Most images have neither.
 
     Raises:
         OSError, ValueError: `decoder` cannot decode it.
@@ -171,15 +165,8 @@ def describe_image(source: Path | bytes, decoder: ImageDecoder) -> dict[str, Any
         image = file.image
         image.load()
         check_pixels(image, decoder.channels, decoder.grey_range)
-        width, height = image.size
-        size = [width, height] if decoder.orientation == "apply" and file.orientation >= 5 else [height, width]
-        return {
-            "size": size,
-            "orientation": file.orientation,
-            "several": has_several(file),
-            "mode": image.mode,
-            "values": list(grey_values(image)) if is_deep(image) else None,
-        }
+        notes: dict[str, Any] = {"several": True} if has_several(file) else {}
+        return notes | ({"values": list(grey_values(image))} if is_deep(image) else {})
 
 
 def with_channels(image: Tensor, channels: int) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from visiontune.data.image_files import check_extras
-from visiontune.data.images import ImageDecoder, load_images, reason
+from visiontune.data.image_files import check_extras, reason
+from visiontune.data.images import ImageDecoder, load_images
 from visiontune.data.video import SUFFIXES as VIDEO_SUFFIXES
 from visiontune.data.video import frame_rate, frames, is_video
 from visiontune.data.walk import walk

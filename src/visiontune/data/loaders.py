@@ -151,7 +151,7 @@ def data_loader(
 
 def _start_worker(worker: int) -> None:
     """Prepare a data-loader worker; called in its process."""
-    obey_parent(worker)
+    obey_parent()
     end_worker_without_memory()
 
 

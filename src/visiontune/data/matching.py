@@ -53,9 +53,9 @@ def match_classes(source: Source, schema: Mapping[str, TaskInfo], names: Mapping
     if not tasks:
         raise UserError(f"the data has labels of {', '.join(source.schema)}, and the run has {', '.join(schema)}")
     names = {normalized(name): other for name, other in names.items()}
-    theirs = {normalized(name) for task in tasks for name in source.schema[task].classes}
-    if unknown := sorted(set(names) - theirs):
-        raise UserError(f"classes: the data has no class {unknown[0]!r}; it has {some(sorted(theirs), 20)}")
+    data_names = {normalized(name) for task in tasks for name in source.schema[task].classes}
+    if unknown := sorted(set(names) - data_names):
+        raise UserError(f"classes: the data has no class {unknown[0]!r}; it has {some(sorted(data_names), 20)}")
     notes = [f"the data has no labels of {task}" for task in schema if task not in tasks]
     targets: dict[str, dict[str, Any]] = {sample.path: {} for sample in source.samples}
     for task in tasks:
@@ -76,18 +76,18 @@ def _numbers(
     task: str, source: Source, info: TaskInfo, names: Mapping[str, str | None]
 ) -> tuple[tuple[int | None, ...], dict[str, int]]:
     """The model's number of each class of the source, and how many labels of which classes are left out."""
-    other = source.schema[task]
-    if other.kind != info.kind:
-        raise UserError(f"{task}: the data has targets of the kind {other.kind}, and the run has {info.kind}")
-    own_numbers = {normalized(name): number for number, name in enumerate(info.classes)}
-    matches = [names.get(normalized(name), normalized(name)) for name in other.classes]
+    data_info = source.schema[task]
+    if data_info.kind != info.kind:
+        raise UserError(f"{task}: the data has targets of the kind {data_info.kind}, and the run has {info.kind}")
+    model_numbers = {normalized(name): number for number, name in enumerate(info.classes)}
+    matches = [names.get(normalized(name), normalized(name)) for name in data_info.classes]
     kind = info.target_kind
-    counts = Counter(label for sample in source.samples for label in other.labels(sample.targets.get(task)))
+    counts = Counter(label for sample in source.samples for label in data_info.labels(sample.targets.get(task)))
     occurs = [kind.value_per_class or not kind.names_classes or counts[i] > 0 for i in range(len(matches))]
     unknown = [
         name
-        for name, match, is_present in zip(other.classes, matches, occurs, strict=True)
-        if is_present and match is not None and normalized(match) not in own_numbers
+        for name, match, is_present in zip(data_info.classes, matches, occurs, strict=True)
+        if is_present and match is not None and normalized(match) not in model_numbers
     ]
     known = some(info.classes, 20)
     if unknown:
@@ -96,13 +96,14 @@ def _numbers(
             f"{task}: the run does not know these classes of the data: {some(unknown, 20)}; it knows {known}. Write "
             f"which of them they are, such as '{example}', or leave out their labels: 'classes={{{unknown[0]}: null}}'"
         )
-    numbers = tuple(None if match is None else own_numbers.get(normalized(match)) for match in matches)
+    numbers = tuple(None if match is None else model_numbers.get(normalized(match)) for match in matches)
     if kind.value_per_class:
         missing = [name for number, name in enumerate(info.classes) if number not in numbers]
         used = [number for number in numbers if number is not None]
         if (missing and not kind.names_classes) or len(set(used)) < len(used):
-            raise UserError(f"{task}: the data has {some(other.classes, 20)}, and the run needs each of {known} once")
-    return numbers, {name: counts[i] for i, name in enumerate(other.classes) if matches[i] is None}
+            present = some(data_info.classes, 20)
+            raise UserError(f"{task}: the data has {present}, and the run needs each of {known} once")
+    return numbers, {name: counts[i] for i, name in enumerate(data_info.classes) if matches[i] is None}
 
 
 def _relabel(target: Any, numbers: tuple[int | None, ...], info: TaskInfo) -> Any:

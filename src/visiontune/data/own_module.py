@@ -15,6 +15,7 @@ from torch import Tensor
 
 from visiontune.data.datamodule import VisionData
 from visiontune.data.images import ImageDecoder
+from visiontune.data.loaders import as_size
 from visiontune.data.own_loader import OwnLoader
 from visiontune.data.readers.python import StoredTarget
 from visiontune.data.sampling import BEGINNING
@@ -49,8 +50,7 @@ class OwnModuleData(VisionData):
         module.setup("fit")
         if is_overridden("test_dataloader", module):
             module.setup("test")
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        shape = (channels, *size)
+        shape = (channels, *as_size(image_size))
         self._loaders = {
             split: OwnLoader(getattr(module, f"{split}_dataloader")(), split, self.schema, shape, seed)
             for split in SPLITS

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from visiontune.data.boxes import ROUNDING, BoxCheck, StoredBoxes
-from visiontune.data.images import reason
+from visiontune.data.image_files import reason
 from visiontune.data.targets import Stored
 
 # Polygons (flat x, y in pixels; the mask is their union), or COCO's compressed run lengths.

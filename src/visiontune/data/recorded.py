@@ -6,7 +6,7 @@ from pathlib import Path
 
 from visiontune.data.fingerprint import fingerprint
 from visiontune.data.schema import SPLITS, Sample, TaskInfo
-from visiontune.errors import UserError, shell_override
+from visiontune.errors import UserError, pluralize, shell_override, some
 
 
 def split_rows(
@@ -77,24 +77,21 @@ def read_splits(
     rows = read_rows(path)
     samples_by_path = {sample.path: sample for sample in samples}
     if missing := [row["path"] for row in rows if row["path"] not in samples_by_path]:
-        raise UserError(
-            f"{len(missing)} images of this run no longer exist, or cannot be read: {', '.join(missing[:5])}"
-        )
+        count = pluralize(len(missing), "image", "images")
+        raise UserError(f"{count} of this run cannot be found or read: {some(missing, 5)}")
     if changed := [row["path"] for row in rows if row["content"] != samples_by_path[row["path"]].content]:
-        raise UserError(f"{len(changed)} images have changed since this run started: {', '.join(changed[:5])}")
+        count = pluralize(len(changed), "image has", "images have")
+        raise UserError(f"{count} changed since this run started: {some(changed, 5)}")
     alternative = f"start a new run from its weights with {shell_override('weights_from', path.parent)}"
     # Runs of older versions have no hashes of labels.
     label_hashes = {} if grown else {row["path"]: row["labels"] for row in rows if row.get("labels")}
     if relabelled := [
         name for name, labels in label_hashes.items() if labels != _labels(samples_by_path[name], schema)
     ]:
-        raise UserError(
-            f"{len(relabelled)} images have other labels than in this run: {', '.join(relabelled[:5])}. Restore "
-            f"them, or {alternative}"
-        )
+        count = pluralize(len(relabelled), "image has", "images have")
+        raise UserError(f"{count} other labels than in this run: {some(relabelled, 5)}. Restore them, or {alternative}")
     known = {row["path"] for row in rows}
     if not grown and (new := [s.path for split in current.values() for s in split if s.path not in known]):
-        raise UserError(
-            f"{len(new)} images are new since this run started: {', '.join(new[:5])}. Remove them, or {alternative}"
-        )
+        count = pluralize(len(new), "image is", "images are")
+        raise UserError(f"{count} new since this run started: {some(new, 5)}. Remove them, or {alternative}")
     return {split: [samples_by_path[row["path"]] for row in rows if row["split"] == split] for split in SPLITS}

@@ -12,12 +12,12 @@ from typing import Any
 
 from visiontune.data.bad_files import BadFiles, check_names
 from visiontune.data.cores import usable_cores
-from visiontune.data.images import PROBLEMS, read_header, reason
+from visiontune.data.image_files import PROBLEMS, reason
+from visiontune.data.images import read_header
 from visiontune.data.progress import show_progress
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, pluralize, some
 
 CHUNK = 64  # files that a thread reads at a time
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def cache_folder() -> Path:
@@ -31,7 +31,6 @@ def scan(
     read: Callable[[Path], Any],
     kind: str,
     bad: BadFiles | None = None,
-    cache_dir: Path | None = None,
 ) -> dict[str, Any]:
     """The result of `read` for each file, by path under the root.
 
@@ -50,7 +49,7 @@ def scan(
     paths = list(dict.fromkeys(paths))
     check_names(root, paths)
     root_hash = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
-    file = (cache_dir or cache_folder()) / "verified" / f"{root_hash}-{kind}.jsonl"
+    file = cache_folder() / "verified" / f"{root_hash}-{kind}.jsonl"
     results = _cached_results(file, root, set(paths))
     remaining = [path for path in paths if path not in results]
     stamps: dict[str, str] = {}
@@ -76,19 +75,18 @@ def read_image_sizes(
     Args:
         bad: decides what happens to images that cannot be read, which the result does not have.
     """
-    headers = scan_images(root, paths, bad)
     return {
-        path: (width, height) if turned in TURNED and orientation == "apply" else (height, width)
-        for path, (_, height, width, turned) in headers.items()
+        path: (width, height) if exif >= 5 and orientation == "apply" else (height, width)
+        for path, (_, height, width, exif) in scan_images(root, paths, bad).items()
     }
 
 
 def orientation_note(root: Path, paths: Iterable[str], orientation: str = "apply") -> list[str]:
     """A note on the images with an EXIF orientation, for data whose boxes or masks were drawn on the images."""
-    turned = [path for path, (*_, turned) in scan_images(root, paths, BadFiles("skip")).items() if turned != 1]
+    turned = [path for path, (*_, exif) in scan_images(root, paths, BadFiles("skip")).items() if exif != 1]
     if not turned:
         return []
-    count = "1 image has" if len(turned) == 1 else f"{len(turned)} images have"
+    count = pluralize(len(turned), "image has", "images have")
     what = (
         "an EXIF orientation, which is applied: labels must fit the upright image, else write data.orientation=ignore"
         if orientation == "apply"
@@ -97,12 +95,12 @@ def orientation_note(root: Path, paths: Iterable[str], orientation: str = "apply
     return [f"{count} {what}: {some(sorted(turned))}"]
 
 
-def scan_images(root: Path, paths: Iterable[str], bad: BadFiles | None = None, cache_dir: Path | None = None) -> Any:
+def scan_images(root: Path, paths: Iterable[str], bad: BadFiles | None = None) -> dict[str, Any]:
     """path -> `[content, height, width, orientation]` from the bytes and the header of each image.
 
     `content` is a hash of all bytes; height and width are those of the stored pixels, before `orientation` (1 to 8).
     """
-    return scan(root, paths, _read_image, "images", bad, cache_dir)
+    return scan(root, paths, _read_image, "images", bad)
 
 
 def hash_content(data: bytes) -> str:

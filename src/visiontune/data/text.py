@@ -2,13 +2,14 @@
 
 import codecs
 import math
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 from yaml import BaseLoader, MappingNode, YAMLError, load
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, printable
 
 # The order matters: the mark of UTF-32 begins with that of UTF-16.
 BYTE_ORDER_MARKS = (
@@ -25,6 +26,7 @@ MISSING = frozenset(
         *("NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
     ]
 )
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,16}")  # as Python writes it, so not 0001
 
 
 def read_text(path: Path) -> tuple[str, str | None]:
@@ -114,9 +116,14 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def match_key(name: str) -> str:
+    """The same text for names that differ only in letter case or Unicode form."""
+    return normalized(name).casefold()
+
+
 def is_unicode(text: str) -> bool:
     """Whether tables and reports can name the text: JSON and YAML may write half a character (a lone surrogate)."""
-    return text.isascii() or text.encode(errors="ignore").decode() == text
+    return text.isascii() or printable(text) == text
 
 
 def to_number(value: Any) -> float:
@@ -136,6 +143,14 @@ def to_number(value: Any) -> float:
     return number
 
 
+def to_pixels(value: Any) -> int:
+    """A side of an image; 0 if it is missing or no number."""
+    try:
+        return int(to_number(value))
+    except ValueError:
+        return 0
+
+
 def to_id(value: Any) -> int | str:
     """An id of an annotation file: 1, 1.0 and "1" are the same id; other text is an id, too.
 
@@ -144,13 +159,7 @@ def to_id(value: Any) -> int | str:
     """
     if isinstance(value, str) and value.strip():
         plain = value.strip()
-        return int(plain) if len(plain) < 18 and plain.isascii() and plain == _plain_integer(plain) else plain
+        return int(plain) if INTEGER.fullmatch(plain) else plain
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         return int(value)
     raise ValueError(f"{value!r:.60} is not an id")
-
-
-def _plain_integer(text: str) -> str:
-    """The text itself if it is an integer as Python writes it (`0001` is not), else an empty string."""
-    digits = text.removeprefix("-")
-    return str(int(text)) if digits.isdigit() else ""

@@ -16,8 +16,8 @@ from visiontune.data.scan import hash_content, scan, scan_images
 from visiontune.data.schema import Sample
 from visiontune.errors import UserError
 
-FULL_UP_TO = 20_000
-EXAMPLES = 100  # images that are decoded of more
+FULL_UP_TO = 20_000  # images that `auto` decodes at most
+EXAMPLES = 100  # images that `header` decodes, for notes
 
 
 def verify(
@@ -25,7 +25,6 @@ def verify(
     samples: list[Sample],
     mode: str = "auto",
     bad: BadFiles | None = None,
-    cache_dir: Path | None = None,
     images: ImageNotes | None = None,
 ) -> list[Sample]:
     """Check every image and fill in `content`; samples whose image cannot be read are an error or left out.
@@ -45,7 +44,7 @@ def verify(
         raise UserError(f"{duplicates} samples are listed twice under the same path")
     bad, images = bad or BadFiles(), images or ImageNotes()
     on_disk = [sample.path for sample in samples if sample.image is None]
-    contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, cache_dir, images)
+    contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, images)
     return [
         replace(
             sample,
@@ -60,26 +59,22 @@ def _resolve(mode: str, count: int, bad: BadFiles) -> str:
     return mode if mode != "auto" else "full" if count <= FULL_UP_TO or bad.policy == "skip" else "header"
 
 
-def _contents(
-    root: Path, paths: list[str], mode: str, bad: BadFiles, cache_dir: Path | None, images: ImageNotes
-) -> dict[str, str]:
+def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, images: ImageNotes) -> dict[str, str]:
     if mode == "off":
-        return scan(root, paths, _hash, "hashed", bad, cache_dir)
+        return scan(root, paths, _hash, "hashed", bad)
     contents = {}
     if mode == "header":
-        contents = {path: content for path, (content, *_) in scan_images(root, paths, bad, cache_dir).items()}
+        contents = {path: content for path, (content, *_) in scan_images(root, paths, bad).items()}
         paths, bad = [*contents][:: max(1, len(contents) // EXAMPLES)], BadFiles("skip")
     read = partial(_describe, decoder=images.decoder)
-    decoded = scan(root, paths, read, f"decoded-{images.decoder.name}", bad, cache_dir)
+    decoded = scan(root, paths, read, f"decoded-{images.decoder.name}", bad)
     images.record({path: description for path, (_, description) in decoded.items()})
     return contents or {path: content for path, (content, _) in decoded.items()}
 
 
 def _describe(path: Path, decoder: ImageDecoder) -> tuple[str, dict[str, Any]]:
     data = path.read_bytes()
-    description = describe_image(data, decoder)
-    # Most images need no note; the cache has a line for each.
-    return hash_content(data), {key: description[key] for key in ("several", "values") if description[key]}
+    return hash_content(data), describe_image(data, decoder)
 
 
 def _hash(path: Path) -> str:

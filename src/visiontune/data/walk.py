@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from visiontune.data.images import is_image
-from visiontune.errors import UserError, printable, some
+from visiontune.errors import UserError, pluralize, printable, some
 
 # Thumbnails, trash and indices that operating systems and network storages write beside the user's files.
 SYSTEM_NAMES = frozenset(
@@ -221,17 +221,21 @@ class _Walker:
     def notes(self, base: str) -> list[str]:
         """One note for each reason to leave files out; `base` is the folder that the paths in them are relative to."""
         reasons = (
-            (self.hidden, "hidden and system files and folders", ""),
-            (self.repeated, "links", ": they lead to files that have another path, or to a folder that contains them"),
-            (self.broken, "broken links", ""),
-            (self.special, "pipes, sockets and devices", ""),
+            (self.hidden, "hidden or system file or folder", "hidden and system files and folders"),
+            (self.repeated, "link that repeats a file or folder", "links that repeat files or folders"),
+            (self.broken, "broken link", "broken links"),
+            (self.special, "pipe, socket or device", "pipes, sockets and devices"),
         )
-        return [
-            f"{len(paths)} {what} in {printable(base)} are left out{why}: "
-            + some([printable(os.path.relpath(path, base)) for path in sorted(paths)[:4]])
-            for paths, what, why in reasons
-            if paths
-        ]
+        return [note for paths, name, names in reasons for note in note_left_out(base, sorted(paths), name, names)]
+
+
+def note_left_out(folder: str | Path, paths: Sequence[str | Path], singular: str, plural: str) -> list[str]:
+    """A note on paths of one kind in a folder; none without paths."""
+    if not paths:
+        return []
+    count, verb = pluralize(len(paths), singular, plural), "is" if len(paths) == 1 else "are"
+    names = [printable(os.path.relpath(path, folder)) for path in paths[:4]]
+    return [f"{count} in {printable(folder)} {verb} left out: {some(names)}"]
 
 
 def _refuse(path: str, error: OSError) -> NoReturn:

@@ -13,13 +13,8 @@ def _to_int(value: Any) -> Any:
 
 
 def _to_text(value: Any) -> Any:
-    """Convert numbers, since text may look like a number. The spelling of a truth value is not known any more."""
+    """Convert numbers, since text may look like one. Not booleans: YAML reads the names on, yes and true alike."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _to_name(value: Any) -> Any:
-    """Convert numbers, but not booleans: YAML reads the names on, yes and true alike."""
-    return value if isinstance(value, bool) else _to_text(value)
 
 
 class Section(BaseModel):
@@ -30,7 +25,7 @@ class Section(BaseModel):
 
 Flag = StrictBool
 Text = Annotated[StrictStr, BeforeValidator(_to_text)]
-Texts = list[Annotated[StrictStr, BeforeValidator(_to_name)]]
+Texts = list[Text]
 Int = Annotated[StrictInt, BeforeValidator(_to_int)]
 Count = Annotated[Int, Ge(1)]
 Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from visiontune.data.readers.folders import relative
 from visiontune.data.readers.listed_images import ListedImages
-from visiontune.data.text import is_unicode, normalized, read_text, to_id, to_number
-from visiontune.errors import UserError, listed, some
+from visiontune.data.text import is_unicode, normalized, read_text, to_id, to_number, to_pixels
+from visiontune.errors import UserError, listed, pluralize, some
 
 Id = int | str
 Document = dict[str, list[dict[str, Any]]]
@@ -119,7 +119,7 @@ def image_paths(
         repeated += identity in paths
         missing += [f"image {identity!r}: {path}"] if image_file is None else []
         paths[identity] = path
-        sizes[path] = (_pixels(image.get("height")), _pixels(image.get("width")))
+        sizes[path] = (to_pixels(image.get("height")), to_pixels(image.get("width")))
     if duplicates := [path for path, count in Counter(paths.values()).items() if count > 1]:
         ids = some([repr(identity) for identity, path in paths.items() if path == duplicates[0]])
         raise UserError(f"{file}: the images {ids} are the same file, {duplicates[0]}")
@@ -128,7 +128,8 @@ def image_paths(
             f"{len(missing)} of {len(paths)} images in {file} do not exist under {root / folder}; is data.images "
             f"correct?{listed(missing)}"
         )
-    notes = [f"{repeated} images are listed twice in {file}: they are used once"] if repeated else []
+    twice = pluralize(repeated, "image is", "images are")
+    notes = [f"{twice} listed twice in {file}, and used once"] if repeated else []
     return paths, sizes, notes + files.notes(file)
 
 
@@ -181,11 +182,3 @@ def _try_id(value: Any) -> Id | None:
         return to_id(value)
     except ValueError:
         return None
-
-
-def _pixels(value: Any) -> int:
-    """A side of an image; 0 if it is missing or no number."""
-    try:
-        return int(to_number(value))
-    except ValueError:
-        return 0

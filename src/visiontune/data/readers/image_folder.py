@@ -11,7 +11,7 @@ from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folde
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.text import normalized
-from visiontune.data.walk import is_hidden, walk_each
+from visiontune.data.walk import is_hidden, note_left_out, walk_each
 from visiontune.errors import UserError, some
 
 ClassFolder = tuple[str | None, str, Path]  # split, class, folder
@@ -113,7 +113,6 @@ def _named(folders: Sequence[Path], split: str | None) -> list[ClassFolder]:
 
 def _subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     """The visible folders inside, and notes on images and hidden folders beside them."""
-    notes = []
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -124,14 +123,13 @@ def _subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     broken = [path for path in visible if path.is_symlink() and not path.exists()]
     parents = {folder.resolve(), *folder.resolve().parents}
     loops = [path for path in visible if path.is_symlink() and path.is_dir() and path.resolve() in parents]
-    for paths, what, why in (
-        (loose, "images directly", ": they have no class folder"),
-        (hidden, "hidden and system folders", ""),
-        (broken, "broken links", ""),
-        (loops, "links", ": they lead to a folder that contains them"),
-    ):
-        if paths:
-            notes.append(f"{len(paths)} {what} in {folder} are left out{why}: {some([path.name for path in paths])}")
+    reasons = (
+        (loose, "image without class folder", "images without class folder"),
+        (hidden, "hidden or system folder", "hidden and system folders"),
+        (broken, "broken link", "broken links"),
+        (loops, "link to a folder that contains it", "links to folders that contain them"),
+    )
+    notes = [note for paths, name, names in reasons for note in note_left_out(folder, paths, name, names)]
     return [path for path in visible if path.is_dir() and path not in loops], notes
 
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from visiontune.data.text import normalized
+from visiontune.data.text import match_key, normalized
 from visiontune.data.walk import walk
-from visiontune.errors import some
+from visiontune.errors import pluralize, some
 
 FOREIGN_ROOT = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+://[^/]*/|[A-Za-z]:/|/|~/)")  # a scheme and host, a drive, a root
 
@@ -50,7 +50,7 @@ class ListedImages:
             return self.folders[0] / plain
         for end in dict.fromkeys([*path_ends(plain), *path_ends(unquote(plain.split("?")[0]))]):
             for folder, index in self._indices:
-                if path := _choose(index.get(_key(end), []), folder / end):
+                if path := _choose(index.get(match_key(end), []), folder / end):
                     if normalized(str(folder / plain)) != normalized(str(path)):
                         self._elsewhere.append(f"{name} is {path}")
                     return path
@@ -65,11 +65,10 @@ class ListedImages:
         Args:
             file: the annotation file, for the messages.
         """
-        lists = {
-            f"images have another path than in {file}": self._elsewhere,
-            f"images of {file} are outside the data folder": self._outside,
-        }
-        return [f"{len(paths)} {what}: {some(paths)}" for what, paths in lists.items() if paths]
+        elsewhere = pluralize(len(self._elsewhere), "image has", "images have") + f" another path than in {file}"
+        outside = pluralize(len(self._outside), "image", "images") + f" of {file} outside the data folder"
+        notes = {elsewhere: self._elsewhere, outside: self._outside}
+        return [f"{note}: {some(paths)}" for note, paths in notes.items() if paths]
 
     @cached_property
     def _indices(self) -> list[tuple[Path, dict[str, list[Path]]]]:
@@ -77,13 +76,9 @@ class ListedImages:
         for folder in self.folders:
             index: dict[str, list[Path]] = {}
             for path in walk(folder).images:
-                index.setdefault(_key(path.relative_to(folder).as_posix()), []).append(path)
+                index.setdefault(match_key(path.relative_to(folder).as_posix()), []).append(path)
             indices.append((folder, index))
         return indices
-
-
-def _key(name: str) -> str:
-    return normalized(name).casefold()
 
 
 def _choose(paths: list[Path], path: Path) -> Path | None:

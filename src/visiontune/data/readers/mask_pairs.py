@@ -9,7 +9,7 @@ from visiontune.data.readers.folders import PerSplit, by_stem, per_split, relati
 from visiontune.data.schema import Sample
 from visiontune.data.text import normalized
 from visiontune.data.walk import walk, walk_each
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError, listed, pluralize, some
 
 
 @dataclass
@@ -71,7 +71,8 @@ def pair_masks(root: Path, images: PerSplit, masks: PerSplit, suffix: str = "") 
         raise UserError(f"{len(unmatched)} masks have no image of the same name; add or remove:{listed(unmatched)}")
     pairs.unmasked.sort()
     if pairs.unmasked:
-        pairs.notes.append(f"{len(pairs.unmasked)} images without a mask are left out: {some(pairs.unmasked)}")
+        count = pluralize(len(pairs.unmasked), "image without a mask is", "images without a mask are")
+        pairs.notes.append(f"{count} left out: {some(pairs.unmasked)}")
     pairs.notes += [note for result in walks.values() for note in result.notes]
     return pairs
 

@@ -11,7 +11,7 @@ from visiontune.data.readers.folders import SPLIT_NAMES, relative
 from visiontune.data.schema import SPLITS, Sample
 from visiontune.data.text import normalized, read_text
 from visiontune.data.walk import walk
-from visiontune.errors import UserError, listed
+from visiontune.errors import UserError, listed, pluralize
 
 NUMBERS = re.compile(r"(\s+-?\d+)+$")
 
@@ -60,7 +60,7 @@ def apply_split_lists(
         _refuse(unknown, root, folders, label)
     assigned = [replace(sample, split=assignments[sample.path][0]) for sample in samples if sample.path in assignments]
     if count := len(samples) - len(assigned):
-        notes.append(f"{count} images that are in no list in {folder} are left out")
+        notes.append(f"{pluralize(count, 'image is', 'images are')} in no list in {folder}, and left out")
     return assigned, notes
 
 

@@ -2,18 +2,16 @@
 
 import os
 import posixpath
-import re
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from visiontune.data.images import SUFFIXES
 from visiontune.data.readers.folders import relative
+from visiontune.data.readers.listed_images import is_foreign
 from visiontune.data.text import normalized
 from visiontune.data.walk import walk
-from visiontune.errors import UserError, some
-
-ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[A-Za-z]:/|/|~/")  # an address, a drive, a root, a home folder
+from visiontune.errors import UserError, pluralize, some
 
 
 class TableImages:
@@ -54,18 +52,20 @@ class TableImages:
         """Messages about paths that are not as in the table."""
         notes = []
         if self._moved:
-            notes.append(f"{self._moved} paths begin with {self.prefix or '/'}: {self.base} is used instead")
+            count = pluralize(self._moved, "path begins", "paths begin")
+            notes.append(f"{count} with {self.prefix or '/'}: {self.base} is used instead")
         if self._stems:
-            notes.append(f"{len(self._stems)} paths have no extension: {some(self._stems)}")
+            notes.append(f"{pluralize(len(self._stems), 'path has', 'paths have')} no extension: {some(self._stems)}")
         if self._outside:
-            notes.append(f"{len(self._outside)} images are outside data.root: {some(self._outside)}")
+            count = pluralize(len(self._outside), "image is", "images are")
+            notes.append(f"{count} outside data.root: {some(self._outside)}")
         return notes
 
     def _find(self, name: str, location: str) -> Path | None:
         path = Path(os.path.join(self.base, name))
         if os.path.isfile(path):
             return path
-        if ABSOLUTE.match(name):
+        if is_foreign(name):
             return self._find_moved(name)
         key = normalized(posixpath.normpath(name))
         if key in self._paths:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from visiontune.data.text import decode_text, normalized, to_number
+from visiontune.data.text import decode_text, normalized, to_pixels
 from visiontune.errors import UserError
 
 DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
@@ -66,7 +66,7 @@ def read_xml(path: Path, name: str, boxes: bool = True) -> VocAnnotation:
             raise UserError(f"{name}:{line}: difficult is {flag!r:.40}: expected 0 or 1")
         objects.append(VocObject(label, flag in YES, box, line))
     return VocAnnotation(
-        objects, (_pixels(tree.findtext("size/height")), _pixels(tree.findtext("size/width"))), encoding
+        objects, (to_pixels(tree.findtext("size/height")), to_pixels(tree.findtext("size/width"))), encoding
     )
 
 
@@ -96,11 +96,3 @@ def _parse(text: str, name: str) -> tuple[Element, dict[Element, int]]:
     except expat.ExpatError as error:
         raise UserError(f"{name}:{error.lineno}: broken XML ({expat.ErrorString(error.code)})") from error
     return builder.close(), lines
-
-
-def _pixels(text: str | None) -> int:
-    """A side of an image; 0 if it is missing or no number."""
-    try:
-        return int(to_number(text))
-    except ValueError:
-        return 0

@@ -79,8 +79,7 @@ def keypoint_shape(config: Mapping[str, Any], file: Path) -> tuple[int, int] | N
         shape = []
     numbers = [int(number[:6]) for number in shape]
     if len(numbers) != 2 or numbers[0] < 1 or numbers[1] not in (2, 3):
-        written = reprlib.repr(config["kpt_shape"])[
-            :60
-        ]  # its whole text may be exponentially long: YAML has references
+        # Its whole text may be exponentially long: YAML has references.
+        written = reprlib.repr(config["kpt_shape"])[:60]
         raise UserError(f"{file}: kpt_shape is {written}: write kpt_shape: [NUMBER, 2] or [NUMBER, 3]")
     return numbers[0], numbers[1]

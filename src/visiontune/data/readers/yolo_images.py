@@ -8,9 +8,9 @@ from typing import Any
 from visiontune.data.images import is_image
 from visiontune.data.readers.folders import relative
 from visiontune.data.readers.listed_images import ListedImages, is_foreign, path_ends
-from visiontune.data.text import normalized, read_text
+from visiontune.data.text import match_key, read_text
 from visiontune.data.walk import is_hidden, walk
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError, listed, pluralize, some
 
 SPLIT_KEYS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 NO_LABELS = {"classes.txt"}  # labelImg writes the class names beside the labels
@@ -157,27 +157,23 @@ class LabelFiles:
             # A list may contain only some of the images in a folder.
             stems = {path.stem for folder in folders for path in folder.iterdir() if is_image(path)} if files else set()
             unmatched += [relative(path, root) for path in files if path.stem not in stems]
-        return [f"{len(unmatched)} label files have no image: {some(sorted(unmatched))}"] if unmatched else []
+        count = pluralize(len(unmatched), "label file has", "label files have")
+        return [f"{count} no image: {some(sorted(unmatched))}"] if unmatched else []
 
     def _in_folder(self, path: Path) -> Path | None:
         """The file itself, or one that differs from it in letter case or Unicode form."""
-        return path if os.path.isfile(path) else self._files(path.parent).get(_key(path.name))
+        return path if os.path.isfile(path) else self._files(path.parent).get(match_key(path.name))
 
     def _files(self, folder: Path) -> dict[str, Path]:
         if folder not in self._names:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
             self._names[folder] = {
-                _key(entry.name): Path(entry.path) for entry in entries if entry.name.lower().endswith(".txt")
+                match_key(entry.name): Path(entry.path) for entry in entries if entry.name.lower().endswith(".txt")
             }
         return self._names[folder]
 
 
-def _key(name: str) -> str:
-    return normalized(name).casefold()
-
-
 def _text(value: Any) -> str:
-    r"""An entry of the YAML file as a path with forward slashes; empty if it is missing."""
-    return (
-        "" if value in (None, "null", "~") or isinstance(value, list | dict) else str(value).strip().replace("\\", "/")
-    )
+    """An entry of the YAML file as a path with forward slashes; empty if it is missing."""
+    missing = value in (None, "null", "~") or isinstance(value, list | dict)
+    return "" if missing else str(value).strip().replace("\\", "/")

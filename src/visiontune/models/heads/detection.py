@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
-from visiontune.errors import UserError
+from visiontune.errors import UserError, pluralize
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.coco_metrics import DETECTIONS, NUMBERS, CocoMetrics
@@ -178,8 +178,8 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         if not dense:
             return []
         return [
-            f"{len(dense)} images have more objects than the {self.max_detections} that {key} predicts in an image, up "
-            f"to {max(dense)}: write {key}.max_detections={max(dense)}"
+            f"{pluralize(len(dense), 'image has', 'images have')} more objects than the {self.max_detections} that "
+            f"{key} predicts in an image, up to {max(dense)}: write {key}.max_detections={max(dense)}"
         ]
 
     def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Any, Any]]:
