@@ -12,15 +12,18 @@ from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
 from visiontune.config.derive import derive
 from visiontune.errors import UserError
+from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
 from visiontune.runs.reading import read_yaml
-from visiontune.training.build import build_data, make
+from visiontune.training.build import build_data
 from visiontune.training.load import open_run
 from visiontune.training.resume import resume_command
+
+STEP = "a Step, such as visiontune.compression.Prune"
 
 
 def main(cfg: DictConfig) -> Path:
@@ -36,7 +39,9 @@ def main(cfg: DictConfig) -> Path:
     if cfg.output is None and not cfg.trust:
         check_links(run.path, run.path / "compressed")
     check_output(output)
-    steps: dict[str, Step] = {str(key): make(node) for key, node in cfg.recipe.steps.items()}
+    steps: dict[str, Step] = {
+        str(key): build(node, f"recipe.steps.{key}", STEP, Step) for key, node in cfg.recipe.steps.items()
+    }
     if not cfg.trust:
         for config in sorted(output.parent.glob(f"{output.name}/**/config.yaml")):
             open_run(str(config.parent), loggers=True)  # steps of an earlier command, which are resumed

@@ -253,7 +253,7 @@ def test_a_limit_that_cannot_be_kept(run: RunDirectory, tmp_path: Path, monkeypa
 
 def test_the_recipe() -> None:
     from visiontune.config.compose import config_dir
-    from visiontune.training.build import make
+    from visiontune.nodes import build
 
     recipe: Any = OmegaConf.load(config_dir() / "recipe" / "int8.yaml")
-    assert isinstance(make(recipe.steps.int8), Int8)
+    assert isinstance(build(recipe.steps.int8, "recipe.steps.int8", "a Step"), Int8)

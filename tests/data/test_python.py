@@ -127,7 +127,7 @@ def test_a_wrong_item_is_named(own: Make, item: str, task: str, message: str) ->
     ("target", "message"),
     [
         ("null", r"data\.dataset=None: expected a _target_: write data\.dataset\._target_=birds\.Birds"),
-        ("own_datasets.Missing", r"_target_=own_datasets\.Missing: cannot be imported"),
+        ("own_datasets.Missing", r"_target_=own_datasets\.Missing: own_datasets has no Missing"),
         ("visiontune.compare.main", r"expected a class with __len__ and __getitem__"),
         ("own_datasets.Broken", r"own_datasets\.Broken raises TypeError"),
         ("own_datasets.Unbuildable", r"own_datasets\.Unbuildable raises AssertionError"),

@@ -175,9 +175,9 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("heads.classification.dropout=2", "heads.classification: dropout probability has to be between 0 and 1"),
         (
             "+heads.classification.depth=2",
-            "heads.classification: ClassificationHead.__init__() got an unexpected",
+            "heads.classification.depth: visiontune.models.heads.ClassificationHead has no argument",
         ),
-        ("+strategy.foo=1", "strategy: "),
+        ("+strategy.foo=1", "strategy.foo: visiontune.strategies"),
         ("seed=-1", "seed=-1: expected a whole number from 0 to 4294967295, got -1; write seed=42"),
         (
             "weights_from=nowhere",

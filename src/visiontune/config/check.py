@@ -1,6 +1,7 @@
 """Check the type and range of every key of a composed config, with one message for a wrong value."""
 
 import types
+from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,19 @@ VERBS: dict[str, type[Section]] = {
     "export": Export,
     "compress": Compress,
 }
+
+
+# Groups that are not the arguments of a class or function.
+CLOSED = (
+    "checkpoints",
+    "distill",
+    "frozen_features",
+    "search",
+    "technique",
+    "technique.sam",
+    "technique.wise_ft",
+    "data.split_ratio",
+)
 
 
 class MissingKey(UserError):
@@ -45,6 +59,23 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
         raise UserError(_message(model, plain, error)) from None
     _write_back(plain, checked)
     return OmegaConf.create(plain)
+
+
+def check_closed(cfg: DictConfig) -> None:
+    """Refuse unknown keys in the groups that only this package reads; without this check, they would have no effect.
+
+    Raises:
+        UserError: the message names similar keys.
+    """
+    for group in CLOSED:
+        section: type[BaseModel] | None = Train
+        for part in group.split("."):
+            section = _section(_fields(section)[part].annotation)
+        node, known = OmegaConf.select(cfg, group), list(_fields(section))
+        for name in node if OmegaConf.is_dict(node) else ():
+            if name not in known:
+                near = get_close_matches(str(name), known, cutoff=0.5) or known
+                raise UserError(f"{group}.{name}: unknown key; write one of {', '.join(near)}")
 
 
 def _is_required(annotation: Any) -> bool:

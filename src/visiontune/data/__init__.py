@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune.data.augmentation import Augment
@@ -19,6 +18,7 @@ from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
 from visiontune.data.split_checks import check_val
 from visiontune.errors import UserError
+from visiontune.nodes import check_arguments, find
 
 __all__ = [
     "Augment",
@@ -32,6 +32,9 @@ __all__ = [
     "image_loader",
     "to_network",
 ]
+
+
+READER = "a function, such as visiontune.data.readers.image_folder.read"
 
 
 def build_data(
@@ -106,6 +109,8 @@ def _read(
         evaluation: the data is evaluated by a trained model: a reader with this argument accepts a single class.
     """
     reader = dict(settings.pop("reader"))
+    read = find(reader.get("_target_"), "data.reader", READER)
+    check_arguments(read, reader, "data.reader")
     known = {*inspect.signature(VisionData).parameters} - {"source", "augment", "seed", "decoder", "assign_splits"}
     known |= {field.name for field in fields(ImageDecoder)}
     for key in settings:
@@ -117,7 +122,7 @@ def _read(
             )
     # A run's saved config is resolved: a key that was changed later, such as data.root, must reach the reader too.
     reader |= {key: value for key, value in settings.items() if key in reader}
-    read = get_method(reader.pop("_target_"))
+    del reader["_target_"]
     parameters = inspect.signature(read).parameters
     if "tasks" in parameters:  # the reader reads only what these tasks need
         reader["tasks"] = tasks
@@ -127,7 +132,10 @@ def _read(
         reader["allow_download"] = False
     decoder = ImageDecoder.from_config(settings)
     options = {key: value for key, value in settings.items() if key in known and not hasattr(decoder, key)}
-    return read(**reader), options | {"decoder": decoder}
+    source = read(**reader)
+    if not isinstance(source, Source):
+        raise UserError(f"data.reader: expected {READER}, which returns a Source, got {type(source).__name__}")
+    return source, options | {"decoder": decoder}
 
 
 def _select_tasks(source: Source, tasks: Sequence[str], has_folds: bool = False) -> Source:

@@ -20,8 +20,8 @@ from visiontune.data.own_loader import OwnLoader
 from visiontune.data.readers.python import StoredTarget
 from visiontune.data.sampling import BEGINNING
 from visiontune.data.schema import SPLITS, Sample, Source, TaskInfo, select_tasks
-from visiontune.data.user_code import build_object
 from visiontune.errors import UserError
+from visiontune.nodes import build
 
 KEY = "data.datamodule"
 NOTE = (
@@ -147,9 +147,7 @@ def build_own_module(
     Raises:
         UserError: the class cannot be imported or built, or its schema or batches are invalid.
     """
-    module = build_object(
-        node, KEY, lambda cls: issubclass(cls, L.LightningDataModule), "a subclass of lightning.LightningDataModule"
-    )
+    module = build(node, KEY, "a subclass of lightning.LightningDataModule", L.LightningDataModule, only_classes=True)
     return OwnModuleData(module, image_size=image_size, channels=channels, seed=seed, tasks=tasks)
 
 

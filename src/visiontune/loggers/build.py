@@ -9,13 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError, disk_full, first_line
+from visiontune.errors import UserError, disk_full
 from visiontune.loggers.base import LoggedRun
 from visiontune.loggers.log import warn_on_error
+from visiontune.nodes import build, check_arguments, find, wrong_arguments
+
+LOGGER = "a Logger, such as visiontune.loggers.CSVLogger"
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -28,27 +30,23 @@ def check_loggers(cfg: DictConfig) -> None:
         if not OmegaConf.is_dict(node) or "_target_" not in node:
             raise UserError(f"logger.{name}: expected a mapping with a _target_, as in configs/logger/tensorboard.yaml")
         settings = {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore[union-attr]
-        try:
-            logger = get_class(settings.pop("_target_"))
-        except Exception as error:  # importing a user's module may raise any type
-            raise UserError(
-                f"logger.{name}: {first_line(error)}; write a class, such as visiontune.loggers.CSVLogger"
-            ) from error
+        logger = find(settings["_target_"], f"logger.{name}", LOGGER, Logger)
         package = getattr(logger, "package", None)
         if package is not None and find_spec(package) is None:
             raise UserError(
                 f"logger={name} needs {package}, an extra of this package: pip install 'visiontune[{package}]'"
             )
-        takes_run = settings.pop("_partial_", False)
+        check_arguments(logger, settings, f"logger.{name}")
+        settings = {key: value for key, value in settings.items() if key not in ("_target_", "_partial_")}
         try:
-            inspect.signature(logger).bind(**({"run": None} if takes_run else {}), **settings)
+            inspect.signature(logger).bind(**({"run": None} if node.get("_partial_") else {}), **settings)
         except TypeError as error:
             raise UserError(f"logger.{name}: {error}; its arguments: {_arguments(logger)}") from error
         if check := getattr(logger, "check", None):
             check(**settings)
 
 
-def _arguments(logger: type) -> str:
+def _arguments(logger: Any) -> str:
     return ", ".join(name for name in inspect.signature(logger).parameters if name != "run")
 
 
@@ -57,9 +55,10 @@ def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
     """Build the loggers of the run at `path`; close them when the block ends."""
     run = _logged_run(cfg, path)
     loggers = []
-    for node in cfg.logger.values():
-        logger = instantiate(node, _convert_="all")
-        logger = logger(run=run) if isinstance(logger, partial) else logger
+    for name, node in cfg.logger.items():
+        logger = build(node, f"logger.{name}", LOGGER, Logger)
+        with wrong_arguments(f"logger.{name}"):
+            logger = logger(run=run) if isinstance(logger, partial) else logger
         _warn_when_finalize_fails(logger)
         loggers.append(logger)
     status = "success"

@@ -13,11 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune.callbacks import ProbeInitialization
 from visiontune.config.derive import derive
 from visiontune.errors import UserError
+from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to
 from visiontune.strategies import Stages, Strategy
-from visiontune.training.build import make
+from visiontune.training.build import TRAINER
 from visiontune.training.cluster import own_processes
 from visiontune.training.fit import prepare
 
@@ -71,7 +72,8 @@ def range_test(cfg: DictConfig) -> RangeTest:
         model.strategy = LastEpoch(model.strategy)
         rising_lr = _RisingLr()
         settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-        trainer = make(settings | {"strategy": "auto", "devices": 1, "max_epochs": -1, "_partial_": True})(
+        settings |= {"strategy": "auto", "devices": 1, "max_epochs": -1}
+        trainer = build(settings, "trainer", TRAINER, L.Trainer, partial=True)(
             callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising_lr],
             plugins=own_processes(),
             max_steps=STEPS,

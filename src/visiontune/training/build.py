@@ -1,17 +1,16 @@
 """Build the objects of a run from its config."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
 
 from visiontune import __version__
 from visiontune.callbacks import (
@@ -29,7 +28,7 @@ from visiontune.callbacks import (
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
-from visiontune.errors import UserError, first_line
+from visiontune.errors import UserError
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import WeightReport
 from visiontune.models.backbones import build as build_backbone
@@ -38,27 +37,18 @@ from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import Head
 from visiontune.models.heads.extra_metrics import build_extra_metrics
 from visiontune.models.loss_terms import L1
+from visiontune.nodes import build, wrong_arguments
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
-from visiontune.strategies.base import HEADS
+from visiontune.strategies.base import HEADS, Strategy
 from visiontune.training.cluster import own_processes
 
-
-def make(node: DictConfig | dict[Any, Any]) -> Any:
-    """Call Hydra's `instantiate` with plain lists and dictionaries as arguments."""
-    return instantiate(node, _convert_="all")
-
-
-@contextmanager
-def wrong_arguments(group: str) -> Iterator[None]:
-    """Turn an error of a constructor into a UserError that names its config group."""
-    try:
-        yield
-    except Exception as error:  # torch and Lightning raise many types for wrong arguments
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"{group}: {first_line(cause)}") from error
+OPTIMIZER = "a torch.optim.Optimizer, such as torch.optim.AdamW"
+SCHEDULER = "a function, such as visiontune.optim.schedulers.cosine"
+STRATEGY = "a Strategy, such as visiontune.strategies.Full"
+HEAD = "a Head, such as visiontune.models.heads.ClassificationHead"
+CALLBACK = "a Callback, such as lightning.pytorch.callbacks.EarlyStopping"
+TRAINER = "lightning.Trainer"
 
 
 def build_data(cfg: DictConfig, download: bool = True) -> VisionData:
@@ -93,14 +83,15 @@ def build_finetuner(
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
     names = [name for name, _ in backbone.stages()] + [HEADS]
+    make_strategy = build(cfg.strategy, "strategy", STRATEGY, Strategy, partial=True)
     with wrong_arguments("strategy"):
-        strategy = make(cfg.strategy)(stages=names, epochs=epochs)
+        strategy = make_strategy(stages=names, epochs=epochs)
         strategy.prepare(backbone.model)
     model = FineTuner(
         backbone,
         heads,
-        optimizer=make(cfg.optimizer),
-        scheduler=make(cfg.scheduler),
+        optimizer=build(cfg.optimizer, "optimizer", OPTIMIZER, Optimizer, partial=True),
+        scheduler=build(cfg.scheduler, "scheduler", SCHEDULER, partial=True),
         strategy=strategy,
         loss_weights=cfg.loss_weights if isinstance(cfg.loss_weights, str) else dict(cfg.loss_weights),
         sam=cfg.technique.sam.rho if "sam" in cfg.technique else None,
@@ -121,9 +112,10 @@ def build_head(task: str, node: DictConfig, features: FeatureShape, info: TaskIn
     """Build the head of a task, with the extra metrics of its config."""
     options: Any = OmegaConf.to_container(node, resolve=True)
     metrics = options.pop("metrics", None) or {}
-    # Partial, since Hydra would convert the arguments to config nodes.
+    # Hydra would convert the features and the info to config nodes.
+    make_head = build(options, f"heads.{task}", HEAD, Head, partial=True)
     with wrong_arguments(f"heads.{task}"):
-        head: Head = make({**options, "_partial_": True})(features=features, info=info)
+        head: Head = make_head(features=features, info=info)
     key = f"heads.{task}.metrics"
     head.add_metrics(build_extra_metrics(metrics, info.classes, head.metric_arguments, key), key)
     return head
@@ -135,7 +127,7 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         model.backbone.compile()  # in place: the names in checkpoints stay the same
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
-    history = History(run.history, model.monitor)
+    history, intervals = History(run.history, model.monitor), cfg.checkpoints
     nonfinite = NonFinite(skip=cfg.get("on_nonfinite") == "skip")  # runs of older versions have no such key
     first: list[L.Callback] = [ExactResume(), nonfinite, LastWindowScale(), AverageBatchNorm(), history]
     first += [ProbeInitialization()] if cfg.probe else []
@@ -143,11 +135,11 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         StageMonitor(),
         UnfreezeMonitor(model.monitor),
         InitialValidation(history),
-        Checkpoints(run, model.monitor, **cfg.checkpoints, keep_start="wise_ft" in cfg.technique),
+        Checkpoints(run, model.monitor, intervals.every_steps, intervals.every_minutes, "wise_ft" in cfg.technique),
     ]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()
-    trainer = make(settings | {"_partial_": True})(
+    trainer = build(settings, "trainer", TRAINER, L.Trainer, partial=True)(
         callbacks=[*first, *_callbacks(cfg, model), *last, *([RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,  # otherwise History prints one line per epoch
         logger=list(loggers),
@@ -184,6 +176,12 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
             "technique=[sam] computes two gradients of one batch: write trainer.accumulate_grad_batches=1, and "
             "trainer.precision=bf16-mixed or 32-true"
         )
+    if settings.get("num_nodes", 1) != 1:
+        raise UserError(
+            f"trainer.num_nodes={settings['num_nodes']}: a run trains on one machine; write ~trainer.num_nodes"
+        )
+    if settings.get("enable_checkpointing") is False:
+        raise UserError("trainer.enable_checkpointing=false: a run needs its checkpoints; remove this key")
     check_loggers(cfg)
     with wrong_arguments("optimizer"):
         optimizer = model.build_optimizer()
@@ -192,16 +190,25 @@ def check(cfg: DictConfig, model: FineTuner) -> None:
     with wrong_arguments("callbacks"):
         _callbacks(cfg, model)
     with wrong_arguments("trainer"), logging_to(None, quiet=True):
-        make(settings | {"strategy": "auto", "devices": 1, "_partial_": True})(**quiet)
+        settings |= {"strategy": "auto", "devices": 1}
+        build(settings, "trainer", TRAINER, L.Trainer, partial=True)(**quiet)
 
 
 def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
     """Build the callbacks of `technique`, then those of `callbacks`; partial ones get the monitor and its mode."""
     name, mode = model.monitor
-    techniques = [node for node in cfg.technique.values() if "_target_" in node]
-    nodes = [*techniques, *(node for node in cfg.callbacks.values() if node)]
-    callbacks = [make(node) for node in nodes]
-    return [callback(monitor=name, mode=mode) if isinstance(callback, partial) else callback for callback in callbacks]
+    techniques = {key: node for key, node in cfg.technique.items() if OmegaConf.is_dict(node) and "_target_" in node}
+    nodes = {f"technique.{key}": node for key, node in techniques.items()}
+    nodes |= {f"callbacks.{key}": node for key, node in cfg.callbacks.items() if node}
+    callbacks = []
+    for key, node in nodes.items():
+        callback = build(node, key, CALLBACK, L.Callback)
+        with wrong_arguments(key):
+            callback = callback(monitor=name, mode=mode) if isinstance(callback, partial) else callback
+        if not isinstance(callback, L.Callback):
+            raise UserError(f"{key}: expected {CALLBACK}, got a value of type {type(callback).__name__}")
+        callbacks.append(callback)
+    return callbacks
 
 
 def distributed(strategy: Any) -> Any:

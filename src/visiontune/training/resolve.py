@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.config.check import check
+from visiontune.config.check import check, check_closed
 from visiontune.config.compose import train_config
 from visiontune.config.derive import derive
 from visiontune.config.devices import count_devices
@@ -16,8 +15,10 @@ from visiontune.config.launch import Launch
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError
 from visiontune.models.backbones import resolve_weights
+from visiontune.models.heads import Head
 from visiontune.models.heads.probeable import Probeable
-from visiontune.training.build import build_data
+from visiontune.nodes import find
+from visiontune.training.build import HEAD, STRATEGY, build_data
 from visiontune.training.load import open_run
 
 AUTO = "auto"
@@ -37,6 +38,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
     if cfg.name is None:  # before `check`, which resolves the interpolations of ${name}
         cfg = OmegaConf.merge(cfg, {"name": _default_name(cfg, launch)})  # type: ignore[assignment]
     new = check("train", cfg)
+    check_closed(new)
     if len({"ema", "swa"} & set(new.technique)) > 1:
         raise UserError("technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]")
     if new.test == AUTO:
@@ -54,7 +56,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
     new = resolve_machine(new)
     changes: dict[str, Any] = {}
     if new.probe == AUTO:
-        changes["probe"] = _is_pretrained(new) and any(map(_has_probe, new.heads.values()))
+        changes["probe"] = _is_pretrained(new) and any(_has_probe(task, head) for task, head in new.heads.items())
     if new.epochs is None:
         changes["epochs"] = _epochs_by_rule(new)
         if new.trainer.max_epochs is None:
@@ -119,9 +121,9 @@ def _is_pretrained(cfg: DictConfig) -> bool:
     )
 
 
-def _has_probe(head: DictConfig) -> bool:
+def _has_probe(task: Any, head: DictConfig) -> bool:
     """Whether a head's class can start from a linear probe."""
-    target = get_object(head._target_)
+    target = find(head._target_, f"heads.{task}", HEAD, Head)
     return isinstance(target, type) and issubclass(target, Probeable)
 
 
@@ -131,7 +133,7 @@ def _epochs_by_rule(cfg: DictConfig) -> int:
     Raises:
         UserError: the strategy has no such rule.
     """
-    rule = getattr(get_object(cfg.strategy._target_), "epochs_for", None)
+    rule = getattr(find(cfg.strategy._target_, "strategy", STRATEGY), "epochs_for", None)
     if rule is None:
         raise UserError("epochs=null: only strategy=bit_hyperrule computes the number of epochs; write epochs=30")
     data = build_data(cfg)

@@ -188,7 +188,7 @@ def test_metrics_that_are_not_fine_are_refused() -> None:
             r"heads.a.metrics.kappa=.*: write a metric and its direction, such as heads.a.metrics.kappa=",
         ),
         (KAPPA | {"direction": "up"}, r"heads.a.metrics.kappa.direction=up: write max or min"),
-        ({"metric": {"_target_": "torch.nn.Identity"}}, "expected a torchmetrics.Metric, got Identity"),
+        ({"metric": {"_target_": "torch.nn.Identity"}}, "expected a torchmetrics.Metric, .*got the class Identity"),
         ({"metric": {"_target_": "torchmetrics.CohenKappa"}}, "task"),
     ):
         with pytest.raises(UserError, match=message):

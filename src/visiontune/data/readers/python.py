@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import track
@@ -19,13 +19,22 @@ from visiontune.data.readers.folders import SPLIT_NAMES
 from visiontune.data.readers.python_items import Items
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.target_kinds import KINDS
-from visiontune.data.user_code import build_object
 from visiontune.errors import UserError
+from visiontune.nodes import build
 
 EXAMPLE = (
     "write data.dataset._target_=birds.Birds (a class with __len__ and __getitem__), or one per split: "
     "data.dataset='{train: {_target_: birds.Birds, split: train}, val: {_target_: birds.Birds, split: val}}'"
 )
+
+
+@runtime_checkable
+class ItemDataset(Protocol):
+    """A class with these methods is a Dataset."""
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +121,7 @@ def _parts(dataset: Mapping[str, Any] | None) -> dict[str | None, Mapping[str, A
 
 
 def _build(node: Mapping[str, Any], name: str) -> Any:
-    return build_object(
-        node,
-        name,
-        lambda cls: hasattr(cls, "__getitem__") and hasattr(cls, "__len__"),
-        f"a class with __len__ and __getitem__; {EXAMPLE}",
-    )
+    return build(node, name, f"a class with __len__ and __getitem__; {EXAMPLE}", ItemDataset, only_classes=True)
 
 
 def _names(classes: Any, task: str) -> list[str] | None:

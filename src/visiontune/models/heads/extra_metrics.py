@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
 from torch import Tensor, distributed, nn
 from torchmetrics import Metric, SumMetric
 
@@ -14,8 +13,10 @@ from visiontune.errors import UserError, first_line
 from visiontune.models.heads.base import Head
 from visiontune.models.heads.metric_states import gather_states, merge_states
 from visiontune.models.heads.metrics import ExtraMetric, PerClass, Value
+from visiontune.nodes import build, check
 
 EXAMPLE = "{metric: {_target_: torchmetrics.CohenKappa, task: multiclass}, direction: max}"
+EXPECTED = "a torchmetrics.Metric, such as {_target_: torchmetrics.CohenKappa, task: multiclass}"
 
 
 def build_metrics(head: Head) -> nn.Module:
@@ -49,20 +50,12 @@ def build_extra_metrics(
                 f"{key}.{name}.direction={entry['direction']}: write max or min, whichever is better, or null for a "
                 "metric that is never the monitor"
             )
-        try:
-            parameters = inspect.signature(get_object(node["_target_"])).parameters
-            arguments_by_name = {argument: value for argument, value in defaults.items() if argument in parameters}
-            metric = instantiate({**arguments_by_name, **node}, _convert_="all")
-        except Exception as error:  # whatever the class raises for an argument that it does not accept
-            cause = error.__cause__ or error
-            raise UserError(
-                f"{key}.{name}.metric={dict(node)}: {first_line(cause)}; write e.g. {key}.{name}={EXAMPLE}"
-            ) from error
+        place = f"{key}.{name}.metric"
+        parameters = inspect.signature(check(node, place, EXPECTED, Metric)).parameters
+        arguments_by_name = {argument: value for argument, value in defaults.items() if argument in parameters}
+        metric = build({**arguments_by_name, **node}, place, EXPECTED, Metric)
         if not isinstance(metric, Metric):
-            raise UserError(
-                f"{key}.{name}.metric={dict(node)}: expected a torchmetrics.Metric, got {type(metric).__name__}; "
-                f"write e.g. {key}.{name}={EXAMPLE}"
-            )
+            raise UserError(f"{place}={dict(node)}: expected {EXPECTED}, got {type(metric).__name__}")
         extra[name] = ExtraMetric(metric, entry.get("direction"), names)
     return extra
 
