@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from running import Command, mostly_slow
 
 from visiontune import export
-from visiontune.data.images import load_image
+from visiontune.data.images import ImageDecoder, load_image
 from visiontune.deployment import files
 from visiontune.runs import RunDirectory
 
@@ -114,13 +114,15 @@ def test_the_script_needs_neither_torch_nor_this_package(
     torch.manual_seed(1)
     Image.fromarray(torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8).numpy()).save(image)
     script = exported.with_name("run_onnx.py")
-    assert len(script.read_text().splitlines()) <= 60
+    assert len(script.read_text().splitlines()) <= 120
     code = (
         "import sys, runpy; sys.modules['torch'] = sys.modules['visiontune'] = None; "
-        f"sys.argv = ['run_onnx.py', {str(image)!r}]; runpy.run_path({str(script)!r}, run_name='__main__')"
+        f"sys.argv = ['run_onnx.py', {str(script)!r}, {str(image)!r}]; "
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 1 and process.stderr.startswith(f"{script}: cannot identify image file")
+    assert len(process.stderr.splitlines()) == 1
     (task,) = run.read_config().heads
     assert process.stdout.startswith(f"{image}  {task}: ")
     answer = process.stdout.removesuffix("\n").split(": ", 1)[1]
@@ -154,6 +156,54 @@ def test_script_reads_images_as_training_does(run: RunDirectory, exported: Path,
     outputs = files.OnnxFile(exported)(load_image(path)[None])
     for name, value in script["predict"](path).items():
         np.testing.assert_array_equal(value, outputs[name])
+
+
+def write_photos(folder: Path) -> dict[str, Path]:
+    """A photo that EXIF turns, as JPEG and TIFF, with damaged EXIF, with a long text, and grey with 16 bits."""
+    folder.mkdir()
+    paths = {name: folder / name for name in ("turned.jpg", "turned.tif", "damaged.jpg", "text.png", "deep.png")}
+    noise = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    image, exif, text = Image.fromarray(noise), Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6
+    image.save(paths["turned.jpg"], exif=exif)
+    image.save(paths["turned.tif"], exif=exif)
+    image.save(paths["damaged.jpg"], exif=b"Exif\0\0II*\0" + bytes(range(30)))
+    text.add_text("prompt", "a" * 2_000_000, zip=True)
+    image.save(paths["text.png"], pnginfo=text)
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 7).save(paths["deep.png"])
+    return paths
+
+
+@pytest.mark.parametrize("run", ["classification"], indirect=True)
+@pytest.mark.parametrize("orientation", ["apply", "ignore"])
+def test_script_reads_photos_as_the_run_does(
+    run: RunDirectory, exported: Path, command: Command, tmp_path: Path, orientation: str
+) -> None:
+    script = runpy.run_path(str(exported.with_name("run_onnx.py")))
+    metadata, recorded = script["metadata"], run.read_config().data
+    assert {key: metadata[key] for key in ("orientation", "grey_range", "max_pixels")} == {
+        "orientation": recorded.orientation,
+        "grey_range": recorded.grey_range,
+        "max_pixels": recorded.max_pixels,
+    }
+    paths = write_photos(tmp_path / "photos")
+    if orientation == "apply":
+        command("predict", f"run={run.path}", f"input={tmp_path / 'photos'}", f"output={tmp_path / 'own'}")
+        with (tmp_path / "own" / "predictions.csv").open(newline="") as file:
+            rows = {row["path"]: row["prediction"] for row in csv.DictReader(file)}
+        lines = {}
+        for name, path in paths.items():
+            scores = {key.split(".")[1]: value for key, value in script["predict"](path).items()}
+            lines[name] = script["describe"]("classification", scores).split()[0]
+        assert lines == rows
+    for grey_range in (None, [100, 3000]):
+        decoder = ImageDecoder.from_config({"orientation": orientation, "grey_range": grey_range})
+        metadata.update(channels=3, orientation=orientation, grey_range=grey_range)
+        for path in paths.values():
+            np.testing.assert_array_equal(script["read"](path).transpose(2, 0, 1), decoder(path), err_msg=path.name)
+    metadata["max_pixels"] = 599
+    with pytest.raises(ValueError, match="it has 30 x 20 pixels, more than 599"):
+        script["read"](paths["text.png"])
 
 
 @pytest.mark.parametrize("run", mostly_slow(TASKS, "classification"), indirect=True)

@@ -26,7 +26,8 @@ class Exported(ABC):
 
     Attributes:
         metadata: `version`, `checkpoint` (SHA-256 of the exported checkpoint), `image_size`, `resize`, `channels`,
-            `tasks` (kind and class names) and `plain` (raw outputs that are not tensors).
+            `orientation`, `grey_range` and `max_pixels` (how the run reads image files), `tasks` (kind and class names)
+            and `plain` (raw outputs that are not tensors).
     """
 
     metadata: dict[str, Any]

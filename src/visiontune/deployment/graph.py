@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from visiontune import __version__
 from visiontune.data import TaskInfo
 from visiontune.data.geometry import eval_frame, resized_size
+from visiontune.data.images import ImageDecoder
 from visiontune.data.loaders import as_size
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.exportable import Exportable
@@ -27,6 +28,7 @@ class Graph(nn.Module):
     Args:
         schema: the tasks with their class names.
         size, resize, fill: how an image is fitted to the network's input, see `eval_transform`; fill is 0..255.
+        decoder: how the run reads image files.
         checkpoint: SHA-256 of the checkpoint file.
     """
 
@@ -37,10 +39,11 @@ class Graph(nn.Module):
         size: tuple[int, int],
         resize: str,
         fill: float,
+        decoder: ImageDecoder,
         checkpoint: str,
     ) -> None:
         super().__init__()
-        self.schema, self.checkpoint = dict(schema), checkpoint
+        self.schema, self.decoder, self.checkpoint = dict(schema), decoder, checkpoint
         self.backbone, self.heads = model.backbone, model.heads
         require(model.heads, Exportable, "export")
         self.size, self.resize, self.fill = size, resize, fill / 255
@@ -84,6 +87,9 @@ class Graph(nn.Module):
             "image_size": self.size,
             "resize": self.resize,
             "channels": self.backbone.in_channels,
+            "orientation": self.decoder.orientation,
+            "grey_range": self.decoder.grey_range,
+            "max_pixels": self.decoder.max_pixels,
             "plain": {
                 task: {name: value for name, value in values.items() if not isinstance(value, Tensor)}
                 for task, values in raw.items()
@@ -96,7 +102,8 @@ def build_graph(run: RunDirectory, cfg: DictConfig, which: str = "best") -> tupl
     model, schema = load_model(run, cfg, which, plain=True)
     model.eval().requires_grad_(False)
     size, resize, fill = as_size(cfg.data.image_size), cfg.data.resize, cfg.augment.fill
-    return Graph(model, schema, size, resize, fill, run.digest(which)).eval(), model
+    decoder = ImageDecoder.from_config(cfg.data)
+    return Graph(model, schema, size, resize, fill, decoder, run.digest(which)).eval(), model
 
 
 def example_image(graph: Graph) -> Tensor:
