@@ -95,9 +95,12 @@ def test_other_values() -> None:
 
 
 def test_truth_values_of_a_yaml_file_are_no_text(tmp_path: Path) -> None:
-    for classes in (["on", False], {"kind": [True]}):
-        with pytest.raises(UserError, match=r"in a YAML file, put quotes around text such as 'on' and 'no'$"):
-            check("train", OmegaConf.merge(train_config(["data=csv"]), {"data": {"classes": classes}}))
+    cfg = train_config(["data=csv"])
+    for classes in (["on", False], {"kind": [True]}, [1.1, "1.2"], {"kind": [1.1]}):
+        with pytest.raises(UserError, match=r"in a YAML file, put quotes around text such as 'on' and '1.10'$"):
+            check("train", OmegaConf.merge(cfg, {"data": {"classes": classes}}))
+    with pytest.raises(UserError, match=r"^data.split_ratio.train=1.5: .* write data.split_ratio.train=0.7$"):
+        check("train", OmegaConf.merge(cfg, {"data": {"split_ratio": {"train": 1.5}}}))
 
 
 def test_a_text_survives_the_config_of_a_run() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,9 +115,9 @@ def test_booleans_in_a_yaml_file_need_quotes(root: Path, tmp_path: Path, plan: C
     text = f"# @package _global_\n{defaults}data:\n  classes: "
     file.write_text(f"{text}[off, on]\n")
     assert "in YAML with quotes" in plan(*keys).message
-    for names in ("['off', 'on']", "[0, 1]"):
+    for names, table in (("['off', '1.10']", r"\noff .*\n1\.10 "), ("[0, 1]", r"\n0 .*\n1 ")):
         file.write_text(f"{text}{names}\n")
-        assert "data: segmentation, 2 classes" in plan(*keys).out
+        assert re.search(rf"data: segmentation, 2 classes.*{table}", plan(*keys).out, re.DOTALL)
 
 
 @pytest.mark.slow

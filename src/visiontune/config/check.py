@@ -132,14 +132,17 @@ def _message(model: type[Section], plain: Any, error: ValidationError) -> str:
     if field is None:
         return f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
     example = (field.examples or ["VALUE"])[0]
-    hint = "; in a YAML file, put quotes around text such as 'on' and 'no'" if _has_flag(value) else ""
+    hint = "; in a YAML file, put quotes around text such as 'on' and '1.10'" if _lacks_quotes(error, path) else ""
     return f"{key}={_text(value)}: expected {field.description}, got {_kind(value)}; write {key}={_text(example)}{hint}"
 
 
-def _has_flag(value: Any) -> bool:
-    """Whether an item of a list or mapping is true or false, as YAML reads `on` and `no`."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(item, bool) or _has_flag(item) for item in items)
+def _lacks_quotes(error: ValidationError, path: list[str]) -> bool:
+    """Whether a wrong value of the key may have been text: YAML reads `on` as true, and `1.10` as 1.1."""
+    return any(
+        entry["type"] == "string_type" and isinstance(entry["input"], bool | float)
+        for entry in error.errors()
+        if list(entry["loc"][: len(path)]) == path
+    )
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -64,7 +64,7 @@ class Data(Section):
     labels: Texts | None = key("a list of columns", "[striped,broken]")
     targets: Texts | None = key("a list of columns", "[width,weight]")
     classes: Texts | Mapping[str, Texts] | None = key(
-        "a list of names (in YAML with quotes: 'on', 'yes', 'true'), or a list for each task", "[cat,dog]"
+        "a list of names (in YAML with quotes: 'on', 'yes', '1.10'), or a list for each task", "[cat,dog]"
     )
     include: Texts | None = key("a list of names, or null", "[cat,dog]")
     label_format: Literal["auto", "polygon", "keypoints"] = key("auto, polygon or keypoints", "polygon")

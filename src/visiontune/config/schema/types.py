@@ -17,6 +17,11 @@ def _to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _to_name(value: Any) -> Any:
+    """Convert whole numbers only: YAML reads the name 1.10 as 1.1."""
+    return value if isinstance(value, float) else _to_text(value)
+
+
 class Section(BaseModel):
     """Keys of one mapping; keys that are not listed are allowed, since constructors and users add their own."""
 
@@ -25,7 +30,7 @@ class Section(BaseModel):
 
 Flag = StrictBool
 Text = Annotated[StrictStr, BeforeValidator(_to_text)]
-Texts = list[Text]
+Texts = list[Annotated[StrictStr, BeforeValidator(_to_name)]]
 Int = Annotated[StrictInt, BeforeValidator(_to_int)]
 Count = Annotated[Int, Ge(1)]
 Float = Annotated[StrictFloat, Field(allow_inf_nan=False)]
