@@ -10,6 +10,7 @@ from PIL import Image
 from running import Outcome
 
 Plan = Callable[..., Outcome]
+BOTH = "class with positive and negative labels"
 
 
 def keep(folder: Path, count: int) -> None:
@@ -76,7 +77,9 @@ def test_val_of_unlabelled_pixels(tmp_path: Path, plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("columns", "override", "val", "evidence"),
     [
-        ("striped,broken", "data.labels=[striped,broken]", ("0,0", ","), "positive label of multilabel"),
+        ("striped,broken", "data.labels=[striped,broken]", ("0,0", ","), f"{BOTH} of multilabel"),
+        ("striped,broken", "data.labels=[striped,broken]", ("1,1", "1,"), f"{BOTH} of multilabel"),
+        ("striped,broken", "data.labels=[striped,broken]", ("1,0", "1,0"), f"{BOTH} of multilabel"),
         ("kind", "data.label=kind", ("", ""), "label of classification"),
         ("width", "data.targets=[width]", ("", ""), "label of regression"),
     ],

@@ -39,7 +39,7 @@ class TaskInfo:
 
     def decides(self, targets: Iterable[Any]) -> bool:
         """Whether a val split with these targets can tell better epochs from worse ones."""
-        return any(target is not None and self.target_kind.decides(target, self.labels(target)) for target in targets)
+        return self.target_kind.decides([(target, self.labels(target)) for target in targets if target is not None])
 
 
 def select_tasks(schema: Mapping[str, TaskInfo], tasks: Sequence[str]) -> dict[str, TaskInfo]:

@@ -36,14 +36,13 @@ class TargetKind:
         """The class labels of a loaded target, one per object or class in it."""
         return []
 
-    def decides(self, target: Any, labels: Sequence[int]) -> bool:
-        """Whether metrics on this target can tell better epochs from worse ones.
+    def decides(self, targets: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+        """Whether metrics on these targets can tell better epochs from worse ones.
 
         Args:
-            target: not None; it may be `Stored`.
-            labels: its class labels.
+            targets: each target, which is not None and may be `Stored`, with its class labels.
         """
-        return len(labels) > 0 or not self.names_classes
+        return any(labels or not self.names_classes for _, labels in targets)
 
     def steps_before(self) -> list[v2.Transform]:
         """Transforms that prepare the target before any geometric step."""

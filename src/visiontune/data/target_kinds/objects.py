@@ -26,9 +26,9 @@ class Detection(TargetKind):
     def labels(self, target: Any) -> Sequence[int]:
         return [int(label) for label in target["labels"]]
 
-    def decides(self, target: Any, labels: Sequence[int]) -> bool:
-        crowd = target.get("crowd", ()) if isinstance(target, Mapping) else getattr(target, "crowd", ())
-        return len(labels) > sum(map(bool, crowd))  # metrics ignore crowds and difficult objects
+    def decides(self, targets: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+        # Metrics ignore crowds and difficult objects.
+        return any(len(labels) > sum(map(bool, _crowd(target))) for target, labels in targets)
 
     def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> dict[str, Tensor]:
         new = [labels[label] for label in self.labels(target)]
@@ -76,6 +76,10 @@ class Instances(Detection):
         if masks.shape != (count, *size):
             raise ValueError(f"expected masks of shape {(count, *size)}, one per box, got {describe(masks)}")
         return torch.from_numpy(masks > 0)
+
+
+def _crowd(target: Any) -> Sequence[bool]:
+    return target.get("crowd", ()) if isinstance(target, Mapping) else getattr(target, "crowd", ())
 
 
 def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

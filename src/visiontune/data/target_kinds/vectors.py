@@ -39,11 +39,16 @@ class Classification(MixableKind):
 class Multilabel(MixableKind):
     name = "multilabel"
     value_per_class = True
-    evidence = "positive label"
+    evidence = "class with positive and negative labels"
     names_classes = True
 
     def labels(self, target: Any) -> Sequence[int]:
         return (target > 0).nonzero()[:, 0].tolist()
+
+    def decides(self, targets: Sequence[tuple[Any, Sequence[int]]]) -> bool:
+        # Average precision is 1 for every model if all labels of a class are positive. NaN is unknown.
+        values = torch.stack([target for target, _ in targets]) if targets else torch.empty(0, 0)
+        return bool(((values > 0).any(0) & (values == 0).any(0)).any())
 
     def relabel(self, target: Any, labels: Sequence[int | None], count: int) -> Tensor:
         return _reorder(target, labels, count)
