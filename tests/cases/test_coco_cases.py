@@ -223,7 +223,7 @@ def test_bad_images_are_left_out_on_request(tmp_path: Path) -> None:
 def test_images_outside_the_root_are_noted(load: Callable[..., Source], tmp_path: Path) -> None:
     outside = write_image(tmp_path / "outside.jpg")
     source = load(lambda document: document["images"][0].update(file_name=str(outside)))
-    assert f"1 image of b.json outside the data folder: {outside}" in source.notes
+    assert f"1 image of b.json is outside data.root: {outside}" in source.notes
 
 
 @pytest.mark.parametrize(

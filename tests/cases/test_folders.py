@@ -247,7 +247,8 @@ def test_hidden_files_and_links_in_every_reader(name: str, tmp_path: Path) -> No
         os.symlink("..", root / folder / "loop")
     source = read(root)
     assert paths(source) == paths(expected) and source.schema == expected.schema
-    assert [note.split()[1] for note in source.notes].count("hidden") == len([f for f in folders if "labels" not in f])
+    walks = 1 if name == "yolo" else len(folders)  # its splits have one note, its labels none
+    assert [note.split()[1] for note in source.notes].count("hidden") == walks
     assert any("link" in note for note in source.notes)
     os.symlink(root, tmp_path / "linked")
     assert paths(read(tmp_path / "linked")) == paths(expected)

@@ -17,6 +17,7 @@ from running import SMALL, Command, Outcome, can_mount
 
 from visiontune.data import shared_memory
 from visiontune.data.cores import usable_cores
+from visiontune.data.images import ImageDecoder
 from visiontune.data.scan import orientation_note, read_image_sizes, scan
 from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import RunError
@@ -218,7 +219,7 @@ def test_sizes_and_orientation_of_images(tmp_path: Path) -> None:
         Image.open(write_image(tmp_path / f"{i}.jpg")).save(tmp_path / f"{i}.jpg", exif=exif)
     names = [f"{i}.jpg" for i in range(4)]
     assert list(read_image_sizes(tmp_path, names).values()) == [(48, 64)] + 3 * [(64, 48)]
-    assert set(read_image_sizes(tmp_path, names, orientation="ignore").values()) == {(48, 64)}
+    assert set(read_image_sizes(tmp_path, names, ImageDecoder(orientation="ignore")).values()) == {(48, 64)}
     (note,) = orientation_note(tmp_path, names)
     assert note.startswith("3 images have an EXIF orientation, which is applied") and note.endswith(
         ": 1.jpg, 2.jpg, 3.jpg"

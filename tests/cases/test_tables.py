@@ -170,7 +170,8 @@ def test_ids_without_extension_in_another_column(root: Path) -> None:
     write(root, [f"{i},{('cat', 'dog')[i % 2]}" for i in range(12)], "image_id,kind")
     source = read(root, "t.csv", label="kind", path="image_id")
     assert labels(source) == EXPECTED and source.samples[0].path == "images/0.png"
-    assert source.notes == ["12 paths have no extension: 0 is images/0.png, 1 is images/1.png, 2 is images/2.png, ..."]
+    names = "0 is images/0.png, 1 is images/1.png, 2 is images/2.png, ..."
+    assert source.notes == [f"12 names in t.csv have no extension: {names}"]
     assert "has no column 'path'; it has image_id, kind. Write data.path=COLUMN" in refused(root)
     write_image(root / "more/3.jpg")
     message = refused(root, path="image_id")
@@ -190,7 +191,7 @@ def test_absolute_paths_and_backslashes(root: Path, tmp_path: Path) -> None:
     other = write_image(tmp_path / "elsewhere/a.png")
     write(root, [*rows(), f"{other},cat"])
     source = read(root, "t.csv", label="kind")
-    assert len(source.samples) == 13 and source.notes == [f"1 image is outside data.root: {other}"]
+    assert len(source.samples) == 13 and source.notes == [f"1 image of t.csv is outside data.root: {other}"]
 
 
 @pytest.mark.parametrize("prefix", ["C:\\Users\\me\\data\\", "/home/nobody/data/", "https://host/data/"])
@@ -198,10 +199,13 @@ def test_paths_of_another_machine(root: Path, prefix: str) -> None:
     write(root, [f"{prefix}images\\{i}.png,{('cat', 'dog')[i % 2]}" for i in range(12)])
     source = read(root, "t.csv", label="kind")
     assert labels(source) == EXPECTED
-    begin = prefix.replace("\\", "/").rstrip("/")
-    assert source.notes == [f"12 paths begin with {begin}: {root} is used instead"]
-    write(root, [*rows(), f"{prefix}images/0.png,cat", "/other/images/1.png,dog"])
+    begin = prefix.replace("\\", "/")
+    names = ", ".join(f"{begin}images/{i}.png is images/{i}.png" for i in range(3))
+    assert source.notes == [f"12 images have another path than in t.csv: {names}, ..."]
+    write(root, [*rows(), f"{prefix}images/0.png,cat", f"{prefix}images/12.png,cat"])
     assert "1 of 14 images do not exist" in refused(root)
+    write(root, [*rows(), "/other/images/1.png,cat"])
+    assert refused(root) == "t.csv:14: images/1.png is already in line 3. An image has one row."
 
 
 def test_copies_of_a_row(root: Path) -> None:
@@ -240,4 +244,4 @@ def test_the_plan_of_a_table(root: Path, plan: Callable[..., Outcome]) -> None:
     out = plan(*keys, "data.split_ratio={train: 0.5, val: 0.5, test: 0}").out
     assert "data: classification, 2 classes" in out and "4 of 12 images have no label" in out
     assert out.count("4 cells of kind are missing values: None, nan") == 1
-    assert out.count("12 paths have no extension") == 1
+    assert out.count("12 names in t.csv have no extension") == 1

@@ -256,6 +256,37 @@ def test_the_plan(plan: Callable[..., Outcome], root: Path) -> None:
     assert outcome.code == 0 and "note: 4 labels have keypoints: their boxes are used" in outcome.out
 
 
+def test_links_in_two_splits(root: Path, tmp_path: Path) -> None:
+    (root / "images/val/more.jpg").symlink_to("../train/train0.jpg")
+    (root / "images/train/again.jpg").symlink_to("train1.jpg")
+    source = read(root)
+    assert splits(source) == ALL and "images/val/more.jpg" not in {sample.path for sample in source.samples}
+    (note,) = source.notes
+    links = "images/train/again.jpg, images/val/more.jpg"
+    assert note == f"2 links that repeat files or folders in {root} are left out: {links}"
+    pool = write_image(tmp_path / "pool/a.jpg")
+    for split in ("train", "val"):
+        (root / f"images/{split}/linked.jpg").symlink_to(pool)
+    text = message(root)
+    assert f"{root}/images/train/linked.jpg and {root}/images/val/linked.jpg are the same image, {pool}" in text
+    assert "An image has one class and one split: remove one of the links" in text
+
+
+def test_links_in_the_folders_of_one_split(root: Path) -> None:
+    (root / "images/more").mkdir()
+    for i in range(2):
+        (root / f"images/more/{i}.jpg").symlink_to(f"../train/train{i}.jpg")
+    write_config(root, f"train: [images/train, images/more]\nval: images/val\n{NAMES}")
+    text = message(root)
+    assert text.startswith(
+        f"{root}/data.yaml: train: {root}/images/more has no images\nnote: 2 links that repeat files"
+    )
+    write_image(root / "images/more/2.jpg")
+    assert splits(read(root)) == {"train": 3, "val": 2}
+    write_config(root, f"train: images\nval: images/val\n{NAMES}")
+    assert "images/val/val0.jpg is in both train and val" in message(root)
+
+
 @pytest.mark.parametrize("key", ["kpt_shape", "names", "nc"])
 def test_references_that_grow(root: Path, key: str) -> None:
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 40))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visiontune.data.images import load_image, with_channels
+from visiontune.data.images import ImageDecoder, load_image, with_channels
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.errors import UserError
 
@@ -52,7 +52,7 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, suffix: 
     assert corners(image) == UPRIGHT[orientation]
     assert image.shape == ((3, 32, 64) if orientation < 5 else (3, 64, 32))
     assert read_image_sizes(tmp_path, [path.name])[path.name] == image.shape[1:]
-    stored = read_image_sizes(tmp_path, [path.name], orientation="ignore")[path.name]
+    stored = read_image_sizes(tmp_path, [path.name], ImageDecoder(orientation="ignore"))[path.name]
     assert stored == (32, 64)
     assert len(orientation_note(tmp_path, [path.name])) == (orientation > 1)
 

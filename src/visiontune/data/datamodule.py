@@ -14,10 +14,10 @@ from visiontune.data.assign import assign, keep_labels
 from visiontune.data.augmentation import Augment, train_transform
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.batch import Batch
-from visiontune.data.dataset import DECODER, VisionDataset
+from visiontune.data.dataset import VisionDataset
 from visiontune.data.geometry import eval_frame, eval_transform
 from visiontune.data.image_notes import ImageNotes
-from visiontune.data.images import ImageDecoder
+from visiontune.data.images import DECODER, ImageDecoder
 from visiontune.data.loaders import as_size, data_loader, resolve_workers, to_network
 from visiontune.data.mixing import BatchMixer
 from visiontune.data.recorded import read_splits, split_rows

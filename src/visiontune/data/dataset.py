@@ -14,13 +14,11 @@ from visiontune.data.batch import Batch
 from visiontune.data.cores import usable_cores
 from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
-from visiontune.data.images import ImageDecoder, with_channels
+from visiontune.data.images import DECODER, ImageDecoder, with_channels
 from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
 from visiontune.data.target_transforms import Measure
 from visiontune.data.targets import is_stored
-
-DECODER = ImageDecoder()
 
 
 class VisionDataset(Dataset[dict[str, Any]]):

@@ -70,7 +70,10 @@ def open_image(source: Path | bytes, max_pixels: int | None = None, header: bool
             stream, orientation, several = strip(file, header)
             with Image.open(stream, formats=_formats(stream)) as image:
                 orientation = orientation or stored_orientation(image)
-                yield ImageFile(image, orientation, several, _check_size(image, max_pixels))
+                weight = _weigh(image)
+                if problem := describe_excess(image.size, weight, max_pixels):
+                    raise ValueError(problem)
+                yield ImageFile(image, orientation, several, weight)
     except (OSError, ValueError, UserError):
         raise
     except MemoryError as error:
@@ -123,22 +126,26 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _check_size(image: Image.Image, max_pixels: int | None) -> int:
-    """The weight of an image. Raises ValueError if it is more than `max_pixels`."""
+def describe_excess(size: tuple[int, int], weight: int, max_pixels: int | None) -> str:
+    """Why an image of `size` (width, height) is too large, see `ImageFile.weight`; empty if it is not."""
+    if max_pixels is None or weight <= max_pixels:
+        return ""
+    width, height = size
+    factor = round(weight / (width * height), 1)
+    more = f", and its decoder needs {factor:g} times the memory of other images" if factor > 1 else ""
+    return (
+        f"it has {width} x {height} pixels{more}; data.max_pixels={max_pixels} is the limit. "
+        f"Write data.max_pixels={weight} to read it"
+    )
+
+
+def _weigh(image: Image.Image) -> int:
+    """See `ImageFile.weight`. Raises ValueError if there are no pixels."""
     width, height = image.size
     if width < 1 or height < 1:
         raise ValueError(f"it has {width} x {height} pixels")
     factor = MEMORY_FACTORS.get(image.format or "", 1)
-    if image.info.get("progressive"):
-        factor = PROGRESSIVE_FACTOR
-    weight = round(width * height * factor)
-    if max_pixels is not None and weight > max_pixels:
-        more = f", and its decoder needs {factor} times the memory of other images" if factor > 1 else ""
-        raise ValueError(
-            f"it has {width} x {height} pixels{more}; data.max_pixels={max_pixels} is the limit. "
-            f"Write data.max_pixels={weight} to read it"
-        )
-    return weight
+    return round(width * height * (PROGRESSIVE_FACTOR if image.info.get("progressive") else factor))
 
 
 def _formats(stream: BinaryIO) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class ImageDecoder:
         return upright(pixels, orientation) if self.orientation == "apply" else pixels
 
 
+DECODER = ImageDecoder()
+
+
 def is_image(path: Path) -> bool:
     """Whether the suffix is that of a supported image format; False for hidden files (``._photo.jpg``)."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
@@ -128,14 +131,23 @@ def load_images(paths: Sequence[Path], decoder: Callable[[Path], Tensor] = load_
 
 def _decoded_bytes(path: Path) -> int:
     try:
-        height, width, _ = read_header(path)
+        height, width, *_ = read_header(path)
     except (*PROBLEMS, UserError):  # decoding it raises the error again
         return 0
     return height * width * BYTES_PER_PIXEL
 
 
-def read_header(source: Path | bytes) -> tuple[int, int, int]:
-    """Height and width of the stored pixels, and EXIF orientation (1 to 8), of an image file, without decoding it.
+class Header(NamedTuple):
+    """Height and width of the stored pixels, EXIF orientation (1 to 8), and `ImageFile.weight`."""
+
+    height: int
+    width: int
+    orientation: int
+    weight: int
+
+
+def read_header(source: Path | bytes) -> Header:
+    """The header of an image file, which is not decoded.
 
     Args:
         source: a path, or the bytes of a file.
@@ -145,7 +157,7 @@ def read_header(source: Path | bytes) -> tuple[int, int, int]:
         UserError: the format needs an extra that is not installed.
     """
     with open_image(source, header=True) as file:
-        return file.image.height, file.image.width, file.orientation
+        return Header(file.image.height, file.image.width, file.orientation, file.weight)
 
 
 def describe_image(source: Path | bytes, decoder: ImageDecoder) -> dict[str, Any]:

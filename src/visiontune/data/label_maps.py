@@ -10,8 +10,8 @@ import torch
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.image_files import PROBLEMS, reason
-from visiontune.data.images import ImageDecoder
-from visiontune.data.mask_files import DECODER, check_mask_sizes, describe_size, pixel_codes, read_masks
+from visiontune.data.images import DECODER, ImageDecoder
+from visiontune.data.mask_files import check_mask_sizes, describe_size, pixel_codes, read_masks
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError, listed, printable, some
 

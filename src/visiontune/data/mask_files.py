@@ -11,13 +11,11 @@ from PIL import Image
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.fingerprint import hash_mask
 from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, open_image
-from visiontune.data.images import ImageDecoder
+from visiontune.data.images import DECODER, ImageDecoder
 from visiontune.data.pixels import strips
 from visiontune.data.scan import scan
 from visiontune.data.targets import IGNORE
 from visiontune.errors import UserError, listed
-
-DECODER = ImageDecoder()
 
 
 def read_masks(
@@ -35,8 +33,7 @@ def read_masks(
     Raises:
         UserError: lists the files that cannot be read as masks.
     """
-    kind = "mask-colours-hashed" if colours else "mask-values-hashed"
-    kind += "-stored" if decoder.orientation == "ignore" else ""
+    kind = f"mask-{'colours' if colours else 'values'}-hashed-{decoder.name}"
     return scan(root, paths, partial(_read_mask, colours=colours, decoder=decoder), kind, bad)
 
 

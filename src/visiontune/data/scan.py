@@ -12,8 +12,8 @@ from typing import Any
 
 from visiontune.data.bad_files import BadFiles, check_names
 from visiontune.data.cores import usable_cores
-from visiontune.data.image_files import PROBLEMS, reason
-from visiontune.data.images import read_header
+from visiontune.data.image_files import PROBLEMS, describe_excess, reason
+from visiontune.data.images import DECODER, Header, ImageDecoder, read_header
 from visiontune.data.progress import show_progress
 from visiontune.errors import UserError, pluralize, some
 
@@ -68,22 +68,23 @@ def scan(
 
 
 def read_image_sizes(
-    root: Path, paths: Iterable[str], orientation: str = "apply", bad: BadFiles | None = None
+    root: Path, paths: Iterable[str], decoder: ImageDecoder = DECODER, bad: BadFiles | None = None
 ) -> dict[str, tuple[int, int]]:
-    """(H, W) of each image as it is decoded with `data.orientation`.
+    """(H, W) of each image as `decoder` decodes it.
 
     Args:
-        bad: decides what happens to images that cannot be read, which the result does not have.
+        bad: decides what happens to images that cannot be read or are too large, which the result does not have.
     """
     return {
-        path: (width, height) if exif >= 5 and orientation == "apply" else (height, width)
-        for path, (_, height, width, exif) in scan_images(root, paths, bad).items()
+        path: (width, height) if exif >= 5 and decoder.orientation == "apply" else (height, width)
+        for path, (_, (height, width, exif, _)) in scan_images(root, paths, bad, decoder.max_pixels).items()
     }
 
 
 def orientation_note(root: Path, paths: Iterable[str], orientation: str = "apply") -> list[str]:
     """A note on the images with an EXIF orientation, for data whose boxes or masks were drawn on the images."""
-    turned = [path for path, (*_, exif) in scan_images(root, paths, BadFiles("skip")).items() if exif != 1]
+    headers = scan_images(root, paths, BadFiles("skip"))
+    turned = [path for path, (_, header) in headers.items() if header.orientation != 1]
     if not turned:
         return []
     count = pluralize(len(turned), "image has", "images have")
@@ -95,12 +96,25 @@ def orientation_note(root: Path, paths: Iterable[str], orientation: str = "apply
     return [f"{count} {what}: {some(sorted(turned))}"]
 
 
-def scan_images(root: Path, paths: Iterable[str], bad: BadFiles | None = None) -> dict[str, Any]:
-    """path -> `[content, height, width, orientation]` from the bytes and the header of each image.
+def scan_images(
+    root: Path, paths: Iterable[str], bad: BadFiles | None = None, max_pixels: int | None = None
+) -> dict[str, tuple[str, Header]]:
+    """path -> a hash of all bytes, and the header of each image; nothing is decoded.
 
-    `content` is a hash of all bytes; height and width are those of the stored pixels, before `orientation` (1 to 8).
+    Args:
+        bad: decides what happens to images that cannot be read or are too large, which the result does not have.
+        max_pixels: see `ImageDecoder`.
     """
-    return scan(root, paths, _read_image, "images", bad)
+    bad = bad or BadFiles()
+    contents = scan(root, paths, _read_image, "image-headers", bad)
+    headers = {path: (content, Header(*header)) for path, (content, header) in contents.items()}
+    excess = {
+        path: problem
+        for path, (_, header) in headers.items()
+        if (problem := describe_excess((header.width, header.height), header.weight, max_pixels))
+    }
+    bad.record(root, excess)
+    return {path: entry for path, entry in headers.items() if path not in excess}
 
 
 def hash_content(data: bytes) -> str:
@@ -112,7 +126,7 @@ def hash_content(data: bytes) -> str:
 
 def _read_image(path: Path) -> list[Any]:
     data = path.read_bytes()
-    return [hash_content(data), *read_header(data)]
+    return [hash_content(data), read_header(data)]
 
 
 def _read_all(root: Path, paths: list[str], read: Callable[[Path], Any]) -> Iterator[tuple[str, str, Any, str]]:

@@ -64,7 +64,8 @@ def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, images: Im
         return scan(root, paths, _hash, "hashed", bad)
     contents = {}
     if mode == "header":
-        contents = {path: content for path, (content, *_) in scan_images(root, paths, bad).items()}
+        headers = scan_images(root, paths, bad, images.decoder.max_pixels)
+        contents = {path: content for path, (content, _) in headers.items()}
         paths, bad = [*contents][:: max(1, len(contents) // EXAMPLES)], BadFiles("skip")
     read = partial(_describe, decoder=images.decoder)
     decoded = scan(root, paths, read, f"decoded-{images.decoder.name}", bad)

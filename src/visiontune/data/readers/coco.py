@@ -6,6 +6,8 @@ from typing import Any
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
+from visiontune.data.image_files import MAX_PIXELS
+from visiontune.data.images import ImageDecoder
 from visiontune.data.polygons import Objects, Segment, bounds, has_outline, meets, parse
 from visiontune.data.readers.coco_file import (
     Document,
@@ -36,6 +38,7 @@ def read(
     include: Sequence[str] | None = None,
     orientation: str = "apply",
     on_bad_image: str = "error",
+    max_pixels: int | None = MAX_PIXELS,
     tasks: Sequence[str] | None = None,
 ) -> Source:
     """Read COCO's format; an image without annotations has no objects.
@@ -49,6 +52,7 @@ def read(
         include: classes to use; objects of others are background.
         orientation: whether boxes are in the frame after (`apply`) or before (`ignore`) the EXIF orientation.
         on_bad_image: what happens to images that cannot be read: `error`, or `skip` to leave them out.
+        max_pixels: larger images cannot be read.
         tasks: those of the heads; polygons are read only if `instances` is one of them. None means all.
 
     Raises:
@@ -72,7 +76,8 @@ def read(
         paths[split], split_sizes, new_notes = image_paths(root, folders[split], document["images"], files[split])
         annotated_sizes |= split_sizes
         notes += new_notes
-    sizes = read_image_sizes(root, _unique_paths(paths), orientation, bad_files)
+    decoder = ImageDecoder(orientation=orientation, max_pixels=max_pixels)
+    sizes = read_image_sizes(root, _unique_paths(paths), decoder, bad_files)
     notes += bad_files.notes() + size_notes(root, annotated_sizes, sizes, orientation)
     notes += orientation_note(root, list(sizes), orientation) + _unlisted(root, folders, annotated_sizes)
     parser = _AnnotationParser(masks=tasks is None or "instances" in tasks)

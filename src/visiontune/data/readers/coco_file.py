@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from visiontune.data.readers.folders import relative
-from visiontune.data.readers.listed_images import ListedImages
+from visiontune.data.readers.named_images import NamedImages
 from visiontune.data.text import is_unicode, normalized, read_text, to_id, to_number, to_pixels
 from visiontune.errors import UserError, listed, pluralize, some
 
@@ -104,7 +104,7 @@ def image_paths(
     Raises:
         UserError: an image has no id or name, does not exist, or is listed twice.
     """
-    files = ListedImages([root / folder, root])
+    files = NamedImages([root / folder, root], root, file)
     paths: dict[Id, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     missing, repeated = [], 0
@@ -112,7 +112,7 @@ def image_paths(
         identity, name = _try_id(image.get("id")), image.get("file_name") or image.get("coco_url")
         if identity is None or not isinstance(name, str):
             raise UserError(f"{file}: an image needs id and file_name, got {image!s:.100}")
-        image_file = files.find(name)
+        image_file = files.find(name, f"{file} image {identity!r}")
         path = relative(image_file or root / folder / name.replace("\\", "/"), root)
         if identity in paths and paths[identity] != path:
             raise UserError(f"{file}: two images have the id {identity!r}: {paths[identity]} and {name}")
@@ -130,7 +130,7 @@ def image_paths(
         )
     twice = pluralize(repeated, "image is", "images are")
     notes = [f"{twice} listed twice in {file}, and used once"] if repeated else []
-    return paths, sizes, notes + files.notes(file)
+    return paths, sizes, notes + files.notes()
 
 
 def by_image(annotations: list[dict[str, Any]], paths: Mapping[Id, str], file: str) -> dict[Id, list[dict[str, Any]]]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from visiontune.data.readers.class_names import class_names
-from visiontune.data.readers.folders import SPLIT_NAMES, require_folder, root_folder
+from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folder, root_folder
+from visiontune.data.readers.named_images import NamedImages
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.table import Row, Table, read_table
-from visiontune.data.readers.table_images import TableImages
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.text import is_missing, normalized
 from visiontune.errors import UserError, listed, some
@@ -76,7 +76,7 @@ def read(
     used = [path, *(column for names in columns.values() for column in names)]
     used += [column for column in ("split", "group") if column in content.columns]
     notes += _empty_missing(content.rows, used, (columns.get("data.label") or [""])[0], known)
-    rows, new_notes = _unique_rows(content, used, path, TableImages(base, root), base)
+    rows, new_notes = _unique_rows(content, used, path, NamedImages([base, root], root, name))
     notes += new_notes
     tasks: dict[str, tuple[TaskInfo, list[str], Callable[[list[str]], Any]]] = {}
     if "data.label" in columns:
@@ -135,7 +135,7 @@ def _empty_missing(rows: list[Row], columns: Sequence[str], label: str, classes:
 
 
 def _unique_rows(
-    table: Table, columns: Sequence[str], path: str, images: TableImages, base: Path
+    table: Table, columns: Sequence[str], path: str, images: NamedImages
 ) -> tuple[dict[str, Row], list[str]]:
     """Image -> its row, and notes; checks that every image exists and that its rows are equal in `columns`."""
     rows: dict[str, Row] = {}
@@ -145,10 +145,12 @@ def _unique_rows(
         location = f"{table.name}:{line}"
         if not row[path]:
             raise UserError(f"{location}: the path is empty")
-        image = images.find(row[path], location)
-        if image is None:
+        image_file = images.find(row[path], location)
+        if image_file is None:
             missing.append(f"{location}: {row[path]}")
-        elif image not in rows:
+            continue
+        image = relative(image_file, images.root)
+        if image not in rows:
             rows[image] = line, row
         elif any(row[column] != rows[image][1][column] for column in columns if column != path):
             raise UserError(f"{location}: {image} is already in line {rows[image][0]}. An image has one row.")
@@ -156,8 +158,8 @@ def _unique_rows(
             copies += 1
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(table.rows)} images do not exist under {base}; is data.images correct?"
-            f"{listed(missing)}"
+            f"{len(missing)} of {len(table.rows)} images do not exist under {images.folders[0]}; is data.images "
+            f"correct?{listed(missing)}"
         )
     return rows, [*images.notes(), *([f"{copies} rows of {table.name} repeat an earlier row"] if copies else [])]
 

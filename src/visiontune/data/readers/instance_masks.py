@@ -103,8 +103,8 @@ def read(
         samples, new_notes = apply_split_lists(samples, root, pairs.folders, root / splits, "mask")
         notes += new_notes
     bad_files, decoder = BadFiles(on_bad_image), ImageDecoder(orientation=orientation, max_pixels=max_pixels)
-    sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
-    kind = "instance-masks-hashed" + ("-stored" if orientation == "ignore" else "")
+    sizes = read_image_sizes(root, [sample.path for sample in samples], decoder, bad_files)
+    kind = f"instance-masks-hashed-{decoder.name}"
     contents = scan(root, [pairs.masks[path] for path in sizes], partial(_read_mask, decoder=decoder), kind, bad_files)
     masks_by_image = {path: pairs.masks[path] for path in sizes if pairs.masks[path] in contents}
     check_mask_sizes(masks_by_image, contents, sizes)

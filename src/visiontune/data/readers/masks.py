@@ -55,14 +55,15 @@ def read(
         samples, new_notes = apply_split_lists(samples, root, pairs.folders, root / splits, "mask")
         notes += new_notes
     bad_files, decoder = BadFiles(on_bad_image), ImageDecoder(orientation=orientation, max_pixels=max_pixels)
-    sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
+    sizes = read_image_sizes(root, [sample.path for sample in samples], decoder, bad_files)
     masks_by_image = {path: pairs.masks[path] for path in sizes}
     if not classes:
         contents = read_masks(root, [*masks_by_image.values()], decoder=decoder, bad=bad_files)
-        codes = sorted({value for mask in contents.values() for value in mask["values"]})
+        codes = [str(code) for code in sorted({code for mask in contents.values() for code in mask["values"]})]
+        values_in_masks = f"the masks have the values {some(codes, 20)}" if codes else "no mask can be read"
         raise UserError(
-            f"data.classes is not set: the masks have the values {some([str(value) for value in codes], 20)}. Write "
-            f"data.classes=[NAME, NAME, ...] and, if they are not 0, 1, 2, ..., data.values=[...] of each class"
+            f"data.classes is not set: {values_in_masks}. Write data.classes=[NAME, NAME, ...] and, if they are not "
+            "0, 1, 2, ..., data.values=[...] of each class" + "".join(f"\nnote: {note}" for note in bad_files.notes())
         )
     coding = Coding(class_names(classes), values, ignore_value, decoder)
     targets = label_maps(root, masks_by_image, sizes, coding, bad_files)

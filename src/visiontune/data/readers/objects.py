@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from visiontune.data.images import ImageDecoder
+from visiontune.data.readers.class_names import class_names
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, TaskInfo
-from visiontune.data.text import normalized
 from visiontune.errors import UserError, some
 
 
@@ -19,11 +20,11 @@ class ClassSelection:
         include: None for all.
 
     Raises:
-        UserError: a name is not a class of the data, or there is no name.
+        UserError: a name is not a class of the data or occurs twice, or there is no name.
     """
 
     def __init__(self, names: Sequence[str], include: Sequence[str] | None = None) -> None:
-        selected = None if include is None else [normalized(str(name)) for name in include]
+        selected = None if include is None else class_names(include, "data.include")
         known = f"the classes are {some(list(names), 12)}; write e.g. data.include=[{names[0] if names else 'cat'}]"
         if selected is not None and not selected:
             raise UserError(f"data.include=[]: no class is left; {known}")
@@ -72,7 +73,7 @@ def size_notes(
     mismatches = {path: size for path, size in annotated.items() if all(size) and size != sizes.get(path, size)}
     reversed_sizes = [path for path, size in mismatches.items() if size == sizes[path][::-1]]
     other = "ignore" if orientation == "apply" else "apply"
-    other_sizes = read_image_sizes(root, reversed_sizes, other)
+    other_sizes = read_image_sizes(root, reversed_sizes, ImageDecoder(orientation=other, max_pixels=None))
     turned = {path for path in reversed_sizes if other_sizes[path] == mismatches[path]}
     kinds = {
         f"are annotated with the size that they have with data.orientation={other}: their boxes probably fit that "

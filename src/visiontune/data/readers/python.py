@@ -15,6 +15,10 @@ from rich.console import Console
 from rich.progress import track
 
 from visiontune.data.fingerprint import fingerprint
+from visiontune.data.image_files import MAX_PIXELS
+from visiontune.data.image_notes import ImageNotes
+from visiontune.data.images import ImageDecoder
+from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import SPLIT_NAMES
 from visiontune.data.readers.python_items import Items
 from visiontune.data.schema import Sample, Source, TaskInfo
@@ -51,6 +55,9 @@ def read(
     task: str | Sequence[str] | Mapping[str, str] = "classification",
     classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     channels: int = 3,
+    orientation: str = "apply",
+    grey_range: Sequence[float] | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Source:
     """Read a Dataset, or one Dataset per split.
 
@@ -62,21 +69,24 @@ def read(
         task: the kind of the targets, which is also the name of the task. For several tasks, whose targets are
             mappings {task: target}: a list of kinds, or task -> kind.
         classes: names in label order, instead of those of the Dataset; task -> names if there are several tasks.
-        channels: number of image channels, `data.channels`.
+        channels, orientation, grey_range, max_pixels: how PIL images become pixels, see `ImageDecoder`.
 
     Raises:
         UserError: a class cannot be imported or built, or an item is invalid.
     """
     kinds = _kinds(task)
     parts = {split: _build(node, _name(split)) for split, node in _parts(dataset).items()}
-    names = {name: _names(classes, name) or _dataset_names(parts, name) for name in kinds}
+    names = {name: _names(classes, name, "data.classes") or _dataset_names(parts, name) for name in kinds}
     counts = {name: len(names[name] or ()) for name in kinds}
-    samples = []
+    decoder = ImageDecoder.from_config(
+        {"channels": channels, "orientation": orientation, "grey_range": grey_range, "max_pixels": max_pixels}
+    )
+    samples, images = [], ImageNotes(decoder)
     for split, part in parts.items():
         target_kinds = {name: KINDS[kind] for name, kind in kinds.items()}
-        items = Items(part, target_kinds, isinstance(task, str), channels, _name(split))
-        samples += _samples(items, split, names, counts)
-    notes = []
+        items = Items(part, target_kinds, isinstance(task, str), decoder, _name(split))
+        samples += _samples(items, split, names, counts, images)
+    notes = images.notes()
     for name in kinds:
         if not names[name]:
             names[name] = [str(label) for label in range(counts[name])]
@@ -124,14 +134,16 @@ def _build(node: Mapping[str, Any], name: str) -> Any:
     return build(node, name, f"a class with __len__ and __getitem__; {EXAMPLE}", ItemDataset, only_classes=True)
 
 
-def _names(classes: Any, task: str) -> list[str] | None:
+def _names(classes: Any, task: str, key: str) -> list[str] | None:
     """The class names of a task, from a list or a mapping task -> list."""
     names = classes.get(task) if isinstance(classes, Mapping) else classes
-    return [str(name) for name in names] if names else None
+    return class_names(names, key) if names else None
 
 
 def _dataset_names(parts: Mapping[str | None, Any], task: str) -> list[str] | None:
-    names_by_split = {split: _names(getattr(part, "classes", None), task) for split, part in parts.items()}
+    names_by_split = {
+        split: _names(getattr(part, "classes", None), task, f"{_name(split)}.classes") for split, part in parts.items()
+    }
     first = next(iter(names_by_split.values()))
     for split, names in names_by_split.items():
         if names != first:
@@ -142,7 +154,11 @@ def _dataset_names(parts: Mapping[str | None, Any], task: str) -> list[str] | No
 
 
 def _samples(
-    items: Items, split: str | None, names: Mapping[str, list[str] | None], counts: dict[str, int]
+    items: Items,
+    split: str | None,
+    names: Mapping[str, list[str] | None],
+    counts: dict[str, int],
+    images: ImageNotes,
 ) -> list[Sample]:
     """The samples of a Dataset; raises `counts` (task -> number of classes) for tasks without class names."""
     if not len(items):
@@ -172,9 +188,11 @@ def _samples(
             if kind.has_geometry:
                 load = partial(items.target, index, task)
                 targets[task] = StoredTarget(kind.labels(target), fingerprint({task: target}), load)
+        path = f"{split or type(items.dataset).__name__}/{index:06d}"
+        images.record({path: {"values": items.grey_values(index)}})
         samples.append(
             Sample(
-                f"{split or type(items.dataset).__name__}/{index:06d}",
+                path,
                 targets,
                 split,
                 None if groups is None else str(groups[index]),

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visiontune.data.image_files import stored_orientation
-from visiontune.data.images import with_channels
-from visiontune.data.pixels import image_pixels, upright
+from visiontune.data.image_files import describe_excess, stored_orientation
+from visiontune.data.images import ImageDecoder, with_channels
+from visiontune.data.pixels import grey_values, image_pixels, is_deep
 from visiontune.data.target_kinds import TargetKind
 from visiontune.data.target_kinds.vectors import describe
 from visiontune.errors import UserError
@@ -25,12 +25,14 @@ class Items:
     Args:
         kinds: task -> kind of its target.
         single: whether there is one task and items hold its target; otherwise items hold {task: target}.
-        channels: number of image channels.
+        decoder: how PIL images become pixels.
         name: name of the Dataset in error messages.
     """
 
-    def __init__(self, dataset: Any, kinds: Mapping[str, TargetKind], single: bool, channels: int, name: str) -> None:
-        self.dataset, self.kinds, self.single, self.channels, self.name = dataset, kinds, single, channels, name
+    def __init__(
+        self, dataset: Any, kinds: Mapping[str, TargetKind], single: bool, decoder: ImageDecoder, name: str
+    ) -> None:
+        self.dataset, self.kinds, self.single, self.decoder, self.name = dataset, kinds, single, decoder, name
         self._last: tuple[int, tuple[Any, Any]] | None = None
 
     def __len__(self) -> int:
@@ -40,7 +42,7 @@ class Items:
         """``(channels, H, W)`` uint8."""
         image = self._item(index)[0]
         try:
-            return _image(image, self.channels)
+            return _image(image, self.decoder)
         except ValueError as error:
             raise UserError(f"{self.name}[{index}]: image: {error}") from error
 
@@ -65,6 +67,11 @@ class Items:
         except (ValueError, TypeError, RuntimeError) as error:  # the last two from numpy and torch
             raise UserError(f"{self.name}[{index}]: {task} target: {error}") from error
 
+    def grey_values(self, index: int) -> tuple[float, float] | None:
+        """Smallest and largest value of a PIL image that is grey with more than 8 bits; None for other images."""
+        image = self._item(index)[0]
+        return grey_values(image) if isinstance(image, Image.Image) and is_deep(image) else None
+
     def content(self, index: int) -> str:
         """A hash of the image's pixels, independent of `channels`."""
         image = self._item(index)[0]
@@ -88,14 +95,19 @@ class Items:
             raise UserError(f"{self.name}[{index}] raises {type(error).__name__}: {error}") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise UserError(f"{self.name}[{index}]: expected (image, target), got {describe(item)}")
+        if isinstance(item[0], Image.Image):  # it may not be decoded yet
+            width, height = item[0].size
+            if problem := describe_excess((width, height), width * height, self.decoder.max_pixels):
+                raise UserError(f"{self.name}[{index}]: image: {problem}")
         self._last = index, (item[0], item[1])
         return self._last[1]
 
 
-def _image(image: Any, channels: int) -> Tensor:
+def _image(image: Any, decoder: ImageDecoder) -> Tensor:
     if isinstance(image, Image.Image):
-        pixels = image_pixels(image, channels)  # first: Pillow turns a TIFF file when it decodes it
-        return torch.from_numpy(upright(pixels, stored_orientation(image))).permute(2, 0, 1)
+        # First: Pillow turns a TIFF file when it decodes it.
+        pixels = image_pixels(image, decoder.channels, decoder.grey_range)
+        return torch.from_numpy(decoder.turn(pixels, stored_orientation(image))).permute(2, 0, 1)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image)
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image
@@ -105,4 +117,4 @@ def _image(image: Any, channels: int) -> Tensor:
             "expected a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C) with 1, 3 or 4 channels, "
             f"got {actual}"
         )
-    return with_channels(image.as_subclass(Tensor).contiguous(), channels)
+    return with_channels(image.as_subclass(Tensor).contiguous(), decoder.channels)

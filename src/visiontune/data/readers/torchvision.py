@@ -3,23 +3,22 @@
 OxfordIIITPet also has masks (its trimaps), which become a segmentation task.
 """
 
-import gzip
 import os
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from visiontune.data.bad_files import BadFiles
+from visiontune.data.image_files import MAX_PIXELS
+from visiontune.data.images import ImageDecoder
 from visiontune.data.label_maps import Coding, label_maps
-from visiontune.data.scan import read_image_sizes
+from visiontune.data.readers.idx_files import find_idx_files, read_idx_images, read_idx_labels
+from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.errors import UserError
 
@@ -54,7 +53,6 @@ SETS: dict[str, dict[Any, dict[str, Any]]] = {
 # Data sets with masks: their folder, and the meaning of their values.
 MASKS = {"OxfordIIITPet": ("oxford-iiit-pet/annotations/trimaps", {1: "pet", 2: "background", 3: "border"})}
 IN_IDX_FILES = ("MNIST", "FashionMNIST", "KMNIST")
-PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def read(
@@ -62,7 +60,9 @@ def read(
     name: str | None,
     download: bool = True,
     task: str = "classification",
+    orientation: str = "apply",
     on_bad_image: str = "error",
+    max_pixels: int | None = MAX_PIXELS,
     allow_download: bool = True,
 ) -> Source:
     """Read a data set with its official splits.
@@ -73,7 +73,9 @@ def read(
         root: folder of the data set, or where to download it.
         name: torchvision's class name, such as `CIFAR10`.
         download: whether to download a data set that is not under the root.
+        orientation: whether images and masks are turned (`apply`) or not (`ignore`) as their EXIF orientation says.
         on_bad_image: what happens to files that cannot be read: `error`, or `skip` to leave out their samples.
+        max_pixels: larger images and masks cannot be read.
         allow_download: False for a run that exists; `download` then does not count.
 
     Raises:
@@ -88,20 +90,14 @@ def read(
     root = Path(root).expanduser().absolute()
     download = download and allow_download
     if name in IN_IDX_FILES:
-        files = _idx_files(root, name)
+        files = find_idx_files(root, name)
         if files is None:
             _open(name, root, SETS[name]["train"], download)
-            files = _idx_files(root, name) or {}
+            files = find_idx_files(root, name) or {}
         samples = [
             Sample(f"{name}/{split}/{i:05d}", {task: label}, split, image=image)
             for split, (images, labels) in files.items()
-            for i, (image, label) in enumerate(
-                zip(
-                    _read_idx(images, read_image_file).unsqueeze(1),
-                    _read_idx(labels, read_label_file).tolist(),
-                    strict=True,
-                )
-            )
+            for i, (image, label) in enumerate(zip(read_idx_images(images), read_idx_labels(labels), strict=True))
         ]
         classes = _class_names(getattr(datasets, name).classes, 10)
         return Source({task: TaskInfo("classification", classes)}, samples, [], root)
@@ -117,53 +113,18 @@ def read(
         ]
     schema = {task: TaskInfo("classification", classes)}
     if name in MASKS:
-        bad = BadFiles(on_bad_image)
-        schema |= _add_masks(samples, root, *MASKS[name], bad)
+        bad, decoder = BadFiles(on_bad_image), ImageDecoder(orientation=orientation, max_pixels=max_pixels)
+        schema |= _add_masks(samples, root, *MASKS[name], decoder, bad)
         samples = [sample for sample in samples if len(sample.targets) == len(schema)]
-        return Source(schema, samples, bad.notes(), root)
+        notes = bad.notes()
+        if len(schema) > 1:
+            notes += orientation_note(root, [sample.path for sample in samples], orientation)
+        return Source(schema, samples, notes, root)
     return Source(schema, samples, [], root)
 
 
-def _idx_files(root: Path, name: str) -> dict[str, tuple[Path, Path]] | None:
-    """split -> (images, labels), from `root/NAME/raw`, `root/NAME`, `root/raw` or `root`.
-
-    torchvision itself reads only the first of these folders, and no compressed files.
-    """
-    for folder in (root / name / "raw", root / name, root / "raw", root):
-        files = {
-            split: (_idx_file(folder, f"{prefix}-images", 3), _idx_file(folder, f"{prefix}-labels", 1))
-            for split, prefix in PREFIXES.items()
-        }
-        complete = {split: (a, b) for split, (a, b) in files.items() if a is not None and b is not None}
-        if "train" in complete:
-            return complete
-    return None
-
-
-def _idx_file(folder: Path, stem: str, dimensions: int) -> Path | None:
-    # Some mirrors write a dot instead of the hyphen.
-    for name in (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte"):
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    return None
-
-
-def _read_idx(path: Path, read_file: Callable[[str], Tensor]) -> Tensor:
-    """Apply torchvision's `read_image_file` or `read_label_file` to a file that may be compressed."""
-    try:
-        if path.suffix != ".gz":
-            return read_file(str(path))
-        with NamedTemporaryFile() as plain:
-            plain.write(gzip.decompress(path.read_bytes()))
-            plain.flush()
-            return read_file(plain.name)
-    except Exception as error:  # torchvision raises different types of errors for each kind of damage
-        raise UserError(f"{path} is not a complete IDX file ({error}). Download it again.") from error
-
-
 def _add_masks(
-    samples: list[Sample], root: Path, folder: str, meaning: dict[int, str], bad: BadFiles
+    samples: list[Sample], root: Path, folder: str, meaning: dict[int, str], decoder: ImageDecoder, bad: BadFiles
 ) -> dict[str, TaskInfo]:
     """Add the masks of the same stems to the samples, except for files that `bad` leaves out.
 
@@ -173,8 +134,8 @@ def _add_masks(
     if not (root / folder).is_dir():
         return {}
     masks = {sample.path: f"{folder}/{Path(sample.path).stem}.png" for sample in samples}
-    coding = Coding([*meaning.values()], [*meaning])
-    stored = label_maps(root, masks, read_image_sizes(root, masks, bad=bad), coding, bad)
+    coding = Coding([*meaning.values()], [*meaning], decoder=decoder)
+    stored = label_maps(root, masks, read_image_sizes(root, masks, decoder, bad), coding, bad)
     for sample in samples:
         if sample.path in stored:
             sample.targets["segmentation"] = stored[sample.path]

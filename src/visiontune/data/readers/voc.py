@@ -10,10 +10,12 @@ from pathlib import Path
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
+from visiontune.data.image_files import MAX_PIXELS
 from visiontune.data.images import ImageDecoder
 from visiontune.data.label_maps import Coding, Value, label_maps
 from visiontune.data.mask_files import read_masks
 from visiontune.data.polygons import Objects
+from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import by_stem, relative, require_folder, root_folder
 from visiontune.data.readers.objects import ClassSelection, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
@@ -22,7 +24,6 @@ from visiontune.data.readers.voc_xml import VocAnnotation, read_xml
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
-from visiontune.data.text import normalized
 from visiontune.data.walk import Walk, walk
 from visiontune.errors import UserError, listed, some
 
@@ -50,6 +51,7 @@ def read(
     include: Sequence[str] | None = None,
     orientation: str = "apply",
     on_bad_image: str = "error",
+    max_pixels: int | None = MAX_PIXELS,
     tasks: Sequence[str] | None = None,
     allow_download: bool = True,
 ) -> Source:
@@ -67,7 +69,8 @@ def read(
         download: a year of the challenge, which is read from the root as unpacked by torchvision, or downloaded.
         include: classes to use; objects and pixels of others are background.
         orientation: whether boxes are in the frame after (`apply`) or before (`ignore`) the EXIF orientation.
-        on_bad_image: what happens to images that cannot be read: `error`, or `skip` to leave them out.
+        on_bad_image: what happens to images and masks that cannot be read: `error`, or `skip` to leave them out.
+        max_pixels: larger images and masks cannot be read.
         tasks: those of the heads; boxes and masks are read only if they need them. None means all.
         allow_download: False for a run that exists: nothing is downloaded.
 
@@ -78,7 +81,8 @@ def read(
     if difficult not in DIFFICULT:
         raise UserError(f"data.difficult={difficult}: write one of {', '.join(DIFFICULT)}")
     check, bad_files = BoxCheck(on_bad_box), BadFiles(on_bad_image)
-    names = [normalized(str(name)) for name in classes or [] if name != "background"]
+    decoder = ImageDecoder(orientation=orientation, max_pixels=max_pixels)
+    names = class_names([name for name in classes or [] if name != "background"])
     base = require_folder(root / images, "data.images")
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
     samples, xml_files, maps, notes = _files(root, base, xml, png)
@@ -87,7 +91,7 @@ def read(
         notes += new_notes
     elif splits:
         notes.append(f"there are no split lists in {root / splits}: the data is split by data.split_ratio")
-    sizes = read_image_sizes(root, [sample.path for sample in samples], orientation, bad_files)
+    sizes = read_image_sizes(root, [sample.path for sample in samples], decoder, bad_files)
     samples = [sample for sample in samples if sample.path in sizes]
     paths = [sample.path for sample in samples]
     notes += orientation_note(root, paths, orientation)
@@ -115,7 +119,6 @@ def read(
         notes.append(f"{len(guessed)} XML files are not UTF-8: they are read as Windows-1252: {some(guessed)}")
     if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
-        decoder = ImageDecoder(orientation=orientation)
         coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files, decoder)
         coding = coding.select(["background", *selection.names])
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)

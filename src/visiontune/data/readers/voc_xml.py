@@ -65,9 +65,8 @@ def read_xml(path: Path, name: str, boxes: bool = True) -> VocAnnotation:
         if flag not in YES | NO:
             raise UserError(f"{name}:{line}: difficult is {flag!r:.40}: expected 0 or 1")
         objects.append(VocObject(label, flag in YES, box, line))
-    return VocAnnotation(
-        objects, (to_pixels(tree.findtext("size/height")), to_pixels(tree.findtext("size/width"))), encoding
-    )
+    size = to_pixels(tree.findtext("size/height")), to_pixels(tree.findtext("size/width"))
+    return VocAnnotation(objects, size, encoding)
 
 
 def _parse(text: str, name: str) -> tuple[Element, dict[Element, int]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
+from visiontune.data.image_files import MAX_PIXELS
+from visiontune.data.images import ImageDecoder
 from visiontune.data.polygons import Objects
 from visiontune.data.readers.folders import relative, root_folder
 from visiontune.data.readers.objects import ClassSelection, object_tasks
@@ -17,7 +19,7 @@ from visiontune.data.readers.yolo_file import keypoint_shape, load, read_names
 from visiontune.data.readers.yolo_images import LabelFiles, SplitImages, follow
 from visiontune.data.readers.yolo_labels import LabelLines
 from visiontune.data.scan import orientation_note, read_image_sizes
-from visiontune.data.schema import SPLITS, Sample, Source
+from visiontune.data.schema import Sample, Source
 from visiontune.data.text import read_text
 from visiontune.errors import UserError
 
@@ -31,6 +33,7 @@ def read(
     label_format: str = "auto",
     orientation: str = "apply",
     on_bad_image: str = "error",
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Source:
     """Read the data set that a YAML file describes; an empty or missing label file means no objects.
 
@@ -43,6 +46,7 @@ def read(
         label_format: what lines with more than four numbers are, see `LabelLines`.
         orientation: whether boxes are in the frame after (`apply`) or before (`ignore`) the EXIF orientation.
         on_bad_image: what happens to images that cannot be read: `error`, or `skip` to leave them out.
+        max_pixels: larger images cannot be read.
 
     Raises:
         UserError: a file is missing or broken, a class is unknown, or a box is invalid.
@@ -60,18 +64,15 @@ def read(
     split_images, label_files = SplitImages(config, file, root), LabelFiles()
     labels: dict[str, Path] = {}
     image_splits: dict[str, str] = {}
-    for split in SPLITS:
-        for image_path in split_images.read(split):
-            path = relative(follow(image_path), root)
-            if image_splits.setdefault(path, split) != split:
-                raise UserError(
-                    f"{path} is in both {image_splits[path]} and {split} of {file}. A sample has one split."
-                )
-            labels[path] = label_files.find(image_path)
+    for split, image_path in split_images.read():
+        path = relative(follow(image_path), root)
+        if image_splits.setdefault(path, split) != split:
+            raise UserError(f"{path} is in both {image_splits[path]} and {split} of {file}. A sample has one split.")
+        labels[path] = label_files.find(image_path)
     if not labels:
         raise UserError(f"{file}: no train and val: write folders of images, such as train: images/train")
     notes += split_images.notes + label_files.unmatched(root, labels)
-    sizes = read_image_sizes(root, labels, orientation, bad_files)
+    sizes = read_image_sizes(root, labels, ImageDecoder(orientation=orientation, max_pixels=max_pixels), bad_files)
     labels = {path: label for path, label in labels.items() if path in sizes}
     notes += bad_files.notes() + orientation_note(root, list(labels), orientation)
     samples = []

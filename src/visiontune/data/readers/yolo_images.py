@@ -1,15 +1,16 @@
 """The images of each split of a YOLO data set, and their label files."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from visiontune.data.images import is_image
 from visiontune.data.readers.folders import relative
-from visiontune.data.readers.listed_images import ListedImages, is_foreign, path_ends
+from visiontune.data.readers.named_images import NamedImages, is_foreign, path_ends
+from visiontune.data.schema import SPLITS
 from visiontune.data.text import match_key, read_text
-from visiontune.data.walk import is_hidden, walk
+from visiontune.data.walk import is_hidden, walk_each
 from visiontune.errors import UserError, listed, pluralize, some
 
 SPLIT_KEYS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
@@ -48,31 +49,37 @@ class SplitImages:
         elif not any(os.path.isdir(base) and self._is_inside(base) for base in written):
             self.notes.append(f"path {folder} of {file} is outside {root}: images under {root} are used first")
 
-    def read(self, split: str) -> list[Path]:
-        """The images of a split, with paths as in the YAML file; links in text files are not resolved.
+    def read(self) -> Iterator[tuple[str, Path]]:
+        """The split and the path of each image; paths are as in the YAML file, links in text files not resolved.
+
+        Of several links to an image, one counts, as in `walk_each`.
 
         Raises:
-            UserError: a folder, list or image of the split does not exist, or there is no image.
+            UserError: a folder, list or image does not exist, a folder or list has no image, or links in two folders
+                lead to the same image.
         """
+        entries = [(split, *entry) for split in SPLITS for entry in self._entries(split)]
+        targets = [follow(path) for _, _, path in entries]
+        files, notes = walk_each([target for target in targets if target.is_dir()], self.root)
+        self.notes += notes
+        for (split, key, path), target in zip(entries, targets, strict=True):
+            if target in files:
+                images = [path / file.relative_to(target) for file in files[target] if is_image(file)]
+            else:
+                images = self._read_list(target)
+            if not images:
+                reasons = "".join(f"\nnote: {note}" for note in notes)
+                raise UserError(f"{self.file}: {key}: {path} has no images{reasons}")
+            yield from ((split, image) for image in images)
+
+    def _entries(self, split: str) -> list[tuple[str, Path]]:
+        """The key of a split, and the path of each folder or list."""
         key = next((key for key in SPLIT_KEYS[split] if self.config.get(key)), split)
         value = self.config.get(key)
         entries = value if isinstance(value, list) else [value]
         if any(isinstance(entry, list | dict) for entry in entries):
             raise UserError(f"{self.file}: {key}: expected a folder or a list of folders, such as {key}: images/{key}")
-        images: list[Path] = []
-        for entry in filter(None, map(_text, entries)):
-            written_path = self._find(entry, key)
-            target = follow(written_path)
-            if target.is_dir():
-                result = walk(target)
-                self.notes += result.notes
-                entry_images = [written_path / path.relative_to(target) for path in result.images]
-            else:
-                entry_images = self._read_list(target)
-            if not entry_images:
-                raise UserError(f"{self.file}: {key}: {written_path} has no images")
-            images += entry_images
-        return images
+        return [(key, self._find(entry, key)) for entry in filter(None, map(_text, entries))]
 
     def _find(self, entry: str, key: str) -> Path:
         """The folder or list of an entry: the first one under the root that exists, else the first that exists."""
@@ -95,18 +102,20 @@ class SplitImages:
         """The images in a text file; their paths are relative to the data set or, with ./, to the text file."""
         text, note = read_text(file)
         self.notes += [note] if note else []
-        lookup = ListedImages([*self.bases, file.parent])
+        lookup = NamedImages([*self.bases, file.parent], self.root, str(file))
         images, missing = [], []
         for number, line in enumerate(text.splitlines(), start=1):
             if name := line.strip().replace("\\", "/"):
                 folders = [file.parent, *self.bases] if name.startswith("./") else [*self.bases, file.parent]
                 candidates = [] if is_foreign(name) else [folder / name for folder in folders]
-                path = next((path for path in candidates if os.path.isfile(follow(path))), None) or lookup.find(name)
+                location = f"{file}:{number}"
+                path = next((path for path in candidates if os.path.isfile(follow(path))), None)
+                path = path or lookup.find(name, location)
                 images += [path] if path else []
-                missing += [] if path else [f"{file}:{number}: {name}"]
+                missing += [] if path else [f"{location}: {name}"]
         if missing:
             raise UserError(f"{len(missing)} listed images do not exist:{listed(missing)}")
-        self.notes += lookup.notes(str(file))
+        self.notes += lookup.notes()
         return images
 
     def _is_inside(self, path: Path) -> bool:
