@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from visiontune.errors import RunError, UserError, disk_full, shell_override
+from visiontune.errors import RunError, UserError, explain_write, failed_write, shell_override
 from visiontune.signals import Interrupted, listen
 
 VERBS = {
@@ -99,7 +99,7 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     if verb == "train":
         import_module("visiontune.config.imports").import_verb(verb)
         if jobs:
-            import_module("visiontune.sweeps.directory").check_sweep_dir(jobs[0][1].sweep_dir, len(jobs))
+            import_module("visiontune.sweeps.directory").check_sweep_dir([cfg for _, cfg in jobs])
         _run(verb, ["-m", *options.arguments], overrides)
         return
     for number, (job, _) in enumerate(jobs):
@@ -161,8 +161,8 @@ def _describe(error: Exception) -> str:
     """The message for an error that is not about the config or the data."""
     if isinstance(error, RunError):
         return str(error)
-    if full := disk_full(error):
-        return f"{full.filename or 'a file'} could not be written: {full.strerror}. Free some space"
+    if cause := failed_write(error):
+        return explain_write(cause)
     return f"{type(error).__name__}: {error} (debug=true shows where)"
 
 

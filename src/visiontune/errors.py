@@ -1,9 +1,11 @@
 """Errors whose message is for the user, and functions that format messages."""
 
 import errno
+import os
 import shlex
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -75,7 +77,30 @@ def causes(error: BaseException) -> list[BaseException]:
     return links
 
 
-def disk_full(error: BaseException) -> OSError | None:
-    """The error of a write to a full disk or beyond a quota among the causes of `error`."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return next((link for link in causes(error) if isinstance(link, OSError) and link.errno in full), None)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the second is a quota
+# Reading a file has these errors, too.
+REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+def failed_write(error: BaseException, folder: Path | None = None) -> OSError | None:
+    """The error of a write among the causes of `error`: the disk is full or read-only, or `folder` is not writable.
+
+    Args:
+        folder: the folder that the command writes to.
+    """
+    for link in causes(error):
+        if isinstance(link, OSError):
+            in_folder = folder is not None and link.filename and folder in Path(os.fsdecode(link.filename)).parents
+            if link.errno in (*FULL, errno.EROFS) or (in_folder and link.errno in REFUSED):
+                return link
+    return None
+
+
+def explain_write(error: OSError, default: object = "a file") -> str:
+    """What could not be written, why, and what to do, without a full stop.
+
+    Args:
+        default: what was written, if the error does not name it.
+    """
+    advice = "Free some space" if error.errno in FULL else "Make its folder writable"
+    return f"{error.filename or default} could not be written: {error.strerror}. {advice}"

@@ -1,6 +1,5 @@
 """Export a run's model as one file with pre-processing and decoding inside, and compare it with the model."""
 
-import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +9,7 @@ from visiontune.deployment.files import NAMES, OPEN, write
 from visiontune.deployment.graph import build_graph
 from visiontune.deployment.verification import verify
 from visiontune.errors import UserError, shell_override
+from visiontune.runs.files import temporary_path, write_bytes
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
@@ -39,16 +39,13 @@ def main(cfg: DictConfig) -> Path:
         graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")
     output.mkdir(parents=True, exist_ok=True)
     path = output / NAMES[cfg.format]
-    temporary = path.with_name(f".{path.name}")
-    try:
+    with temporary_path(path) as temporary:
         write(graph, temporary, cfg.format)
         batches = map(data.to_network, data.eval_loader(cfg.split, at_most=cfg.images, original_images=True))
         count, worst = verify(OPEN[cfg.format](temporary), model, batches)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     if cfg.format == "onnx":
-        shutil.copy(Path(__file__).parent / "deployment" / "run_onnx.py", output)
+        script = Path(__file__).parent / "deployment" / "run_onnx.py"
+        write_bytes(output / script.name, script.read_bytes())
     size = path.stat().st_size / 1e6
     print(f"{size:.1f} MB; verified on {count} images of {cfg.split}, largest relative difference {worst:.1g}")
     print(path)

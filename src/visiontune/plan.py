@@ -10,6 +10,7 @@ from visiontune.config.launch import Launch
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, candidate_configs, resolve
+from visiontune.training.space import check_space
 
 
 def main(cfg: DictConfig) -> None:
@@ -19,6 +20,7 @@ def main(cfg: DictConfig) -> None:
     place = Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser()
     RunDirectory.check_free(place)
     data, model, weights = prepare(cfg, download=False)
+    check_space(cfg, model, place.absolute())
     print("".join(f"{note}\n\n" for note in notes), end="")
     print(plan(cfg, data, model, weights, cfg.trainer.devices, place))
 

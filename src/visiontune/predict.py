@@ -11,7 +11,6 @@ import lightning as L
 from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig
 from torch import Tensor
-from torchvision.io import encode_png
 
 from visiontune.data import image_loader, to_network
 from visiontune.data.images import ImageDecoder
@@ -20,8 +19,10 @@ from visiontune.data.video import VideoWriter
 from visiontune.deployment.files import open_exported, run_through
 from visiontune.errors import RunError, UserError, listed, pluralize, printable
 from visiontune.models.heads.describable import Describable
+from visiontune.models.heads.drawing import save_image
 from visiontune.models.heads.interfaces import require
 from visiontune.models.heads.overlays import side_by_side
+from visiontune.runs.files import temporary_path
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
@@ -81,7 +82,7 @@ class _Writer(L.Callback):
     def _write(self, folder: str, name: str, image: Tensor) -> None:
         path = self.output / folder / drawing_name(name, self.names)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(image.contiguous(), compression_level=4).numpy().tobytes())
+        save_image(image, path)
 
 
 def drawing_name(name: str, names: Set[str] = frozenset()) -> str:
@@ -136,7 +137,8 @@ def main(cfg: DictConfig) -> Path:
         video = None
         if source.frame_rate and cfg.images:
             video_name = Path(next(iter(source.files))).stem
-            video = stack.enter_context(VideoWriter(output / "images" / f"{video_name}.mp4", source.frame_rate))
+            path = stack.enter_context(temporary_path(output / "images" / f"{video_name}.mp4"))
+            video = stack.enter_context(VideoWriter(path, source.frame_rate))
         writer = _Writer(heads, output, cfg.images, video, source.files.keys())
         trainer = quiet_trainer(accelerator, precision, [writer])
         with logging_to(None):

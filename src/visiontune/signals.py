@@ -27,8 +27,11 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)  # a launcher of Hydra may pickle it
         self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 class Control(Protocol):
@@ -108,8 +111,8 @@ def release() -> None:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
-    """Raise the first signal at the end of the block. The block may be in any thread."""
+def held() -> Iterator[None]:
+    """Postpone the first signal to the end of the next `postponed` block after this one, or to the next `check`."""
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
@@ -118,7 +121,16 @@ def postponed() -> Iterator[None]:
         yield
     finally:
         release()
-    if not _state.raised and not _state.holds and sys.exception() is None:  # an error that is being handled comes first
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Raise the first signal at the end of the block. The block may be in any thread."""
+    with held():
+        yield
+    is_main = threading.current_thread() is threading.main_thread()
+    # An error that is being handled comes first.
+    if is_main and not _state.raised and not _state.holds and sys.exception() is None:
         check()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from visiontune.runs.files import write_atomically, write_json
 from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
-from visiontune.signals import postponed
+from visiontune.signals import held
+from visiontune.sweeps.table import current_table
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.evaluation import Evaluation, evaluate, measured_splits
 from visiontune.training.fit import build_model, fit, seed_everything
@@ -29,7 +31,7 @@ from visiontune.training.memory import forget_peak, peak_mb
 from visiontune.training.resolve import resolve
 from visiontune.training.resume import (
     check_fits,
-    explain_full_disk,
+    explain_failed_write,
     explain_interruption,
     explain_version_mismatch,
     resume_config,
@@ -49,10 +51,11 @@ def main(cfg: DictConfig) -> float:
         with run.lock(), explain_version_mismatch(run):
             cfg, checkpoint = resume_config(run, launch.overrides)
             return train(cfg, run, checkpoint)
-    cfg = resolve(cfg, launch)
-    RunDirectory.check_free(Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser())
-    cfg, result = search(cfg, launch, train)
-    return train(cfg, overrides=launch.overrides, search_result=result)
+    with nullcontext() if launch.job is None else current_table(Path(cfg.sweep_dir)):
+        cfg = resolve(cfg, launch)
+        RunDirectory.check_free(Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser())
+        cfg, result = search(cfg, launch, train)
+        return train(cfg, overrides=launch.overrides, search_result=result)
 
 
 def train(
@@ -82,14 +85,14 @@ def train(
             check_fits(run, model, checkpoint, cfg.trainer.max_epochs, cfg.trainer.devices)
         place = run.path if run else Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()
         check_space(cfg, model, place, run.checkpoints if run else None)
-        with postponed():  # a run that has a directory can be resumed
+        with held():  # a run that has a directory can be resumed: `running` raises a signal that comes here
             run = run or new_run(cfg)
             record(cfg, run, data, overrides)
     with (
-        run.running() as status,
-        explain_full_disk(run),
-        logging_to(run.log),
         explain_interruption(run),
+        run.running() as status,
+        explain_failed_write(run),
+        logging_to(run.log),
         open_loggers(cfg, run.path) as loggers,
     ):
         rewind(run, checkpoint)

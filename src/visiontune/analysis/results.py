@@ -10,7 +10,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
-from torchvision.io import write_png
 from torchvision.transforms.functional import pil_to_tensor
 
 from visiontune.analysis.page import write_page
@@ -20,7 +19,7 @@ from visiontune.loggers.hyperparameters import flatten
 from visiontune.loggers.log import log_artifacts, log_final_image, log_results
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.describable import Describable
-from visiontune.models.heads.drawing import image_grid, save_figure, shrink
+from visiontune.models.heads.drawing import image_grid, save_figure, save_image, shrink
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.runs.log import log, warn_on_failure
@@ -160,7 +159,7 @@ def write_images(folder: Path, data: VisionData, model: FineTuner, result: Evalu
         if result.worst.get(task):
             with warn_on_failure(f"the worst samples of {task} are not drawn"):
                 file = f"{result.split}_{task}_worst.png"
-                write_png(draw_worst(data, head, task, result), str(folder / file))
+                save_image(draw_worst(data, head, task, result), folder / file)
                 files[f"{result.split}/{task}/worst"] = file
     return files
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from visiontune.callbacks.quantization_aware import QuantizationAware
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import RunError, some
 from visiontune.models.distributed import gather_ranks
@@ -21,9 +22,10 @@ class NonFinite(L.Callback):
     """Stops the run in a step whose loss or gradient is not finite, or skips such steps.
 
     A loss that is not finite makes the whole gradient NaN, on every rank. One norm per optimizer step therefore finds
-    both, and all ranks decide the same. A skipped step changes neither the weights nor the optimizer, the average or
-    BatchNorm statistics; the schedule advances. With `precision=16-mixed`, the GradScaler itself skips steps with a
-    finite loss and an infinite gradient, until its scale fits.
+    both, and all ranks decide the same. A skipped step changes neither the weights nor the optimizer, the average,
+    BatchNorm statistics or ranges of quantization; the schedule advances. (Batches of the same accumulation window with
+    a finite loss count in these statistics.) With `precision=16-mixed`, the GradScaler itself skips steps with a finite
+    loss and an infinite gradient, until its scale fits.
 
     A validation with a loss that is not finite, or weights that are not finite after it, stop the run as well. With
     `skip` such a loss is a warning.
@@ -39,6 +41,7 @@ class NonFinite(L.Callback):
         self.skip = skip
         self.skipped = self.skipped_in_epoch = 0
         self.skipped_step: int | None = None
+        self.skips_batch = False  # whether the step after the current batch is skipped
         self.buffers: list[Tensor] = []  # before the batch, such as BatchNorm statistics
         self.batch: Any = None
         # Of each batch of the accumulation window: paths, loss of each task, total loss.
@@ -49,8 +52,9 @@ class NonFinite(L.Callback):
         self.batch = batch
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self.window.clear()
+        self.skips_batch = False
         if self.skip:
-            self.buffers = [buffer.clone() for buffer in pl_module.buffers()]
+            self.buffers = [buffer.clone() for buffer in _buffers(trainer, pl_module)]
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
         total = loss.detach().clone()
@@ -69,15 +73,15 @@ class NonFinite(L.Callback):
         if not self.skip:
             raise RunError(f"{step}: {problem}. {self._advice(trainer, optimizer)}")
         optimizer.zero_grad()  # optimizers leave parameters without a gradient as they are
-        self.skipped_step = trainer.global_step
+        self.skipped_step, self.skips_batch = trainer.global_step, True
         self.skipped += 1
         self.skipped_in_epoch += 1
         if trainer.is_global_zero and (self.skipped <= 10 or self.skipped.bit_count() == 1):
             log.warning(f"warning: {step} is skipped ({self.skipped} so far): {problem}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.skip and not all(total.isfinite() for *_, total in self.window[-1:]):
-            for buffer, before in zip(pl_module.buffers(), self.buffers, strict=True):
+        if self.skip and (self.skips_batch or not all(total.isfinite() for *_, total in self.window[-1:])):
+            for buffer, before in zip(_buffers(trainer, pl_module), self.buffers, strict=True):
                 buffer.copy_(before)
         if self.skip and trainer.is_last_batch:
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=False, on_epoch=True, batch_size=1)
@@ -163,6 +167,12 @@ class NonFinite(L.Callback):
         half = "" if trainer.precision == "32-true" else " trainer.precision=32-true,"
         skip = "" if self.skip else "; on_nonfinite=skip skips such steps"
         return f"Try a lower optimizer.lr (it is {lr:.3g} now),{clip}{half} or check these images and targets{skip}"
+
+
+def _buffers(trainer: Any, module: Any) -> list[Tensor]:
+    """What a forward pass in training may change: BatchNorm statistics, and the ranges of quantization."""
+    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, QuantizationAware)]
+    return [*module.buffers(), *(buffer for callback in callbacks for buffer in callback.buffers())]
 
 
 @torch.no_grad()

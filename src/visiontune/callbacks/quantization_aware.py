@@ -87,6 +87,11 @@ class QuantizationAware(L.Callback):
         del pl_module.backbone.features  # restores the method of the class
         self.quantized = None
 
+    def buffers(self) -> list[Tensor]:
+        """The ranges, which every step updates in place."""
+        places = self.quantized.places.values() if self.quantized else []
+        return [buffer for place in places for buffer in place.buffers()]
+
     def state_dict(self) -> dict[str, Any]:
         return {"ranges": self.quantized.ranges() if self.quantized else self.saved_ranges}
 

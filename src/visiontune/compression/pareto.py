@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from visiontune.compression.search import Limits, Point, front
+from visiontune.models.heads.drawing import save_figure
 from visiontune.runs.files import write_atomically
 
 COLUMNS = ("candidate", "metric", "drop", "latency_ms", "megabytes", "front", "failed")
@@ -25,7 +26,7 @@ def write_pareto_front(points: Sequence[Point], limits: Limits, metric: str, fol
         for point in sorted(points, key=lambda point: point.latency_ms):
             numbers = [""] * 4 if point.failed else [point.metric, point.drop, point.latency_ms, point.megabytes]
             writer.writerow([point.name, *numbers, "front" if point in best else "", point.failed])
-    _figure(points, best, limits, metric).savefig(folder / "front.png", dpi=110)
+    save_figure(_figure(points, best, limits, metric), folder / "front.png")
 
 
 def _figure(points: Sequence[Point], best: Sequence[Point], limits: Limits, metric: str) -> Figure:

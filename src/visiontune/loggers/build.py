@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from visiontune.errors import UserError, disk_full
+from visiontune.errors import UserError, failed_write
 from visiontune.loggers.base import LoggedRun
 from visiontune.loggers.log import warn_on_error
 from visiontune.nodes import build, check_arguments, find, wrong_arguments
@@ -62,7 +62,7 @@ def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
         _warn_when_finalize_fails(logger)
         loggers.append(logger)
     status = "success"
-    show, threading.excepthook = threading.excepthook, _show_other_errors(threading.excepthook)
+    show, threading.excepthook = threading.excepthook, _show_other_errors(threading.excepthook, path)
     try:
         yield loggers
     except BaseException as error:
@@ -76,9 +76,9 @@ def open_loggers(cfg: DictConfig, path: Path) -> Iterator[list[Logger]]:
                     close(status)
 
 
-def _show_other_errors(show: Callable[[Any], object]) -> Callable[[Any], object]:
-    """`show` without the error of a full disk in the thread of a logger, whose next call raises it in this thread."""
-    return lambda hook: None if disk_full(hook.exc_value) else show(hook)
+def _show_other_errors(show: Callable[[Any], object], path: Path) -> Callable[[Any], object]:
+    """`show` without a failed write in the thread of a logger, whose next call raises the error in this thread."""
+    return lambda hook: None if failed_write(hook.exc_value, path) else show(hook)
 
 
 def _warn_when_finalize_fails(logger: Logger) -> None:

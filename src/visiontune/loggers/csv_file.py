@@ -1,7 +1,6 @@
 """Scalars in one CSV file."""
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from visiontune.loggers.base import LoggedRun
+from visiontune.runs.files import append, write_atomically
 
 
 class CSVLogger(Logger):
@@ -40,20 +40,15 @@ class CSVLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "scalars.csv"
-        length = path.stat().st_size if path.exists() else 0
-        try:
-            with path.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if not length:
-                    writer.writerow(("step", "name", "value"))
-                writer.writerows(("" if step is None else step, name, float(value)) for name, value in metrics.items())
-        except OSError as error:
-            os.truncate(path, length)  # no half row
-            error.filename = error.filename or str(path)
-            raise
+        with append(path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if not file.tell():
+                writer.writerow(("step", "name", "value"))
+            writer.writerows(("" if step is None else step, name, float(value)) for name, value in metrics.items())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         self.folder.mkdir(exist_ok=True)
         values = vars(params) if isinstance(params, Namespace) else dict(params)
-        (self.folder / "hparams.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        with write_atomically(self.folder / "hparams.yaml") as file:
+            file.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -1,6 +1,9 @@
 """MLflow: a server, or a local SQLite file."""
 
+import errno
 import fcntl
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from visiontune.loggers.base import ArtifactLogger, ImageLogger, LoggedRun
 from visiontune.loggers.sent import SentRecords
 
 SQLITE = "sqlite:///"
+SQLITE_ERRORS = {"database or disk is full": errno.ENOSPC, "attempt to write a readonly database": errno.EROFS}
 PARAMS_PER_REQUEST, LONGEST_PARAM, LONGEST_NAME = 100, 6000, 240  # the limits of MLflow
 
 
@@ -95,9 +99,24 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
             yield
             return
         self.database.parent.mkdir(parents=True, exist_ok=True)
-        with self.database.with_name(f"{self.database.name}.lock").open("a") as file:
+        with self.database.with_name(f"{self.database.name}.lock").open("a") as file, self._named_errors():
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Raise an error of a full or read-only disk as an OSError that names the SQLite file."""
+        printer = logging.getLogger("mlflow.store.db.utils")  # it prints the traceback of an error, and raises it
+        before, printer.disabled = printer.disabled, self.database is not None
+        try:
+            yield
+        except Exception as error:
+            number = next((number for text, number in SQLITE_ERRORS.items() if text in str(error)), None)
+            if number is None or self.database is None:
+                raise
+            raise OSError(number, os.strerror(number), str(self.database)) from error
+        finally:
+            printer.disabled = before
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -105,7 +124,8 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
         values = {self._unique_name(name): float(value) for name, value in metrics.items()}
         new = {name: value for name, value in values.items() if self.sent.is_new(name, step)}
         if new:
-            super().log_metrics(new, step)
+            with self._named_errors():
+                super().log_metrics(new, step)
             self.sent.add(new, step)
 
     @rank_zero_only
@@ -118,13 +138,15 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
             from mlflow.entities import Param
 
             batch = [Param(name, text) for name, text in new[i : i + PARAMS_PER_REQUEST]]
-            client.log_batch(self.run_id, params=batch)
+            with self._named_errors():
+                client.log_batch(self.run_id, params=batch)
 
     @rank_zero_only
     def add_image(self, name: str, image: Tensor, step: int) -> None:
         name = self._unique_name(name)
         if self.sent.is_new(f"image {name}", step):
-            self.experiment.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=name, step=step)
+            with self._named_errors():
+                self.experiment.log_image(self.run_id, image.permute(1, 2, 0).numpy(), key=name, step=step)
             self.sent.add([f"image {name}"], step)
 
     @rank_zero_only
@@ -146,9 +168,9 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
 
     def close(self, status: str) -> None:
         if self._initialized:
-            self.experiment.set_terminated(
-                self.run_id, {"success": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")
-            )
+            final = {"success": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")
+            with self._named_errors():
+                self.experiment.set_terminated(self.run_id, final)
 
 
 def clean(name: str) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from visiontune.runs.files import append, write_atomically
+
 
 class SentRecords:
     """Remembers the last step at which each name was sent to a server that cannot delete what it has received.
@@ -27,7 +29,8 @@ class SentRecords:
         text = self.path.read_text()
         complete_lines = text[: text.rfind("\n") + 1]  # a killed process may leave half a line
         if complete_lines != text:
-            self.path.write_text(complete_lines)
+            with write_atomically(self.path) as file:
+                file.write(complete_lines)
         for step, name in csv.reader(complete_lines.splitlines()):
             steps[name] = max(int(step), steps.get(name, -1))
         return steps
@@ -39,5 +42,5 @@ class SentRecords:
         names = list(names)
         self.last_steps.update(dict.fromkeys(names, step))
         self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("a", newline="") as file:
+        with append(self.path) as file:
             csv.writer(file, lineterminator="\n").writerows((step, name) for name in names)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visiontune import signals
 from visiontune.errors import UserError, shell_override
-from visiontune.runs.files import write_atomically, write_json
+from visiontune.runs.files import write_atomically, write_bytes, write_json
 from visiontune.runs.lock import is_locked, locked
 from visiontune.runs.log import log
 from visiontune.runs.output import check_output
@@ -214,19 +214,19 @@ class RunDirectory:
         outcome: dict[str, Any] = {}
         reserve = self.path / ".reserve"  # room for status.json on a full disk
         with self.lock():
-            self._write_status("running", started)
             try:
-                reserve.write_bytes(os.urandom(RESERVE_BYTES))
+                self._write_status("running", started)
+                write_bytes(reserve, os.urandom(RESERVE_BYTES))
                 yield outcome
                 signals.check()
+                reserve.unlink(missing_ok=True)
+                self._write_status("finished", started, outcome=outcome)
             except BaseException as error:
                 interrupted = isinstance(error, signals.Interrupted | KeyboardInterrupt | SystemExit)
-                reserve.unlink(missing_ok=True)
                 with suppress(OSError):  # the message of `error` says enough; without a process the run is `stopped`
+                    reserve.unlink(missing_ok=True)
                     self._write_status("interrupted" if interrupted else "failed", started, error)
                 raise
-            reserve.unlink()
-            self._write_status("finished", started, outcome=outcome)
 
     def _write_status(
         self, status: str, started: float, error: BaseException | None = None, outcome: dict[str, Any] | None = None

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from visiontune.callbacks import ProbeInitialization
 from visiontune.config.derive import derive
 from visiontune.errors import UserError
+from visiontune.models.heads.drawing import save_figure
 from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
@@ -52,7 +53,7 @@ class RangeTest:
         axes.axvline(self.lr, color="tab:orange", label=f"chosen: {self.lr:.1e}")
         axes.set(xscale="log", xlabel="learning rate of the heads", ylabel="training loss, smoothed")
         axes.legend()
-        figure.savefig(run.report / "lr_range.png", dpi=120)
+        save_figure(figure, run.report / "lr_range.png", dpi=120)
 
 
 def range_test(cfg: DictConfig) -> RangeTest:

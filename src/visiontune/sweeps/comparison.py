@@ -34,16 +34,22 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
     """
     runs = find_runs(directories)
     target = _check_target(target or directories[0] / "sweep.csv", runs)
+    rows = write_table(runs, target)
+    print(_text("", rows))
+    if means := average_repeats(rows):
+        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
+    print(f"\n{target}")
+
+
+def write_table(runs: list[RunDirectory], target: Path) -> Rows:
+    """Write the table of the runs as CSV, and return it."""
     rows = table(runs)
     target.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print(_text("", rows))
-    if means := average_repeats(rows):
-        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
-    print(f"\n{target}")
+    return rows
 
 
 def _check_target(target: Path, runs: list[RunDirectory]) -> Path:

@@ -30,7 +30,7 @@ from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
 from visiontune.errors import UserError
 from visiontune.loggers import check_loggers
-from visiontune.models.backbones import WeightReport
+from visiontune.models.backbones import Backbone, WeightReport
 from visiontune.models.backbones import build as build_backbone
 from visiontune.models.features import FeatureShape
 from visiontune.models.finetuner import FineTuner
@@ -61,6 +61,29 @@ def build_data(cfg: DictConfig, download: bool = True) -> VisionData:
     return data_from_config(cfg.data, cfg.augment, seed=cfg.seed, tasks=tasks, allow_download=download)
 
 
+def build_network(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[Backbone, WeightReport]:
+    """Build the backbone with its weights; see `build_finetuner`."""
+    size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
+    options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    options |= {} if load else {"weights": None}
+    return build_backbone(
+        **options,
+        in_channels=cfg.data.channels,
+        image_size=size,
+        allow_download=download,
+    )
+
+
+def build_strategy(cfg: DictConfig, backbone: Backbone, epochs: int) -> Strategy:
+    """Build the strategy for the stages of the backbone and the heads; it may add adapters to the backbone."""
+    names = [name for name, _ in backbone.stages()] + [HEADS]
+    make_strategy = build(cfg.strategy, "strategy", STRATEGY, Strategy, partial=True)
+    with wrong_arguments("strategy"):
+        strategy: Strategy = make_strategy(stages=names, epochs=epochs)
+        strategy.prepare(backbone.model)
+    return strategy
+
+
 def build_finetuner(
     cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
@@ -70,23 +93,11 @@ def build_finetuner(
         download: if False, weights that need a download stay random (the report says so).
         load: if False, all weights stay random, since a checkpoint is loaded next.
     """
-    size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
-    options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
-    options |= {} if load else {"weights": None}
-    backbone, report = build_backbone(
-        **options,
-        in_channels=cfg.data.channels,
-        image_size=size,
-        allow_download=download,
-    )
+    backbone, report = build_network(cfg, download, load)
     heads = {
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
-    names = [name for name, _ in backbone.stages()] + [HEADS]
-    make_strategy = build(cfg.strategy, "strategy", STRATEGY, Strategy, partial=True)
-    with wrong_arguments("strategy"):
-        strategy = make_strategy(stages=names, epochs=epochs)
-        strategy.prepare(backbone.model)
+    strategy = build_strategy(cfg, backbone, epochs)
     model = FineTuner(
         backbone,
         heads,

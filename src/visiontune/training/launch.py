@@ -25,7 +25,7 @@ from visiontune.runs.log import logging_to
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.fit import build_model, fit, seed_everything
 from visiontune.training.rank_control import RankControl
-from visiontune.training.resume import explain_full_disk
+from visiontune.training.resume import explain_failed_write
 
 GRACE_SECONDS = 15.0  # for ranks that should end
 PR_SET_PDEATHSIG = 1
@@ -168,7 +168,7 @@ def _fit_rank(rank: int, ranks: int, port: int, path: Path, checkpoint: Path | N
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     run = RunDirectory.open(path)
-    with explain_full_disk(run), logging_to(run.log if rank == 0 else None, quiet=rank > 0):
+    with explain_failed_write(run), logging_to(run.log if rank == 0 else None, quiet=rank > 0):
         cfg = run.read_config()
         seed_everything(cfg.seed)
         data = build_data(cfg)

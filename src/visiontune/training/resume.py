@@ -1,7 +1,7 @@
 """Resume a run in its own directory."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from visiontune import __version__
 from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.config.check import MissingKey, check
 from visiontune.config.derive import derive
-from visiontune.errors import RunError, UserError, disk_full, first_line, shell_override, some
+from visiontune.errors import RunError, UserError, explain_write, failed_write, first_line, shell_override, some
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.log import log
+from visiontune.runs.log import log, logging_to
 from visiontune.runs.log_files import cut_log_files
 from visiontune.runs.torch_file import check_sums, load_torch_file
 from visiontune.signals import Interrupted
@@ -169,7 +169,7 @@ def rewind(run: RunDirectory, checkpoint: Path | None) -> None:
 
     `History` deletes the rows of metrics.csv.
     """
-    for incomplete in run.checkpoints.glob(".*.ckpt.*"):
+    for incomplete in run.checkpoints.glob(".*.ckpt*"):
         incomplete.unlink()
     if checkpoint is None:
         run.history.unlink(missing_ok=True)
@@ -198,18 +198,15 @@ def explain_version_mismatch(run: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def explain_full_disk(run: RunDirectory) -> Iterator[None]:
-    """Turn the error of a full disk into a RunError that says what to do."""
+def explain_failed_write(run: RunDirectory) -> Iterator[None]:
+    """Turn the error of a disk that is full or read-only into a RunError that says what to do."""
     try:
         yield
     except Exception as error:
-        full = disk_full(error)
-        if full is None:
+        cause = failed_write(error, run.path)
+        if cause is None:
             raise
-        raise RunError(
-            f"{full.filename or run.path} could not be written: {full.strerror}. Free some space, then resume the run "
-            f"with: {resume_command(run)}"
-        ) from error
+        raise RunError(f"{explain_write(cause, run.path)}, then resume the run with: {resume_command(run)}") from error
 
 
 @contextmanager
@@ -219,7 +216,8 @@ def explain_interruption(run: RunDirectory) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt, SystemExit) as error:
         reason = f" by {error}" if isinstance(error, Interrupted) else ""
-        log.info(f"\ninterrupted{reason}; resume with: {resume_command(run)}")
+        with suppress(OSError), logging_to(run.log):  # the disk may be full
+            log.info(f"\ninterrupted{reason}; resume with: {resume_command(run)}")
         raise
 
 

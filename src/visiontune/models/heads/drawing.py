@@ -10,9 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.io import encode_png
 from torchvision.transforms.v2 import functional as F
 
 from visiontune.errors import one_line
+from visiontune.runs.files import temporary_path, write_bytes
 
 MIN_SIDE = 160  # pixels; smaller images are enlarged, so that text fits
 MAX_SIDE = 1600  # pixels; no side is enlarged beyond it
@@ -132,6 +134,12 @@ def save_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         fonts.setLevel(logging.ERROR)
         try:
-            figure.savefig(path, dpi=dpi)
+            with temporary_path(path) as temporary:
+                figure.savefig(temporary, dpi=dpi)
         finally:
             fonts.setLevel(level)
+
+
+def save_image(image: Tensor, path: Path) -> None:
+    """Write an image, uint8 ``(1 or 3, H, W)``, as a PNG file."""
+    write_bytes(path, encode_png(image.contiguous(), compression_level=4).numpy().tobytes())
