@@ -1,6 +1,7 @@
 """Folders as people have them: links, hidden and system folders, Unicode forms, in every reader."""
 
 import os
+import signal
 import time
 import unicodedata
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from inputs import write_coco, write_folders, write_image, write_masks, write_yolo
 from running import Outcome
 
-from visiontune.data.readers import coco, image_folder, instance_masks, masks, voc, yolo
+from visiontune.data.readers import coco, groups, image_folder, instance_masks, masks, voc, yolo
 from visiontune.data.schema import Source
 from visiontune.data.walk import walk, walk_each
 from visiontune.errors import UserError
@@ -323,3 +324,14 @@ def test_the_plan_says_what_is_left_out(tmp_path: Path, plan: Callable[..., Outc
     assert sum(map(int, images)) == 24
     assert out.count("hidden and system files and folders") == out.count("cat/.ipynb_checkpoints, dog/@eaDir") == 1
     assert out.count("1 link that repeats") == 1 and ": cat/all\n" in out
+
+
+def test_a_group_pattern_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog"):
+        write_image(tmp_path / name / f"p1_{'a' * 24}.png")
+    assert {sample.group for sample in image_folder.read(tmp_path, group_pattern=r"(p\d)_").samples} == {"p1"}
+    monkeypatch.setattr(groups, "SECONDS", 0.05)
+    with pytest.raises(UserError) as error:
+        image_folder.read(tmp_path, group_pattern=r"((a+)+)$")
+    assert str(error.value).startswith("data.group_pattern='((a+)+)$' takes longer than 0.052 seconds, at cat/p1_aaaa")
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL

@@ -1,6 +1,5 @@
 """Classification with one folder per class: `CLASS/*` or `{train,val,test}/CLASS/*`, optionally with split lists."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +7,12 @@ from pathlib import Path
 
 from visiontune.data.images import SUFFIXES, is_image
 from visiontune.data.readers.folders import SPLIT_NAMES, relative, require_folder, root_folder
+from visiontune.data.readers.groups import find_groups
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.text import normalized
 from visiontune.data.walk import is_hidden, note_left_out, walk_each
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, add_notes, some
 
 ClassFolder = tuple[str | None, str, Path]  # split, class, folder
 
@@ -61,7 +61,8 @@ def read(
         for split, path in class_files[name]
     ]
     if group_pattern:
-        samples = [replace(sample, group=_group(sample.path, group_pattern)) for sample in samples]
+        groups = find_groups([sample.path for sample in samples], group_pattern)
+        samples = [replace(sample, group=group) for sample, group in zip(samples, groups, strict=True)]
     if splits:
         samples, new_notes = apply_split_lists(samples, root, images, root / splits)
         notes += new_notes
@@ -139,19 +140,7 @@ def _check(base: Path, class_files: dict[str, list], notes: Sequence[str], least
         raise UserError(f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}.")
     for name, files in class_files.items():
         if not files:
-            reasons = "".join(f"\nnote: {note}" for note in notes)
-            raise UserError(f"class {name!r} has no images in {base}. Add some, or remove its folder.{reasons}")
+            message = f"class {name!r} has no images in {base}. Add some, or remove its folder."
+            raise UserError(add_notes(message, notes))
     if len(class_files) < least:
         raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.")
-
-
-def _group(path: str, pattern: str) -> str:
-    try:
-        match = re.search(pattern, path)
-        if match and match.group(1):
-            return match.group(1)
-    except (re.error, IndexError) as error:
-        problem = f"is not a regular expression with a group ({error})"
-    else:
-        problem = f"does not match {path}"
-    raise UserError(f"data.group_pattern={pattern!r} {problem}. An example: data.group_pattern='(patient\\d+)_'")
