@@ -62,6 +62,11 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+def add_notes(message: str, notes: Sequence[str]) -> str:
+    """The message of an error, and below it the notes that explain it."""
+    return "\n".join([message, *(f"note: {note}" for note in notes)])
+
+
 def shell_override(key: str, value: object) -> str:
     """`KEY=VALUE` as it is typed into a shell: the value is quoted if it needs quotes."""
     return f"{key}={shlex.quote(str(value))}"

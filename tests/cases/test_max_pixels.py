@@ -12,6 +12,7 @@ from hydra.utils import get_method
 from inputs import write_coco, write_masks, write_yolo
 from omegaconf import OmegaConf
 from PIL import Image
+from running import Outcome
 
 from visiontune.config.compose import config_dir
 from visiontune.data import polygons
@@ -88,6 +89,18 @@ def test_masks_without_classes(tmp_path: Path) -> None:
         (tmp_path / f"masks/{i}.png").write_bytes(b"no mask")
     with pytest.raises(UserError, match=r"data.classes is not set: no mask can be read"):
         masks.read(tmp_path, on_bad_image="skip")
+
+
+def test_no_image_is_left(tmp_path: Path, plan: Callable[..., Outcome]) -> None:
+    write_masks(tmp_path, count=3)
+    for i in range(3):
+        (tmp_path / f"masks/{i}.png").write_bytes(b"no mask")
+    keys = ["data=masks", "heads=segmentation", f"data.root={tmp_path}", "data.classes=[a,b]"]
+    first, note = plan(*keys, "data.on_bad_image=skip").message.split("\n")
+    assert first == "no sample of the data can be used"
+    assert note.startswith("note: 3 files cannot be read") and "masks/0.png (not an image)" in note
+    with pytest.raises(UserError, match=r"^no image of the data can be used\nnote: 3 files cannot be read"):
+        verify(tmp_path, [Sample(f"masks/{i}.png", {}) for i in range(3)], bad=BadFiles("skip"))
 
 
 def test_masks_of_torchvision(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from visiontune.data.matching import match_classes, one_split
 from visiontune.data.own_module import build_own_module
 from visiontune.data.schema import Sample, Source, TaskInfo, select_tasks
 from visiontune.data.split_checks import check_val
-from visiontune.errors import UserError
+from visiontune.errors import UserError, add_notes
 from visiontune.nodes import check_arguments, find
 
 __all__ = [
@@ -135,6 +135,8 @@ def _read(
     source = read(**reader)
     if not isinstance(source, Source):
         raise UserError(f"data.reader: expected {READER}, which returns a Source, got {type(source).__name__}")
+    if not source.samples:
+        raise UserError(add_notes("no sample of the data can be used", source.notes))
     return source, options | {"decoder": decoder}
 
 

@@ -14,7 +14,7 @@ from visiontune.data.image_notes import ImageNotes
 from visiontune.data.images import ImageDecoder, describe_image
 from visiontune.data.scan import hash_content, scan, scan_images
 from visiontune.data.schema import Sample
-from visiontune.errors import UserError
+from visiontune.errors import UserError, add_notes
 
 FULL_UP_TO = 20_000  # images that `auto` decodes at most
 EXAMPLES = 100  # images that `header` decodes, for notes
@@ -38,13 +38,16 @@ def verify(
         images: has the decoder, and collects notes on the decoded images; with `header`, on `EXAMPLES` of them.
 
     Raises:
-        UserError: lists the first ten files that cannot be read, and how many there are; or samples have the same path.
+        UserError: lists the first ten files that cannot be read, and how many there are; no image can be read; or
+            samples have the same path.
     """
     if duplicates := len(samples) - len({sample.path for sample in samples}):
         raise UserError(f"{duplicates} samples are listed twice under the same path")
     bad, images = bad or BadFiles(), images or ImageNotes()
     on_disk = [sample.path for sample in samples if sample.image is None]
     contents = _contents(root or Path(), on_disk, _resolve(mode, len(on_disk), bad), bad, images)
+    if samples and len(bad.problems) == len(samples):
+        raise UserError(add_notes("no image of the data can be used", bad.notes()))
     return [
         replace(
             sample,

@@ -33,8 +33,8 @@ def find_groups(paths: Sequence[str], pattern: str) -> list[str]:
     except TimeoutError:
         path = paths[min(len(groups), len(paths) - 1)]
         raise UserError(
-            f"data.group_pattern={pattern!r} takes longer than {seconds:g} seconds, at {path}: the time of a repetition "
-            f"within another, such as (\\w+)+, doubles with each letter. {EXAMPLE}"
+            f"data.group_pattern={pattern!r} takes longer than {seconds:g} seconds, at {path}: the time of a "
+            f"repetition within another, such as (\\w+)+, doubles with each letter. {EXAMPLE}"
         ) from None
     except (re.error, IndexError, OverflowError, RecursionError) as error:
         problem = f"is not a regular expression with a group ({error})"

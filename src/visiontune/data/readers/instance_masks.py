@@ -119,7 +119,7 @@ def read(
         values = [code for code, _ in instances]
         stored = StoredInstanceMask(root / mask, boxes, values, contents[mask]["content"], decoder)
         sample.targets["instances"] = stored
-    if not any(sample.targets["detection"].labels for sample in samples):
+    if samples and not any(sample.targets["detection"].labels for sample in samples):
         raise UserError(f"the {len(samples)} masks in {masks} contain no objects: all pixels are 0")
     schema = {task: TaskInfo(task, class_names(classes)) for task in ("detection", "instances")}
     return Source(schema, samples, notes, root)

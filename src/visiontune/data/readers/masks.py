@@ -13,7 +13,7 @@ from visiontune.data.readers.mask_pairs import pair_masks
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Source, TaskInfo
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, add_notes, some
 
 
 def read(
@@ -61,10 +61,11 @@ def read(
         contents = read_masks(root, [*masks_by_image.values()], decoder=decoder, bad=bad_files)
         codes = [str(code) for code in sorted({code for mask in contents.values() for code in mask["values"]})]
         values_in_masks = f"the masks have the values {some(codes, 20)}" if codes else "no mask can be read"
-        raise UserError(
+        message = (
             f"data.classes is not set: {values_in_masks}. Write data.classes=[NAME, NAME, ...] and, if they are not "
-            "0, 1, 2, ..., data.values=[...] of each class" + "".join(f"\nnote: {note}" for note in bad_files.notes())
+            "0, 1, 2, ..., data.values=[...] of each class"
         )
+        raise UserError(add_notes(message, bad_files.notes()))
     coding = Coding(class_names(classes), values, ignore_value, decoder)
     targets = label_maps(root, masks_by_image, sizes, coding, bad_files)
     notes += bad_files.notes() + orientation_note(root, list(targets), orientation)

@@ -11,7 +11,7 @@ from visiontune.data.readers.named_images import NamedImages, is_foreign, path_e
 from visiontune.data.schema import SPLITS
 from visiontune.data.text import match_key, read_text
 from visiontune.data.walk import is_hidden, walk_each
-from visiontune.errors import UserError, listed, pluralize, some
+from visiontune.errors import UserError, add_notes, listed, pluralize, some
 
 SPLIT_KEYS = {"train": ["train"], "val": ["val", "valid", "validation"], "test": ["test"]}
 NO_LABELS = {"classes.txt"}  # labelImg writes the class names beside the labels
@@ -68,8 +68,7 @@ class SplitImages:
             else:
                 images = self._read_list(target)
             if not images:
-                reasons = "".join(f"\nnote: {note}" for note in notes)
-                raise UserError(f"{self.file}: {key}: {path} has no images{reasons}")
+                raise UserError(add_notes(f"{self.file}: {key}: {path} has no images", notes))
             yield from ((split, image) for image in images)
 
     def _entries(self, split: str) -> list[tuple[str, Path]]:
