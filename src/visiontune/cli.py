@@ -84,9 +84,10 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     if verb not in ("train", "plan") and (wrong := [item for item in overrides if item.startswith("debug=")]):
         raise UserError(f"{wrong[0]}: expected true or false; write debug=true")
     check_overrides(overrides)
+    multirun = options.multirun or "hydra.mode=MULTIRUN" in overrides
+    _check_single_values(verb, overrides, multirun or options.prints)
     overrides, notes = accept_old_keys(verb, overrides)
     print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
-    multirun = options.multirun or "hydra.mode=MULTIRUN" in overrides
     if multirun and verb == "train":
         _check_sweep_keys(overrides)
     overrides = prepare(verb, overrides, multirun)
@@ -105,6 +106,21 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     for number, (job, _) in enumerate(jobs):
         print(("\n" if number else "") + describe(job, overrides), flush=True)
         _run(verb, options.arguments, [*job, f"hydra.job.num={number}"])
+
+
+def _check_single_values(verb: str, overrides: list[str], multirun: bool) -> None:
+    """Refuse overrides that would have no effect: the first of two inputs, and a group of sweeps without `-m`.
+
+    Raises:
+        UserError: the message says what to write instead.
+    """
+    for key in ("run", "input"):
+        typed = [override for override in overrides if override.startswith(f"{key}=")]
+        if len(typed) > 1:
+            raise UserError(f"{typed[0]} {typed[1]}: expected one {key}; write {typed[-1]}, or one command for each")
+    for override in overrides:
+        if override.startswith("sweep=") and verb in ("train", "plan") and not multirun and override != "sweep=null":
+            raise UserError(f"{override} needs -m: write visiontune {verb} -m {override}")
 
 
 def _check_sweep_keys(overrides: list[str]) -> None:
@@ -176,8 +192,9 @@ def _main() -> None:
         return
     verb, *overrides = arguments
     if verb in ("train", "plan"):  # `debug` is a config group of these two
-        debug = "debug=true" in overrides
-        overrides = ["debug=traceback" if override == "debug=true" else override for override in overrides]
+        flags = {"debug=true": "debug=traceback", "debug=false": "debug=none"}
+        overrides = [flags.get(override.lower(), override) for override in overrides]
+        debug = "debug=traceback" in overrides
     else:  # Hydra would read it as an option of that group
         debug = any(override.lower() == "debug=true" for override in overrides)
         overrides = [override for override in overrides if override.lower() not in ("debug=true", "debug=false")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from visiontune.analysis.results import write_report, write_results
+from visiontune.config.check import check
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo, VisionData, build_evaluation_data
 from visiontune.deployment.evaluation import evaluate_run
@@ -13,7 +14,7 @@ from visiontune.errors import RunError, UserError
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
-from visiontune.runs.output import check_output
+from visiontune.runs.output import check_output, check_results
 from visiontune.training.build import build_data
 from visiontune.training.evaluation import measured_splits
 from visiontune.training.load import load_model, open_run
@@ -25,10 +26,15 @@ def main(cfg: DictConfig) -> dict[str, float]:
     if cfg.split == "all" and cfg.report and cfg.output is None:
         raise UserError("report=true split=all: the report of the run stays; write output=DIR")
     output = None if cfg.output is None else check_output(Path(cfg.output))
+    if output is not None:
+        check_results(output, ("predictions.csv", "metrics.json", "report"))
     changes = {f"data.{key}": value for key, value in (cfg.data_keys or {}).items()}
     changes |= {"data.root": cfg.data_root} if cfg.data_root is not None else {}
     changes |= {"trainer.accelerator": cfg.accelerator} if cfg.accelerator != "auto" else {}
+    if cfg.data_root is not None and "root" not in run_cfg.data:
+        raise UserError(f"data_root={cfg.data_root}: the data of {run.path} is made without a folder; leave it out")
     run_cfg = derive(run_cfg, changes)
+    check("train", run_cfg)  # the values of data_keys
     folder = output or (run.path if cfg.report else None)
     if folder == run.path and not cfg.trust:
         check_links(run.path)
@@ -56,7 +62,14 @@ def read_data(cfg: DictConfig, run: RunDirectory, run_cfg: DictConfig, schema: d
     """The run's data with the run's splits; with `split=all`, all samples with the classes of the run."""
     download = cfg.trust or "download" in (cfg.data_keys or {})
     if cfg.split == "all":
-        data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, cfg.classes or {}, run_cfg.seed, download)
+        names = cfg.classes or {}
+        try:
+            data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, names, run_cfg.seed, download)
+        except UserError as error:
+            if "data.on_bad_image=skip" not in str(error):
+                raise
+            message = str(error).replace("data.on_bad_image=skip", "data_keys='{on_bad_image: skip}'")
+            raise UserError(message) from error
         for note in data.notes:
             log.info(f"note: {note}")
         return data
@@ -68,5 +81,7 @@ def read_data(cfg: DictConfig, run: RunDirectory, run_cfg: DictConfig, schema: d
     except UserError as error:
         if cfg.data_root is None:
             raise
-        raise UserError(f"{error}. If data_root={cfg.data_root} is another data set, write split=all") from error
+        raise UserError(
+            f"{str(error).rstrip('.')}. If data_root={cfg.data_root} is another data set, write split=all"
+        ) from error
     return data

@@ -25,7 +25,7 @@ from visiontune.models.heads.overlays import side_by_side
 from visiontune.runs.files import temporary_path
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
-from visiontune.runs.output import check_output
+from visiontune.runs.output import check_output, check_results
 from visiontune.runs.predictions import Row, write_predictions
 from visiontune.training.evaluation import quiet_trainer
 from visiontune.training.load import load_model, open_run
@@ -115,6 +115,7 @@ def main(cfg: DictConfig) -> Path:
         check_links(run.path, output)
     source = open_input(Path(cfg.input).expanduser(), ImageDecoder.from_config(run_cfg.data), output)
     check_output(output, source.files.values())
+    check_results(output, ("predictions.csv", "images"))
     for note in source.notes:
         print(f"note: {printable(note)}")
     model, _ = load_model(run, run_cfg, cfg.checkpoint)

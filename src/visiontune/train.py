@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> float:
     """Train or resume one run, or one job of a sweep; return the monitored metric of the best checkpoint."""
     launch = Launch.from_hydra()
     if cfg.run is not None:
-        run = RunDirectory.open(cfg.run)
+        run = RunDirectory.open(str(cfg.run))
         if not cfg.trust:
             check_links(run.path)
         with run.lock(), explain_version_mismatch(run):

@@ -114,10 +114,10 @@ def test_a_text_survives_the_config_of_a_run() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.max_epochs=many", "trainer.max_epochs=many: expected a whole number, 1 or more, got text"),
+        ("trainer.max_epochs=many", "trainer.max_epochs=many: expected a whole number from 1 to 1000000, got text"),
         (
             "trainer.max_epochs=zwölf (12)",
-            "trainer.max_epochs=zwölf (12): expected a whole number, 1 or more, got text",
+            "trainer.max_epochs=zwölf (12): expected a whole number from 1 to 1000000, got text",
         ),
         ("test=yes", "test=yes: expected true, false or auto, got text; write test=true"),
         ("seed=" + "9" * 5000, "seed=999"),
@@ -234,7 +234,7 @@ def test_wrong_sweeps_start_nothing(command: Command, tiny: list[str], tmp_path:
             "1 of 2 jobs are wrong, so none is started:\n  optimizer.lr=fast (1): expected a",
         ),
         (["strategy=full,half", "seed=0,-1"], "3 of 4 jobs are wrong, so none is started:\n  seed=-1: expected "),
-        (["seed=0,1", "epochs=x"], "epochs=x: expected a whole number, 1 or more, got text; write epochs=30"),
+        (["seed=0,1", "epochs=x"], "epochs=x: expected a whole number from 1 to 1000000, got text; write epochs=30"),
         (["seed=0,1", "sead=1"], "unknown config key 'sead'; near it: seed, "),
         ([f"run_dir={tmp_path}"], f"run_dir={tmp_path}: the runs of a sweep are in numbered directories of one folder"),
         (["run=a,b"], "run=a,b: -m starts new runs; resume one run at a time with visiontune train run=DIR"),

@@ -16,8 +16,8 @@ from visiontune.errors import UserError
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainer.max_epochs=many", "expected a whole number, 1 or more, got text; write trainer.max_epochs=30"),
-        ("epochs=1.5", "expected a whole number, 1 or more, got 1.5; write epochs=30"),
+        ("trainer.max_epochs=many", "expected a whole number from 1 to 1000000, got text; write trainer.max_epochs=30"),
+        ("epochs=1.5", "expected a whole number from 1 to 1000000, got 1.5; write epochs=30"),
         ("data.batch_size=-1", "expected a whole number, 1 or more, got -1; write data.batch_size=32"),
         ("seed=x", "expected a whole number from 0 to 4294967295, got text; write seed=42"),
         ("seed=true", "expected a whole number from 0 to 4294967295, got true; write seed=42"),
@@ -25,14 +25,14 @@ from visiontune.errors import UserError
         ("optimizer.lr=fast", "expected a number above 0, or auto, got text; write optimizer.lr=0.001"),
         ("optimizer.lr=nan", "expected a number above 0, or auto, got nan; write optimizer.lr=0.001"),
         ("data.resize=stretch", "expected squash, crop or letterbox, got text; write data.resize=crop"),
-        ("data.image_size=[64,0]", "expected a number of pixels, or [HEIGHT,WIDTH], got a list"),
+        ("data.image_size=[64,0]", "expected a number of pixels up to 16384, or [HEIGHT,WIDTH], got a list"),
         ("trainer.devices=0", "expected a number of devices, or -1 for all GPUs, got 0; write trainer.devices=2"),
         ("trainer.precision=16", "expected 32-true, 16-mixed or bf16-mixed, got 16"),
         ("checkpoints.every_steps=0", "expected a number of optimizer steps, 1 or more, or null, got 0"),
         ("distill.weight=2", "expected a fraction from 0 to 1, got 2; write distill.weight=0.5"),
         ("test=maybe", "expected true, false or auto, got text; write test=true"),
-        ("data.image_size=[16]", "expected a number of pixels, or [HEIGHT,WIDTH], got a list"),
-        ("data.num_workers=many", "expected a number of data-loader workers, 0 or more, or auto, got text"),
+        ("data.image_size=[16]", "expected a number of pixels up to 16384, or [HEIGHT,WIDTH], got a list"),
+        ("data.num_workers=many", "expected a number of data-loader workers from 0 to 1024, or auto, got text"),
         ("data.labelled=0", "expected a fraction above 0 and at most 1, got 0; write data.labelled=0.67"),
         ("data.channels=2", "expected 3 (color), 1 (grey) or 4 (four bands as stored), got 2; write data.channels=3"),
         ("data.cache=disk", "expected none or memory, got text; write data.cache=memory"),
@@ -68,7 +68,7 @@ def test_values_get_the_type_of_their_key() -> None:
 
 def test_wrong_values_on_the_command_line(command: Command) -> None:
     assert command("train", "trainer.max_epochs=many").message.startswith("trainer.max_epochs=many: expected a whole")
-    assert command("train", "debug=True").message.startswith("debug=True: unknown option; write debug= one of fast")
+    assert command("train", "debug=yes").message.startswith("debug=yes: unknown option; write debug= one of fast")
     message = command("evaluate", "run=x", "split=many").message
     assert message == "split=many: expected train, val, test or all, got text; write split=val"
     message = command("predict", "run=x", "input=y", "batch_size=0").message
@@ -118,7 +118,7 @@ def test_a_sweep_over_names_is_a_sweep() -> None:
 def test_the_schema_says_which_keys_are_text() -> None:
     for verb, keys in {
         "train": "name note run data.root data.images data.images.train paths.logs backbone.weights distill.teacher",
-        "plan": "data.table monitor trainer.strategy",
+        "plan": "data.table monitor",
         "evaluate": "run checkpoint data_root output",
         "predict": "input",
     }.items():

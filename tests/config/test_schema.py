@@ -21,8 +21,8 @@ def test_written_schemas_are_those_of_the_models(name: str) -> None:
 
 def test_a_schema_describes_the_values_of_a_key() -> None:
     epochs = SCHEMAS["trainer.json"]["properties"]["max_epochs"]
-    assert epochs["description"] == "a whole number, 1 or more" and epochs["examples"] == [30]
-    assert {"minimum": 1, "type": "integer"} in epochs["anyOf"][0]["anyOf"]
+    assert epochs["description"] == "a whole number from 1 to 1000000" and epochs["examples"] == [30]
+    assert {"minimum": 1, "maximum": 1000000, "type": "integer"} in epochs["anyOf"][0]["anyOf"]
 
 
 def test_every_modeline_names_a_schema() -> None:

@@ -169,7 +169,7 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
             "trainer.precision=bf16-true",
             "trainer.precision=bf16-true: expected 32-true, 16-mixed or bf16-mixed, got text",
         ),
-        ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a whole number, 1 or more, got 0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a whole number from 1 to 1000000, got 0"),
         ("optimizer.lr=-1", "optimizer.lr=-1: expected a number above 0, or auto, got -1; write optimizer.lr=0.001"),
         ("optimizer.betas=[2,2]", "optimizer: Invalid beta parameter at index 0: 2"),
         ("heads.classification.dropout=2", "heads.classification: dropout probability has to be between 0 and 1"),

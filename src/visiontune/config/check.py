@@ -94,20 +94,25 @@ def _plain(before: Any, value: Any) -> Any:
     if isinstance(value, BaseModel):
         _write_back(before, value)
         return before
-    if isinstance(value, dict):
-        return {key: _plain(before[key], inner) for key, inner in value.items()}
+    if isinstance(value, dict) and isinstance(before, dict):  # the keys may have been converted, in the same order
+        return {key: _plain(old, inner) for (key, inner), old in zip(value.items(), before.values(), strict=True)}
     return value
 
 
 def _missing_message(verb: str, key: str) -> str:
     """`VERB needs a value for KEY: write KEY=EXAMPLE`."""
+    return f"{verb} needs a value for {key}: write {key}={describe_key(verb, key)[1]}"
+
+
+def describe_key(verb: str, key: str) -> tuple[str, str]:
+    """The valid values of a key in words, and an example as on the command line."""
     field: FieldInfo | None = None
     section: type[BaseModel] | None = VERBS[verb]
     for part in key.split("."):
         field = _fields(section).get(part)
         section = _section(field.annotation) if field else None
-    example = field.examples[0] if field and field.examples else "VALUE"
-    return f"{verb} needs a value for {key}: write {key}={_text(example)}"
+    example = _text(field.examples[0]) if field and field.examples else "VALUE"
+    return (field.description if field else None) or "another value", example
 
 
 def _fields(section: type[BaseModel] | None) -> dict[str, FieldInfo]:
@@ -161,5 +166,9 @@ def _text(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, str) and not value.strip():
+        return "nothing"
+    if value in ([], {}):
+        return "an empty list" if value == [] else "an empty mapping"
     names = ((str, "text"), (list, "a list"), (dict, "a mapping"))
     return next((name for kind, name in names if isinstance(value, kind)), _text(value))

@@ -1,5 +1,6 @@
 """Explain an error in a config with one message: the key, and what to write instead."""
 
+import errno
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,7 +16,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from visiontune.errors import UserError, causes, first_line
+from visiontune.config.check import describe_key
+from visiontune.errors import UserError, causes, first_line, one_line
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
@@ -42,9 +44,26 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
     if isinstance(error, RuntimeError) and "home directory" in str(error):  # from Path.expanduser
         where = next((override for override in overrides if "=~" in override), "~")
         return f"{where}: there is no such user; write ./ before the ~ for a folder whose name begins with it"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        keys = [
+            key for key, _, value in (o.partition("=") for o in overrides) if value and value in str(error.filename)
+        ]
+        if keys:
+            name = one_line(str(error.filename), 100)
+            return f"{keys[-1]}: the path {name} is too long: write {keys[-1]}= with a shorter one"
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
-        return _unknown_key(text, verb, overrides, config_dir) or text
+        return _wrong_kind(text, verb) or _unknown_key(text, verb, overrides, config_dir) or text
+    return None
+
+
+def _wrong_kind(text: str, verb: str) -> str | None:
+    """The message for a list or value in place of a mapping, or for a group without an option."""
+    if match := re.search(r"You must specify '(\S+)', e.g.*?options:\s+(.*)", text, re.DOTALL):
+        return f"{verb} needs a value for {match[1]}: write {match[1]}= one of {', '.join(match[2].split())}"
+    if (match := re.match(r"Error merging override (\S+?)=(.*)", text)) and "Could not" not in text:
+        expected, example = describe_key("train" if verb == "plan" else verb, match[1].lstrip("+"))
+        return f"{match[1]}={match[2]}: expected {expected}; write {match[1]}={example}"
     return None
 
 
@@ -66,6 +85,8 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     key = inner[2] if inner and inner[2].endswith(f".{inner[1]}") else match[1]
     parent, _, leaf = key.rpartition(".")
     known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
+    if not known and key.replace(".", "_") in _keys(verb, [], "", config_dir):
+        return f"unknown config key {key!r}; near it: {key.replace('.', '_')}"
     if not known:
         package = "hydra" if key.startswith("hydra.") else "job"
         add = f" (to add a new key, write +{key}=VALUE)"

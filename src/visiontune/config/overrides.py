@@ -60,6 +60,8 @@ def _prepare(verb: str, groups: set[str], typed: str, multirun: bool) -> str:
         raise UserError(
             f"{typed!r}: expected text in UTF-8, without the control character \\x85; rename the file or folder"
         )
+    if value == "???":
+        raise UserError(f"{typed}: ??? marks a value that is missing; write {name}=VALUE")
     if value.startswith("~"):  # shells do not expand it after KEY=, and Hydra rejects it
         value = os.path.expanduser(value)
     override = f"{key}={_write(value, annotation, multirun)}"
@@ -104,6 +106,8 @@ def _write_single(value: str, annotation: Any) -> str:
         parts = split(value[1:-1], mapping=value[0] == "{")
         if item is not None and value[0] == "[":
             return f"[{','.join(_write_item(part, item) for part in parts)}]"
+        if value[0] == "{" and takes_text(item) and takes_null(item):  # names: the schema reads the text
+            return _quote(value)
         pairs = [split_pair(part) for part in parts]
         if item is not None and None not in pairs:
             return f"{{{','.join(f'{pair[0]}:{_write_item(pair[1], item)}' for pair in pairs if pair)}}}"

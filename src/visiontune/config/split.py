@@ -4,6 +4,7 @@ import re
 
 # A complete quoted item. A backslash escapes only a quote, but `\\` never ends an item either.
 QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+PAIR = re.compile(rf"\s*({QUOTED.pattern}|[^:,]+?)\s*:\s*({QUOTED.pattern}|[^,]+?)\s*(?:,|$)", re.DOTALL)
 MAPPING_KEY = re.compile(r"""[^,:'"\[\]{}]*:""")
 END = re.compile(r"\s*(,|$)")  # of an item
 
@@ -48,6 +49,25 @@ def closing(text: str, start: int = 0) -> int | None:
         is_first = character in "[{,:" or (is_first and character.isspace())
         i += 1
     return None
+
+
+def read_pairs(text: str) -> dict[str, str | None] | None:
+    """The mapping `{NAME: NAME, 'A:B': null}` with its names as typed, without quotes; None if it is not one."""
+    pairs: dict[str, str | None] = {}
+    if closing(text) != len(text) or text[0] != "{":
+        return None
+    inner, start = text[1:-1], 0
+    while start < len(inner):
+        pair = PAIR.match(inner, start)
+        if pair is None:
+            return None
+        pairs[_unquote(pair[1])] = None if pair[2] == "null" else _unquote(pair[2])
+        start = pair.end()
+    return pairs
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"""\\(['"\\])""", r"\1", text[1:-1]) if QUOTED.fullmatch(text) else text
 
 
 def split_pair(text: str) -> tuple[str, str] | None:

@@ -84,6 +84,7 @@ def open_input(path: Path, decoder: ImageDecoder, output: Path) -> Input:
     if not content.images:
         videos = [file.name for file in content.files if file.suffix.lower() in VIDEO_SUFFIXES]
         more = f". A video is read alone: input={text}/{videos[0]}" if videos else ""
+        more += "".join(f". {note}" for note in content.notes)
         raise UserError(f"input={text} has no images: write a folder with files such as bird.jpg{more}")
     files = {printable(file.relative_to(path).as_posix()): file for file in content.images}
     check_extras(files)

@@ -56,11 +56,16 @@ def match_classes(source: Source, schema: Mapping[str, TaskInfo], names: Mapping
     data_names = {normalized(name) for task in tasks for name in source.schema[task].classes}
     if unknown := sorted(set(names) - data_names):
         raise UserError(f"classes: the data has no class {unknown[0]!r}; it has {some(sorted(data_names), 20)}")
+    run_names = {normalized(name) for task in tasks for name in schema[task].classes}
+    if missing := [other for other in names.values() if other is not None and normalized(other) not in run_names]:
+        raise UserError(f"classes: the run has no class {missing[0]!r}; it has {some(sorted(run_names), 20)}")
     notes = [f"the data has no labels of {task}" for task in schema if task not in tasks]
     targets: dict[str, dict[str, Any]] = {sample.path: {} for sample in source.samples}
     for task in tasks:
         numbers, left_out = _numbers(task, source, schema[task], names)
         notes += [f"{task}: {count} labels of {name!r} are left out (classes)" for name, count in left_out.items()]
+        if missing := [name for number, name in enumerate(schema[task].classes) if number not in numbers]:
+            notes.append(f"{task}: the data lacks {len(missing)} of the classes of the run: {some(missing)}")
         for sample in source.samples:
             targets[sample.path][task] = _relabel(sample.targets.get(task), numbers, schema[task])
     samples = [replace(sample, targets=targets[sample.path], split=None) for sample in source.samples]

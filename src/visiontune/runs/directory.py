@@ -101,6 +101,10 @@ class RunDirectory:
         Raises:
             UserError: there is no run at `path`.
         """
+        if not str(path).strip():
+            raise UserError(
+                "run=: expected a run directory, got nothing; write run=logs/digits/2026-11-22_09-15-02-k3f9"
+            )
         run = cls(Path(path).expanduser().resolve())
         if not run.config.is_file() and (run.path / ".claim").is_file():
             raise UserError(
@@ -159,8 +163,9 @@ class RunDirectory:
         """
         path = self.checkpoints / f"{which}.ckpt" if which in ("best", "last", "start") else Path(which).expanduser()
         if not path.is_file():
+            problem = "is not a file" if path.exists() else "does not exist"
             raise UserError(
-                f"{path} does not exist: write checkpoint=best, checkpoint=last or the path of a checkpoint file"
+                f"{path} {problem}: write checkpoint=best, checkpoint=last or the path of a checkpoint file"
             )
         return path
 

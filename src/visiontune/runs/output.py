@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from visiontune.errors import UserError, shell_override
+from visiontune.runs.predictions import COLUMNS
 
 
 def check_output(folder: Path, inputs: Iterable[Path] = (), key: str = "output") -> Path:
@@ -46,6 +47,25 @@ def check_output(folder: Path, inputs: Iterable[Path] = (), key: str = "output")
                 f"{shell_override(first, 'results')}"
             )
     return folder
+
+
+def check_results(folder: Path, names: Iterable[str]) -> None:
+    """Check that the results `names` replace nothing in `folder` but those of an earlier command.
+
+    Raises:
+        UserError: the folder has one of them, and no predictions.csv of this package.
+    """
+    try:
+        with (folder / "predictions.csv").open(encoding="utf-8", errors="replace") as file:
+            if file.readline().strip() == ",".join(COLUMNS):
+                return
+    except OSError:  # there is none, or it is a folder
+        pass
+    if existing := [name for name in names if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder / existing[0]} exists and is not from an earlier command, so it is not replaced: write another "
+            f"folder, such as {shell_override('output', 'results')}"
+        )
 
 
 def write_error(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from hydra.utils import get_object
@@ -155,7 +156,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # torch raises many types: a corrupt zip, a pickle with code, a missing file
-        raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
+        reason = first_line(error) if is_zipfile(path) else "it is truncated, or torch.save did not write it"
+        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
     description = checkpoint.get("visiontune") if isinstance(checkpoint, dict) else None
     if not isinstance(description, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")

@@ -13,7 +13,7 @@ from visiontune.config.derive import derive
 from visiontune.config.devices import count_devices
 from visiontune.config.launch import Launch
 from visiontune.config.renamed import check_keys
-from visiontune.errors import UserError
+from visiontune.errors import UserError, shell_override
 from visiontune.models.backbones import resolve_weights
 from visiontune.models.heads import Head
 from visiontune.models.heads.probeable import Probeable
@@ -39,6 +39,11 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         cfg = OmegaConf.merge(cfg, {"name": _default_name(cfg, launch)})  # type: ignore[assignment]
     new = check("train", cfg)
     check_closed(new)
+    if Path(new.name).is_absolute() or ".." in Path(new.name).parts:
+        raise UserError(
+            f"name={new.name}: expected the name of a folder in paths.logs; for another place write "
+            f"{shell_override('run_dir', new.name)}"
+        )
     if len({"ema", "swa"} & set(new.technique)) > 1:
         raise UserError("technique=[ema,swa]: both average the weights; write technique=[ema] or technique=[swa]")
     if new.test == AUTO:
@@ -67,7 +72,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
 def _default_name(cfg: DictConfig, launch: Launch) -> str:
     """The name of the data: `data.name`, else the folder of `data.root`, else the option of the group `data`."""
     root = cfg.data.get("root")
-    return str(cfg.data.get("name") or (Path(str(root)).expanduser().resolve().name if root else launch.data))
+    return str(cfg.data.get("name") or (Path(str(root)).expanduser().resolve().name if root else "") or launch.data)
 
 
 def resolve_machine(cfg: DictConfig) -> DictConfig:

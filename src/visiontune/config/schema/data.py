@@ -24,7 +24,7 @@ from visiontune.config.schema.types import (
     key,
 )
 
-WORKERS = Annotated[Int, Ge(0)]
+WORKERS = Annotated[Int, Ge(0), Le(1024)]
 
 
 class SplitRatio(Section):
@@ -34,14 +34,14 @@ class SplitRatio(Section):
 
 
 class Data(Section):
-    image_size: Size = key("a number of pixels, or [HEIGHT,WIDTH]", 224)
+    image_size: Size = key("a number of pixels up to 16384, or [HEIGHT,WIDTH]", 224)
     resize: Literal["squash", "crop", "letterbox"] = key("squash, crop or letterbox", "crop")
     channels: Literal[1, 3, 4] = key("3 (color), 1 (grey) or 4 (four bands as stored)", 3)
     orientation: Literal["apply", "ignore"] = key("apply or ignore", "ignore")
     grey_range: Range | None = key("two ascending numbers, or null", "[0,4095]")
     max_pixels: Count | None = key("a number of pixels, 1 or more, or null", 400000000)
     batch_size: Count = key("a whole number, 1 or more", 32)
-    num_workers: WORKERS | Literal["auto"] = key("a number of data-loader workers, 0 or more, or auto", 4)
+    num_workers: WORKERS | Literal["auto"] = key("a number of data-loader workers from 0 to 1024, or auto", 4)
     cache: Literal["none", "memory"] = key("none or memory", "memory")
     split_ratio: SplitRatio | None = key("a fraction for each split", "{train: 0.7, val: 0.15, test: 0.15}")
     stratify: Flag = key("true or false", "false")

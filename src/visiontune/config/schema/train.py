@@ -9,10 +9,12 @@ from visiontune.config.schema.data import Augment, Data
 from visiontune.config.schema.training import Optimizer, Scheduler, Strategy, Technique, Trainer
 from visiontune.config.schema.types import (
     Count,
+    Epochs,
     Flag,
     Fraction,
     Int,
     Node,
+    NonEmpty,
     NotNegative,
     Positive,
     PositiveFraction,
@@ -29,7 +31,7 @@ class Checkpoints(Section):
 
 
 class Distill(Section):
-    teacher: Text | None = key("a run directory, or null", "logs/photos/2026-11-22_09-15-02-k3f9")
+    teacher: NonEmpty | None = key("a run directory, or null", "logs/photos/2026-11-22_09-15-02-k3f9")
     weight: Fraction = key("a fraction from 0 to 1", 0.5)
     temperature: Positive = key("a number above 0", 4.0)
     features: NotNegative = key("a number, 0 or more", 1.0)
@@ -53,7 +55,7 @@ class Search(Section):
 
 
 class Paths(Section):
-    logs: Text = key("a folder", "logs")
+    logs: NonEmpty = key("a folder", "logs")
 
 
 class Backbone(Section):
@@ -66,15 +68,15 @@ class Backbone(Section):
 class Train(Section):
     """The whole config of `visiontune train`."""
 
-    name: Text | None = key("a name, or null", "birds_v2")
-    epochs: Count | None = key("a whole number, 1 or more", 30)
+    name: NonEmpty | None = key("a name, or null", "birds_v2")
+    epochs: Epochs | None = key("a whole number from 1 to 1000000", 30)
     seed: Annotated[Int, Ge(0), Le(2**32 - 1)] = key(f"a whole number from 0 to {2**32 - 1}", 42)
     tags: Texts = key("a list of words", "[baseline,v2]")
     note: Text | None = key("a text, or null", "first try")
-    run_dir: Text | None = key("a folder, or null", "runs/first")
-    sweep_dir: Text | None = key("a folder", "sweeps/first")
-    run: Text | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
-    weights_from: Text | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
+    run_dir: NonEmpty | None = key("a folder, or null", "runs/first")
+    sweep_dir: NonEmpty | None = key("a folder", "sweeps/first")
+    run: NonEmpty | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
+    weights_from: NonEmpty | None = key("a run directory, or null", "logs/digits/2026-11-22_09-15-02-k3f9")
     trust: Flag = key("true or false", "true")
     test: Flag | Literal["auto"] = key("true, false or auto", "true")
     monitor: Text | None = key("the name of a metric, or null", "val/classification/f1")

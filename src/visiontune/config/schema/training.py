@@ -7,6 +7,7 @@ from pydantic import Field
 
 from visiontune.config.schema.types import (
     Count,
+    Epochs,
     Flag,
     Fraction,
     Int,
@@ -16,7 +17,6 @@ from visiontune.config.schema.types import (
     Positive,
     PositiveFraction,
     Section,
-    Text,
     key,
 )
 
@@ -24,10 +24,10 @@ from visiontune.config.schema.types import (
 class Trainer(Node):
     """Arguments of `lightning.Trainer`."""
 
-    max_epochs: Count | None = key("a whole number, 1 or more", 30)
+    max_epochs: Epochs | None = key("a whole number from 1 to 1000000", 30)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
     devices: Annotated[Int, Ge(1)] | Literal[-1] = key("a number of devices, or -1 for all GPUs", 2)
-    strategy: Text = key("auto or ddp", "ddp")
+    strategy: Literal["auto", "ddp"] = key("auto or ddp", "ddp")
     # Other precisions also round the targets, and with them the metrics.
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = key("32-true, 16-mixed or bf16-mixed", "bf16-mixed")
     gradient_clip_val: Positive | None = key("a number above 0, or null", 1.0)

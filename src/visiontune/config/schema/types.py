@@ -30,6 +30,7 @@ class Section(BaseModel):
 
 Flag = StrictBool
 Text = Annotated[StrictStr, BeforeValidator(_to_text)]
+NonEmpty = Annotated[Text, Field(pattern=r"\S")]
 Texts = list[Annotated[StrictStr, BeforeValidator(_to_name)]]
 Int = Annotated[StrictInt, BeforeValidator(_to_int)]
 Count = Annotated[Int, Ge(1)]
@@ -40,7 +41,9 @@ NotNegative = Annotated[StrictInt, Ge(0)] | Annotated[Float, Ge(0)]
 Fraction = Annotated[StrictInt, Ge(0), Le(1)] | Annotated[Float, Ge(0), Le(1)]
 PositiveFraction = Annotated[StrictInt, Gt(0), Le(1)] | Annotated[Float, Gt(0), Le(1)]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
-Size = Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+Epochs = Annotated[Int, Ge(1), Le(1_000_000)]  # the plan goes through all of them
+Side = Annotated[Int, Ge(1), Le(16_384)]  # an image of this height and width has 3 GB
+Size = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
 PathOrSplits = Text | Mapping[str, Text]
 
 

@@ -4,37 +4,48 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from visiontune.config.schema.types import Count, Flag, Section, Text, key
+from visiontune.config.schema.types import Count, Flag, NonEmpty, Section, key
+from visiontune.config.split import read_pairs
 
 # `yes` and `1` are class names as well.
 Name = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else str(value))]
+
+
+def _read_names(value: Any) -> Any:
+    """Read a mapping on the command line, whose names have any characters, which Hydra's grammar does not allow."""
+    pairs = read_pairs(value) if isinstance(value, str) else None
+    return value if pairs is None else pairs
+
+
 RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
 
 
 class _RunVerb(Section):
     """Keys of every verb that takes a run."""
 
-    run: Text = key("a run directory", RUN)
-    output: Text | None = key("a folder, or null", "results")
+    run: NonEmpty = key("a run directory", RUN)
+    output: NonEmpty | None = key("a folder, or null", "results")
     trust: Flag = key("true or false", "true")
     debug: Flag = key("true or false", "true")
 
 
 class Evaluate(_RunVerb):
     split: Literal["train", "val", "test", "all"] = key("train, val, test or all", "val")
-    checkpoint: Text = key("best, last or a path", "best")
-    backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
-    data_root: Text | None = key("a folder, or null", "photos")
+    checkpoint: NonEmpty = key("best, last or a path", "best")
+    backend: NonEmpty | None = key("onnx, torch_export, a path or null", "onnx")
+    data_root: NonEmpty | None = key("a folder, or null", "photos")
     data_keys: dict[str, Any] | None = key("a mapping of keys of the group data, or null", "{images: photos}")
-    classes: dict[Name, Name | None] | None = key("a mapping of class names, or null", "{puppy: dog}")
+    classes: Annotated[dict[Name, Name | None] | None, BeforeValidator(_read_names)] = key(
+        "a mapping of class names, or null", "{puppy: dog}"
+    )
     report: Flag = key("true or false", "true")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
 
 
 class Predict(_RunVerb):
-    input: Text = key("an image, a video or a folder", "photos")
-    checkpoint: Text = key("best, last or a path", "best")
-    backend: Text | None = key("onnx, torch_export, a path or null", "onnx")
+    input: NonEmpty = key("an image, a video or a folder", "photos")
+    checkpoint: NonEmpty = key("best, last or a path", "best")
+    backend: NonEmpty | None = key("onnx, torch_export, a path or null", "onnx")
     batch_size: Count = key("a whole number, 1 or more", 32)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
     images: Flag = key("true or false", "false")
@@ -42,9 +53,9 @@ class Predict(_RunVerb):
 
 class Export(_RunVerb):
     format: Literal["onnx", "torch_export"] = key("onnx or torch_export", "onnx")
-    checkpoint: Text | None = key("best, last, a path or null", "best")
+    checkpoint: NonEmpty | None = key("best, last, a path or null", "best")
     split: Literal["train", "val", "test"] = key("train, val or test", "val")
-    data_root: Text | None = key("a folder, or null", "photos")
+    data_root: NonEmpty | None = key("a folder, or null", "photos")
     images: Count = key("a number of images, 1 or more", 16)
 
 

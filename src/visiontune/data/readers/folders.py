@@ -19,9 +19,10 @@ def root_folder(root: str | Path | None) -> Path:
 
 
 def require_folder(folder: Path, key: str) -> Path:
-    """The folder itself. Raises UserError, with the key to write, if it does not exist."""
+    """The folder itself. Raises UserError, with the key to write, if it does not exist, or is a file."""
     if not folder.is_dir():
-        raise UserError(f"{key}: the folder {folder} does not exist. Write {key}=DIR with an existing one.")
+        problem = f"{folder} is not a folder" if folder.exists() else f"the folder {folder} does not exist"
+        raise UserError(f"{key}: {problem}. Write {key}=DIR with an existing one.")
     return folder
 
 

@@ -82,7 +82,8 @@ def read(
         UserError: the name is unknown, the root is not set, or the data set neither exists nor can be downloaded.
     """
     if name not in SETS:
-        near = get_close_matches(name or "", SETS, n=1, cutoff=0.4)
+        names = {known.lower(): known for known in SETS}
+        near = [names[match] for match in get_close_matches((name or "").lower(), names, n=1, cutoff=0.4)]
         hint = f" Did you mean data.name={near[0]}?" if near else ""
         raise UserError(f"data.name={name}: unknown data set.{hint} Known are {', '.join(SETS)}.")
     if not root:
