@@ -63,6 +63,15 @@ class Random(Rectangles):
         return np.asarray(image) // 2 + np.random.randint(0, 99, (20, 24, 3), dtype=np.uint8), target
 
 
+class Deep(Rectangles):
+    """Grey images with values from 0 to 139."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        values = np.arange(480, dtype=np.uint16).reshape(20, 24) % 140
+        values[0, 0] = index
+        return Image.fromarray(values), super().__getitem__(index)[1]
+
+
 class Broken(Rectangles):
     """Item 5 is what `item` says."""
 

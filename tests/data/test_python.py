@@ -43,6 +43,14 @@ def test_images_in_every_form_are_loaded_when_they_are_needed(own: Make, form: s
     assert own("data.channels=1", form=form).dataset("train", augmented=False).original_image(0).shape == (1, 20, 24)
 
 
+def test_grey_images_with_more_than_8_bits(own: Make) -> None:
+    (note,) = own(name="Deep").notes
+    assert note.startswith("12 images are grey with more than 8 bits, with values from 0 to 139; 0 and 65535 become")
+    data = own("data.grey_range=[0,139]", name="Deep")
+    assert "data.grey_range=[0,139] become black and white" in data.notes[0]
+    assert data.dataset("train", augmented=False).original_image(0).max() == 255
+
+
 def test_splits_do_not_depend_on_the_order_of_the_items(own: Make) -> None:
     def contents(data: VisionData) -> list[set[str]]:
         return [{sample.content for sample in data.samples(split)} for split in ("train", "val", "test")]
