@@ -283,6 +283,11 @@ def test_links_in_the_folders_of_one_split(root: Path) -> None:
     )
     write_image(root / "images/more/2.jpg")
     assert splits(read(root)) == {"train": 3, "val": 2}
+    pool = write_image(root / "pool/a.jpg")
+    for folder in ("more", "train"):
+        (root / f"images/{folder}/linked.jpg").symlink_to(pool)
+    source = read(root)
+    assert splits(source) == {"train": 4, "val": 2} and source.notes[0].startswith("3 links that repeat files")
     write_config(root, f"train: images\nval: images/val\n{NAMES}")
     assert "images/val/val0.jpg is in both train and val" in message(root)
 

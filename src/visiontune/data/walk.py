@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,28 +64,32 @@ def walk(folder: Path, without: Iterable[Path] = (), aliases: bool = False) -> W
 
 
 def walk_each(
-    folders: Sequence[Path], base: Path, without: Iterable[Path] = (), aliases: bool = False
+    folders: Collection[Path], base: Path, without: Iterable[Path] = (), aliases: bool = False
 ) -> tuple[dict[Path, list[Path]], list[str]]:
     """The files of each folder (a class, a split), and notes; as `walk`, but a file belongs to one folder only.
 
     Args:
+        folders: may be a mapping folder -> split, if several folders are one split.
         base: the folder that the notes name, and that the paths in them are relative to.
 
     Raises:
-        UserError: a folder cannot be read, or links in two folders lead to the same image.
+        UserError: a folder cannot be read, or links in two folders (two splits) lead to the same image.
     """
+    splits = folders if isinstance(folders, Mapping) else {}
     walker = _Walker({os.path.realpath(path) for path in without}, aliases)
     for folder in dict.fromkeys(folders):
-        walker.enter(str(folder), _Place(0, str(folder)), os.path.realpath(folder))
+        place = _Place(0, str(folder), splits.get(folder, str(folder)))
+        walker.enter(str(folder), place, os.path.realpath(folder))
     walker.follow_links()
     return {folder: [*map(Path, sorted(walker.files[str(folder)]))] for folder in folders}, walker.notes(str(base))
 
 
 class _Place(NamedTuple):
-    """Where a folder or file was found: after this number of links, under this folder of `walk_each`."""
+    """Where a folder or file was found: after this number of links, under this folder of `walk_each`, in its split."""
 
     links: int
     top: str
+    split: str
 
 
 class _Link(NamedTuple):
@@ -145,7 +149,7 @@ class _Walker:
                 except OSError:  # the target does not exist, or links lead to each other
                     self.broken.append(link.path)
                     continue
-                place = _Place(link.place.links + 1, link.place.top)
+                place = link.place._replace(links=link.place.links + 1)
                 if any(_contains(folder, target) for folder in self.without):
                     continue
                 if stat.S_ISDIR(mode):
@@ -170,15 +174,11 @@ class _Walker:
             self.files[place.top].append(path)
 
     def _is_repeated(self, path: str, place: _Place, real: str, first: tuple[str, _Place] | None) -> bool:
-        """Whether `first`, another path to the same file or folder, counts instead of this one.
-
-        Raises:
-            UserError: both have the same number of links and are under different folders.
-        """
+        """Whether `first`, another path to it, counts instead. Raises UserError if both count alike, in two splits."""
         if first is None or first[0] == path or (self.aliases and place.links <= 1):
             return False
         is_folder = real in self.folders
-        if first[1].links == place.links and first[1].top != place.top and (is_folder or is_image(Path(real))):
+        if first[1].links == place.links and first[1].split != place.split and (is_folder or is_image(Path(real))):
             raise UserError(
                 f"{printable(first[0])} and {printable(path)} are the same {'folder' if is_folder else 'image'}, "
                 f"{printable(real)}. An image has one class and one split: remove one of the links."

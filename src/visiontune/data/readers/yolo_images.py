@@ -55,12 +55,13 @@ class SplitImages:
         Of several links to an image, one counts, as in `walk_each`.
 
         Raises:
-            UserError: a folder, list or image does not exist, a folder or list has no image, or links in two folders
+            UserError: a folder, list or image does not exist, a folder or list has no image, or links in two splits
                 lead to the same image.
         """
         entries = [(split, *entry) for split in SPLITS for entry in self._entries(split)]
         targets = [follow(path) for _, _, path in entries]
-        files, notes = walk_each([target for target in targets if target.is_dir()], self.root)
+        folders = {target: split for (split, *_), target in zip(entries, targets, strict=True) if target.is_dir()}
+        files, notes = walk_each(folders, self.root)
         self.notes += notes
         for (split, key, path), target in zip(entries, targets, strict=True):
             if target in files:
