@@ -54,7 +54,8 @@ def _run(verb: str, options: list[str], overrides: list[str]) -> None:
             run_verb = import_verb(verb).main
             if verb not in ("train", "plan"):  # `resolve` checks the config of these two
                 cfg = import_module("visiontune.config.check").check(verb, cfg)
-            return run_verb(cfg)
+            with listen():  # a launcher may run a job in another process
+                return run_verb(cfg)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # Hydra runs the other jobs first

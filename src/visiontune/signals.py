@@ -137,6 +137,7 @@ def postponed() -> Iterator[None]:
 @contextmanager
 def forwarded(forward: Callable[[int, bool], None]) -> Iterator[None]:
     """Call `forward(signal, is_second)` for each signal within the block, and raise the first at its end."""
+    check()  # one that came before would not be forwarded
     handlers = install()
     _state.forward = forward
     try:

@@ -10,9 +10,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from running import TINY, Command, mostly_slow
+from running import TINY, Command, TrainOnce, mostly_slow
 
-from visiontune.callbacks import Checkpoints, NonFinite, WeightAverage
+from visiontune.callbacks import Checkpoints, NonFinite, QuantizationAware, WeightAverage
 from visiontune.data import VisionData
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.classification import ClassificationHead
@@ -41,7 +41,8 @@ def break_image(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             if options.get("training", False) == training:
                 count[0] += 1
                 if count[0] in numbers:
-                    batch["image"][row] = torch.nan
+                    for values in batch["frozen"].values.values() if "frozen" in batch else [batch["image"]]:
+                        values[row] = torch.nan
                     paths.extend(batch["path"])
             return batch
 
@@ -144,6 +145,45 @@ def test_one_broken_batch_leaves_out_its_accumulation_window(
     assert json.loads(run.metrics.read_text())["train/skipped_steps"] == 1
     state = torch.load(run.checkpoint("last"), weights_only=True)
     assert state["global_step"] == 4 and all(v.isfinite().all() for v in state["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_outputs_of_frozen_stages_and_a_teacher_can_be_broken(
+    command: Command, tmp_path: Path, break_image: Callable[..., list[str]], train_once: TrainOnce
+) -> None:
+    teacher = train_once(*TINY).run.path
+    for name, keys in {
+        "cache": ["strategy=last_k", "strategy.k=1", "frozen_features.cache=memory"],
+        "teacher": [f"distill.teacher={teacher}", "distill.features=1"],
+    }.items():
+        paths = break_image(2)
+        text = message(command, tmp_path / name, *keys)
+        assert text.startswith("step 2 (epoch 1): the loss of classification is not finite. The batch: digits/")
+        assert f"; by itself not finite: {paths[BROKEN]}. " in text
+        break_image(2)
+        run = command("train", *RUN, *keys, "on_nonfinite=skip").run
+        assert json.loads(run.metrics.read_text())["train/skipped_steps"] == 1
+        state = torch.load(run.checkpoint("last"), weights_only=True)
+        assert all(value.isfinite().all() for value in state["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_a_skipped_step_changes_no_range_of_quantization(
+    command: Command, break_image: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    pytest.importorskip("torchao")
+    ranges: list[list[torch.Tensor]] = []
+
+    def record(self: FineTuner, *_: Any) -> None:
+        callbacks = [c for c in self.trainer.callbacks if isinstance(c, QuantizationAware)]  # type: ignore[attr-defined]
+        ranges.append([buffer.clone() for buffer in callbacks[0].buffers()])
+
+    monkeypatch.setattr(FineTuner, "on_train_batch_start", record)
+    break_image(3)
+    qat = ["+callbacks.quantization_aware._target_=visiontune.callbacks.QuantizationAware", "strategy.batchnorm=frozen"]
+    command("train", *RUN, *qat, "on_nonfinite=skip").run  # noqa: B018
+    equal = [all(map(torch.equal, ranges[i], ranges[i + 1])) for i in range(3)]
+    assert equal == [False, False, True] and all(bool(values.isfinite().all()) for values in ranges[3])
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def test_a_sweep_has_its_table_whenever_it_stops(
         return original(cfg, run, *rest)
 
     monkeypatch.setattr(train, "measure", measure)
-    outcome = command("train", "-m", *TINY, "seed=1,2,3", f"sweep_dir={tmp_path}")
+    outcome = command("train", "-m", *TINY, "probe=false", "seed=1,2,3", f"sweep_dir={tmp_path}")
     assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n"
     assert outcome.out.endswith(f"\nthe sweep was stopped; its table: {tmp_path / 'sweep.csv'}\n")
     assert f"resume with: visiontune train run={tmp_path / '001'}\n" in outcome.out
@@ -195,7 +195,6 @@ def test_a_signal_while_a_run_is_created_is_in_its_status(
     assert outcome.code == 143 and run.read_status()["status"] == "interrupted"
     assert outcome.out == f"\ninterrupted by SIGTERM; resume with: visiontune train run={run.path}\n"
     assert "resume with" in run.log.read_text()
-    assert command("train", f"run={run.path}").code == 0
 
 
 def test_an_interruption_survives_the_pipe_of_a_launcher() -> None:
@@ -267,3 +266,45 @@ def test_sqlite_names_its_file(text: str, number: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(number)) as error, logger._named_errors():
         raise RuntimeError(f"(sqlite3.OperationalError) {text}\n[SQL: INSERT INTO metrics]")
     assert (error.value.errno, error.value.filename) == (number, str(logger.database))
+
+
+MOMENTS = {
+    "probe": ("visiontune.callbacks.ProbeInitialization._embed", ["probe=true"]),
+    "last training step": ("visiontune.models.finetuner.FineTuner.on_train_batch_end", []),
+    "report": ("visiontune.analysis.results.write_page", []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_any_moment_of_a_run(
+    moment: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, keys = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, stop)
+        outcome = command("train", *TINY, *keys, f"run_dir={tmp_path / 'run'}")
+    run = RunDirectory.open(tmp_path / "run")
+    assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n"
+    assert outcome.out.endswith(f"interrupted by SIGTERM; resume with: visiontune train run={run.path}\n")
+    assert run.read_status()["status"] == "interrupted"
+    assert [path.name for path in run.path.rglob(".*")] == [".claim"]
+    assert command("train", f"run={run.path}").run.finished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "keys"),
+    [
+        ("visiontune.search.lr_range._RisingLr.on_train_batch_end", ["optimizer.lr=auto"]),
+        ("visiontune.models.finetuner.FineTuner.on_train_batch_end", ["search=strategy", "search.lr_range_test=false"]),
+    ],
+)
+def test_a_signal_in_a_search_leaves_nothing(
+    target: str, keys: list[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, stop)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    outcome = command("train", *TINY, *keys, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n" and "resume" not in outcome.out
+    assert [*tmp_path.iterdir()] == []

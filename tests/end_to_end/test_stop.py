@@ -183,6 +183,18 @@ def test_a_stopped_sweep(forked_command: Callable[..., Outcome], tmp_path: Path)
     assert statuses == ["finished", "interrupted"] and not (tmp_path / "002").exists()
 
 
+@pytest.mark.slow
+def test_a_stopped_sweep_of_two_ranks(forked_command: Callable[..., Outcome], tmp_path: Path) -> None:
+    prepare = partial(send_sigterm, "batch", 5, signal_parent)
+    outcome = forked_command(prepare, "train", "-m", *BASE, *RANKS, "seed=1,2", f"sweep_dir={tmp_path / 'sweep'}")
+    assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n", outcome
+    run = RunDirectory.open(tmp_path / "sweep" / "000")
+    assert run.read_status()["status"] == "interrupted" and not (tmp_path / "sweep" / "001").exists()
+    assert len(torch.load(run.checkpoint("last"), weights_only=True)["exact_resume"]["ranks"]) == 2
+    header, row = (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["status"] == "interrupted"
+
+
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
 

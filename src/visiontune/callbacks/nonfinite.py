@@ -177,12 +177,13 @@ def _buffers(trainer: Any, module: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def _suspects(trainer: Any, module: Any, batch: Any) -> list[str]:
-    """The paths of the samples whose image or loss is not finite by itself."""
+    """The paths of the samples whose input or loss is not finite by itself."""
     seed_step(module.seed, module.current_epoch, trainer.fit_loop.batch_idx, module.global_rank)
     rows: set[int] = set()
-    if "image" in batch:
-        finite = batch["image"].flatten(1).isfinite().all(1).tolist()
-        rows = {i for i, is_finite in enumerate(finite) if not is_finite}
+    # With a cache of frozen stages, their outputs are the input.
+    for values in batch["frozen"].values.values() if "frozen" in batch else [batch["image"]]:
+        finite = values.flatten(1).isfinite().all(1).tolist()
+        rows |= {i for i, is_finite in enumerate(finite) if not is_finite}
     if not rows:
         with trainer.precision_plugin.forward_context():
             _, outputs = module._forward_features(batch)
