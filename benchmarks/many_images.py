@@ -8,28 +8,17 @@ another checkout as well, and leaves docs/benchmarks.md unchanged.
 
 import argparse
 import io
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.commands import ROOT, run
+
 CLASSES, PATTERNS, SIDE = 100, 300, 32
 FEW = 2_000  # images of the small set
-
-
-class Cost(NamedTuple):
-    """Of one command: seconds of wall and CPU time, and the peak of its resident memory in MB."""
-
-    wall: float
-    cpu: float
-    memory: float
+PLAN = ("plan", "data=image_folder", "trainer=cpu", "backbone=small_cnn", "epochs=1")
 
 
 def write_images(root: Path, count: int) -> Path:
@@ -47,25 +36,6 @@ def write_images(root: Path, count: int) -> Path:
     return root
 
 
-def plan(tree: Path, images: Path, cache: Path) -> Cost:
-    """The cost of `visiontune plan` with the sources of `tree`."""
-    environment = os.environ | {
-        "PYTHONPATH": str(tree / "src"),
-        "OMP_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(cache),
-    }
-    arguments = ["plan", "data=image_folder", f"data.root={images}", "trainer=cpu", "backbone=small_cnn", "epochs=1"]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "visiontune", *arguments], env=environment, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"visiontune {' '.join(arguments)} failed")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
 def measure(tree: Path, folder: Path, count: int) -> list[list[str]]:
     """The rows of the table for the sources of `tree`."""
     rows: list[list[str]] = []
@@ -73,7 +43,7 @@ def measure(tree: Path, folder: Path, count: int) -> list[list[str]]:
     for name, images in ((f"{FEW:,}", folder / "few"), (f"{count:,}", folder / "many")):
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "full"):
-                cost = plan(tree, images, Path(cache))
+                cost = run(tree, [*PLAN, f"data.root={images}"], OMP_NUM_THREADS="1", XDG_CACHE_HOME=cache)
                 small = small or cost.memory
                 above = f"{cost.memory - small:.0f} MB"
                 rows.append([name, state, f"{cost.wall:.1f} s", f"{cost.cpu:.1f} s", f"{cost.memory:.0f} MB", above])

@@ -6,19 +6,16 @@ python -m benchmarks.predict_memory [--against DIR]
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.commands import ROOT, Cost, run
+
 DIFFERENT, ROUNDS = 4, 3  # different photos of a set; measurements of the ordinary photos
 
 
@@ -58,37 +55,27 @@ def write_photos(folder: Path, size: tuple[int, int], count: int) -> Path:
     return folder
 
 
-def visiontune(tree: Path, *arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a command with the sources of `tree`."""
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "OMP_WAIT_POLICY": "passive"}
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "visiontune", *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"visiontune {' '.join(arguments)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
 def measure(trees: list[Path], folder: Path) -> list[list[str]]:
     """The rows of the table; the trees take turns."""
     runs = []
     for i, tree in enumerate(trees):
-        run = folder / f"run{i}"
-        settings = ("trainer=cpu", "epochs=1", "data.limit_train=100", "logger=none", f"run_dir={run}")
-        visiontune(tree, "train", "backbone=small_cnn", "data.image_size=224", *settings)
-        runs.append(run)
+        path = folder / f"run{i}"
+        settings = ("trainer=cpu", "epochs=1", "data.limit_train=100", "logger=none", f"run_dir={path}")
+        run(tree, ["train", "backbone=small_cnn", "data.image_size=224", *settings], OMP_WAIT_POLICY="passive")
+        runs.append(path)
     rows = []
     for photos in SETS:
         images = write_photos(folder / photos.name, photos.size, photos.count)
-        costs: list[list[tuple[float, float]]] = [[] for _ in trees]
+        costs: list[list[Cost]] = [[] for _ in trees]
         for number in range(photos.rounds):
             for i, tree in enumerate(trees):
                 output = folder / f"output {photos.name} {number} {i}"
-                options = (f"images={str(photos.draw).lower()}", f"output={output}")
-                costs[i].append(visiontune(tree, "predict", f"run={runs[i]}", f"input={images}", *options))
+                arguments = ["predict", f"run={runs[i]}", f"input={images}", f"output={output}"]
+                arguments.append(f"images={str(photos.draw).lower()}")
+                costs[i].append(run(tree, arguments, OMP_WAIT_POLICY="passive"))
         for tree, tree_costs in zip(trees, costs, strict=True):
-            seconds, memory = statistics.median(c[0] for c in tree_costs), max(c[1] for c in tree_costs)
+            seconds = statistics.median(cost.wall for cost in tree_costs)
+            memory = max(cost.memory for cost in tree_costs)
             row = [tree.name, photos.name, str(photos.count), f"{seconds:.1f} s"]
             rows.append([*row, f"{photos.count / seconds:.1f}", f"{memory:.0f} MB"])
     return rows

@@ -6,27 +6,13 @@ python -m benchmarks.startup [--rounds 5] [--against DIR]
 """
 
 import argparse
-import os
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.commands import ROOT, run
 from benchmarks.document import machine, markdown, write_block
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (["--help"], ["plan"])
-
-
-def run(tree: Path, arguments: list[str]) -> tuple[float, float]:
-    """Seconds of wall and CPU time of one command with the sources of `tree`."""
-    environment = os.environ | {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "visiontune", *arguments], env=environment, check=True, capture_output=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -37,7 +23,7 @@ def main() -> None:
     trees = [ROOT, *([options.against.resolve()] if options.against else [])]
     rows = []
     for arguments in COMMANDS:
-        rounds = [[run(tree, arguments) for tree in trees] for _ in range(options.rounds)]
+        rounds = [[run(tree, arguments, OMP_NUM_THREADS="1") for tree in trees] for _ in range(options.rounds)]
         for i, tree in enumerate(trees):
             wall, cpu = (median(times[i][kind] for times in rounds) for kind in (0, 1))
             ratio = median(times[0][1] / times[i][1] for times in rounds)
