@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from visiontune.errors import RunError, UserError, explain_write, failed_write, shell_override
+from visiontune.errors import RunError, UserError, explain_write, failed_write, shell_override, visible
 from visiontune.signals import Interrupted, listen
 
 VERBS = {
@@ -225,5 +225,5 @@ def _main() -> None:
         if debug:
             traceback.print_exc()
         message = explain(error, verb, overrides, config_dir())
-        print(f"error: {message or _describe(error)}", file=sys.stderr)
+        print(f"error: {visible(message or _describe(error), 20_000)}", file=sys.stderr)
         sys.exit(2 if message else 1)

@@ -1,5 +1,7 @@
 """Make a run smaller and faster with the steps of a recipe, and measure each step."""
 
+import inspect
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +13,9 @@ from visiontune.compression.measuring import measure
 from visiontune.compression.step import Step, source_config
 from visiontune.compression.table import text, write
 from visiontune.config.derive import derive
+from visiontune.data import READER
 from visiontune.errors import UserError
-from visiontune.nodes import build
+from visiontune.nodes import build, find
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.links import check_links
@@ -43,10 +46,8 @@ def main(cfg: DictConfig) -> Path:
         str(key): build(node, f"recipe.steps.{key}", STEP, Step) for key, node in cfg.recipe.steps.items()
     }
     if not cfg.trust:
-        for config in sorted(output.parent.glob(f"{output.name}/**/config.yaml")):
-            open_run(str(config.parent), loggers=True)  # steps of an earlier command, which are resumed
-        if run_cfg.data.get("download"):
-            build_data(run_cfg, download=False)
+        check_untrusted(run_cfg)
+        check_steps(output)
     step_cfg = derive(source_config(run), {"trust": cfg.trust})
     for step in steps.values():
         step_cfg = step.check(step_cfg)
@@ -62,6 +63,32 @@ def main(cfg: DictConfig) -> Path:
     print(f"\n{text(rows)}\n\n{output / 'table.md'}")
     print(runs[-1].path)
     return runs[-1].path
+
+
+def check_untrusted(cfg: DictConfig) -> None:
+    """Check what the steps read beside a run from elsewhere: its teacher, and data that they could download.
+
+    Raises:
+        UserError: the teacher is refused, or the data is not on this machine.
+    """
+    if cfg.distill.teacher is not None:
+        open_run(cfg.distill.teacher)
+    reader = find(cfg.data.reader._target_, "data.reader", READER)
+    if "allow_download" in inspect.signature(reader).parameters:
+        build_data(cfg, download=False)
+
+
+def check_steps(output: Path) -> None:
+    """Check the runs of an earlier command, which the steps resume, with their teachers.
+
+    Raises:
+        UserError: one of them is refused, or is a link.
+    """
+    for parent, folders, files in os.walk(output):
+        if links := [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]:
+            raise UserError(f"{links[0]} is a link: the runs of the steps are folders; delete it, or write output=DIR")
+        if "config.yaml" in files:
+            check_untrusted(open_run(parent, loggers=True)[1])
 
 
 def step_folders(output: Path, steps: Iterable[str]) -> list[Path]:

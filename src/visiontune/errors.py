@@ -38,6 +38,22 @@ def one_line(text: str, most: int | None = None) -> str:
     return line[: most - most // 3 - 1] + "…" + line[-(most // 3) :]
 
 
+def visible(text: str, most: int | None = None) -> str:
+    """Escape control characters, with which text from elsewhere could change a terminal; line breaks and tabs stay.
+
+    Args:
+        most: leave out the middle of a longer text.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) == "Cc" and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
 def listed(lines: Sequence[str], most: int = 10) -> str:
     """The first `most` lines, each indented on a new line, and the number of further lines."""
     more = f"\n  and {len(lines) - most} more" if len(lines) > most else ""

@@ -10,7 +10,7 @@ from visiontune.config.check import check
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo, VisionData, build_evaluation_data
 from visiontune.deployment.evaluation import evaluate_run
-from visiontune.errors import RunError, UserError
+from visiontune.errors import RunError, UserError, one_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         which = cfg.backend, cfg.checkpoint, cfg.trust
         results = [evaluate_run(run, run_cfg, model, data, split, *which) for split in splits]
         metrics = {name: value for result in results for name, value in result.metrics.items()}
-        print("\n".join(f"{name:<41} {value:.8f}" for name, value in sorted(metrics.items())))
+        print("\n".join(f"{one_line(name):<41} {value:.8f}" for name, value in sorted(metrics.items())))
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_results(run, results, folder)

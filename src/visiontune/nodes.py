@@ -116,7 +116,7 @@ def check_arguments(value: Any, node: Mapping[Any, Any], key: str) -> None:
 
 @contextmanager
 def wrong_arguments(key: str, target: str | None = None) -> Iterator[None]:
-    """Turn an error of a constructor into a UserError that names the config key, and the class if it is given."""
+    """Turn an error of a constructor into a UserError that names the config key and the class."""
     try:
         yield
     except Exception as error:  # torch and Lightning raise many types for wrong arguments

@@ -1,6 +1,7 @@
 """The files of a run from elsewhere: bounded in size, of the right types, and read without running code."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from omegaconf import OmegaConf
 from running import Command
 
 from visiontune.data.recorded import read_rows
 from visiontune.deployment.files import open_exported
-from visiontune.errors import UserError
+from visiontune.errors import UserError, visible
 from visiontune.models.backbones.sources import read_file
 from visiontune.runs import RunDirectory
+from visiontune.runs.log import log, logging_to
 from visiontune.runs.reading import read_json, read_yaml
 from visiontune.training.load import read_checkpoint
 
@@ -34,6 +37,9 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("a: [" + "0," * 210_000 + "]", "more than 200,000 values"),
         ("a: " + "x" * 2**21, r"2,097,155 bytes: expected at most 2,097,152"),
         ("a: !!python/object/apply:os.system [x]", "cannot be read as a config"),
+        ("a: 1" + ":00" * 100_000, "line 1: a number of more than 200 digits"),
+        ("b: 1\nseed: 0x" + "f" * 5000, "line 2: a number of more than 200 digits"),
+        ("a: x\nb: [" + "'${a}'," * 101 + "]", "more than 100 references"),
         ("a: ${b}\nb: ${a}", "cannot be read as a config"),
         ("a: ${nothing}", "cannot be read as a config"),
         ("a: ${oc.env:HOME}", "is not a plain reference"),
@@ -72,7 +78,10 @@ def test_json_is_bounded(text: str | bytes, tmp_path: Path) -> None:
         ("status.json", {"status": 3}, "status: Input should be a valid string"),
         ("status.json", {"status": "finished", "objective": "x"}, "objective: Input should be"),
         ("status.json", {"status": "finished", "started": []}, "started: Input should be a valid number"),
+        ("status.json", {"status": "x" * 301}, "status: String should have at most 300 characters"),
+        ("status.json", {"status": "finished", "peak_memory_mb": {}}, "peak_memory_mb: Input should be a valid number"),
         ("metrics.json", {"test/classification/accuracy": {}}, "expected a number for test/classification/accuracy"),
+        ("metrics.json", {"test/classification/accuracy": 10**400}, "expected a number for test/classification/accu"),
         ("environment.json", {"overrides": [1]}, "expected overrides as a list of texts"),
     ],
 )
@@ -131,6 +140,85 @@ def test_checkpoints_of_another_form(
     change(state)
     torch.save(state, copy.checkpoint("best"))
     assert message in command("predict", f"run={copy.path}", f"input={tiles}").message
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (b"c__builtin__\nbytearray\n\x8a\x05\x00\x00\x00\x00\x01\x85R", "holds bytes or a bytearray"),
+        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R", "holds bytes or a bytearray"),
+        (b"ctorch\nFloatTensor\n\x8a\x04\x00\x00\x00\x10\x85R", "claims to hold tensors of 1,073,"),
+    ],
+)
+def test_checkpoints_make_nothing_large_from_a_few_bytes(
+    call: bytes, message: str, run: RunDirectory, tmp_path: Path
+) -> None:
+    bomb = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(run.checkpoint("best")) as source, zipfile.ZipFile(bomb, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):  # one more entry before the last opcode
+                content = content[:-1] + b"X\x01\x00\x00\x00z" + call + b"s."
+            target.writestr(name, content)
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(bomb)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "export", "compress"])
+@pytest.mark.parametrize("name", ["splits.csv", "metrics.csv"])
+def test_a_pipe_or_an_endless_file(name: str, verb: str, copy: RunDirectory, command: Command) -> None:
+    file = copy.path / name
+    file.unlink()
+    os.mkfifo(file)
+    more = {"export": ["format=onnx"], "compress": ["recipe=int8"]}.get(verb, [])
+    assert command(verb, f"run={copy.path}", *more).message.startswith(f"{file} is not a file: delete it")
+    file.unlink()
+    with file.open("wb") as stream:
+        stream.truncate(2**30)
+    message = command(verb, f"run={copy.path}", *more).message
+    assert message == f"{file} has 1,073,741,824 bytes: expected at most 536,870,912"
+
+
+def test_no_control_characters_reach_the_terminal(
+    copy: RunDirectory, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = json.loads(copy.status.read_text())
+    copy.status.write_text(json.dumps(status | {"status": "\x1b[2Jgone"}))
+    outcome = command("export", f"run={copy.path}", "format=onnx")
+    assert outcome.message.startswith(f"{copy.path} is \\x1b[2Jgone: ")
+    with logging_to(copy.path / "other.log"):
+        log.info("class \x1b]0;title\x07\tone\nline")
+    assert capsys.readouterr().out == "class \\x1b]0;title\\x07\tone\nline\n"
+    assert "\x1b" not in (copy.path / "other.log").read_text()
+    assert visible("x" * 50_000, 1000).count("x") == 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.image_size", 100_000, "expected a number of pixels up to 16384"),
+        ("data.num_workers", 5000, "expected a number of data-loader workers from 0 to 1024"),
+        ("trainer.max_epochs", 10**9, "expected a whole number from 1 to 1000000"),
+        ("backbone.widths", [2**20, 2**20], "builds needs more memory than this machine has"),
+        ("backbone.shapes", {"stages": "axb"}, "backbone.shapes has stages: axb: expected a shape such as 24x3x3x3"),
+        ("backbone.shapes", "x", "backbone.shapes=x: expected a mapping"),
+    ],
+)
+def test_what_a_config_can_ask_for_is_bounded(
+    key: str, value: Any, message: str, copy: RunDirectory, command: Command, tiles: Path
+) -> None:
+    cfg = copy.read_config()
+    OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    copy.write_config(cfg)
+    assert message in command("predict", f"run={copy.path}", f"input={tiles}").message
+
+
+@pytest.mark.parametrize("name", ["loops", "callbacks", "VisionData"])
+def test_a_resumed_checkpoint_of_another_form(name: str, copy: RunDirectory, command: Command) -> None:
+    state = torch.load(copy.checkpoint("last"), weights_only=True)
+    torch.save(state | {name: 3}, copy.checkpoint("last"))
+    message = command("train", f"run={copy.path}", "epochs=9").message
+    assert message.startswith(f"{copy.checkpoint('last')} is not a checkpoint that train wrote")
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "ABSOLUTE", "link.bin"])

@@ -58,6 +58,10 @@ def test_links_within_a_run_and_other_entries(tmp_path: Path) -> None:
     (tmp_path / "run/wandb/latest-run").symlink_to("run-1")
     (tmp_path / "run/wandb/run-1/core.log").symlink_to(tmp_path / "cache.log")
     check_links(tmp_path / "run")
+    (tmp_path / "run/loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop is a link that leads to itself"):
+        check_links(tmp_path / "run")
+    (tmp_path / "run/loop").unlink()
     os.mkfifo(tmp_path / "run/train.log")
     with pytest.raises(UserError, match=r"train.log is neither a file nor a folder"):
         check_links(tmp_path / "run")

@@ -12,6 +12,7 @@ from running import Command
 from visiontune.config.compose import train_config
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
+from visiontune.runs.files import write_json
 from visiontune.training.load import open_run
 from visiontune.training.resume import resume_config
 from visiontune.training.trusted import check_overrides
@@ -135,6 +136,21 @@ def test_a_run_downloads_nothing(copy: RunDirectory, command: Command, tmp_path:
     copy.write_config(cfg)
     assert "CIFAR10 is not under data.root" in command("evaluate", f"run={copy.path}").message
     assert not root.exists()
+
+
+@pytest.mark.parametrize("address", ["http://example.org", "sqlite:///OUTSIDE/a.db", "file:///OUTSIDE"])
+def test_the_remembered_address_of_a_logger(address: str, copy: RunDirectory, command: Command, tmp_path: Path) -> None:
+    (copy.path / "loggers").mkdir()
+    address = address.replace("OUTSIDE", str(tmp_path / "outside"))
+    write_json(copy.path / "loggers/mlflow.json", {"tracking_uri": address})
+    before = snapshot(tmp_path)
+    message = command("train", f"run={copy.path}", "epochs=9").message
+    assert message.startswith(f"{copy.path / 'loggers/mlflow.json'} has tracking_uri={address}, which leads outside")
+    assert snapshot(tmp_path) == before
+    database = copy.path.parent / "mlflow.db"  # beside the run, where it has been since the run began
+    database.touch()
+    write_json(copy.path / "loggers/mlflow.json", {"tracking_uri": f"sqlite:///{database}"})
+    open_run(str(copy.path), loggers=True)
 
 
 def test_an_own_run_opens(run: RunDirectory) -> None:

@@ -18,7 +18,7 @@ from visiontune.runs.files import write_atomically, write_bytes, write_json
 from visiontune.runs.lock import is_locked, locked
 from visiontune.runs.log import log
 from visiontune.runs.output import check_output
-from visiontune.runs.reading import read_json, read_yaml
+from visiontune.runs.reading import check_files, read_json, read_yaml
 from visiontune.runs.records import read_metrics, read_overrides, read_status
 
 RESERVE_BYTES = 65_536
@@ -116,6 +116,7 @@ class RunDirectory:
                 f"{path} is not a run directory (it has no config.yaml): write one that train printed, such as "
                 "logs/digits/2026-11-22_09-15-02-k3f9"
             )
+        check_files(run.status, run.environment, run.splits, run.history, run.metrics, run.predictions)
         return run
 
     def read_config(self) -> DictConfig:

@@ -36,7 +36,10 @@ def _check(folder: Path, path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        target = path.resolve()
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError) as error:  # the type depends on the version of Python
+            raise UserError(f"{path} is a link that leads to itself: delete it") from error
         if folder not in target.parents:
             raise UserError(
                 f"{path} is a link to {target}, outside the run {folder}: nothing is written through it. Replace the "

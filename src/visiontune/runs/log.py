@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from visiontune.errors import first_line
+from visiontune.errors import first_line, visible
 
 log = logging.getLogger("visiontune")
+
+
+class _Visible(logging.Formatter):
+    """Escapes control characters, which may be in names from elsewhere."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
@@ -50,11 +57,11 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     if not quiet:
         terminal = logging.StreamHandler(sys.stdout)
-        terminal.setFormatter(logging.Formatter("%(message)s"))
+        terminal.setFormatter(_Visible("%(message)s"))
         handlers.append((log, terminal))
     if path is not None:
         file = _LogFile(path)
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        file.setFormatter(_Visible("%(asctime)s %(message)s"))
         handlers += [(source, file) for source in (log, *libraries, logging.getLogger("py.warnings"))]
     handlers.append((logging.getLogger("py.warnings"), logging.NullHandler()))  # without one they would go to stderr
     before = [(library, library.handlers, library.propagate) for library in libraries]

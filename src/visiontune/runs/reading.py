@@ -13,8 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 from visiontune.errors import UserError, first_line
 
 MAX_YAML, MAX_JSON = 2 * 2**20, 64 * 2**20  # bytes; environment.json holds the diff of the code
+MAX_TABLE = 2**29  # bytes; splits.csv of five million images
 MAX_NODES, MAX_DEPTH, MAX_REFERENCES = 200_000, 50, 100
+LONG_NUMBER = re.compile(r"[-+]?\d[\da-fA-F_:.xob+-]{200,}")  # slow to read and impossible to print
 REFERENCE = re.compile(r"\$\{\.*\w+(\.\w+|\[\d+\])*\}")
+
+
+def check_files(*paths: Path) -> None:
+    """Check files of a run that may be missing, before one of them is opened.
+
+    Raises:
+        UserError: one is a pipe, which would wait for ever, a device or a folder; or it is too large for a table.
+    """
+    for path in filter(Path.exists, paths):
+        if not path.is_file():
+            raise UserError(f"{path} is not a file: delete it, or copy that of the run there")
+        if (size := path.stat().st_size) > MAX_TABLE:
+            raise UserError(f"{path} has {size:,} bytes: expected at most {MAX_TABLE:,}")
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -33,7 +48,11 @@ def read_yaml(path: Path) -> DictConfig:
         cfg = OmegaConf.create(text)
         if not isinstance(cfg, DictConfig):
             raise UserError(f"{path} is not a config: expected a mapping, such as the config.yaml of a run")
-        for place, node, key in _references(cfg):
+        for count, (place, node, key) in enumerate(_references(cfg), 1):
+            if count > MAX_REFERENCES:
+                raise UserError(
+                    f"{path} has more than {MAX_REFERENCES} references, which the config of a run never has"
+                )
             _check_reference(path, place, node, key)
         return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[return-value]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError) as error:
@@ -53,6 +72,8 @@ def _check_events(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             line = event.start_mark.line + 1
             raise UserError(f"{path}, line {line}: the YAML alias *{event.anchor}; write the value itself")
+        if isinstance(event, yaml.ScalarEvent) and LONG_NUMBER.fullmatch(event.value):
+            raise UserError(f"{path}, line {event.start_mark.line + 1}: a number of more than 200 digits")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if count > MAX_NODES or depth > MAX_DEPTH:
             raise UserError(f"{path} has more than {MAX_NODES:,} values or {MAX_DEPTH} levels, which no config has")

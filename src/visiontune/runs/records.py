@@ -1,12 +1,15 @@
 """The records of a run in JSON, checked for their types."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visiontune.errors import UserError
 from visiontune.runs.reading import read_json
+
+MAX_OVERRIDES, MAX_TEXT = 1000, 10_000
+Name = Annotated[str, Field(max_length=300)]
 
 
 class Objective(BaseModel):
@@ -14,7 +17,7 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    name: str
+    name: Name
     mode: Literal["max", "min"]
     value: float
     epoch: int
@@ -25,10 +28,12 @@ class Status(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    status: str
+    status: Name
     started: float = 0.0
     updated: float = 0.0
     pid: int = 0
+    trained_parameters: int = 0
+    peak_memory_mb: float = 0.0
     objective: Objective | None = None
 
 
@@ -56,6 +61,8 @@ def read_overrides(path: Path) -> list[str]:
     overrides = read_json(path).get("overrides", [])
     if not (isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)):
         raise UserError(f"{path}: expected overrides as a list of texts")
+    if len(overrides) > MAX_OVERRIDES or any(len(override) > MAX_TEXT for override in overrides):
+        raise UserError(f"{path}: expected at most {MAX_OVERRIDES} overrides of {MAX_TEXT} characters")
     return overrides
 
 
@@ -66,6 +73,11 @@ def read_metrics(path: Path) -> dict[str, float]:
         UserError: one of them is not a number.
     """
     metrics = read_json(path)
-    if wrong := [name for name, value in metrics.items() if not isinstance(value, int | float)]:
+    if wrong := [name for name, value in metrics.items() if not _is_number(value)]:
         raise UserError(f"{path}: expected a number for {wrong[0]}")
     return metrics
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold; JSON has integers of any length."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300)

@@ -1,5 +1,6 @@
 """Read a file of `torch.save` that may come from elsewhere: it runs no code, and cannot claim more than it has."""
 
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor
 
 from visiontune.errors import UserError
+
+CALLS = re.compile(rb"c(__builtin__|builtins)\nbytearray\n|c_codecs\nencode\n")
+MAX_LEGACY = 64 * 2**20
 
 
 def load_torch_file(path: Path, mmap: bool = False) -> Any:
@@ -21,6 +25,7 @@ def load_torch_file(path: Path, mmap: bool = False) -> Any:
         Exception: torch raises many types for a corrupt file, and for one that holds code.
     """
     check_entries(path)
+    check_calls(path)
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     _check_tensors(path, content)
     return content
@@ -41,6 +46,22 @@ def check_entries(path: Path) -> None:
         raise UserError(
             f"{path} has {size:,} bytes and claims to hold {claimed:,}, or is compressed: save it again with torch.save"
         )
+
+
+def check_calls(path: Path) -> None:
+    """Refuse calls that `weights_only=True` allows, and that fill any memory from a few bytes.
+
+    Raises:
+        UserError: the pickle calls one of them.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            pickles = [file.read(name) for name in file.namelist() if name.endswith("data.pkl")]
+    else:
+        with path.open("rb") as stream:
+            pickles = [stream.read(MAX_LEGACY)]  # the format before torch 1.6 begins with its pickles
+    if any(CALLS.search(content) for content in pickles):
+        raise UserError(f"{path} holds bytes or a bytearray: save only tensors, numbers, texts, lists and dictionaries")
 
 
 def check_sums(path: Path) -> None:
@@ -64,6 +85,7 @@ def check_sums(path: Path) -> None:
 def _check_tensors(path: Path, content: Any) -> None:
     """A tensor with a stride of 0 has any shape at no cost, until it is used."""
     seen: set[int] = set()
+    storages: dict[int, int] = {}
     stack = [content]
     while stack:
         value = stack.pop()
@@ -74,6 +96,9 @@ def _check_tensors(path: Path, content: Any) -> None:
                     f"{path} holds a tensor {tuple(value.shape)} without the values for its shape: save plain tensors "
                     "with torch.save"
                 )
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))
             stack += value.values() if isinstance(value, dict) else value
+    if (claimed := sum(storages.values())) > (size := path.stat().st_size):
+        raise UserError(f"{path} has {size:,} bytes and claims to hold tensors of {claimed:,}: save it with torch.save")

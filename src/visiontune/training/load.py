@@ -19,7 +19,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.torch_file import load_torch_file
 from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
 from visiontune.training.build import build_finetuner
-from visiontune.training.trusted import UnknownTarget, check_trusted, targets
+from visiontune.training.trusted import UnknownTarget, check_address, check_trusted, targets
 
 FULL = {"_target_": "visiontune.strategies.Full", "_partial_": True}
 
@@ -49,6 +49,8 @@ def check_config(run: RunDirectory, cfg: DictConfig, trust: bool, loggers: bool 
             raise version_mismatch(run, f"it has no {group}")
     try:
         check_trusted(cfg, trust, run.path, loggers)
+        if loggers and not trust:
+            check_address(run.path)
         if trust:
             _check_names(cfg)
     except UnknownTarget as unknown:
@@ -107,7 +109,12 @@ def load_model(
         raise UserError(f"{path} has the tasks {', '.join(schema)}, and {run.config} has the head {missing[0]}")
     if plain:
         cfg = derive(cfg, {"strategy": FULL})
-    model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
+    try:
+        model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise UserError(f"what {run.config} builds needs more memory than this machine has") from error
+        raise
     try:
         model.load_state_dict(plain_state(checkpoint) if plain else checkpoint["state_dict"])
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:  # other names, shapes or types

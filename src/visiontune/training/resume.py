@@ -118,9 +118,10 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
     try:
         _check_fits(run, model, checkpoint, state, epochs, world)
         lengths = state.get("log_files", {})
-        is_valid = isinstance(state["global_step"], int) and all(
-            isinstance(n, int) and n >= 0 for n in lengths.values()
-        )
+        states = [state.get(name, {}) for name in ("loops", "callbacks", "VisionData")]
+        is_valid = isinstance(state["global_step"], int) and all(isinstance(part, dict) for part in states)
+        is_valid = is_valid and all(isinstance(n, int) and n >= 0 for n in lengths.values())
+        is_valid = is_valid and all(isinstance(part, dict) for part in state.get("loops", {}).values())
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):  # another program wrote it
         is_valid = False
     if not is_valid:

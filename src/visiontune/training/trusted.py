@@ -11,10 +11,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from visiontune.config.check import check
 from visiontune.config.compose import config_dir, train_config
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
+from visiontune.runs.reading import read_json
 from visiontune.training.slots import PACKAGE, UnknownName, find_slot, is_in_package
 
 ADVICE = "write trust=true if you know where the run comes from"
@@ -22,7 +24,10 @@ SWITCHES = {"_partial_": (True, False), "_recursive_": (True, False), "_convert_
 SPECIAL = re.compile(r"_\w+_")
 # Names of arguments whose value is a path or an address, whatever it looks like.
 PLACE = re.compile(r"(^|_)(path|dir|dirpath|root|root_dir|folder|file|filename|uri|url|location|host|settings)s?$")
+# Arguments of a logger that decide where it sends, or what it sends besides the run.
+DESTINATIONS = ("entity", "config", "save_code", "sync_tensorboard", "fork_from", "resume_from", "id", "resume")
 BACKBONE = ("name", "weights", "library", "min_matched", "shapes")
+SQLITE = "sqlite:///"
 Keys = tuple[str, ...]
 
 
@@ -76,13 +81,21 @@ def check_overrides(overrides: Sequence[str], trust: bool = False) -> None:
     """
     if trust:
         return
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(f"the overrides in the run's environment.json cannot be read: {first_line(error)}") from error
+    for override in parsed:
         key, text = override.key_or_group, str(override.input_line)
         is_option = override.is_add() or (config_dir() / key).is_dir()
         leads_away = is_option and (".." in re.split(r"[=/\\,\[]", text) or re.search(r"[=,\[]['\"]?[/~]", text))
         if key.split(".")[0] == "hydra" or "/" in key or "${" in text or ("." not in key and leads_away):
             raise UserError(f"the run's environment.json has the override {text}; {ADVICE}")
-    check_trusted(check("train", train_config(list(overrides))), loggers=True)
+    try:
+        composed = train_config(list(overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"the overrides in the run's environment.json cannot be read: {first_line(error)}") from error
+    check_trusted(check("train", composed), loggers=True)
 
 
 def targets(cfg: DictConfig) -> Iterator[tuple[str, str]]:
@@ -128,6 +141,11 @@ def _check_node(path: Keys, node: Mapping[str, Any], folder: Path | None, logger
             raise UserError(f"the run's config has {_key((*path, key))}={value}, which is no plain value; {ADVICE}")
     if not slot.reads and (loggers or path[0] != "logger"):
         _check_places(path, node, folder)
+    for key in DESTINATIONS if path[0] == "logger" and loggers else ():
+        if key in node and not _is_own((*path, key), node[key]):
+            raise UserError(
+                f"the run's config has {_key((*path, key))}={node[key]}, which decides what is sent to whom; {ADVICE}"
+            )
 
 
 def _check_places(path: Keys, value: Any, folder: Path | None) -> None:
@@ -149,12 +167,31 @@ def _leads_outside(path: Keys, text: str, folder: Path | None) -> bool:
     return folder is None or not text.startswith("/") or not Path(text).resolve().is_relative_to(folder.resolve())
 
 
-def _is_own(path: Keys, text: str) -> bool:
+def check_address(folder: Path) -> None:
+    """Refuse the address that an MLflow logger remembers in a run from elsewhere.
+
+    It is that of `configs/logger/mlflow.yaml`, or a database in a folder above the run.
+
+    Raises:
+        UserError: it is another one.
+    """
+    file = folder / "loggers" / "mlflow.json"
+    address = str(read_json(file).get("tracking_uri", "")) if file.is_file() else ""
+    prefix, separator, database = address.partition(SQLITE)
+    is_near = bool(separator) and not prefix and Path(database).is_file() and Path(database).parent in folder.parents
+    if address and not is_near and not _is_own(("logger", "mlflow", "tracking_uri"), address):
+        raise UserError(f"{file} has tracking_uri={address}, which leads outside the run; {ADVICE}")
+
+
+def _is_own(path: Keys, text: Any) -> bool:
     """Whether the configs of this project themselves give a logger this address, such as that of a local database."""
-    if path[0] != "logger":
+    if path[0] != "logger" or not re.fullmatch(r"\w+", path[1]):
         return False
     try:
         composed = train_config([f"logger={path[1]}", "name=x"])
     except HydraException:  # no such option
         return False
-    return OmegaConf.select(composed, _key(path)) == text
+    address = OmegaConf.select(composed, _key(path))
+    if isinstance(address, str) and address.startswith(SQLITE) and isinstance(text, str):  # a logger resolves the path
+        return text in (address, f"{SQLITE}{Path(address.removeprefix(SQLITE)).expanduser().resolve()}")
+    return address == text

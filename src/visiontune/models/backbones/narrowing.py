@@ -1,5 +1,6 @@
 """A pruned network: the library's network with fewer channels, as `backbone.shapes` of the run's config lists them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,13 @@ def narrow(backbone: Backbone, shapes: Mapping[str, str], image_size: tuple[int,
     Raises:
         UserError: the shapes belong to another network.
     """
+    if not isinstance(shapes, Mapping):
+        raise UserError(
+            f"backbone.shapes={shapes}: expected a mapping of layers to shapes, such as {{conv1: 24x3x3x3}}"
+        )
     for path, text in shapes.items():
+        if not re.fullmatch(r"\d{1,7}(x\d{1,7})*", str(text)):
+            raise UserError(f"backbone.shapes has {path}: {text}: expected a shape such as 24x3x3x3")
         shape = tuple(int(side) for side in text.split("x"))
         owner, _, leaf = path.rpartition(".")
         try:
