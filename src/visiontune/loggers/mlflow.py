@@ -166,6 +166,9 @@ class MLFlowLogger(lightning_loggers.MLFlowLogger, ImageLogger, ArtifactLogger):
             self.names[name] = unique
         return self.names[name]
 
+    def finalize(self, status: str = "success") -> None:
+        """`close` ends the run, after the evaluation."""
+
     def close(self, status: str) -> None:
         if self._initialized:
             final = {"success": "FINISHED", "failed": "FAILED"}.get(status, "KILLED")
