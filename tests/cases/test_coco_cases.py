@@ -202,8 +202,8 @@ def test_sizes_say_which_orientation_fits(tmp_path: Path) -> None:
         Image.open(root / f"{i}.jpg").save(root / f"{i}.jpg", exif=exif)
     source = read(root, "a.json", tasks=["detection"])
     assert source.notes[0] == (
-        "2 images are annotated with the size that they have with data.orientation=ignore: their boxes probably fit "
-        "that value: 3.jpg is 48x64, annotated as 64x48"
+        "2 images are annotated with the size of data.orientation=ignore, which the boxes probably fit: "
+        "3.jpg is 48x64, annotated as 64x48"
     )
     assert "2 images have an EXIF orientation" in source.notes[1] and len(source.notes) == 2
     assert source.samples[3].targets["detection"].size == (64, 48)

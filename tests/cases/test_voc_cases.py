@@ -77,7 +77,7 @@ def test_encodings(load: Callable[..., Source], declared: str, encoding: str, no
     xml = f'<?xml version="1.0" encoding="{declared}"?><annotation>{OBJECT.replace(">a<", f">{name}<")}</annotation>'
     source = load(xml.encode(encoding))
     assert source.schema["detection"].classes == sorted(["a", name])
-    note = "1 XML files are not UTF-8: they are read as Windows-1252: Annotations/0.xml"
+    note = "1 XML file is not UTF-8, and read as Windows-1252: Annotations/0.xml"
     assert source.notes == [note] * noted
 
 

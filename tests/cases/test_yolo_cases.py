@@ -215,7 +215,7 @@ def test_letter_case_and_unicode_of_label_files(root: Path) -> None:
     shutil.move(root / "Labels/val/val0.txt", root / "Labels/val/Café.txt")
     source = read(root)
     assert boxes(source) == [[24, 12, 40, 36]] * 4
-    assert source.notes == ["1 images have no label file: they are used as images without objects"]
+    assert source.notes == ["1 image has no label file, and so no objects"]
 
 
 def test_some_classes(root: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_picture_with_one_object_without_segment_has_no_instances(root: Path) 
     change_json(root / "train.json", lambda document: document["annotations"][0].update(segmentation=[]))
     source = read(root, FILES, FOLDERS)
     assert [list(sample.targets) for sample in source.samples].count(["detection"]) == 1
-    assert source.notes == ["1 images have objects without polygon or mask: they have no instances target"]
+    assert source.notes == ["1 image has objects without polygon or mask, and so no instances target"]
 
 
 def test_crowds_and_run_lengths(root: Path) -> None:
@@ -113,7 +113,7 @@ def test_sizes_in_the_file_do_not_count(root: Path) -> None:
 
     change_json(root / "train.json", other)
     assert read(root, FILES, FOLDERS).notes == [
-        "1 images have another size than annotated; the size of the file is used: images/train/p00.jpg is "
+        "1 image has another size than annotated; the size of the file is used: images/train/p00.jpg is "
         "64x48, annotated as 48x64"
     ]
 
@@ -129,7 +129,7 @@ def test_a_turned_picture_is_measured_as_it_is_seen(root: Path) -> None:
 def test_pictures_that_no_file_names_are_said(root: Path) -> None:
     Image.new("RGB", (8, 8)).save(root / "images/train/extra.jpg")
     notes = read(root, FILES, FOLDERS).notes
-    assert notes == ["1 images that are in no annotation file are left out: images/train/extra.jpg"]
+    assert notes == ["1 image is in no annotation file, and left out: images/train/extra.jpg"]
 
 
 @pytest.mark.parametrize(

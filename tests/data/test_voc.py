@@ -101,7 +101,7 @@ def test_pictures_without_annotation_are_left_out_and_said(root: Path) -> None:
     (root / "Annotations" / "p00.xml").unlink()
     source = read(root)
     assert list(source.samples[0].targets) == ["segmentation"] and len(source.samples) == 12
-    assert "1 images without annotation are left out: JPEGImages/extra.jpg" in source.notes
+    assert "1 image without annotation is left out: JPEGImages/extra.jpg" in source.notes
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_pictures_own_size_counts(root: Path) -> None:
     page(root, "p02", "<size><width>64</width><height>48</height><depth>3</depth></size>", "")
     source = read(root, masks=None)
     assert source.notes == [
-        "1 images have another size than annotated; the size of the file is used: JPEGImages/p01.jpg is 64x48, "
+        "1 image has another size than annotated; the size of the file is used: JPEGImages/p01.jpg is 64x48, "
         "annotated as 640x48"
     ]
     assert source.samples[0].targets["detection"].load(SIZE)["boxes"].tolist() == [[6, 13, 21, 27]]

@@ -81,7 +81,7 @@ def test_empty_and_missing_label_files_are_pictures_without_objects(root: Path) 
     (root / "labels/train/p01.txt").write_text("")
     source = read(root)
     assert [len(sample.targets["detection"].labels) for sample in source.samples][2:4] == [0, 0]
-    assert source.notes == ["1 images have no label file: they are used as images without objects"]
+    assert source.notes == ["1 image has no label file, and so no objects"]
     shutil.rmtree(root / "labels")
     assert bad(root) == (
         f"no image has a label file: that of images/train/p00.jpg should be {root}/labels/train/p00.txt"

@@ -26,7 +26,7 @@ from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source
 from visiontune.data.text import to_number
 from visiontune.data.walk import walk
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, pluralize, some
 
 
 def read(
@@ -208,5 +208,6 @@ def _unlisted(root: Path, folders: dict[str | None, str], listed_images: Collect
     """Notes on images that are in no annotation file, and on what the walk through the folders leaves out."""
     walks = [walk(root / folder) for folder in dict.fromkeys(folders.values())]
     unlisted = sorted({relative(path, root) for result in walks for path in result.images} - set(listed_images))
-    notes = [f"{len(unlisted)} images that are in no annotation file are left out: {some(unlisted)}"]
+    count = pluralize(len(unlisted), "image is", "images are")
+    notes = [f"{count} in no annotation file, and left out: {some(unlisted)}"]
     return (notes if unlisted else []) + [note for result in walks for note in result.notes]

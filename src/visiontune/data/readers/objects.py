@@ -9,7 +9,7 @@ from visiontune.data.images import ImageDecoder
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.scan import read_image_sizes
 from visiontune.data.schema import Sample, TaskInfo
-from visiontune.errors import UserError, some
+from visiontune.errors import UserError, pluralize, some
 
 
 class ClassSelection:
@@ -58,7 +58,8 @@ def object_tasks(samples: list[Sample], classes: list[str]) -> tuple[dict[str, T
         return schema, []
     schema["instances"] = TaskInfo("instances", classes)
     missing = len(samples) - len(segmented)
-    note = f"{missing} images have objects without polygon or mask: they have no instances target"
+    count = pluralize(missing, "image has", "images have")
+    note = f"{count} objects without polygon or mask, and so no instances target"
     return schema, [note] if missing else []
 
 
@@ -75,13 +76,15 @@ def size_notes(
     other = "ignore" if orientation == "apply" else "apply"
     other_sizes = read_image_sizes(root, reversed_sizes, ImageDecoder(orientation=other, max_pixels=None))
     turned = {path for path in reversed_sizes if other_sizes[path] == mismatches[path]}
+    others = [path for path in mismatches if path not in turned]
     kinds = {
-        f"are annotated with the size that they have with data.orientation={other}: their boxes probably fit that "
-        f"value": sorted(turned),
-        "have another size than annotated; the size of the file is used": [p for p in mismatches if p not in turned],
+        f"{pluralize(len(turned), 'image is', 'images are')} annotated with the size of data.orientation={other}, "
+        "which the boxes probably fit": sorted(turned),
+        f"{pluralize(len(others), 'image has', 'images have')} another size than annotated; the size of the file is "
+        "used": others,
     }
     return [
-        f"{len(paths)} images {what}: {paths[0]} is {sizes[paths[0]][1]}x{sizes[paths[0]][0]}, annotated as "
+        f"{what}: {paths[0]} is {sizes[paths[0]][1]}x{sizes[paths[0]][0]}, annotated as "
         f"{mismatches[paths[0]][1]}x{mismatches[paths[0]][0]}"
         for what, paths in kinds.items()
         if paths

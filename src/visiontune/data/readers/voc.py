@@ -25,7 +25,7 @@ from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
 from visiontune.data.walk import Walk, walk
-from visiontune.errors import UserError, listed, some
+from visiontune.errors import UserError, listed, pluralize, some
 
 DIFFICULT = ("ignore", "keep", "drop")
 DEFAULT_FOLDERS = {"annotations": "Annotations", "masks": "SegmentationClass", "splits": "ImageSets/Main"}
@@ -116,7 +116,8 @@ def read(
         for path, target in boxes.items():
             targets[path]["detection"] = target
     if guessed := [files[path] for path, content in contents.items() if content.encoding == "cp1252"]:
-        notes.append(f"{len(guessed)} XML files are not UTF-8: they are read as Windows-1252: {some(guessed)}")
+        count = pluralize(len(guessed), "XML file is", "XML files are")
+        notes.append(f"{count} not UTF-8, and read as Windows-1252: {some(guessed)}")
     if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
         coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files, decoder)
@@ -163,7 +164,8 @@ def _files(
         raise UserError(f"{base} has no annotations: write data.annotations=DIR (XML files), data.masks=DIR or both")
     labelled = [path for stem, path in images_by_stem.items() if stem in xml_files or stem in masks]
     unlabelled = sorted(set(images_by_stem.values()) - set(labelled))
-    notes = [f"{len(unlabelled)} images without annotation are left out: {some(unlabelled)}"] if unlabelled else []
+    count = pluralize(len(unlabelled), "image without annotation is", "images without annotation are")
+    notes = [f"{count} left out: {some(unlabelled)}"] if unlabelled else []
     notes += dict.fromkeys([*image_walk.notes, *xml_walk.notes, *png_walk.notes])
     return (
         [Sample(path, {}) for path in labelled],

@@ -21,7 +21,7 @@ from visiontune.data.readers.yolo_labels import LabelLines
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source
 from visiontune.data.text import read_text
-from visiontune.errors import UserError
+from visiontune.errors import UserError, pluralize
 
 
 def read(
@@ -92,7 +92,8 @@ def read(
     if missing_labels == len(samples):
         raise UserError(f"no image has a label file: that of {samples[0].path} should be {labels[samples[0].path]}")
     if missing_labels:
-        notes.append(f"{missing_labels} images have no label file: they are used as images without objects")
+        count = pluralize(missing_labels, "image has", "images have")
+        notes.append(f"{count} no label file, and so no objects")
     notes += label_lines.notes(str(file))
     schema, new_notes = object_tasks(samples, classes.names)
     notes += check.notes() + classes.notes() + new_notes
