@@ -26,6 +26,10 @@ class Exit:
 
 def run() -> None:
     """Run the command line of this process."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed by whoever started this process: a file must not take its place
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
     process_exit = Exit()
     for stream in (sys.stdout, sys.stderr):  # a name may have bytes, or characters that the terminal lacks
         if isinstance(stream, io.TextIOWrapper):

@@ -202,9 +202,13 @@ def _main() -> None:
     # With this variable Hydra raises errors. Otherwise it prints them and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"visiontune {verb}", *overrides]
-    if os.getcwd() not in sys.path:  # a `_target_` may name a module here; last, so that it hides no installed one
-        sys.path.append(os.getcwd())
     try:
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError:
+            raise UserError("the current folder has been deleted: change to another one with cd") from None
+        if folder not in sys.path:  # a `_target_` may name a module here; last, so that it hides no installed one
+            sys.path.append(folder)
         if verb in ("-sc", "--shell-completion"):
             _complete("".join(overrides))
             return

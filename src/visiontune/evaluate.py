@@ -15,7 +15,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_output, check_results
-from visiontune.training.build import build_data
+from visiontune.training.build import build_data, data_root_key
 from visiontune.training.evaluation import measured_splits
 from visiontune.training.load import load_model, open_run
 
@@ -40,7 +40,8 @@ def main(cfg: DictConfig) -> dict[str, float]:
         check_links(run.path)
     with logging_to(None), run.lock() if folder == run.path else nullcontext():
         model, schema = load_model(run, run_cfg, cfg.checkpoint)
-        data = read_data(cfg, run, run_cfg, schema)
+        with data_root_key():
+            data = read_data(cfg, run, run_cfg, schema)
         splits = measured_splits(run_cfg, data) if cfg.report and output is None else [cfg.split]
         which = cfg.backend, cfg.checkpoint, cfg.trust
         results = [evaluate_run(run, run_cfg, model, data, split, *which) for split in splits]

@@ -13,7 +13,7 @@ from visiontune.runs.files import temporary_path, write_bytes
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
-from visiontune.training.build import build_data
+from visiontune.training.build import build_data, data_root_key
 from visiontune.training.load import open_run
 from visiontune.training.resume import resume_command
 
@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> Path:
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):
-        data = build_data(run_cfg, download=cfg.trust)
+        with data_root_key():
+            data = build_data(run_cfg, download=cfg.trust)
         data.assign_as(run.splits)
         graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")
     output.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,30 @@
 """Values, folders and class names for the verbs: used as typed, or one message before anything starts."""
 
+import csv
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
 from inputs import write_folders, write_image
-from running import Command, Outcome
+from running import TINY, Command, Outcome
 
 from visiontune.config.check import check
 from visiontune.config.compose import train_config
+from visiontune.config.jobs import check_jobs
 from visiontune.config.overrides import prepare
 from visiontune.config.split import read_pairs
 from visiontune.data.text import normalized
 from visiontune.errors import UserError
+from visiontune.models.heads.classification import ClassificationHead
 from visiontune.runs import RunDirectory
+from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_results
+from visiontune.sweeps.comparison import table
 from visiontune.training.load import read_checkpoint
 
 
@@ -143,3 +153,91 @@ def test_classes_with_any_name(run: RunDirectory, command: Command, tmp_path: Pa
         *arguments, "classes={Ziegel: brick, 0: sky, 'null': null, 'a:b': null}", "data_keys={on_bad_image: skip}"
     )
     assert "note: classification: the data lacks 1 of the classes of the run: grass" in outcome.out
+
+
+# ---- runs, sweeps and processes
+
+
+def test_runs_that_are_not_whole(run: RunDirectory, copy: RunDirectory, command: Command, tmp_path: Path) -> None:
+    copy.config.write_text("")
+    message = command("evaluate", f"run={copy.path}").message
+    assert message.startswith(f"{copy.config} is damaged: it has no frozen_features. Restore it, or start a new run")
+    copy.config.unlink()  # its checkpoints are worth something: do not advise to delete it
+    assert command("evaluate", f"run={copy.path}").message.startswith(f"{copy.path} is not a run directory (it has no")
+    text = run.config.read_text()
+    root = next(line for line in text.splitlines() if line.startswith("  root: ")).partition(": ")[2]
+    copy.config.write_text(text.replace(root, str(tmp_path / "gone")))
+    message = command("evaluate", f"run={copy.path}", "split=val").message
+    assert (
+        message
+        == f"data_root: the folder {tmp_path / 'gone'} does not exist. Write data_root=DIR with an existing one."
+    )
+
+
+def test_runs_of_the_same_name_have_paths(run: RunDirectory, tmp_path: Path) -> None:
+    runs = [RunDirectory(shutil.copytree(run.path, tmp_path / sweep / "000")) for sweep in ("a", "b")]
+    assert [row["run"] for row in table(runs)] == [str(tmp_path / "a" / "000"), str(tmp_path / "b" / "000")]
+
+
+def test_jobs_are_checked_together(tmp_path: Path) -> None:
+    jobs = check_jobs("train", ["augment=glob(no*)", "seed=0,1"], None)
+    assert [job for job, _ in jobs] == [["augment=none", "seed=0"], ["augment=none", "seed=1"]]
+    for overrides, message in (
+        (
+            ["data.folds=2", "data.fold=0,2"],
+            "1 of 2 jobs are wrong, so none is started:\n  data.fold=2 data.folds=2: fo",
+        ),
+        (
+            ["data=image_folder", f"data.root={tmp_path},nope"],
+            "1 of 2 jobs are wrong, so none is started:\n  data.root: ",
+        ),
+        (["sweep_dir=a,b"], "sweep_dir has several values: a sweep has one directory; write one sweep_dir=DIR"),
+    ):
+        with pytest.raises(UserError) as error:
+            check_jobs("train", overrides, None)
+        assert str(error.value).startswith(message)
+
+
+def test_a_head_that_cannot_describe_a_prediction(
+    run: RunDirectory, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("colour")
+
+    monkeypatch.setattr(ClassificationHead, "describe", fail)
+    outcome = command("evaluate", f"run={run.path}", "split=val", f"output={tmp_path}")
+    assert (
+        outcome.code == 0 and outcome.out.count("warning: predictions of classification have no text: KeyError: ") == 1
+    )
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) > 5 and all(row["prediction"] == "" and float(row["loss"]) > 0 for row in rows)
+
+
+def test_a_terminal_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    pipe = open(write, "w", buffering=1)  # noqa: SIM115  # closing it writes what is left, which fails
+    with redirect_stdout(pipe), logging_to(tmp_path / "train.log"):
+        log.info("one")
+        log.info("two")
+    with suppress(BrokenPipeError):
+        pipe.close()
+    assert capfd.readouterr().err == "" and (tmp_path / "train.log").read_text().count("\n") == 2
+
+
+@pytest.mark.slow
+def test_closed_streams_and_a_deleted_folder(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m visiontune"
+    (tmp_path / "gone").mkdir()
+    for line, code, text in (
+        (f"{command} train seed=x 2>&1 >&-", 2, "error: seed=x: expected a whole number"),
+        (f"{command} train {' '.join(TINY)} 'run_dir={tmp_path / 'run'}' >&- 2>&- <&-", 0, ""),
+        (
+            f"cd {tmp_path / 'gone'} && rmdir {tmp_path / 'gone'} && {command} plan 2>&1",
+            2,
+            "error: the current folder has",
+        ),
+    ):
+        process = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+        assert process.returncode == code and process.stdout.startswith(text) and "Traceback" not in process.stdout
+    assert RunDirectory(tmp_path / "run").finished

@@ -242,7 +242,7 @@ def test_a_directory_that_is_not_empty(command: Command, small: list[str], tmp_p
             "first does not exist: write checkpoint=best, checkpoint=last or the",
         ),
         (["evaluate", "run=RUN", "checkpoint=RUN/config.yaml"], "RUN/config.yaml cannot be read as a checkpoint: "),
-        (["evaluate", "run=RUN", "data_root=nowhere"], "data.root: the folder "),
+        (["evaluate", "run=RUN", "data_root=nowhere"], "data_root: the folder "),
         (["compare", "nowhere"], "nowhere: expected a run directory or a sweep directory"),
     ],
 )

@@ -44,6 +44,7 @@ def report(
         results: one `Evaluation` for each split.
     """
     finite, step = write_results(run, results, run.path), 0
+    step = 0
     with warn_on_failure("the loggers have no results"):
         step = read_checkpoint(run.checkpoint("best")).get("global_step", 0)
         log_results(loggers, flatten(cfg), finite, model.monitor[0], step)
@@ -80,7 +81,7 @@ def _skipped_steps(run: RunDirectory) -> dict[str, float]:
     """`train/skipped_steps` of a run with `on_nonfinite=skip`."""
     if not run.history.is_file():
         return {}
-    with run.history.open(newline="") as file:
+    with run.history.open(newline="", errors="replace") as file:  # another program may have damaged it
         counts = [row["train/skipped_steps"] for row in csv.DictReader(file) if row.get("train/skipped_steps")]
     return {"train/skipped_steps": float(counts[-1])} if counts else {}
 

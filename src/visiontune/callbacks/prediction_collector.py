@@ -3,14 +3,16 @@
 import heapq
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from visiontune.errors import first_line
 from visiontune.models.heads.describable import Describable
+from visiontune.runs.log import log
 from visiontune.runs.predictions import Row
 
 WORST = 16
@@ -34,6 +36,7 @@ class PredictionCollector(L.Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.failures: set[str] = set()  # tasks whose predictions cannot be described
         self._worst: dict[str, list[tuple[float, int, EvaluatedSample]]] = {}
         self._count = itertools.count()  # breaks ties between equal losses
 
@@ -51,11 +54,16 @@ class PredictionCollector(L.Callback):
             for path, truth, prediction, loss in zip(
                 batch["path"], batch["truth"][task], predictions, losses, strict=True
             ):
-                if isinstance(head, Describable):
-                    text, score = head.describe(prediction)
-                    row = Row(path, pl_module.split, task, head.describe_target(truth), text, score, loss)
-                else:
-                    row = Row(path, pl_module.split, task, "", "", math.nan, loss)
+                row = Row(path, pl_module.split, task, "", "", math.nan, loss)
+                if isinstance(head, Describable) and task not in self.failures:
+                    try:
+                        text, score = head.describe(prediction)
+                        row = replace(row, truth=head.describe_target(truth), prediction=text, score=score)
+                    except Exception as error:  # the code of a head may raise any type
+                        self.failures.add(task)
+                        log.warning(
+                            f"warning: predictions of {task} have no text: {type(error).__name__}: {first_line(error)}"
+                        )
                 self.rows.append(row)
                 self._keep(task, path, loss, prediction, truth)
 

@@ -46,6 +46,7 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
                 cfg = compose(config_name, overrides=job)
                 check_keys(cfg)
                 check(config_name, cfg)
+                _check_data(cfg)
                 jobs.append((job, cfg))
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 mistakes.append((job, error))
@@ -67,6 +68,20 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
     return jobs
 
 
+def _check_data(cfg: DictConfig) -> None:
+    """Refuse a fold or a folder that does not exist, which the job would notice only when it starts.
+
+    Raises:
+        UserError: there is no such fold or folder.
+    """
+    data = cfg.get("data") or {}
+    fold, folds, root = data.get("fold"), data.get("folds"), data.get("root")
+    if fold is not None and folds is not None and fold >= folds:
+        raise UserError(f"data.fold={fold} data.folds={folds}: fold goes from 0 to folds - 1; write data.fold=0")
+    if root and not data.get("download") and not Path(root).expanduser().is_dir():
+        raise UserError(f"data.root: the folder {root} does not exist. Write data.root=DIR with an existing one.")
+
+
 def describe(job: list[str], overrides: list[str]) -> str:
     """The overrides of a job that the sweep varies, as typed into a shell."""
     swept = OverridesParser.create().parse_overrides([override for override in job if override not in overrides])
@@ -80,7 +95,11 @@ def describe(job: list[str], overrides: list[str]) -> str:
 
 def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
     """The overrides of each job, as Hydra's basic sweeper combines them."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    hydra = GlobalHydra.instance().hydra
+    parser = OverridesParser.create(config_loader=hydra.config_loader if hydra else None)  # `glob` lists its options
+    parsed = parser.parse_overrides(overrides)
+    if any(override.key_or_group == "sweep_dir" and override.is_sweep_override() for override in parsed):
+        raise UserError("sweep_dir has several values: a sweep has one directory; write one sweep_dir=DIR")
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
         return []
     first = BasicSweeper.split_arguments(parsed, None)[0][0]
@@ -88,4 +107,4 @@ def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
     if not hydra.sweeper._target_.endswith(".BasicSweeper"):
         return []
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *overrides]), None)[0]
+    return BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]

@@ -106,7 +106,7 @@ class RunDirectory:
                 "run=: expected a run directory, got nothing; write run=logs/digits/2026-11-22_09-15-02-k3f9"
             )
         run = cls(Path(path).expanduser().resolve())
-        if not run.config.is_file() and (run.path / ".claim").is_file():
+        if not run.config.is_file() and (run.path / ".claim").is_file() and not run.status.is_file():
             raise UserError(
                 f"{path} cannot be resumed: the run was stopped before it had written its config.yaml. Delete {path} "
                 "and start the run again with its command"

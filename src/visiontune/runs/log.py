@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from visiontune.errors import first_line, visible
 
@@ -43,6 +44,14 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Writes nothing more when nobody reads it, as after `| head -1`; a StreamHandler prints a traceback each time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), BrokenPipeError):
+            super().handleError(record)
+
+
 @contextmanager
 def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     """Send the messages of `log` to the terminal, and to `path` together with Lightning's messages and all warnings.
@@ -56,7 +65,7 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     log.propagate = False
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     if not quiet:
-        terminal = logging.StreamHandler(sys.stdout)
+        terminal = _Terminal(sys.stdout)
         terminal.setFormatter(_Visible("%(message)s"))
         handlers.append((log, terminal))
     if path is not None:

@@ -89,14 +89,14 @@ def table(runs: list[RunDirectory]) -> Rows:
     """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status."""
     settings = _varying_keys(runs)
     rows, modes = [], set()
-    for run, values in zip(runs, settings, strict=True):
+    for name, run, values in zip(_names(runs), runs, settings, strict=True):
         status = run.read_status()
         objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
         metrics = run.read_metrics()
         _, _, metric = objective["name"].partition("/")
         test = {f"test/{metric}": metrics[f"test/{metric}"]} if f"test/{metric}" in metrics else {}
         rows.append(
-            {"run": run.path.name, **values, "objective": objective["name"], "value": objective["value"], **test}
+            {"run": name, **values, "objective": objective["name"], "value": objective["value"], **test}
             | {"best epoch": objective["epoch"], "epochs": _count_epochs(run)}
             | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
             | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
@@ -107,6 +107,12 @@ def table(runs: list[RunDirectory]) -> Rows:
     rows.sort(key=lambda row: math.inf if math.isnan(row["value"]) else sign * row["value"])
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in columns} for row in rows]
+
+
+def _names(runs: list[RunDirectory]) -> list[str]:
+    """The names of the directories; paths if two runs, such as 000 of two sweeps, have the same name."""
+    names = [run.path.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
 
 
 def average_repeats(rows: Rows) -> Rows:

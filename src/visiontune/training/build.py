@@ -1,7 +1,8 @@
 """Build the objects of a run from its config."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -82,6 +83,17 @@ def build_strategy(cfg: DictConfig, backbone: Backbone, epochs: int) -> Strategy
         strategy: Strategy = make_strategy(stages=names, epochs=epochs)
         strategy.prepare(backbone.model)
     return strategy
+
+
+@contextmanager
+def data_root_key() -> Iterator[None]:
+    """Name the key `data_root` of evaluate and export in an error about `data.root`, the key of train."""
+    try:
+        yield
+    except UserError as error:
+        if "data.root" not in str(error):
+            raise
+        raise UserError(str(error).replace("data.root", "data_root")) from error
 
 
 def build_finetuner(

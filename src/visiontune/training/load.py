@@ -77,6 +77,11 @@ def _check_names(cfg: DictConfig) -> None:
 def version_mismatch(run: RunDirectory, reason: str) -> UserError:
     """The error for a run whose config this version cannot read."""
     version = written_by(run)
+    if version == __version__:
+        return UserError(
+            f"{run.config} is damaged: {reason}. Restore it, or start a new run from its weights with "
+            f"{shell_override('backbone.weights', run.path)}"
+        )
     writer = f"visiontune {version}" if version else "another version of visiontune"
     return UserError(
         f"{run.config} was written by {writer}, and this is {__version__}: {reason}. Use {writer}, or start a new run "
