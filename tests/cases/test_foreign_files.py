@@ -221,6 +221,26 @@ def test_a_resumed_checkpoint_of_another_form(name: str, copy: RunDirectory, com
     assert message.startswith(f"{copy.checkpoint('last')} is not a checkpoint that train wrote")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("[]", "its metadata has no tasks"),
+        ('{"plain": {"classification": 3}}', "its metadata has no tasks"),
+        ('{"plain": {}, "checkpoint": "DIGEST"}', "the exported file has no task classification"),
+    ],
+)
+def test_an_onnx_file_with_other_metadata(
+    metadata: str, message: str, copy: RunDirectory, command: Command, tiles: Path
+) -> None:
+    image, output = onnx.helper.make_tensor_value_info("image", 1, [2]), onnx.helper.make_tensor_value_info("y", 1, [2])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["y"])], "g", [image], [output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.helper.set_model_props(model, {"visiontune": metadata.replace("DIGEST", copy.digest())})
+    copy.exports.mkdir()
+    (copy.exports / "model.onnx").write_bytes(model.SerializeToString())
+    assert message in command("predict", f"run={copy.path}", f"input={tiles}", "backend=onnx").message
+
+
 @pytest.mark.parametrize("location", ["../secret.bin", "ABSOLUTE", "link.bin"])
 def test_an_onnx_file_reads_nothing_outside_its_folder(location: str, tmp_path: Path) -> None:
     run, secret = RunDirectory(tmp_path / "run"), tmp_path / "secret.bin"

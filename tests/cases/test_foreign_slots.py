@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from visiontune.config.compose import config_dir
 from visiontune.errors import UserError
+from visiontune.training.slots import SLOTS as SLOTS_OF_CONFIG
+from visiontune.training.slots import UnknownName
 from visiontune.training.trusted import check_trusted
 
 FILE = "written-by-a-foreign-run"
@@ -71,6 +74,35 @@ def test_each_slot_refuses_what_does_not_belong_there(slot: str, form: str, run_
     with pytest.raises(UserError, match="trust=true"):
         check_trusted(cfg)
     assert not Path(FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins.getattr",
+        "functools.partial",
+        "hydra.utils.get_method",
+        "torch.optim.Adam.load_state_dict",
+        "torch.optim.lr_scheduler.LambdaLR",
+        "torch.optim.adam.torch.load",
+        "torch.optim.Adam\n",
+        "torch.optim..Adam",
+        "timm.loss.cross_entropy.torch.hub.load",
+        "timm.optim.create_optimizer",
+        "torchmetrics.image.arniqa.ARNIQA",
+        "torchmetrics.image.LearnedPerceptualImagePatchSimilarity",
+        "torchmetrics.multimodal.CLIPScore",
+        "visiontune.nodes.build",
+        "visiontune.data.own_module.build_own_module",
+        "visiontune.data.readers.python.read.__globals__",
+        "visiontune.callbacks.checkpoints.AtomicCheckpointIO",
+        "visiontune.models.heads.extra_metrics.build_extra_metrics",
+    ],
+)
+def test_no_slot_allows_what_calls_imports_or_downloads(name: str) -> None:
+    for slot in SLOTS_OF_CONFIG:
+        with suppress(UnknownName):
+            assert not slot.allows(name)
 
 
 @pytest.mark.parametrize("key", ["_args_", "_mode_", "_partial_", "_convert_", "_recursive_"])

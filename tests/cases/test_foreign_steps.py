@@ -76,7 +76,13 @@ def test_overrides_that_cannot_be_read(override: str, copy: RunDirectory, comman
     copy.environment.write_text(json.dumps({"overrides": [override]}))
     outcome = command("compress", f"run={copy.path}", "recipe=sparsify")
     assert outcome.message.startswith("the overrides in the run's environment.json cannot be read")
-    assert "\x1b" not in outcome.err
+    assert "\x1b" not in outcome.err + command("compare", copy.path).out
+
+
+@pytest.mark.parametrize("override", ["a='", "..x=1"])
+def test_overrides_that_compare_cannot_read(override: str, copy: RunDirectory, command: Command) -> None:
+    copy.environment.write_text(json.dumps({"overrides": [override]}))
+    assert command("compare", copy.path).message.startswith("environment.json of a run has an override that cannot")
 
 
 @pytest.mark.parametrize("overrides", [["a=1"] * 1001, ["a=" + "1" * 10_000]])

@@ -57,7 +57,13 @@ class Exported(ABC):
 
 
 def run_through(model: FineTuner, exported: Exported) -> None:
-    """Make `model` evaluate and predict with the exported file; batches need the original images."""
+    """Make `model` evaluate and predict with the exported file; batches need the original images.
+
+    Raises:
+        UserError: the file has other tasks.
+    """
+    if missing := [task for task in model.heads if task not in exported.metadata["plain"]]:
+        raise UserError(f"the exported file has no task {missing[0]}: make it again with visiontune export")
     model.outputs = lambda batch: exported.outputs(batch["original_image"], model.heads)  # type: ignore[method-assign]
 
 
@@ -154,6 +160,9 @@ def open_exported(run: RunDirectory, backend: str, which: str = "best", trust: b
             f"{path} is not a file of visiontune export ({first_line(error)}): make one with visiontune export "
             f"{shell_override('run', run.path)} format={form}"
         ) from error
+    plain = exported.metadata.get("plain") if isinstance(exported.metadata, dict) else None
+    if not isinstance(plain, dict) or not all(isinstance(values, dict) for values in plain.values()):
+        raise UserError(f"{path} is not a file of visiontune export: its metadata has no tasks")
     if exported.metadata.get("checkpoint") != run.digest(which):
         raise UserError(
             f"{path} was made of other weights than those in {run.checkpoint(which)}: make it again with visiontune "

@@ -9,11 +9,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import t as student
 
 from visiontune.analysis.tables import render
-from visiontune.errors import UserError
+from visiontune.errors import UserError, first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.output import write_error
@@ -151,7 +153,20 @@ def _count_epochs(run: RunDirectory) -> int:
 
 
 def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
-    """For each run, the overridden keys whose values differ; a run without the override has its config's value."""
+    """For each run, the overridden keys whose values differ; a run without the override has its config's value.
+
+    Raises:
+        UserError: an override of a run cannot be read.
+    """
+    try:
+        return _read_varying_keys(runs)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(
+            f"environment.json of a run has an override that cannot be read: {first_line(error)}"
+        ) from error
+
+
+def _read_varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
     overrides = [dict(map(_split, filter(lambda text: "=" in text, run.read_overrides()))) for run in runs]
     keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
