@@ -34,6 +34,10 @@ from visiontune.training.load import read_checkpoint
         ("epochs=1e9", "epochs=1000000000.0: expected a whole number from 1 to 1000000, got 1000000000.0"),
         ("data.image_size=100000", "data.image_size=100000: expected a number of pixels up to 16384, or ["),
         ("data.num_workers=9999", "data.num_workers=9999: expected a number of data-loader workers from 0 to 1024"),
+        (
+            "trainer.limit_val_batches=0",
+            "trainer.limit_val_batches=0: expected a fraction, or a number of batches, abo",
+        ),
         ("trainer.strategy=fsdp", "trainer.strategy=fsdp: expected auto or ddp, got text; write trainer.strategy=ddp"),
         ("run_dir=", "run_dir=: expected a folder, or null, got nothing; write run_dir=runs/first"),
         ("weights_from=  ", "weights_from=  : expected a run directory, or null, got nothing; write weights_from=logs"),

@@ -36,8 +36,8 @@ class Trainer(Node):
     sync_batchnorm: Flag = key("true or false", "true")
     log_every_n_steps: Count = key("a whole number, 1 or more", 10)
     detect_anomaly: Flag = key("true or false", "true")
-    limit_train_batches: NotNegative = key("a fraction, or a number of batches", 10)
-    limit_val_batches: NotNegative = key("a fraction, or a number of batches", 10)
+    limit_train_batches: Positive = key("a fraction, or a number of batches, above 0", 10)
+    limit_val_batches: Positive = key("a fraction, or a number of batches, above 0", 10)
 
 
 class Optimizer(Node):
