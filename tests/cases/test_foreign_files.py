@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from omegaconf import OmegaConf
-from running import Command
+from running import Command, mostly_slow
 
 from visiontune.data.recorded import read_rows
 from visiontune.deployment.files import open_exported
@@ -164,7 +164,7 @@ def test_checkpoints_make_nothing_large_from_a_few_bytes(
         read_checkpoint(bomb)
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "export", "compress"])
+@pytest.mark.parametrize("verb", mostly_slow(["evaluate", "export", "compress"], "evaluate"))
 @pytest.mark.parametrize("name", ["splits.csv", "metrics.csv"])
 def test_a_pipe_or_an_endless_file(name: str, verb: str, copy: RunDirectory, command: Command) -> None:
     file = copy.path / name
@@ -213,7 +213,7 @@ def test_what_a_config_can_ask_for_is_bounded(
     assert message in command("predict", f"run={copy.path}", f"input={tiles}").message
 
 
-@pytest.mark.parametrize("name", ["loops", "callbacks", "VisionData"])
+@pytest.mark.parametrize("name", mostly_slow(["loops", "callbacks", "VisionData"], "loops"))
 def test_a_resumed_checkpoint_of_another_form(name: str, copy: RunDirectory, command: Command) -> None:
     state = torch.load(copy.checkpoint("last"), weights_only=True)
     torch.save(state | {name: 3}, copy.checkpoint("last"))

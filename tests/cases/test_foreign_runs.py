@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from running import Command
+from running import Command, mostly_slow
 
 from visiontune.config.compose import train_config
 from visiontune.errors import UserError
@@ -138,7 +138,9 @@ def test_a_run_downloads_nothing(copy: RunDirectory, command: Command, tmp_path:
     assert not root.exists()
 
 
-@pytest.mark.parametrize("address", ["http://example.org", "sqlite:///OUTSIDE/a.db", "file:///OUTSIDE"])
+@pytest.mark.parametrize(
+    "address", mostly_slow(["http://example.org", "sqlite:///OUTSIDE/a.db", "file:///OUTSIDE"], "http://example.org")
+)
 def test_the_remembered_address_of_a_logger(address: str, copy: RunDirectory, command: Command, tmp_path: Path) -> None:
     (copy.path / "loggers").mkdir()
     address = address.replace("OUTSIDE", str(tmp_path / "outside"))
