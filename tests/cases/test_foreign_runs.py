@@ -134,7 +134,7 @@ def test_a_run_downloads_nothing(copy: RunDirectory, command: Command, tmp_path:
     composed = train_config(["data=torchvision", "data.name=CIFAR10", f"data.root={root}"])
     cfg.data = OmegaConf.to_container(composed.data, resolve=True)
     copy.write_config(cfg)
-    assert "CIFAR10 is not under data.root" in command("evaluate", f"run={copy.path}").message
+    assert "CIFAR10 is not under data_root" in command("evaluate", f"run={copy.path}").message
     assert not root.exists()
 
 
