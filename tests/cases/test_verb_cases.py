@@ -10,7 +10,9 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from inputs import write_folders, write_image
+from omegaconf import OmegaConf
 from running import TINY, Command, Outcome
 
 from visiontune.config.check import check
@@ -28,9 +30,9 @@ from visiontune.sweeps.comparison import table
 from visiontune.training.load import read_checkpoint
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
+def test_values_out_of_range() -> None:
+    base = train_config(["technique=[ema,wise_ft]"])
+    for override, message in (
         ("epochs=1e9", "epochs=1000000000.0: expected a whole number from 1 to 1000000, got 1000000000.0"),
         ("data.image_size=100000", "data.image_size=100000: expected a number of pixels up to 16384, or ["),
         ("data.num_workers=9999", "data.num_workers=9999: expected a number of data-loader workers from 0 to 1024"),
@@ -42,12 +44,14 @@ from visiontune.training.load import read_checkpoint
         ("run_dir=", "run_dir=: expected a folder, or null, got nothing; write run_dir=runs/first"),
         ("weights_from=  ", "weights_from=  : expected a run directory, or null, got nothing; write weights_from=logs"),
         ("technique.wise_ft={factors: []}", "technique.wise_ft.factors=[]: expected factors from 0 to 1, got an empty"),
-    ],
-)
-def test_values_out_of_range(override: str, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        check("train", train_config(prepare("train", ["technique=[ema,wise_ft]", override], multirun=False)))
-    assert str(error.value).startswith(message)
+    ):
+        (prepared,) = prepare("train", [override], multirun=False)
+        parsed = OverridesParser.create().parse_override(prepared)
+        cfg = base.copy()
+        OmegaConf.update(cfg, parsed.key_or_group, parsed.value())
+        with pytest.raises(UserError) as error:
+            check("train", cfg)
+        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(
