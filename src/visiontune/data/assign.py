@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from visiontune.data import splits
+from visiontune.data.label_notes import label_notes
 from visiontune.data.schema import SPLITS, Sample, TaskInfo
 from visiontune.data.seeding import derive
-from visiontune.data.split_checks import ADVICE, check_classes, check_val
+from visiontune.data.split_checks import ADVICE, check_classes, check_val, note_split_folders
 from visiontune.errors import UserError
 
 Assignment = tuple[dict[str, list[Sample]], list[str]]  # split -> samples sorted by path, and notes
@@ -75,7 +76,8 @@ def assign(
     else:
         assignment = splits.by_ratio(samples, ratio, seed, strata)
         result, new_notes = finish(assignment, [split for split in SPLITS if ratio.get(split, 0) > 0])
-    return result, notes + new_notes
+        notes += note_split_folders(ordered)
+    return result, notes + new_notes + label_notes(ordered, schema)
 
 
 def _assign_fold(

@@ -55,6 +55,7 @@ class BoxCheck:
             raise UserError(f"data.on_bad_box={policy}: write one of {', '.join(POLICIES)}")
         self.policy = policy
         self.total = self.rounded = self.clipped = 0
+        self.largest = 0.0  # coordinate of a box
         self.bad: list[str] = []
         self._dropped: list[str] = []
 
@@ -75,6 +76,7 @@ class BoxCheck:
             empty = (coordinates[:, 2:] - coordinates[:, :2]).min(axis=1) <= 0
             outside = (clipped[:, 2:] - clipped[:, :2]).min(axis=1) <= 0
             beyond = np.abs(coordinates - clipped).max(axis=1)
+        self.largest = max([self.largest, *np.abs(coordinates[finite]).max(axis=1, initial=0).tolist()])
         valid = finite & ~empty & ~outside & (beyond <= ROUNDING)
         self.rounded += int((valid & (beyond > FUZZ)).sum())
         for i in np.flatnonzero(~valid).tolist():
@@ -101,8 +103,14 @@ class BoxCheck:
         """Messages about what was changed or left out.
 
         Raises:
-            UserError: there are bad objects and the policy is `error`; lists the first ten.
+            UserError: there are bad objects and the policy is `error`, of which it lists the first ten; or all boxes
+                are fractions.
         """
+        if 0 < self.largest <= 1:
+            raise UserError(
+                f"all {self.total} boxes are within the first pixel of their images: are they fractions of width and "
+                "height? Write them in pixels, such as x * width"
+            )
         if self.bad and self.policy == "error":
             raise UserError(
                 f"{len(self.bad)} of {self.total} boxes cannot be used. Repair them, or write data.on_bad_box=drop "

@@ -18,6 +18,7 @@ class ImageNotes:
     def __init__(self, decoder: ImageDecoder | None = None) -> None:
         self.decoder = decoder or ImageDecoder()
         self.several: list[str] = []
+        self.deep_color: list[str] = []
         self.deep: dict[str, Sequence[float]] = {}  # path -> smallest and largest value
 
     def record(self, descriptions: Mapping[str, Mapping[str, Any]]) -> None:
@@ -25,6 +26,8 @@ class ImageNotes:
         for path, description in descriptions.items():
             if description.get("several"):
                 self.several.append(path)
+            if description.get("deep_color"):
+                self.deep_color.append(path)
             if values := description.get("values"):
                 self.deep[path] = values
 
@@ -34,6 +37,11 @@ class ImageNotes:
             notes.append(
                 f"{pluralize(len(self.several), 'image has', 'images have')} several pages or frames, of which the "
                 f"first is used: {some(sorted(self.several))}"
+            )
+        if self.deep_color:
+            notes.append(
+                f"{pluralize(len(self.deep_color), 'image has', 'images have')} colors with 16 bits, of which the upper 8 "
+                f"are used; save them with 8 bits if they become too dark: {some(sorted(self.deep_color))}"
             )
         if self.deep:
             low, high = min(low for low, _ in self.deep.values()), max(high for _, high in self.deep.values())

@@ -25,7 +25,7 @@ from visiontune.data.image_files import (
     open_image,
     reason,
 )
-from visiontune.data.pixels import Range, check_pixels, grey_values, image_pixels, is_deep, upright
+from visiontune.data.pixels import Range, check_pixels, grey_values, has_deep_color, image_pixels, is_deep, upright
 from visiontune.errors import UserError, printable
 
 AHEAD_BYTES = 300_000_000  # of images that `load_images` decodes ahead
@@ -167,17 +167,19 @@ def describe_image(source: Path | bytes, decoder: ImageDecoder) -> dict[str, Any
         source: a path, or the bytes of a file.
 
     Returns:
-        `several` if the file holds further images, and `values`, the smallest and largest value, if it is grey with
-        more than 8 bits. Most images have neither.
+        `several` if the file holds further images, `deep_color` if it has colors with 16 bits, and `values`, the
+        smallest and largest value, if it is grey with more than 8 bits. Most images have none of them.
 
     Raises:
         OSError, ValueError: `decoder` cannot decode it.
     """
     with open_image(source, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
         image = file.image
+        deep_color = has_deep_color(image)
         image.load()
         check_pixels(image, decoder.channels, decoder.grey_range)
         notes: dict[str, Any] = {"several": True} if has_several(file) else {}
+        notes |= {"deep_color": True} if deep_color else {}
         return notes | ({"values": list(grey_values(image))} if is_deep(image) else {})
 
 

@@ -59,6 +59,11 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
+def has_deep_color(image: Image.Image) -> bool:
+    """Whether an image that is not decoded yet has colors with 16 bits, of which Pillow keeps the upper 8."""
+    return not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+
+
 def grey_values(image: Image.Image) -> tuple[float, float]:
     """Smallest and largest value of a decoded grey image; values that are not finite are left out."""
     lows, highs = [], []

@@ -105,7 +105,11 @@ def parse(segmentation: Any, size: tuple[int, int]) -> Segment | None:
         return _run_lengths(segmentation, size)
     if not isinstance(segmentation, list):
         raise ValueError("its segmentation is neither a list of polygons nor run lengths")
-    return [polygon(part) for part in _parts(segmentation)]
+    segment: Segment = [polygon(part) for part in _parts(segmentation)]
+    x1, y1, x2, y2 = bounds(segment)
+    if x1 == x2 or y1 == y2:
+        raise ValueError("its polygons have no area")
+    return segment
 
 
 def is_empty(segmentation: Any) -> bool:

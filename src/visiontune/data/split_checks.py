@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from visiontune.data import splits
+from visiontune.data.readers.folders import SPLIT_NAMES
 from visiontune.data.schema import Sample, TaskInfo
 from visiontune.errors import UserError, some
 
@@ -55,3 +56,18 @@ def check_val(samples: Sequence[Sample], schema: Mapping[str, TaskInfo]) -> None
                 "train.txt and val.txt, or a larger share such as "
                 "data.split_ratio='{train: 0.6, val: 0.25, test: 0.15}' if the data set has no splits."
             )
+
+
+def note_split_folders(samples: Sequence[Sample]) -> list[str]:
+    """A note on folders such as `images/train` and `images/val` in paths of samples that have no split."""
+    examples: dict[str, str] = {}  # split -> path
+    for sample in samples:
+        for folder in sample.path.lower().split("/")[:-1]:
+            if split := SPLIT_NAMES.get(folder):
+                examples.setdefault(split, sample.path)
+    if "train" not in examples or len(examples) < 2:
+        return []
+    return [
+        f"folders {' and '.join(sorted(examples))} in the paths of images are not used as splits, such as "
+        f"{some(list(examples.values()))}. Write data.images='{{train: DIR, val: DIR}}' or data.splits=DIR with lists"
+    ]

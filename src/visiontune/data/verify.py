@@ -71,7 +71,7 @@ def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, images: Im
         contents = {path: content for path, (content, _) in headers.items()}
         paths, bad = [*contents][:: max(1, len(contents) // EXAMPLES)], BadFiles("skip")
     read = partial(_describe, decoder=images.decoder)
-    decoded = scan(root, paths, read, f"decoded-{images.decoder.name}", bad)
+    decoded = scan(root, paths, read, f"described-{images.decoder.name}", bad)
     images.record({path: description for path, (_, description) in decoded.items()})
     return contents or {path: content for path, (content, _) in decoded.items()}
 

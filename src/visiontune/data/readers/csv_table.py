@@ -59,6 +59,7 @@ def read(
     path = normalized(path)
     content = read_table(root, table, path)
     name, notes = content.name, content.notes
+    notes += content.name_columns(["split", "group"])
     columns = {  # config key -> columns
         "data.label": [label] if label else [],
         "data.labels": list(labels or []),
@@ -161,7 +162,8 @@ def _unique_rows(
             f"{len(missing)} of {len(table.rows)} images do not exist under {images.folders[0]}; is data.images "
             f"correct?{listed(missing)}"
         )
-    return rows, [*images.notes(), *([f"{copies} rows of {table.name} repeat an earlier row"] if copies else [])]
+    repeated = [f"{copies} rows of {table.name} repeat an earlier row"] if copies else []
+    return rows, [*images.notes(), *images.unlisted(rows), *repeated]
 
 
 def _split(row: dict[str, str], where: str) -> str | None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from visiontune.data.text import normalized
 from visiontune.errors import UserError
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
+    **{"test": "test", "testing": "test"},
+}
 PerSplit = str | Mapping[str, str]
 
 

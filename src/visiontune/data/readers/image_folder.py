@@ -1,7 +1,8 @@
 """Classification with one folder per class: `CLASS/*` or `{train,val,test}/CLASS/*`, optionally with split lists."""
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.text import normalized
 from visiontune.data.walk import is_hidden, note_left_out, walk_each
-from visiontune.errors import UserError, add_notes, some
+from visiontune.errors import UserError, add_notes, pluralize, some
 
 ClassFolder = tuple[str | None, str, Path]  # split, class, folder
+# Words in the names of folders that are probably splits, such as `seg_train` and `test_set`.
+SPLIT_WORDS = {**SPLIT_NAMES, "eval": "val", "evaluation": "val", "dev": "val"}
+FILLERS = {"set", "data", "dataset", "images", "split"}
 
 
 def read(
@@ -37,7 +41,8 @@ def read(
 
     Raises:
         UserError: the folder does not exist or has no images, there are fewer than two classes, a class has no
-            images, two folders are the same class, or a split list is wrong.
+            images, two folders are the same class, folders are probably splits with other names, or a split list is
+            wrong.
     """
     root = root_folder(root)
     base = require_folder(root / images, "data.images")
@@ -46,15 +51,25 @@ def read(
     notes += new_notes
     class_files: dict[str, list[tuple[str | None, Path]]] = defaultdict(list)
     others: list[Path] = []
+    inner: list[Path] = []
     for split, name, folder in class_folders:
-        class_files[name] += [(split, path) for path in files[folder] if is_image(path)]
+        class_images = [path for path in files[folder] if is_image(path)]
+        class_files[name] += [(split, path) for path in class_images]
+        inner += [path for path in class_images if path.parent != folder]
         others += [path for path in files[folder] if not is_image(path)]
     if others:
         notes.append(
             f"{len(others)} files that are not images are left out: " + some([relative(path, root) for path in others])
         )
+    if inner:
+        notes.append(
+            f"{pluralize(len(inner), 'image is', 'images are')} in folders inside class folders, whose names are not used: "
+            + some([relative(path, root) for path in inner])
+        )
     classes = sorted(class_files)
-    _check(base, class_files, notes, 1 if evaluation else 2)
+    _check(base, class_files, notes, 1 if evaluation else 2, root)
+    if not evaluation:
+        _refuse_splits(base, {folder: files[folder] for split, _, folder in class_folders if split is None})
     samples = [
         Sample(path=relative(path, root), targets={task: label}, split=split)
         for label, name in enumerate(classes)
@@ -85,11 +100,15 @@ def _class_folders(base: Path, lists: Path | None, evaluation: bool) -> tuple[li
     if not (are_splits or (evaluation and names <= split_names)):
         return _named(folders, None), notes
     class_folders: list[ClassFolder] = []
+    split_folders: dict[str, str] = {}
     for folder in folders:
-        if folder.name.lower() in SPLIT_NAMES:
+        if split := SPLIT_NAMES.get(folder.name.lower()):
             inner, new_notes = _subfolders(folder)
-            class_folders += _named(inner, SPLIT_NAMES[folder.name.lower()])
+            class_folders += _named(inner, split)
             notes += new_notes
+            if first := split_folders.get(split):
+                notes.append(f"the folders {first} and {folder.name} are both {split}")
+            split_folders.setdefault(split, folder.name)
         else:
             notes.append(f"folder {folder} is left out: it is not a split")
     return class_folders, notes
@@ -134,13 +153,38 @@ def _subfolders(folder: Path) -> tuple[list[Path], list[str]]:
     return [path for path in visible if path.is_dir() and path not in loops], notes
 
 
-def _check(base: Path, class_files: dict[str, list], notes: Sequence[str], least: int) -> None:
+def _refuse_splits(base: Path, class_files: Mapping[Path, Sequence[Path]]) -> None:
+    """Refuse folders that are probably splits, such as `seg_train` and `seg_test`, instead of reading them as classes.
+
+    They name two splits or more, and no other subject (as `train_station` does) or hold no image directly.
+    """
+    splits: dict[str, str] = {}
+    for folder, files in class_files.items():
+        words = set(re.findall("[a-z]+", folder.name.lower()))
+        named = sorted(words & SPLIT_WORDS.keys())
+        is_nested = not any(is_image(path) and path.parent == folder for path in files)
+        if named and (words <= {*SPLIT_WORDS, *FILLERS} or is_nested):
+            splits[folder.name] = SPLIT_WORDS[named[0]]
+    if len(set(splits.values())) > 1:
+        raise UserError(
+            f"{base}: the folders {some(sorted(splits))} are read as classes, and have names of splits. Name them "
+            "train, val and test, with class folders inside (train/cat/1.jpg), or give the classes other names."
+        )
+
+
+def _check(base: Path, class_files: dict[str, list], notes: Sequence[str], least: int, root: Path) -> None:
     layout = "one folder per class (cat/1.jpg, dog/2.jpg), or train/, val/ and test/ with class folders inside"
     if not any(class_files.values()):
-        raise UserError(f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}.")
+        message = f"{base} has no images. Expected {layout}; supported are {' '.join(sorted(SUFFIXES))}."
+        raise UserError(add_notes(message, notes))
     for name, files in class_files.items():
         if not files:
             message = f"class {name!r} has no images in {base}. Add some, or remove its folder."
             raise UserError(add_notes(message, notes))
     if len(class_files) < least:
-        raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.")
+        folder, folders = base, _subfolders(base)[0]
+        while len(folders) == 1:
+            folder, folders = folders[0], _subfolders(folders[0])[0]
+        names = some([path.name for path in folders])
+        hint = f" Are {names} the classes or splits? Write data.images={relative(folder, root)}" if folders else ""
+        raise UserError(f"{base} has a single class, {next(iter(class_files))!r}. Expected {layout}.{hint}")

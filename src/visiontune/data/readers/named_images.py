@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -66,6 +66,14 @@ class NamedImages:
         if path is not None and relative(path, self.root).startswith("../"):
             self._outside.append(str(path))
         return path
+
+    def unlisted(self, paths: Collection[str]) -> list[str]:
+        """A note on images in the first folder that are not among these paths under the root."""
+        images = {relative(path, self.root) for same in self._indices[0][1].values() for path in same}
+        others = sorted(images - set(paths))
+        count = pluralize(len(others), "image that is", "images that are")
+        verb = "is" if len(others) == 1 else "are"
+        return [f"{count} not in {self.file} {verb} left out: {some(others)}"] if others else []
 
     def notes(self) -> list[str]:
         """Messages about images that are not where the file says."""

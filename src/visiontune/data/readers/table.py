@@ -42,6 +42,18 @@ class Table:
         if len(set(columns)) < len(columns):
             raise UserError(f"{key}={columns}: a column is named twice")
 
+    def name_columns(self, names: list[str]) -> list[str]:
+        """Copy columns that differ from `names` in letter case only, such as `Split`; returns notes on them."""
+        notes = []
+        for name in names:
+            others = [column for column in self.columns if column.lower() == name]
+            if name not in others and len(others) == 1:
+                self.columns.append(name)
+                for _, row in self.rows:
+                    row[name] = row[others[0]]
+                notes.append(f"the column {others[0]} of {self.name} is used as {name}")
+        return notes
+
 
 def read_table(root: Path, name: str | None, path_column: str) -> Table:
     """Read a CSV file with a line of column names.
@@ -71,8 +83,12 @@ def read_table(root: Path, name: str | None, path_column: str) -> Table:
                 rows.append((start, _row(f"{name}:{start}", columns, cells, delimiter)))
             else:
                 columns = [normalized(cell.strip()) for cell in _without_blank_end(cells)]
+                if path_column not in columns:  # a title, perhaps: the number of its cells says nothing
+                    break
     except csv.Error as error:
         raise UserError(f"data.table: {file} cannot be read ({error})") from error
+    if not columns:
+        raise UserError(f"data.table: {file} is empty")
     table = Table(name, columns, rows, delimiter, [note] if note else [])
     table.require([path_column], "data.table", ". Write data.path=COLUMN for another column of paths")
     if not rows:
@@ -89,7 +105,8 @@ def _read(file: Path) -> tuple[str, str | None]:
     except FileNotFoundError:
         raise UserError(f"data.table: the file {file} does not exist. Write data.table=FILE") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"data.table: {file} cannot be read ({error})") from error
+        problem = getattr(error, "strerror", None) or error
+        raise UserError(f"data.table: {file} cannot be read ({problem}). Write data.table=FILE") from error
     if head in WORKBOOKS:
         raise UserError(
             f"data.table: {file} is a workbook. Save its sheet as CSV (UTF-8) and write data.table=FILE.csv"
