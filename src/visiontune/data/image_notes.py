@@ -40,8 +40,8 @@ class ImageNotes:
             )
         if self.deep_color:
             notes.append(
-                f"{pluralize(len(self.deep_color), 'image has', 'images have')} colors with 16 bits, of which the upper 8 "
-                f"are used; save them with 8 bits if they become too dark: {some(sorted(self.deep_color))}"
+                f"{pluralize(len(self.deep_color), 'image has', 'images have')} colors with 16 bits, of which the "
+                f"upper 8 are used; save them with 8 bits if they become too dark: {some(sorted(self.deep_color))}"
             )
         if self.deep:
             low, high = min(low for low, _ in self.deep.values()), max(high for _, high in self.deep.values())

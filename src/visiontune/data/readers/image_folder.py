@@ -63,7 +63,7 @@ def read(
         )
     if inner:
         notes.append(
-            f"{pluralize(len(inner), 'image is', 'images are')} in folders inside class folders, whose names are not used: "
+            f"{pluralize(len(inner), 'image is', 'images are')} in folders inside class folders, which are not used: "
             + some([relative(path, root) for path in inner])
         )
     classes = sorted(class_files)
