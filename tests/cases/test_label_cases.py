@@ -11,11 +11,13 @@ import pytest
 from inputs import write_coco, write_folders, write_image
 from running import Outcome
 
+from visiontune.data.image_notes import ImageNotes
 from visiontune.data.images import ImageDecoder, describe_image
 from visiontune.data.label_notes import label_notes
 from visiontune.data.readers import coco, csv_table, image_folder
 from visiontune.data.schema import Sample, TaskInfo
 from visiontune.data.split_checks import note_split_folders
+from visiontune.data.verify import verify
 from visiontune.errors import UserError
 
 Plan = Callable[..., Outcome]
@@ -59,6 +61,14 @@ def test_classes_may_have_words_of_splits(tmp_path: Path) -> None:
     assert image_folder.read(tmp_path).schema["classification"].classes == ["car", "test_tube", "train_station"]
 
 
+@pytest.mark.parametrize("names", [("car", "train"), ("control", "test"), ("invalid", "valid"), ("dev", "val")])
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, names: Sequence[str]) -> None:
+    write_folders(tmp_path, names, count=1)
+    source = image_folder.read(tmp_path)
+    assert source.schema["classification"].classes == [*names] and len(source.samples) == 2
+    assert {sample.split for sample in source.samples} == {None}
+
+
 def test_two_folders_of_a_split(tmp_path: Path) -> None:
     source = image_folder.read(write_splits(tmp_path, ("train", "val", "valid")))
     assert source.notes == ["the folders val and valid are both val"]
@@ -67,7 +77,7 @@ def test_two_folders_of_a_split(tmp_path: Path) -> None:
 def test_folders_inside_a_class(tmp_path: Path) -> None:
     write_image(write_folders(tmp_path, count=2) / "cat/kitten/1.png")
     (note,) = image_folder.read(tmp_path).notes
-    assert note == "1 image is in folders inside class folders, which are not used: cat/kitten/1.png"
+    assert note.startswith("1 image is in folders inside class folders; ") and note.endswith(": cat/kitten/1.png")
 
 
 def test_a_folder_around_the_classes(tmp_path: Path) -> None:
@@ -115,7 +125,8 @@ def test_folders_of_splits_that_are_not_used() -> None:
 @pytest.mark.parametrize("bbox", [[0.1, 0.1, 0.3, 0.3], [0, 0, 1, 1]])
 def test_boxes_in_fractions(tmp_path: Path, bbox: list[float]) -> None:
     write_coco(tmp_path, {"bbox": bbox})
-    with pytest.raises(UserError, match="all 10 boxes are within the first pixel of their images: are they fractions"):
+    message = r"all boxes are within the first pixel .* a\.json annotation 0 \(0\.jpg\): if they are fractions"
+    with pytest.raises(UserError, match=message):
         coco.read(tmp_path, "a.json")
 
 
@@ -139,6 +150,17 @@ def test_deep_colors(tmp_path: Path) -> None:
     assert describe_image(write_image(tmp_path / "2.png"), ImageDecoder()) == {}
 
 
+def test_damaged_examples(tmp_path: Path) -> None:
+    damaged = write_image(write_folders(tmp_path, count=2) / "cat/00.png")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    images = ImageNotes()
+    samples = image_folder.read(tmp_path).samples
+    assert len(verify(tmp_path, samples, "header", images=images)) == 4
+    (note,) = images.notes()
+    assert note.startswith("1 image of the examples that are decoded cannot be read") and "cat/00.png (" in note
+    assert note.endswith("Write data.verify=full to find all such images")
+
+
 def write_table(root: Path, header: str, *cells: str) -> None:
     rows = [f"images/{write_image(root / f'images/{i}.png').name},{cell}" for i, cell in enumerate(cells)]
     (root / "t.csv").write_text("\n".join([header, *rows]))
@@ -148,12 +170,22 @@ def test_columns_in_upper_case(tmp_path: Path) -> None:
     write_table(tmp_path, "path,kind,Split,GROUP", "a,Training,1", "b,train,1", "a,Validation,2", "b,testing,3")
     source = csv_table.read(tmp_path, "t.csv", label="kind")
     assert [(sample.split, sample.group) for sample in source.samples] == [
-        ("train", "1"),
-        ("train", "1"),
-        ("val", "2"),
-        ("test", "3"),
+        ("train", None),
+        ("train", None),
+        ("val", None),
+        ("test", None),
     ]
-    assert source.notes == ["the column Split of t.csv is used as split", "the column GROUP of t.csv is used as group"]
+    assert source.notes == [
+        "the column Split of t.csv is used as split",
+        "the column GROUP of t.csv is not used; rename it to group if it has the groups",
+    ]
+
+
+def test_columns_with_another_meaning(tmp_path: Path) -> None:
+    write_table(tmp_path, "path,Group,Split", "a,1", "b,2", "a,3")
+    source = csv_table.read(tmp_path, "t.csv", label="Group")
+    assert {(sample.split, sample.group) for sample in source.samples} == {(None, None)}
+    assert source.notes == ["the column Split of t.csv is not used; rename it to split if it has the splits"]
 
 
 def test_images_without_a_row(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_keys_that_do_not_fit(root: Path, arguments: dict[str, object], message:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "data.table: t.csv has no column 'path'"),
+        ("", "data.table: {root}/t.csv is empty"),
         ("file,kind\na.jpg,cat\n", "data.table: t.csv has no column 'path'; it has file, kind"),
         ("path,kind\n", "t.csv has no rows"),
         ("path,kind,kind\na.jpg,cat,dog\n", "t.csv:1: two columns have the same name: path, kind, kind"),

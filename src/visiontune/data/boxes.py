@@ -55,7 +55,8 @@ class BoxCheck:
             raise UserError(f"data.on_bad_box={policy}: write one of {', '.join(POLICIES)}")
         self.policy = policy
         self.total = self.rounded = self.clipped = 0
-        self.largest = 0.0  # coordinate of a box
+        self._largest = 0.0  # coordinate of a box
+        self._first = ""  # location of a box
         self.bad: list[str] = []
         self._dropped: list[str] = []
 
@@ -76,7 +77,8 @@ class BoxCheck:
             empty = (coordinates[:, 2:] - coordinates[:, :2]).min(axis=1) <= 0
             outside = (clipped[:, 2:] - clipped[:, :2]).min(axis=1) <= 0
             beyond = np.abs(coordinates - clipped).max(axis=1)
-        self.largest = max([self.largest, *np.abs(coordinates[finite]).max(axis=1, initial=0).tolist()])
+        self._largest = float(np.abs(coordinates[finite]).max(initial=self._largest))
+        self._first = self._first or (where(0) if len(coordinates) else "")
         valid = finite & ~empty & ~outside & (beyond <= ROUNDING)
         self.rounded += int((valid & (beyond > FUZZ)).sum())
         for i in np.flatnonzero(~valid).tolist():
@@ -104,12 +106,12 @@ class BoxCheck:
 
         Raises:
             UserError: there are bad objects and the policy is `error`, of which it lists the first ten; or all boxes
-                are fractions.
+                are within the first pixel.
         """
-        if 0 < self.largest <= 1:
+        if 0 < self._largest <= 1:
             raise UserError(
-                f"all {self.total} boxes are within the first pixel of their images: are they fractions of width and "
-                "height? Write them in pixels, such as x * width"
+                f"all boxes are within the first pixel of their image, such as {self._first}: if they are fractions, "
+                "multiply them by the width and height of the image"
             )
         if self.bad and self.policy == "error":
             raise UserError(

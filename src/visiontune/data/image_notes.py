@@ -20,6 +20,7 @@ class ImageNotes:
         self.several: list[str] = []
         self.deep_color: list[str] = []
         self.deep: dict[str, Sequence[float]] = {}  # path -> smallest and largest value
+        self.problems: dict[str, str] = {}  # path -> why an example cannot be decoded
 
     def record(self, descriptions: Mapping[str, Mapping[str, Any]]) -> None:
         """Record descriptions by path."""
@@ -33,6 +34,13 @@ class ImageNotes:
 
     def notes(self) -> list[str]:
         notes = []
+        if self.problems:
+            count = pluralize(len(self.problems), "image", "images")
+            examples = some([f"{path} ({problem})" for path, problem in sorted(self.problems.items())])
+            notes.append(
+                f"{count} of the examples that are decoded cannot be read, and would end a training: {examples}. Write "
+                "data.verify=full to find all such images"
+            )
         if self.several:
             notes.append(
                 f"{pluralize(len(self.several), 'image has', 'images have')} several pages or frames, of which the "

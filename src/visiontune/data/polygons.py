@@ -105,11 +105,7 @@ def parse(segmentation: Any, size: tuple[int, int]) -> Segment | None:
         return _run_lengths(segmentation, size)
     if not isinstance(segmentation, list):
         raise ValueError("its segmentation is neither a list of polygons nor run lengths")
-    segment: Segment = [polygon(part) for part in _parts(segmentation)]
-    x1, y1, x2, y2 = bounds(segment)
-    if x1 == x2 or y1 == y2:
-        raise ValueError("its polygons have no area")
-    return segment
+    return [polygon(part) for part in _parts(segmentation)]
 
 
 def is_empty(segmentation: Any) -> bool:
@@ -171,10 +167,15 @@ def meets(segment: Segment | None, box: Sequence[float], size: tuple[int, int]) 
 
     True for run lengths, which always have the size of the image. A box that leaves the image is reported by another
     check.
+
+    Raises:
+        ValueError: the polygons have no area.
     """
     if not isinstance(segment, list):
         return True
     x1, y1, x2, y2 = bounds(segment)
+    if x1 == x2 or y1 == y2:
+        raise ValueError("its polygons have no area")
     if max(abs(x1), abs(y1), abs(x2), abs(y2)) > 10 * max(size):  # memory for drawing grows with the coordinates
         return False
     in_image = min(box[:2]) >= -ROUNDING and box[2] <= size[1] + ROUNDING and box[3] <= size[0] + ROUNDING

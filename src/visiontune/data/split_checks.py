@@ -59,7 +59,7 @@ def check_val(samples: Sequence[Sample], schema: Mapping[str, TaskInfo]) -> None
 
 
 def note_split_folders(samples: Sequence[Sample]) -> list[str]:
-    """A note on folders such as `images/train` and `images/val` in paths of samples that have no split."""
+    """A note on folders such as `images/train` and `images/test` in the paths of samples that have no split."""
     examples: dict[str, str] = {}  # split -> path
     for sample in samples:
         for folder in sample.path.lower().split("/")[:-1]:
@@ -68,6 +68,6 @@ def note_split_folders(samples: Sequence[Sample]) -> list[str]:
     if "train" not in examples or len(examples) < 2:
         return []
     return [
-        f"folders {' and '.join(sorted(examples))} in the paths of images are not used as splits, such as "
-        f"{some(list(examples.values()))}. Write data.images='{{train: DIR, val: DIR}}' or data.splits=DIR with lists"
+        f"folders {' and '.join(sorted(examples))} in the paths of images are not used as splits, such as those of "
+        f"{some(list(examples.values()))}; to use them, write data.splits=DIR with train.txt, val.txt and test.txt"
     ]

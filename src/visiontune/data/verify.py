@@ -35,7 +35,8 @@ def verify(
     read again only if it has changed. For images that are not files, the hash is that of their shape and pixels.
 
     Args:
-        images: has the decoder, and collects notes on the decoded images; with `header`, on `EXAMPLES` of them.
+        images: has the decoder, and collects notes on the decoded images; with `header`, on about `EXAMPLES` of
+            them, and on those that cannot be decoded.
 
     Raises:
         UserError: lists the first ten files that cannot be read, and how many there are; no image can be read; or
@@ -73,6 +74,8 @@ def _contents(root: Path, paths: list[str], mode: str, bad: BadFiles, images: Im
     read = partial(_describe, decoder=images.decoder)
     decoded = scan(root, paths, read, f"described-{images.decoder.name}", bad)
     images.record({path: description for path, (_, description) in decoded.items()})
+    if mode == "header":
+        images.problems |= bad.problems
     return contents or {path: content for path, (content, _) in decoded.items()}
 
 

@@ -59,7 +59,6 @@ def read(
     path = normalized(path)
     content = read_table(root, table, path)
     name, notes = content.name, content.notes
-    notes += content.name_columns(["split", "group"])
     columns = {  # config key -> columns
         "data.label": [label] if label else [],
         "data.labels": list(labels or []),
@@ -75,6 +74,7 @@ def read(
         content.require(names, key)
     known = set(class_names(classes)) if classes else set()
     used = [path, *(column for names in columns.values() for column in names)]
+    notes += content.name_columns(used)
     used += [column for column in ("split", "group") if column in content.columns]
     notes += _empty_missing(content.rows, used, (columns.get("data.label") or [""])[0], known)
     rows, new_notes = _unique_rows(content, used, path, NamedImages([base, root], root, name))

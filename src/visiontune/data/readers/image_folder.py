@@ -62,10 +62,9 @@ def read(
             f"{len(others)} files that are not images are left out: " + some([relative(path, root) for path in others])
         )
     if inner:
-        notes.append(
-            f"{pluralize(len(inner), 'image is', 'images are')} in folders inside class folders, which are not used: "
-            + some([relative(path, root) for path in inner])
-        )
+        count = pluralize(len(inner), "image is", "images are")
+        examples = some([relative(path, root) for path in inner])
+        notes.append(f"{count} in folders inside class folders; the names of these folders are not used: {examples}")
     classes = sorted(class_files)
     _check(base, class_files, notes, 1 if evaluation else 2, root)
     if not evaluation:
@@ -96,7 +95,8 @@ def _class_folders(base: Path, lists: Path | None, evaluation: bool) -> tuple[li
         folders = [folder for folder in folders if folder.resolve() != lists.resolve()]
     names, split_names = {folder.name.lower() for folder in folders}, set(SPLIT_NAMES)
     # A class may be called "train": it is a split if there is another split, or if all folders are splits.
-    are_splits = "train" in names and (names <= split_names or len(names & split_names) > 1)
+    named = {SPLIT_NAMES[name] for name in names & split_names}
+    are_splits = "train" in named and (names <= split_names or len(named) > 1)
     if not (are_splits or (evaluation and names <= split_names)):
         return _named(folders, None), notes
     class_folders: list[ClassFolder] = []

@@ -4,11 +4,12 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from visiontune.data.images import SUFFIXES
+from visiontune.data.images import SUFFIXES, is_image
 from visiontune.data.readers.folders import relative
 from visiontune.data.text import match_key, normalized
 from visiontune.data.walk import walk
@@ -68,12 +69,17 @@ class NamedImages:
         return path
 
     def unlisted(self, paths: Collection[str]) -> list[str]:
-        """A note on images in the first folder that are not among these paths under the root."""
-        images = {relative(path, self.root) for same in self._indices[0][1].values() for path in same}
-        others = sorted(images - set(paths))
+        """A note on images beside those with these paths under the root, which the file does not name."""
+        known = {match_key(path) for path in paths}
+        others: list[str] = []
+        for folder in {os.path.dirname(path) for path in paths if not path.startswith("../")}:
+            with suppress(OSError):  # a folder may let its files be read, but not be listed
+                names = [name for name in os.listdir(self.root / folder) if is_image(Path(name))]
+                images = [os.path.join(folder, name) for name in names]
+                others += [path for path in images if match_key(path) not in known]
         count = pluralize(len(others), "image that is", "images that are")
         verb = "is" if len(others) == 1 else "are"
-        return [f"{count} not in {self.file} {verb} left out: {some(others)}"] if others else []
+        return [f"{count} not in {self.file} {verb} left out: {some(sorted(others))}"] if others else []
 
     def notes(self) -> list[str]:
         """Messages about images that are not where the file says."""

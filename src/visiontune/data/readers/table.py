@@ -3,10 +3,12 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visiontune.data.text import normalized, read_text
+from visiontune.data.readers.folders import SPLIT_NAMES
+from visiontune.data.text import is_missing, normalized, read_text
 from visiontune.errors import UserError
 
 Row = tuple[int, dict[str, str]]  # line of the file, and column -> cell without spaces around it
@@ -42,16 +44,27 @@ class Table:
         if len(set(columns)) < len(columns):
             raise UserError(f"{key}={columns}: a column is named twice")
 
-    def name_columns(self, names: list[str]) -> list[str]:
-        """Copy columns that differ from `names` in letter case only, such as `Split`; returns notes on them."""
+    def name_columns(self, used: Sequence[str]) -> list[str]:
+        """Use a column such as `Split` as `split` if its cells are names of splits; returns notes on such columns.
+
+        Args:
+            used: columns with another use.
+        """
         notes = []
-        for name in names:
-            others = [column for column in self.columns if column.lower() == name]
-            if name not in others and len(others) == 1:
+        for name in ("split", "group"):
+            others = [column for column in self.columns if column.lower() == name and column not in used]
+            if name in self.columns or len(others) != 1:
+                continue
+            column = others[0]
+            cells = {row[column].lower() for _, row in self.rows if not is_missing(row[column])}
+            if name == "split" and cells <= SPLIT_NAMES.keys():
                 self.columns.append(name)
                 for _, row in self.rows:
-                    row[name] = row[others[0]]
-                notes.append(f"the column {others[0]} of {self.name} is used as {name}")
+                    row[name] = row[column]
+                notes.append(f"the column {column} of {self.name} is used as {name}")
+            else:
+                remedy = f"rename it to {name} if it has the {name}s"
+                notes.append(f"the column {column} of {self.name} is not used; {remedy}")
         return notes
 
 
