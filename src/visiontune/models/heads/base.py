@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from visiontune.data.frames import Frame
 from visiontune.errors import UserError
 from visiontune.models.features import Features
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.metrics import ExtraMetric, Value
 
 Raw = dict[str, Any]  # tensors, and plain numbers that all images of a batch share
@@ -103,6 +104,10 @@ class Head(nn.Module, ABC):
 
     def per_class_scores(self, computed: Mapping[str, Value]) -> dict[str, Tensor]:
         """Score of each class by name, higher is better; NaN for a class that does not occur. Empty without classes."""
+        return {}
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """Parameters of this head with rows for each class, by name; the rows of known classes can be pretrained."""
         return {}
 
     def data_notes(self, labels: Iterable[Sequence[int]], key: str) -> list[str]:

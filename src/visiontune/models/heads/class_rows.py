@@ -1,0 +1,71 @@
+"""Tensors with rows for each class, and copying the rows of classes that pretrained weights know."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NO_CLASS = "n/a"  # torchvision's name for numbers that COCO does not use
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """The layout of the first dimension of a tensor: `groups` blocks of `offset` + classes entries.
+
+    Row ``r`` of class ``c`` in group ``g`` is at ``(g * (offset + classes) + offset + c) * per_class + r``.
+
+    Attributes:
+        per_class: consecutive rows of one class, such as the four numbers of a box.
+        groups: blocks one after another, such as one per anchor of a cell.
+        offset: entries before the first class, such as one for the background; they are kept.
+    """
+
+    per_class: int = 1
+    groups: int = 1
+    offset: int = 0
+
+    def copy(self, source: Tensor, target: Tensor, entries: int, matches: Mapping[int, int]) -> Tensor | None:
+        """`target` with the rows of some classes, and the entries before the first class, from `source`.
+
+        Args:
+            source: the pretrained tensor.
+            target: the tensor of the new classes; not changed.
+            entries: number of entries in each group of `source`, those before the first class included.
+            matches: index of a new class -> entry of `source`.
+
+        Returns:
+            None if `source` does not have this layout, or differs from `target` in another dimension.
+        """
+        fits = source.ndim > 0 and source.shape[1:] == target.shape[1:] and entries >= self.offset
+        if not fits or len(source) != self.groups * entries * self.per_class:
+            return None
+        merged = target.clone(memory_format=torch.contiguous_format)
+        shape = (self.groups, -1, self.per_class, *target.shape[1:])
+        new, old = merged.view(shape), source.to(target).reshape(shape)
+        new[:, : self.offset] = old[:, : self.offset]
+        for index, entry in matches.items():
+            new[:, self.offset + index] = old[:, entry]
+        return merged
+
+
+def match_classes(
+    names: Sequence[str], known: Sequence[str], aliases: Mapping[str, str | None] | None = None
+) -> dict[int, int]:
+    """Index in `known` of each class in `names` that is there, by index in `names`; upper and lower case are equal.
+
+    Args:
+        names: the classes of the data.
+        known: the classes of pretrained weights, one per entry.
+        aliases: class of the data -> its name in `known`; None if it has none.
+    """
+    entries = {_normalize(name): entry for entry, name in reversed(list(enumerate(known)))}  # the first one wins
+    entries.pop(NO_CLASS, None)
+    renamed = {_normalize(name): alias and _normalize(alias) for name, alias in (aliases or {}).items()}
+    normalized = [renamed.get(_normalize(name), _normalize(name)) for name in names]
+    return {index: entries[name] for index, name in enumerate(normalized) if name in entries}
+
+
+def _normalize(name: str) -> str:
+    """Upper and lower case are equal, and torchvision writes `__background__`."""
+    return name.strip().casefold().removeprefix("__").removesuffix("__")

@@ -1,0 +1,65 @@
+"""Rows of classes that pretrained weights know are copied bit for bit; the others stay as they were."""
+
+import pytest
+import torch
+
+from visiontune.models.heads.class_rows import ClassRows, match_classes
+
+COCO = ["__background__", "person", "bicycle", "car", "N/A", "dog", "N/A"]
+
+
+@pytest.mark.parametrize(
+    ("names", "aliases", "expected"),
+    [
+        (["person", "car", "unicorn"], {}, {0: 1, 1: 3}),
+        (["Car", " DOG ", "background"], {}, {0: 3, 1: 5, 2: 0}),
+        (["auto", "rider"], {"auto": "car", "Rider": "Person"}, {0: 3, 1: 1}),
+        (["person", "dog"], {"dog": None}, {0: 1}),
+        (["dog"], {"dog": "car"}, {0: 3}),
+        (["N/A", "n/a"], {}, {}),
+    ],
+)
+def test_classes_match_by_name(names: list[str], aliases: dict[str, str | None], expected: dict[int, int]) -> None:
+    assert match_classes(names, COCO, aliases) == expected
+
+
+@pytest.mark.parametrize(
+    ("layout", "classes", "matches"),
+    [
+        (ClassRows(), 4, {0: 1, 2: 6}),  # a linear layer or the maps of an FCOS
+        (ClassRows(offset=1), 3, {1: 3}),  # scores with a background
+        (ClassRows(per_class=4, offset=1), 2, {0: 5, 1: 1}),  # four numbers of a box for each class
+        (ClassRows(groups=3), 2, {1: 4}),  # scores of three anchors
+        (ClassRows(per_class=2, groups=3, offset=2), 3, {2: 6}),
+        (ClassRows(offset=1), 3, {}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (5,), (5, 1, 1)])
+def test_rows_are_copied(layout: ClassRows, classes: int, matches: dict[int, int], shape: tuple[int, ...]) -> None:
+    """Each row against the index that the class documents."""
+    groups, per_class, offset = layout.groups, layout.per_class, layout.offset
+    source = torch.randn(groups * 7 * per_class, *shape)
+    target = torch.randn(groups * (offset + classes) * per_class, *shape)
+    before = target.clone()
+    merged = layout.copy(source, target, 7, matches)
+    assert merged is not None
+    expected = before.clone()
+    for group in range(groups):
+        old_entries = dict(enumerate(range(offset))) | {offset + index: entry for index, entry in matches.items()}
+        for new, old in old_entries.items():
+            for row in range(per_class):
+                index = (group * (offset + classes) + new) * per_class + row
+                expected[index] = source[(group * 7 + old) * per_class + row]
+    assert torch.equal(merged, expected)
+    assert torch.equal(target, before)
+
+
+def test_other_layouts_are_not_copied() -> None:
+    target = torch.zeros(3, 5)
+    assert ClassRows().copy(torch.ones(7, 5), target, 6, {}) is None  # another number of classes
+    assert ClassRows().copy(torch.ones(7, 4), target, 7, {}) is None  # another width
+    assert ClassRows().copy(torch.tensor(1.0), target, 7, {}) is None
+    conv = torch.randn(7, 5, 3, 3).contiguous(memory_format=torch.channels_last)
+    merged = ClassRows().copy(conv, torch.zeros(2, 5, 3, 3), 7, {1: 6})
+    assert merged is not None
+    assert torch.equal(merged[1], conv[6]) and merged[0].count_nonzero() == 0
