@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from benchmarks.document import COMPRESSION, machine, markdown, write_block
 from visiontune.compress import apply_step
@@ -23,7 +24,7 @@ from visiontune.config.compose import config_dir
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.models.heads import ClassificationHead
 from visiontune.runs.directory import RunDirectory
-from visiontune.training.build import build_data, make
+from visiontune.training.build import build_data
 from visiontune.training.load import load_model
 
 ROUNDS = 25
@@ -75,7 +76,7 @@ def main() -> None:
     runs, rows = [RunDirectory.open(Path(path)) for path in sys.argv[1:]], []
     torch.set_num_threads(1)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        step = make(compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe.steps.int8)
+        step = instantiate(compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe.steps.int8, _convert_="all")
     for run in runs:
         rows.append(row(run, apply_step(step, run, run.path / "compressed" / "int8" / "0_int8")))
         print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)

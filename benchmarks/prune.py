@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from scipy.stats import t as student
 
 from benchmarks.document import DOCS, machines, markdown, write_block
@@ -20,7 +21,6 @@ from visiontune.compress import apply_step
 from visiontune.compression import TrainStep
 from visiontune.config.compose import config_dir
 from visiontune.runs.directory import RunDirectory
-from visiontune.training.build import make
 
 FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strategy.batchnorm=train"]
 
@@ -30,8 +30,8 @@ def compare(run: RunDirectory) -> list[RunDirectory]:
     folder = run.path / "compressed" / "prune"
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         recipe = compose("compress", overrides=[f"run={run.path}", "recipe=prune"]).recipe
-        pruned = apply_step(make(recipe.steps.prune), run, folder / "0_prune")
-        trained = apply_step(make(recipe.steps.train), pruned, folder / "1_train")
+        pruned = apply_step(instantiate(recipe.steps.prune, _convert_="all"), run, folder / "0_prune")
+        trained = apply_step(instantiate(recipe.steps.train, _convert_="all"), pruned, folder / "1_train")
         epochs = sum(part.read_config().trainer.max_epochs for part in (run, trained))
         direct = TrainStep([*FROM_SCRATCH, f"epochs={epochs}"], from_source=False)
         return [run, pruned, trained, apply_step(direct, pruned, folder / "direct")]

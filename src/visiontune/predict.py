@@ -55,6 +55,7 @@ class _Writer(L.Callback):
     ) -> None:
         self.heads, self.output, self.draw, self.video, self.names = heads, output, draw, video, names
         self.rows: list[Row] = []
+        self.paths: list[Path] = []  # of the images and masks
         self.image_count = 0
 
     def on_predict_batch_end(
@@ -79,8 +80,15 @@ class _Writer(L.Callback):
                 else:
                     self._write("images", name, sheet)
 
+    def discard(self) -> None:
+        """Delete images and masks that no table lists, so that a command that was stopped can run again."""
+        if not (self.output / "predictions.csv").exists():
+            for path in self.paths:
+                path.unlink(missing_ok=True)
+
     def _write(self, folder: str, name: str, image: Tensor) -> None:
         path = self.output / folder / drawing_name(name, self.names)
+        self.paths.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(image, path)
 
@@ -115,7 +123,8 @@ def main(cfg: DictConfig) -> Path:
         check_links(run.path, output)
     source = open_input(Path(cfg.input).expanduser(), ImageDecoder.from_config(run_cfg.data), output)
     check_output(output, source.files.values())
-    check_results(output, ("predictions.csv", "images"))
+    folders = [path.name for task in run_cfg.heads for path in output.glob(f"{task}_*")]  # such as of masks
+    check_results(output, ("predictions.csv", *(["images"] if cfg.images else []), *folders))
     for note in source.notes:
         print(f"note: {printable(note)}")
     model, _ = load_model(run, run_cfg, cfg.checkpoint)
@@ -142,8 +151,12 @@ def main(cfg: DictConfig) -> Path:
             video = stack.enter_context(VideoWriter(path, source.frame_rate))
         writer = _Writer(heads, output, cfg.images, video, source.files.keys())
         trainer = quiet_trainer(accelerator, precision, [writer])
-        with logging_to(None):
-            trainer.predict(model, datamodule=_PredictData(loader), return_predictions=False)
+        try:
+            with logging_to(None):
+                trainer.predict(model, datamodule=_PredictData(loader), return_predictions=False)
+        except BaseException:
+            writer.discard()
+            raise
     if not writer.image_count:
         raise UserError(f"input={printable(cfg.input)}: no image can be read; repair them:{listed(source.problems)}")
     output.mkdir(parents=True, exist_ok=True)

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from inputs import write_image
 from matplotlib.figure import Figure
 from running import TINY, Command
 
-from visiontune import signals, train
+from visiontune import predict, signals, train
 from visiontune.data.video import VideoWriter, frame_rate
 from visiontune.errors import RunError
 from visiontune.loggers import CSVLogger, LoggedRun, MLFlowLogger
 from visiontune.loggers.sent import SentRecords
-from visiontune.models.heads.drawing import save_figure
+from visiontune.models.heads.drawing import save_figure, save_image
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import save_atomically, temporary_path, write_atomically, write_json
 from visiontune.signals import Interrupted
@@ -122,6 +123,21 @@ def test_a_signal_while_a_video_is_drawn_leaves_none(
     assert command("predict", *arguments).code == 0
     assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["a.mp4"]
     assert frame_rate(tmp_path / "out" / "images" / "a.mp4") == 8
+
+
+def test_a_prediction_that_was_stopped_can_run_again(
+    run: RunDirectory, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / "photos" / f"{name}.png")
+    output = tmp_path / "out"
+    arguments = [f"run={run.path}", f"input={tmp_path / 'photos'}", f"output={output}", "batch_size=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "save_image", lambda image, path: (save_image(image, path), stop()))
+        assert command("predict", *arguments).code == 143
+    assert not [path for path in output.rglob("*") if path.is_file()]
+    assert command("predict", *arguments).code == 0
+    assert sorted(path.name for path in (output / "images").iterdir()) == ["a.png", "b.png", "c.png"]
 
 
 @pytest.mark.parametrize(("second", "content"), [(False, "new and complete"), (True, "old")])

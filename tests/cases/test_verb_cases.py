@@ -107,7 +107,9 @@ def test_results_replace_only_those_of_an_earlier_command(tmp_path: Path) -> Non
     check_results(tmp_path / "none", names)
     (tmp_path / "thesis.txt").touch()
     check_results(tmp_path, names)
-    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    check_results(tmp_path, names)
+    (tmp_path / "images" / "train" / "mine.png").touch()
     with pytest.raises(UserError, match=r"images exists and is not from an earlier command, so it is not replaced"):
         check_results(tmp_path, names)
     (tmp_path / "predictions.csv").write_text("path,split,task,truth,prediction,score,loss\n")

@@ -131,7 +131,7 @@ def test_trials_continue_if_the_range_test_finds_no_lr(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["search.candidates=[]"], "search.candidates=[]: expected a list of strategies, got a list; write"),
+        (["search.candidates=[]"], "search.candidates=[]: expected a list of strategies, got an empty list; write"),
         (["search.candidates=full"], "search.candidates=full: expected a list of strategies, got text; write"),
         (
             ["search.candidates=[full,half]"],

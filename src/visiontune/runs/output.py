@@ -61,11 +61,18 @@ def check_results(folder: Path, names: Iterable[str]) -> None:
                 return
     except OSError:  # there is none, or it is a folder
         pass
-    if existing := [name for name in names if os.path.lexists(folder / name)]:
+    if existing := [name for name in names if not _is_empty(folder / name)]:
         raise UserError(
             f"{folder / existing[0]} exists and is not from an earlier command, so it is not replaced: write another "
             f"folder, such as {shell_override('output', 'results')}"
         )
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether nothing is there, or folders without files, such as those of a command that was stopped."""
+    if path.is_dir() and not path.is_symlink():
+        return all(inner.is_dir() for inner in path.rglob("*"))
+    return not os.path.lexists(path)
 
 
 def write_error(folder: Path) -> str | None:
