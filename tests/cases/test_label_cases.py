@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inputs import write_coco, write_folders, write_image
+from inputs import write_coco, write_folders, write_image, write_masks, write_yolo
+from PIL import Image
 from running import Outcome
 
 from visiontune.data.image_notes import ImageNotes
 from visiontune.data.images import ImageDecoder, describe_image
 from visiontune.data.label_notes import label_notes
-from visiontune.data.readers import coco, csv_table, image_folder
+from visiontune.data.readers import coco, csv_table, image_folder, masks, yolo
 from visiontune.data.schema import Sample, TaskInfo
 from visiontune.data.split_checks import note_split_folders
 from visiontune.data.verify import verify
@@ -211,3 +212,34 @@ def test_tables_without_a_header(tmp_path: Path, text: str | None, message: str)
     with pytest.raises(UserError) as error:
         csv_table.read(tmp_path, "t.csv", label="kind")
     assert message in str(error.value)
+
+
+def test_all_images_in_another_folder(tmp_path: Path) -> None:
+    write_coco(tmp_path / "set")
+    (tmp_path / "photos").mkdir()
+    for image in (tmp_path / "set").glob("*.jpg"):
+        image.rename(tmp_path / "photos" / image.name)
+    with pytest.raises(
+        UserError, match=r"is data\.images correct\? There is photos/0\.jpg, which data\.images=photos "
+    ):
+        coco.read(tmp_path, "set/a.json")
+    assert len(coco.read(tmp_path, "set/a.json", images="photos").samples) == 10
+    write_table(tmp_path / "table", "path,kind", "a", "b")
+    (tmp_path / "table/images").rename(tmp_path / "table/all")
+    with pytest.raises(UserError, match=r"There is all/0\.png, which data\.images=all would find\.\n  t\.csv:2"):
+        csv_table.read(tmp_path / "table", "t.csv", label="kind")
+
+
+def test_yolo_labels_in_pixels(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "names: [cat]\n", "0 32 24 20 20\n")
+    with pytest.raises(UserError, match=r"train0\.txt:1: the numbers of all labels are larger than 1"):
+        yolo.read(tmp_path)
+
+
+def test_masks_in_jpeg(tmp_path: Path) -> None:
+    write_masks(tmp_path, (0, 255))
+    for mask in (tmp_path / "masks").glob("*.png"):
+        Image.open(mask).save(mask.with_suffix(".jpg"))
+        mask.unlink()
+    with pytest.raises(UserError, match="JPEG changes values: save masks as PNG"):
+        masks.read(tmp_path, classes=["background", "cell"], values=[0, 255])

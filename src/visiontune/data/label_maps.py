@@ -141,10 +141,12 @@ def label_maps(
         f"{mask}: {some([coding.show(c) for c in codes], 5)}" for mask, codes in unknown_codes.items() if codes
     ]:
         first = coding.show(next(filter(None, unknown_codes.values()))[0])
+        is_jpeg = any(unknown_codes[mask] and mask.lower().endswith((".jpg", ".jpeg")) for mask in masks.values())
+        jpeg = ". JPEG changes values: save masks as PNG when they are drawn" if is_jpeg else ""
         raise UserError(
             f"{len(lines)} masks have values that belong to no class; the classes have "
             f"{some([coding.show(code) for code in coding.codes], 12)}. Add them to data.classes and data.values, "
-            f"or write data.ignore_value={first} to ignore a value:{listed(lines)}"
+            f"or write data.ignore_value={first} to ignore a value{jpeg}:{listed(lines)}"
         )
     _check_ignored(coding, {code for mask in masks.values() for code in contents[mask]["values"]})
     return {

@@ -107,7 +107,7 @@ def image_paths(
     files = NamedImages([root / folder, root], root, file)
     paths: dict[Id, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    missing, repeated = [], 0
+    missing, repeated, first = [], 0, ""
     for image in images:
         identity, name = _try_id(image.get("id")), image.get("file_name") or image.get("coco_url")
         if identity is None or not isinstance(name, str):
@@ -118,15 +118,17 @@ def image_paths(
             raise UserError(f"{file}: two images have the id {identity!r}: {paths[identity]} and {name}")
         repeated += identity in paths
         missing += [f"image {identity!r}: {path}"] if image_file is None else []
+        first = first or (name if image_file is None else "")
         paths[identity] = path
         sizes[path] = (to_pixels(image.get("height")), to_pixels(image.get("width")))
     if duplicates := [path for path, count in Counter(paths.values()).items() if count > 1]:
         ids = some([repr(identity) for identity, path in paths.items() if path == duplicates[0]])
         raise UserError(f"{file}: the images {ids} are the same file, {duplicates[0]}")
     if missing:
+        place = files.locate(first) if len(missing) == len(paths) else ""
         raise UserError(
             f"{len(missing)} of {len(paths)} images in {file} do not exist under {root / folder}; is data.images "
-            f"correct?{listed(missing)}"
+            f"correct?{place}{listed(missing)}"
         )
     twice = pluralize(repeated, "image is", "images are")
     notes = [f"{twice} listed twice in {file}, and used once"] if repeated else []

@@ -158,9 +158,10 @@ def _unique_rows(
         else:
             copies += 1
     if missing:
+        place = images.locate(table.rows[0][1][path]) if len(missing) == len(table.rows) else ""
         raise UserError(
             f"{len(missing)} of {len(table.rows)} images do not exist under {images.folders[0]}; is data.images "
-            f"correct?{listed(missing)}"
+            f"correct?{place}{listed(missing)}"
         )
     repeated = [f"{copies} rows of {table.name} repeat an earlier row"] if copies else []
     return rows, [*images.notes(), *images.unlisted(rows), *repeated]

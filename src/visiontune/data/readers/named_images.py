@@ -68,6 +68,15 @@ class NamedImages:
             self._outside.append(str(path))
         return path
 
+    def locate(self, name: str) -> str:
+        """The end of a message on missing images: where one of this name is; empty if there is none."""
+        indices = [index for _, index in self._indices]
+        for end in path_ends(match_key(name)):
+            if path := next((index[key][0] for index in indices for key in index if key.endswith(f"/{end}")), None):
+                folder = relative(path.parents[end.count("/")], self.root)
+                return f" There is {relative(path, self.root)}, which data.images={folder} would find."
+        return ""
+
     def unlisted(self, paths: Collection[str]) -> list[str]:
         """A note on images beside those with these paths under the root, which the file does not name."""
         known = {match_key(path) for path in paths}

@@ -10,6 +10,7 @@
 Other lines, such as predictions with a confidence, are not labels.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from visiontune.errors import UserError, some
 
 FORMATS = ("auto", "polygon", "keypoints")
 TOLERANCE = 0.01  # fraction of the image by which a box may leave it
+LARGEST_SIDE = 100_000  # of an image, in pixels
 
 
 class LabelLines:
@@ -43,6 +45,8 @@ class LabelLines:
         self._polygons: Counter[int] = Counter()  # numbers of a polygon -> polygons
         self._first_polygon = ""
         self._like_keypoints = True  # whether each polygon may be a box with keypoints
+        self._scale = math.inf  # the smallest of the largest numbers of each label
+        self._first_label = ""
 
     def parse(self, line: str, location: str) -> tuple[str, list[float]] | None:
         """The class name and the numbers of a line; None if it is empty.
@@ -60,6 +64,8 @@ class LabelLines:
         if identity not in self.names:
             known = some([str(class_id) for class_id in self.names], 12)
             raise UserError(f"{location}: unknown class {fields[0]:.40}, the ids of names are {known}")
+        self._scale = min(self._scale, max(values[:4], default=0.0))
+        self._first_label = self._first_label or location
         return self.names[int(identity)], values
 
     def add(
@@ -93,8 +99,13 @@ class LabelLines:
         """Messages about lines that are more than a box.
 
         Raises:
-            UserError: all polygons may be keypoints, so that their boxes would be wrong.
+            UserError: all labels are in pixels, or all polygons may be keypoints, so that their boxes would be wrong.
         """
+        if 2 < self._scale < LARGEST_SIDE:
+            raise UserError(
+                f"{self._first_label}: the numbers of all labels are larger than 1. If they are pixels, divide them by "
+                "the width and height of the image"
+            )
         notes = []
         if self._with_keypoints:
             notes.append(f"{self._with_keypoints} labels have keypoints: their boxes are used, their keypoints are not")
