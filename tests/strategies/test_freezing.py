@@ -1,6 +1,7 @@
 """A frozen stage is frozen: parameters and BatchNorm buffers unchanged, train and eval outputs equal."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -9,8 +10,11 @@ import torch
 from test_finetuner import batch, loader, make, state, trainer
 from torch import nn
 
+from visiontune.data import TaskInfo
+from visiontune.data.targets import LabelMap
+from visiontune.models.heads import SegmentationHead
 from visiontune.strategies import Full, GradualUnfreeze, LinearProbe
-from visiontune.strategies.freezing import batchnorm_buffers, freeze
+from visiontune.strategies.freezing import average_batchnorm, batchnorm_buffers, freeze
 
 
 class Watch(L.Callback):
@@ -97,3 +101,36 @@ def test_the_statistics_that_ranks_average() -> None:
     assert norm.running_mean is not None and norm.running_var is not None
     found = batchnorm_buffers(nn.Sequential(norm, without, nn.LayerNorm(3)))
     assert [id(buffer) for buffer in found] == [id(norm.running_mean), id(norm.running_var)]
+
+
+def test_batchnorm_in_a_head_is_averaged_over_ranks_and_frozen_with_the_head() -> None:
+    model = make()
+    options: Any = {"decoder": "fcn", "norm": "batch", "auxiliary": 0.5}
+    head = SegmentationHead(model.backbone.shape, TaskInfo("segmentation", ["ground", "tree"]), **options)
+    model.heads["forest"] = head  # type: ignore[index]
+    norms = [m for m in head.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 2  # of the decoder and of the auxiliary classifier
+
+    def step() -> None:
+        image = torch.rand(2, 3, 16, 16)
+        head.loss(head(model.backbone(image)), [LabelMap(torch.zeros(16, 16, dtype=torch.uint8))] * 2)
+
+    before = state(model)
+    model.train()
+    freeze(model.stages(), LinearProbe([name for name, _ in model.stages()], 1), 0)
+    step()
+    statistics = {f"heads.forest.{name}" for name, _ in head.named_buffers() if "class_weights" not in name}
+    assert changed(before, state(model)) == statistics and len(statistics) == 6
+    # The other of two ranks has means and variances of 0.
+    seen = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    average_batchnorm(
+        SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=lambda x, reduce_op: x / 2)),  # type: ignore[arg-type]
+        model,
+    )
+    for norm, mean in zip(norms, seen, strict=True):
+        assert norm.running_mean is not None and mean.any()
+        torch.testing.assert_close(norm.running_mean, mean / 2)
+    before = state(model)
+    freeze(model.stages(), SimpleNamespace(trainable=lambda epoch: set(), batchnorm="train"), 0)  # type: ignore[arg-type]
+    step()
+    assert changed(before, state(model)) == set()

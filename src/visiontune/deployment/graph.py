@@ -53,10 +53,11 @@ class Graph(nn.Module):
         features = self.backbone(self.fit(image))
         outputs: dict[str, Tensor] = {}
         for task, head in self.heads.items():
-            raw = head(features)
-            predictions = cast(Exportable, head).graph(raw, eval_frame(self.resize, image_size, self.size))
+            raw, exportable = head(features), cast(Exportable, head)
+            predictions = exportable.graph(raw, eval_frame(self.resize, image_size, self.size))
             outputs |= {f"{task}.{name}": value for name, value in predictions.items()}
-            outputs |= {f"raw.{task}.{name}": value for name, value in raw.items() if isinstance(value, Tensor)}
+            tensors = {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+            outputs |= {f"raw.{task}.{n}": v for n, v in tensors.items() if n not in exportable.training_only}
         return outputs
 
     def fit(self, original_image: Tensor) -> Tensor:

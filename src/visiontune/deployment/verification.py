@@ -44,10 +44,11 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
         file_outputs = exported.outputs(batch["original_image"], model.heads)
         for task, raw in model(batch["image"]).items():
             head = model.heads[task]
-            discrete = require({task: head}, Exportable, "export")[task].discrete_outputs
+            exportable = require({task: head}, Exportable, "export")[task]
+            not_compared = (*exportable.discrete_outputs, *exportable.training_only)
             file_raw, predictions = file_outputs[task]
             for name, value in raw.items():
-                if isinstance(value, Tensor) and name not in discrete:
+                if isinstance(value, Tensor) and name not in not_compared:
                     difference = _difference(file_raw[name], value)
                     _check(f"{task}.{name}", difference, RAW)
                     worst = max(worst, difference)

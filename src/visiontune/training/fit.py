@@ -43,6 +43,11 @@ def build_model(
     epochs = cfg.get("planned_epochs", cfg.trainer.max_epochs)
     model, weights = build_finetuner(cfg, data.schema, epochs, download, load)
     for task, head in model.heads.items():
+        if data.batch_size < head.min_batch_size:
+            raise UserError(
+                f"data.batch_size={data.batch_size}: the BatchNorm of heads.{task} needs {head.min_batch_size} images "
+                f"to train; write data.batch_size={head.min_batch_size}, or heads.{task}.norm=group"
+            )
         for split in ("train", "val"):
             targets = [sample.targets.get(task) for sample in data.samples(split)]
             if all(target is None for target in targets):

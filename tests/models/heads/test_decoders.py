@@ -9,7 +9,7 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
-from visiontune.models.heads.decoders import Levels, build_decoder, group_norm, upsample
+from visiontune.models.heads.decoders import Decoder, Levels, build_decoder, group_norm, upsample
 
 SHAPES = {
     "resnet": FeatureShape([16, 24, 32, 48], [4, 8, 16, 32], 48),
@@ -31,9 +31,9 @@ def features(shape: FeatureShape, height: int, width: int, count: int = 2) -> Fe
     return Features(maps, lambda: torch.zeros(count, shape.embedding_dim), (height, width))
 
 
-def build(name: str, shape: FeatureShape, dropout: float = 0.0) -> nn.Module:
+def build(name: str, shape: FeatureShape, dropout: float = 0.0, **options: Any) -> Decoder:
     torch.manual_seed(0)
-    return build_decoder(name, shape, 16, 5, dropout)
+    return build_decoder(name, shape, 16, 5, dropout, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,3 +146,38 @@ def test_upsampling_is_bilinear_between_squares() -> None:
 def test_unknown_decoder() -> None:
     with pytest.raises(UserError, match="decoder=psp: write one of fpn, unet, deeplabv3, fcn, lraspp"):
         build("psp", SHAPES["vit"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", ["resnet", "vit"])
+def test_batchnorm_in_place_of_every_groupnorm(name: str, family: str) -> None:
+    model = build(name, SHAPES[family], norm="batch").train()
+    kinds = [type(m) for m in model.modules() if isinstance(m, nn.GroupNorm | nn.BatchNorm2d)]
+    expected = [type(m) for m in build(name, SHAPES[family]).modules() if isinstance(m, nn.GroupNorm)]
+    assert kinds == [nn.BatchNorm2d] * len(expected)
+    model(features(SHAPES[family], 64, 64))
+    means = [m.running_mean for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(mean is not None and bool(mean.any()) for mean in means)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_output_layers_are_the_convolutions_whose_outputs_are_summed(name: str) -> None:
+    model, shape = build(name, SHAPES["efficientnet"]), SHAPES["efficientnet"]
+    layers: list[Any] = [model.get_submodule(layer) for layer in model.output_layers]
+    assert [layer.out_channels for layer in layers] == [5] * len(layers)
+    for layer in layers:
+        nn.init.zeros_(layer.weight[2:3])
+        nn.init.zeros_(layer.bias[2:3])
+    out = model(features(shape, 64, 64))
+    assert not out[:, 2].any() and out[:, [0, 1, 3, 4]].flatten(2).any(2).all()
+
+
+def test_atrous_rates_and_norms_from_the_config() -> None:
+    model = build("deeplabv3", SHAPES["resnet"], atrous_rates=[2, 5])
+    rates = [m.dilation[0] for m in model.modules() if isinstance(m, nn.Conv2d) and m.dilation != (1, 1)]
+    assert rates == [2, 5]
+    for wrong in ([], [0, 1], [1.5], 12):
+        with pytest.raises(UserError, match=r"atrous_rates=.*expected whole numbers above 0; write e.g."):
+            build("deeplabv3", SHAPES["resnet"], atrous_rates=wrong)
+    with pytest.raises(UserError, match="norm=layer: write one of group, batch"):
+        build("fpn", SHAPES["resnet"], norm="layer")

@@ -7,17 +7,17 @@ import pytest
 import torch
 from drawn_scenes import CLASSES, overfit, scenes, tiny
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visiontune.data import TaskInfo
 from visiontune.data.frames import Frame
 from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError
-from visiontune.models.features import FeatureShape
+from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import SegmentationHead
+from visiontune.models.heads.label_maps import argmax_map
 from visiontune.models.heads.metrics import name_scalars
-from visiontune.models.heads.segmentation import argmax_map
 
 SHAPE = FeatureShape([8, 16], [4, 8], 16)
 
@@ -144,6 +144,40 @@ def test_nothing_known_is_a_zero_on_the_graph(targets: list[Any]) -> None:
     assert given.grad is not None and bool((given.grad == 0).all())
 
 
+# ---- auxiliary classifier
+
+
+def random_features() -> Features:
+    draw = torch.Generator().manual_seed(0)
+    maps = [torch.randn(3, channels, 12 // i, 10 // i, generator=draw) for channels, i in ((8, 1), (16, 2))]
+    return Features(maps, lambda: torch.zeros(3, 16), (12, 10))
+
+
+@pytest.mark.parametrize("loss", ["ce+dice", nn.CrossEntropyLoss()])
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_auxiliary_loss_is_the_loss_of_a_second_classifier(loss: Any, norm: str) -> None:
+    model, features, truth = head(loss=loss, auxiliary=0.25, norm=norm, dropout=0.0), random_features(), truths()
+    assert model.auxiliary is not None
+    model.eval()
+    raw = model(features)
+    assert raw.keys() == {"logits", "auxiliary_map"} and raw["auxiliary_map"] is features.maps[0]
+    second = {"logits": F.interpolate(model.auxiliary(features.maps[0]), (12, 10), mode="bilinear")}
+    plain = head(loss=loss, dropout=0.0)
+    parts = model.loss(raw, truth)
+    expected = plain.loss(raw, truth) | {"auxiliary": 0.25 * sum(plain.loss(second, truth).values())}
+    assert parts.keys() == expected.keys()
+    for name, value in parts.items():
+        torch.testing.assert_close(value, expected[name])
+    # Evaluation does not use it.
+    torch.testing.assert_close(model.sample_loss(raw, truth), plain.sample_loss(raw, truth))
+    assert model.train()(features).keys() == raw.keys()
+    nothing = model.loss(model(features), [None, None, None])
+    total = torch.stack(list(nothing.values())).sum()
+    total.backward()
+    assert total.item() == 0.0
+    assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.any()] == []
+
+
 # ---- decoding
 
 
@@ -240,3 +274,10 @@ def test_options_that_make_no_sense() -> None:
         head(1)
     with pytest.raises(UserError, match="decoder=psp: write one of"):
         head(decoder="psp")
+    for wrong in (-0.5, "much"):
+        with pytest.raises(UserError, match=r"heads.segmentation.auxiliary=.*expected a number, 0 or more; write e.g."):
+            head(auxiliary=wrong)
+    with pytest.raises(
+        UserError, match=r"auxiliary=0.5: the backbone has only one map; write heads.segmentation.auxil"
+    ):
+        SegmentationHead(FeatureShape([8], [4], 8), TaskInfo("segmentation", CLASSES), auxiliary=0.5)

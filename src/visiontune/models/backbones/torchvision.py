@@ -1,6 +1,8 @@
 """torchvision's convolutional networks and Swin transformers as backbones."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -9,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, some
 from visiontune.models.backbones.backbone import Backbone
-from visiontune.models.backbones.torchvision_families import family
+from visiontune.models.backbones.torchvision_families import Anatomy, family
 from visiontune.models.features import Features
 
 PROBE_SIZE = 96  # pixels; a size that every family accepts
+STRIDE_PROBE_SIZE = 256  # pixels; large enough to measure strides also of convolutions without padding
 
 
 class TorchvisionBackbone(Backbone):
@@ -27,15 +30,22 @@ class TorchvisionBackbone(Backbone):
         return [name for name in models.list_models(module=models) if family(name)]
 
     def __init__(
-        self, name: str, in_channels: int = 3, image_size: tuple[int, int] | None = None, **options: Any
+        self,
+        name: str,
+        in_channels: int = 3,
+        image_size: tuple[int, int] | None = None,
+        return_layers: list[str] | None = None,
+        **options: Any,
     ) -> None:
         """
         Args:
             image_size: (H, W) in pixels, to refuse images that are too small for the network.
+            return_layers: the modules whose outputs are the maps, e.g. ``["features.4", "features.16"]``; None for the
+                last one of each stage.
             options: passed to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
 
         Raises:
-            UserError: an option that the network does not know, or images too small for it.
+            UserError: an option or a layer that the network does not have, or images too small for it.
         """
         network = build_network(name, options)
         build_anatomy = family(name)
@@ -47,7 +57,7 @@ class TorchvisionBackbone(Backbone):
             network,
             {**anatomy.trunk, **anatomy.neck},
             name=name,
-            channels=[0] * len(anatomy.strides),
+            channels=[],
             strides=anatomy.strides,
             embedding_dim=anatomy.embedding_dim,
             in_channels=in_channels,
@@ -55,23 +65,37 @@ class TorchvisionBackbone(Backbone):
             std=std,
         )
         self._anatomy = anatomy
-        self.channels = self._probe(min(PROBE_SIZE, *(image_size or (PROBE_SIZE, PROBE_SIZE))))
+        self._maps = anatomy.map_paths if return_layers is None else _check_layers(name, anatomy, return_layers)
+        self._depth = anatomy.paths.index(self._maps[-1]) + 1  # number of modules that the maps need
+        if return_layers is None:
+            maps = self._probe(min(PROBE_SIZE, *(image_size or (PROBE_SIZE, PROBE_SIZE))))
+        else:
+            maps = self._probe(STRIDE_PROBE_SIZE)
+            self.strides = [2 ** round(math.log2(STRIDE_PROBE_SIZE / feature_map.shape[2])) for feature_map in maps]
+        self.channels = [feature_map.shape[1] for feature_map in maps]
 
     def features(self, x: Tensor) -> Features:
-        anatomy = self._anatomy
         maps = []
-        for stage, paths in anatomy.trunk.items():
-            for path in paths:
-                x = self.model.get_submodule(path)(x)
-            if stage not in anatomy.without_map:
-                maps.append(x.permute(0, 3, 1, 2) if anatomy.channels_last else x)
-        return Features(maps, lambda: anatomy.embed(self.model, maps[-1]))
+        for path in self._anatomy.paths[: self._depth]:
+            x = self.model.get_submodule(path)(x)
+            if path in self._maps:
+                maps.append(self._channels_first(x))
+        return Features(maps, partial(self._embed, x))
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """The embedding, from the output of the last module that the maps need."""
+        for path in self._anatomy.paths[self._depth :]:
+            x = self.model.get_submodule(path)(x)
+        return self._anatomy.embed(self.model, self._channels_first(x))
+
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if self._anatomy.channels_last else x
 
     def default_state(self, allow_download: bool) -> tuple[dict[str, Tensor] | None, str]:
         return default_state(self.name, allow_download)
 
-    def _probe(self, side: int) -> list[int]:
-        """Channels of each map, measured by one forward pass."""
+    def _probe(self, side: int) -> list[Tensor]:
+        """The maps of one square image."""
         training = self.training
         try:
             with torch.no_grad():
@@ -81,7 +105,19 @@ class TorchvisionBackbone(Backbone):
                 f"data.image_size={side} is too small for {self.name}; write e.g. data.image_size={PROBE_SIZE}"
             ) from error
         self.train(training)
-        return [feature_map.shape[1] for feature_map in maps]
+        return maps
+
+
+def _check_layers(name: str, anatomy: Anatomy, layers: Sequence[str]) -> list[str]:
+    """The layers in the order of their calls."""
+    paths = anatomy.paths
+    wrong = [layer for layer in layers if layer not in paths]
+    if wrong or not layers:
+        raise UserError(
+            f"backbone.return_layers={wrong or list(layers)}: expected some of the layers {some(paths, 40)} of {name}; "
+            f"write e.g. backbone.return_layers=[{paths[-1]}]"
+        )
+    return [path for path in paths if path in layers]
 
 
 def build_network(name: str, options: dict[str, Any]) -> nn.Module:

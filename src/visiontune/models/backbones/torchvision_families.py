@@ -1,8 +1,10 @@
 """The parts of torchvision's networks: one short function for each family."""
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,10 +18,11 @@ class Anatomy:
     Attributes:
         trunk: stage name -> module paths, applied one after the other from the image to the last map.
         strides: stride of each map.
-        embed: ``(network, last map of the trunk) -> (B, D)``, the pretrained classifier's input.
+        embed: ``(network, x) -> (B, D)``, the pretrained classifier's input; x is the output of the last of `paths`.
         embedding_dim: D.
-        neck: stages after the last map, which only `embed` runs.
+        neck: stages after the last map, which only the embedding needs.
         without_map: trunk stages whose output is not a feature map.
+        last_conv: path of a convolution in the neck, between the last map and the pooling.
         channels_last: the trunk works on ``(B, H, W, C)``; its maps are permuted to ``(B, C, H, W)``.
     """
 
@@ -29,7 +32,19 @@ class Anatomy:
     embedding_dim: int
     neck: dict[str, list[str]]
     without_map: Sequence[str] = ()
+    last_conv: str | None = None
     channels_last: bool = False
+
+    @property
+    def paths(self) -> list[str]:
+        """Modules from the image to the input of `embed`, in the order of their calls."""
+        trunk = [path for paths in self.trunk.values() for path in paths]
+        return trunk if self.last_conv is None else [*trunk, self.last_conv]
+
+    @property
+    def map_paths(self) -> list[str]:
+        """The modules whose outputs are the feature maps."""
+        return [paths[-1] for stage, paths in self.trunk.items() if stage not in self.without_map]
 
 
 def _cut(network: nn.Module, name: str) -> int:
@@ -50,9 +65,17 @@ def _pooled(network: Any, x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
+def _stride(module: nn.Module) -> int:
+    """The largest stride of its convolutions."""
+    return max((conv.stride[0] for conv in module.modules() if isinstance(conv, nn.Conv2d)), default=1)
+
+
 def _resnet(network: Any) -> Anatomy:
-    stages = {"stem": ["conv1", "bn1", "relu", "maxpool"]} | {f"layer{i}": [f"layer{i}"] for i in range(1, 5)}
-    return Anatomy(stages, (4, 8, 16, 32), _pooled, _cut(network, "fc"), {}, without_map=["stem"])
+    """With `replace_stride_with_dilation`, layers keep the stride of the layer before."""
+    layers = [f"layer{i}" for i in range(1, 5)]
+    stages = {"stem": ["conv1", "bn1", "relu", "maxpool"]} | {layer: [layer] for layer in layers}
+    strides = list(accumulate((_stride(getattr(network, layer)) for layer in layers), operator.mul, initial=4))[1:]
+    return Anatomy(stages, strides, _pooled, _cut(network, "fc"), {}, without_map=["stem"])
 
 
 def _regnet(network: Any) -> Anatomy:
@@ -62,11 +85,7 @@ def _regnet(network: Any) -> Anatomy:
 
 def _shufflenet(network: Any) -> Anatomy:
     stages = {"stem": ["conv1", "maxpool"]} | {f"stage{i}": [f"stage{i}"] for i in (2, 3, 4)}
-    return Anatomy(stages, (4, 8, 16, 32), _shufflenet_embed, _cut(network, "fc"), {"head": ["conv5"]})
-
-
-def _shufflenet_embed(network: Any, x: Tensor) -> Tensor:
-    return _pooled(network, network.conv5(x))
+    return Anatomy(stages, (4, 8, 16, 32), _pooled, _cut(network, "fc"), {"head": ["conv5"]}, last_conv="conv5")
 
 
 def _vgg(network: Any) -> Anatomy:
@@ -104,19 +123,25 @@ def _inception(network: Any) -> Anatomy:
 
 
 def _mobile(network: Any) -> Anatomy:
-    """MobileNet and EfficientNet: a stage starts where the resolution halves; the last 1x1 convolution is the head."""
+    """MobileNet and EfficientNet: a stage starts where the resolution halves; the last 1x1 convolution is the head.
+
+    With `dilated`, the last stage of MobileNetV3 has dilated convolutions in place of its stride.
+    """
     stages: dict[str, list[str]] = {}
+    strides = [1]
     *trunk, (head, _) = network.features.named_children()
     for name, block in trunk:
-        if any(isinstance(layer, nn.Conv2d) and layer.stride == (2, 2) for layer in block.modules()):
+        # torchvision marks the blocks that have a stride without dilation.
+        if _stride(block) > 1 or getattr(block, "_is_cn", False):
             stages[f"stage{len(stages) + 1}"] = []
+            strides.append(strides[-1] * _stride(block))
         stages[f"stage{len(stages)}"].append(f"features.{name}")
-    dim = _cut(network, "classifier")
-    return Anatomy(stages, (2, 4, 8, 16, 32), _mobile_embed, dim, {"head": [f"features.{head}", "classifier"]})
+    dim, conv = _cut(network, "classifier"), f"features.{head}"
+    return Anatomy(stages, strides[1:], _mobile_embed, dim, {"head": [conv, "classifier"]}, last_conv=conv)
 
 
 def _mobile_embed(network: Any, x: Tensor) -> Tensor:
-    return network.classifier(_pooled(network, network.features[-1](x)))
+    return network.classifier(_pooled(network, x))
 
 
 def _pairs(network: Any) -> dict[str, list[str]]:

@@ -35,6 +35,7 @@ class Head(nn.Module, ABC):
         monitor: the metric that decides which epoch is best, unless the config names another.
         metric_arguments: defaults for constructors of extra metrics, such as `ignore_index`.
         bootstrap_samples: number of samples of a bootstrap interval; lower it for metrics that are slow to compute.
+        min_batch_size: smallest number of images that the head can train with.
         extra_metrics: those of the config, by name; see `add_metrics`.
     """
 
@@ -42,6 +43,7 @@ class Head(nn.Module, ABC):
     monitor: str
     metric_arguments: Mapping[str, Any] = {}
     bootstrap_samples = 200
+    min_batch_size = 1
     extra_metrics: Mapping[str, ExtraMetric] = {}
 
     @abstractmethod

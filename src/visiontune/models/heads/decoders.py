@@ -8,13 +8,13 @@
 | fcn | the last map (Long et al. 2015, arXiv:1411.4038), torchvision's | the last map's |
 | lraspp | the last map, and one of stride 8 (Howard et al. 2019, arXiv:1905.02244), torchvision's; the lightest | 8 |
 
-All of them use GroupNorm, also in torchvision's parts: BatchNorm fails on a batch of one image, and the statistics of
-a head would differ between ranks.
+All of them use GroupNorm, also in torchvision's parts: it does not depend on the size of the batch. torchvision's
+pretrained decoders need BatchNorm, which deeplabv3 cannot train with batches of one image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,28 +28,57 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 
 
-def build_decoder(name: str, shape: FeatureShape, channels: int, out: int, dropout: float = 0.0) -> nn.Module:
+def build_decoder(
+    name: str,
+    shape: FeatureShape,
+    channels: int,
+    out: int,
+    dropout: float = 0.0,
+    norm: str = "group",
+    atrous_rates: Sequence[int] | None = None,
+) -> "Decoder":
     """A module from `Features` to a map ``(B, out, h, w)``.
 
     Args:
         channels: width of lraspp, or of fpn and unet at the coarsest map; they halve it at each finer map, down to a
             quarter. Not used by deeplabv3 and fcn.
         out: channels of the output, which has no activation.
-        dropout: 0..1, of whole channels before the last layer.
+        dropout: 0..1, of whole channels before the last layer. deeplabv3 and fcn also have torchvision's dropout of
+            single values: 0.5 after the atrous pyramid, and 0.1 before the last layer.
+        norm: "group" or "batch".
+        atrous_rates: dilations of deeplabv3's convolutions; None for `scale_rates`.
 
     Raises:
-        UserError: an unknown decoder.
+        UserError: an unknown decoder or norm, or wrong rates.
     """
-    decoders: dict[str, Callable[..., nn.Module]] = {
+    decoders: dict[str, Callable[..., Decoder]] = {
         "fpn": TopDown,
         "unet": partial(TopDown, convs=2),
-        "deeplabv3": DeepLab,
+        "deeplabv3": partial(DeepLab, atrous_rates=atrous_rates),
         "fcn": FCN,
         "lraspp": LRASPP,
     }
     if name not in decoders:
         raise UserError(f"decoder={name}: write one of {', '.join(decoders)}")
-    return decoders[name](shape, channels, out, dropout)
+    if norm not in NORMS:
+        raise UserError(f"norm={norm}: write one of {', '.join(NORMS)}")
+    if atrous_rates is not None and not (
+        isinstance(atrous_rates, Sequence) and atrous_rates and all(isinstance(r, int) and r > 0 for r in atrous_rates)
+    ):
+        raise UserError(
+            f"atrous_rates={atrous_rates}: expected whole numbers above 0; write e.g. atrous_rates=[12,24,36]"
+        )
+    return decoders[name](shape, channels, out, dropout, NORMS[norm])
+
+
+class Decoder(nn.Module):
+    """From `Features` to one map.
+
+    Attributes:
+        output_layers: names of the convolutions whose outputs are summed to the map, with one row per output channel.
+    """
+
+    output_layers: Sequence[str]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -58,6 +87,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+Norm = Callable[[int], nn.Module]
+NORMS: dict[str, Norm] = {"group": group_norm, "batch": nn.BatchNorm2d}
 M = TypeVar("M", bound=nn.Module)
 conv = partial(Conv2dNormActivation, norm_layer=group_norm)
 
@@ -76,7 +107,7 @@ class Levels(nn.Module):
         channels: of the output maps, coarsest last.
     """
 
-    def __init__(self, shape: FeatureShape, min_stride: int) -> None:
+    def __init__(self, shape: FeatureShape, min_stride: int, norm: Norm = group_norm) -> None:
         super().__init__()
         self.first = next((i for i, stride in enumerate(shape.strides) if stride >= min_stride), len(shape.strides) - 1)
         self.channels = shape.channels[self.first :]
@@ -86,7 +117,7 @@ class Levels(nn.Module):
             stride //= 2
             width = max(32, self.channels[0] // 2)
             up = nn.ConvTranspose2d(self.channels[0], width, 2, stride=2)
-            self.finer.append(nn.Sequential(up, group_norm(width), nn.GELU()))
+            self.finer.append(nn.Sequential(up, norm(width), nn.GELU()))
             self.channels = [width, *self.channels]
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -96,16 +127,19 @@ class Levels(nn.Module):
         return maps
 
 
-class TopDown(nn.Module):
+class TopDown(Decoder):
     """From the coarsest map to the finest, narrower at each level. The output is the sum of one output per level.
 
     The sum is that of FCN (Long et al. 2015): with it, all levels learn from the first step. On 92 images of CamVid the
     mIoU was 0.56. The same U-Net without the sum had 0.41, and a sum of features at stride 4 had 0.50.
     """
 
-    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, convs: int = 1) -> None:
+    def __init__(
+        self, shape: FeatureShape, channels: int, out: int, dropout: float, norm: Norm, convs: int = 1
+    ) -> None:
         super().__init__()
-        self.levels = Levels(shape, 2)
+        conv = partial(Conv2dNormActivation, norm_layer=norm)
+        self.levels = Levels(shape, 2, norm)
         *skips, deepest = self.levels.channels
         self.top = conv(deepest, channels, 1)
         self.blocks, self.lasts = nn.ModuleList(), nn.ModuleList([_last(channels, out, dropout)])
@@ -116,6 +150,7 @@ class TopDown(nn.Module):
             self.blocks.append(nn.Sequential(conv(width + skip, narrow), *more))
             self.lasts.append(_last(narrow, out, dropout))
             width = narrow
+        self.output_layers = [f"lasts.{i}.1" for i in range(len(self.lasts))]
 
     def forward(self, features: Features) -> Tensor:
         *skips, deepest = self.levels(features.maps)
@@ -128,35 +163,57 @@ class TopDown(nn.Module):
         return total
 
 
-class DeepLab(nn.Module):
-    """The atrous rates of the paper, 12, 24 and 36 cells of stride 8, scaled to the stride of the last map."""
+class DeepLab(Decoder):
+    output_layers = ("layers.4.1",)
 
-    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
+    def __init__(
+        self,
+        shape: FeatureShape,
+        channels: int,
+        out: int,
+        dropout: float,
+        norm: Norm,
+        atrous_rates: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        rates = [max(1, round(times * 96 / shape.strides[-1])) for times in (1, 2, 3)]
-        head = _replace_batchnorm(DeepLabHead(shape.channels[-1], out, rates))
+        rates = scale_rates(shape.strides[-1]) if atrous_rates is None else atrous_rates
+        head = _replace_batchnorm(DeepLabHead(shape.channels[-1], out, rates), norm)
         self.layers = nn.Sequential(*list(head)[:-1], _last(256, out, dropout))
 
     def forward(self, features: Features) -> Tensor:
         return self.layers(features.maps[-1])
 
 
-class FCN(nn.Module):
-    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
+def scale_rates(stride: int) -> list[int]:
+    """The atrous rates of the paper, 12, 24 and 36 cells of stride 8, scaled to the stride of a map."""
+    return [max(1, round(times * 96 / stride)) for times in (1, 2, 3)]
+
+
+class FCN(Decoder):
+    output_layers = ("layers.4.1",)
+
+    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, norm: Norm) -> None:
         super().__init__()
-        head = _replace_batchnorm(FCNHead(shape.channels[-1], out))
-        self.layers = nn.Sequential(*list(head)[:-1], _last(shape.channels[-1] // 4, out, dropout))
+        self.layers = fcn_layers(shape.channels[-1], out, dropout, norm)
 
     def forward(self, features: Features) -> Tensor:
         return self.layers(features.maps[-1])
 
 
-class LRASPP(nn.Module):
-    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float) -> None:
+def fcn_layers(inputs: int, out: int, dropout: float, norm: Norm) -> nn.Sequential:
+    """torchvision's FCN head for a map of `inputs` channels; its last convolution is `4.1`."""
+    head = _replace_batchnorm(FCNHead(inputs, out), norm)
+    return nn.Sequential(*list(head)[:-1], _last(inputs // 4, out, dropout))
+
+
+class LRASPP(Decoder):
+    output_layers = ("layers.low_classifier", "layers.high_classifier.1")
+
+    def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, norm: Norm) -> None:
         super().__init__()
-        self.levels = Levels(shape, 8)
+        self.levels = Levels(shape, 8, norm)
         low, high = self.levels.channels[0], self.levels.channels[-1]
-        self.layers = _replace_batchnorm(LRASPPHead(low, high, out, channels))
+        self.layers: Any = _replace_batchnorm(LRASPPHead(low, high, out, channels), norm)
         self.layers.high_classifier = _last(channels, out, dropout)
 
     def forward(self, features: Features) -> Tensor:
@@ -168,11 +225,11 @@ def _last(channels: int, out: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, out, 1))
 
 
-def _replace_batchnorm(module: M) -> M:
-    """Replace every BatchNorm of the module by a GroupNorm."""
+def _replace_batchnorm(module: M, norm: Norm) -> M:
+    """Replace every BatchNorm of the module by a `norm`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, group_norm(child.num_features))
+            setattr(module, name, norm(child.num_features))
         else:
-            _replace_batchnorm(child)
+            _replace_batchnorm(child, norm)
     return module

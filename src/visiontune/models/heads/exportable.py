@@ -16,11 +16,13 @@ class Exportable(ABC):
         shared: raw outputs that all images of a batch share.
         discrete_outputs: raw outputs that depend on comparisons of numbers. Rounding may change them, so they are not
             compared between an exported graph and the model.
+        training_only: raw outputs that only the training loss reads; a graph leaves them out.
     """
 
     graph_batch = True
     shared: tuple[str, ...] = ()
     discrete_outputs: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
 
     @abstractmethod
     def graph(self, raw: dict[str, Any], frame: Frame) -> dict[str, Tensor]:

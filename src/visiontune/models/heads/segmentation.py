@@ -1,13 +1,11 @@
 """A class per pixel."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
@@ -16,47 +14,19 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import segmentation_losses as losses
 from visiontune.models.heads.base import Head, Prediction, Raw
-from visiontune.models.heads.decoders import build_decoder, upsample
+from visiontune.models.heads.decoders import NORMS, build_decoder, fcn_layers, upsample
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import confusion_figure, enlarge
 from visiontune.models.heads.exportable import Exportable
+from visiontune.models.heads.label_maps import argmax_map, mean_confidence
 from visiontune.models.heads.losses import build_loss, check_smoothing, check_weights
-from visiontune.models.heads.metrics import PerClass, Value
 from visiontune.models.heads.overlays import draw_label_map, side_by_side
+from visiontune.models.heads.segmentation_metrics import SegmentationMetrics
 from visiontune.models.heads.soft_targets import kl_distillation_loss
 
 KEY = "heads.segmentation"
 LOSSES = ("ce", "dice", "focal")
-CHUNK = 2**26  # number of logits (256 MB) to resize to an image at once
-
-
-class SegmentationMetrics(MulticlassConfusionMatrix):
-    """IoU, Dice and pixel accuracy from the confusion matrix of the split; `IGNORE` in the truth is left out.
-
-    A class that occurs neither in truth nor in prediction has no IoU and no Dice (NaN), and the means leave it out.
-    """
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(len(classes), ignore_index=IGNORE, validate_args=False)
-        self.classes = list(classes)
-
-    def update(self, predictions: list[Prediction], targets: list[Tensor]) -> None:  # type: ignore[override]
-        for prediction, target in zip(predictions, targets, strict=True):  # images differ in size
-            labels = prediction["map"].long()
-            super().update(labels, target.as_subclass(Tensor).to(labels))
-
-    def compute(self) -> dict[str, Value]:  # type: ignore[override]
-        matrix = super().compute()
-        intersection, total = matrix.diag(), matrix.sum(0) + matrix.sum(1)
-        iou = intersection / (total - intersection)  # 0 / 0 is NaN
-        return {
-            "miou": iou.nanmean(),
-            "dice": (2 * intersection / total).nanmean(),
-            "pixel_accuracy": intersection.sum() / matrix.sum(),
-            "confusion_matrix": matrix,
-            "iou_per_class": PerClass("iou", tuple(self.classes), iou),
-        }
 
 
 class SegmentationHead(Head, Describable, Exportable, Distillable):
@@ -73,6 +43,9 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         class_weights: one per class, for the cross-entropy and the focal loss.
         dropout: 0..1, of whole channels before the last layer.
         label_smoothing: 0..1, for the cross-entropy and the focal loss.
+        norm, atrous_rates: of the decoder, see `build_decoder`.
+        auxiliary: weight of the loss of a second classifier, an FCN on the last map but one, as torchvision trains
+            FCN and DeepLabV3 (Zhao et al. 2017, https://arxiv.org/abs/1612.01105); 0 = none. Only `loss` uses it.
 
     Raises:
         UserError: an option or the number of classes is out of range, or a loss module does not accept the outputs.
@@ -80,6 +53,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     directions = dict.fromkeys(("miou", "dice", "pixel_accuracy"), "max") | {"loss": "min"}
     monitor = "miou"
+    training_only = ("auxiliary_map",)
 
     def __init__(
         self,
@@ -92,6 +66,9 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         class_weights: list[float] | None = None,
         dropout: float = 0.1,
         label_smoothing: float = 0.0,
+        norm: str = "group",
+        atrous_rates: list[int] | None = None,
+        auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
         self.classes = list(info.classes)
@@ -100,7 +77,11 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
                 f"a segmentation head is for 2 to {IGNORE} classes, the data has {len(self.classes)}; "
                 "name the background too, such as data.classes=[background,road]"
             )
-        self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout)
+        self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout, norm, atrous_rates)
+        self.auxiliary = self._build_auxiliary(auxiliary, features, dropout, norm)
+        self.auxiliary_weight = auxiliary
+        # With BatchNorm, the pooled map of one image has no variance.
+        self.min_batch_size = 2 if (decoder, norm) == ("deeplabv3", "batch") else 1
         if isinstance(loss, nn.Module) and hasattr(loss, "ignore_index"):
             loss.ignore_index = IGNORE  # type: ignore[assignment]
         parts = [part.strip() for part in loss.split("+")] if isinstance(loss, str) else [loss]
@@ -114,18 +95,33 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         self.register_buffer("class_weights", weights, persistent=False)
         self.metric_arguments = {"ignore_index": IGNORE}
 
-    def forward(self, features: Features) -> Raw:
-        """`logits` ``(B, classes, H, W)``, as large as the input."""
-        return {"logits": upsample(self.decoder(features), features.size)}
+    def _build_auxiliary(self, weight: Any, features: FeatureShape, dropout: float, norm: str) -> nn.Sequential | None:
+        if not isinstance(weight, int | float) or weight < 0:
+            raise UserError(f"{KEY}.auxiliary={weight}: expected a number, 0 or more; write e.g. {KEY}.auxiliary=0.5")
+        if not weight:
+            return None
+        if len(features.channels) < 2:
+            raise UserError(f"{KEY}.auxiliary={weight}: the backbone has only one map; write {KEY}.auxiliary=0")
+        return fcn_layers(features.channels[-2], len(self.classes), dropout, NORMS[norm])
 
-    def _inputs(self, raw: Raw, targets: list[Any]) -> tuple[Tensor, Tensor]:
-        """Logits and classes ``(B, H, W)``, `IGNORE` without a label."""
-        logits = raw["logits"].float()
-        target = logits.new_full((len(logits), *logits.shape[2:]), IGNORE, dtype=torch.int64)
+    def forward(self, features: Features) -> Raw:
+        """`logits` ``(B, classes, H, W)``, as large as the input; `auxiliary_map`, the auxiliary classifier's input."""
+        raw = {"logits": upsample(self.decoder(features), features.size)}
+        return raw if self.auxiliary is None else raw | {"auxiliary_map": features.maps[-2]}
+
+    def _auxiliary_logits(self, raw: Raw) -> Tensor | None:
+        if self.auxiliary is None:
+            return None
+        return upsample(self.auxiliary(raw["auxiliary_map"]), raw["logits"].shape[-2:])
+
+    def _classes(self, raw: Raw, targets: list[Any]) -> Tensor:
+        """``(B, H, W)`` int64, `IGNORE` without a label."""
+        logits = raw["logits"]
+        classes = torch.full((len(logits), *logits.shape[2:]), IGNORE, device=logits.device)
         for i, labels in enumerate(targets):
             if labels is not None:
-                target[i] = labels.as_subclass(Tensor)
-        return logits, target
+                classes[i] = labels.as_subclass(Tensor)
+        return classes
 
     def _losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Each part of the loss for each image ``(B,)``; 0 without a label."""
@@ -139,14 +135,22 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         """Means over the labelled images."""
-        logits, classes = self._inputs(raw, targets)
+        classes, count = self._classes(raw, targets), sum(target is not None for target in targets)
+        parts = self._mean_losses(raw["logits"].float(), classes, count)
+        if (logits := self._auxiliary_logits(raw)) is not None:
+            losses = list(self._mean_losses(logits.float(), classes, count).values())
+            parts["auxiliary"] = self.auxiliary_weight * torch.stack(losses).sum()
+        return parts
+
+    def _mean_losses(self, logits: Tensor, classes: Tensor, count: int) -> dict[str, Tensor]:
+        """Each part of the loss, the mean over `count` labelled images."""
         if self.loss_module is not None:
             return {"loss": self.loss_module.batch_loss(logits, classes, classes != IGNORE)}
-        count = max(1, sum(target is not None for target in targets))
-        return {part: values.sum() / count for part, values in self._losses(logits, classes).items()}
+        return {part: values.sum() / max(1, count) for part, values in self._losses(logits, classes).items()}
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
-        logits, classes = self._inputs(raw, targets)
+        """Without the auxiliary loss."""
+        logits, classes = raw["logits"].float(), self._classes(raw, targets)
         if self.loss_module is not None:
             return self.loss_module.sample_losses(logits, classes, classes != IGNORE)
         total = torch.stack(list(self._losses(logits, classes).values())).sum(0)
@@ -160,14 +164,14 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`map` ``(H, W)`` uint8, the most probable class of each pixel; `confidence`, their mean probability."""
         return [
-            {"map": argmax_map(logits.float(), frame), "confidence": _confidence(logits.float(), frame)}
+            {"map": argmax_map(logits.float(), frame), "confidence": mean_confidence(logits.float(), frame)}
             for logits, frame in zip(raw["logits"], frames, strict=True)
         ]
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`map` ``(B, H, W)`` and `confidence` ``(B,)``."""
         logits = raw["logits"].float()
-        return {"map": frame.pixels(logits).argmax(1).to(torch.uint8), "confidence": _confidence(logits, frame)}
+        return {"map": frame.pixels(logits).argmax(1).to(torch.uint8), "confidence": mean_confidence(logits, frame)}
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.classes)
@@ -211,31 +215,3 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         if len(self.classes) > 40:
             return {}
         return {"confusion_matrix": confusion_figure(computed["confusion_matrix"], self.classes)}
-
-
-def argmax_map(logits: Tensor, frame: Frame, chunk: int = CHUNK) -> Tensor:
-    """Argmax ``(H, W)`` uint8 in the image's pixels of ``(C, h, w)`` logits, some classes at a time.
-
-    Args:
-        chunk: number of values to resize at once (at least one class).
-    """
-    size = max(1, chunk // math.prod(frame.size))
-    first, *rest = range(0, len(logits), size)
-    best, labels = frame.pixels(logits[first : first + size]).max(0)
-    for start in rest:
-        value, label = frame.pixels(logits[start : start + size]).max(0)
-        better = value > best
-        best = torch.where(better, value, best)
-        labels = torch.where(better, label + start, labels)
-    return labels.to(torch.uint8)
-
-
-def _confidence(logits: Tensor, frame: Frame) -> Tensor:
-    """Mean probability of the most probable class over the part of the input that shows the image.
-
-    Args:
-        logits: ``(..., C, h, w)``.
-    """
-    inside = frame.remove_padding(logits)
-    # The softmax of the largest logit, which is far faster than that of all logits.
-    return (inside - inside.amax(-3, keepdim=True)).exp().sum(-3).reciprocal().mean((-2, -1))
