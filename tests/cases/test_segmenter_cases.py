@@ -10,7 +10,7 @@ def test_batchnorm_of_a_pooled_map_needs_two_images(plan: Callable[..., Outcome]
     outcome = plan(*options, "data.batch_size=1")
     assert outcome.code == 2
     assert outcome.err.strip() == (
-        "data.batch_size=1: the BatchNorm of heads.segmentation needs 2 images to train; write data.batch_size=2, or "
-        "heads.segmentation.norm=group"
+        "error: data.batch_size=1: the BatchNorm of heads.segmentation needs 2 images to train; write "
+        "data.batch_size=2, or heads.segmentation.norm=group"
     )
     assert plan(*options, "data.batch_size=2", "heads.segmentation.auxiliary=0.5").code == 0

@@ -16,6 +16,7 @@ from visiontune.data.targets import IGNORE, LabelMap
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import SegmentationHead
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.label_maps import argmax_map
 from visiontune.models.heads.metrics import name_scalars
 
@@ -176,6 +177,17 @@ def test_auxiliary_loss_is_the_loss_of_a_second_classifier(loss: Any, norm: str)
     total.backward()
     assert total.item() == 0.0
     assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.any()] == []
+
+
+def test_class_rows_are_those_of_the_last_layers() -> None:
+    for decoder in ("fpn", "deeplabv3", "fcn", "lraspp"):
+        model = head(decoder=decoder, auxiliary=0.5)
+        rows, tensors = model.class_rows(), model.state_dict()
+        assert set(rows.values()) == {ClassRows()}
+        assert {name for name in rows if "auxiliary" in name} == {"auxiliary.4.1.weight", "auxiliary.4.1.bias"}
+        assert [len(tensors[name]) for name in rows] == [4] * len(rows)
+        larger = head(5, decoder=decoder, auxiliary=0.5).state_dict()
+        assert {name for name, value in tensors.items() if value.shape != larger[name].shape} == rows.keys()
 
 
 # ---- decoding

@@ -14,6 +14,7 @@ from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import segmentation_losses as losses
 from visiontune.models.heads.base import Head, Prediction, Raw
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.decoders import NORMS, build_decoder, fcn_layers, upsample
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.distillable import Distillable
@@ -108,6 +109,11 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         """`logits` ``(B, classes, H, W)``, as large as the input; `auxiliary_map`, the auxiliary classifier's input."""
         raw = {"logits": upsample(self.decoder(features), features.size)}
         return raw if self.auxiliary is None else raw | {"auxiliary_map": features.maps[-2]}
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        layers = [f"decoder.{layer}" for layer in self.decoder.output_layers]
+        layers += [] if self.auxiliary is None else ["auxiliary.4.1"]
+        return {f"{layer}.{name}": ClassRows() for layer in layers for name in ("weight", "bias")}
 
     def _auxiliary_logits(self, raw: Raw) -> Tensor | None:
         if self.auxiliary is None:
