@@ -243,3 +243,11 @@ def test_masks_in_jpeg(tmp_path: Path) -> None:
         mask.unlink()
     with pytest.raises(UserError, match="JPEG changes values: save masks as PNG"):
         masks.read(tmp_path, classes=["background", "cell"], values=[0, 255])
+
+
+def test_images_and_masks_in_one_folder(tmp_path: Path) -> None:
+    for name in ("0", "0_mask", "1", "1_mask"):
+        Image.new("L", (8, 8), name.endswith("mask")).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match="write the end of the names of masks, such as"):
+        masks.read(tmp_path, ".", ".", classes=["background", "cell"])
+    assert len(masks.read(tmp_path, ".", ".", classes=["background", "cell"], suffix="_mask").samples) == 2

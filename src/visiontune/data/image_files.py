@@ -1,5 +1,6 @@
 """Open image files with Pillow. Whatever Pillow raises for a damaged file becomes an OSError or a ValueError."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -30,6 +31,8 @@ BUDGET = MemoryBudget(1_000_000_000)  # of all images that this process decodes 
 
 # `open_image` checks the size instead, with a limit that the user can set.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of damaged metadata with the name of its module; damaged pixels are errors.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class ImageFile(NamedTuple):

@@ -111,6 +111,8 @@ def _refuse(base: Path, mask_base: Path, images: Sequence[str], masks: Sequence[
     """Raise the error that no image has a mask; it proposes a suffix if all masks have it."""
     name, what = (images[0], "no mask for any image") if images else ("NAME", "masks, but no images")
     message = f"{mask_base} has {what} in {base}. The mask of {name}.jpg must be called {name}{suffix}.png"
+    if base == mask_base and not suffix:
+        message += ". If images are PNG, too, write the end of the names of masks, such as data.suffix=_mask"
     ends = [{mask.removeprefix(name) for mask in masks if mask.startswith(name)} for name in images[:3]]
     if ends and (common := set.intersection(*ends) - {suffix}):
         message += f". Do the names of masks end with {min(common, key=len)}? Write data.suffix={min(common, key=len)}"

@@ -79,7 +79,10 @@ def _files(folder: Path) -> dict[str, Path]:
     if not {"train", "val"} & set(files) and (folder / "trainval.txt").is_file():
         files["train"] = folder / "trainval.txt"
     if "train" not in files:
-        raise UserError(f"data.splits: {folder} has no train.txt. Expected train.txt, val.txt and test.txt there.")
+        raise UserError(
+            f"data.splits: {folder} has no train.txt. Expected train.txt, val.txt and test.txt there; write "
+            "data.splits=null to use data.split_ratio instead"
+        )
     return {split: files[split] for split in SPLITS if split in files}
 
 
