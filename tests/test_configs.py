@@ -32,7 +32,7 @@ FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
 VERBS = {"train", "evaluate", "predict", "export", "compress"}  # whole commands: tests/end_to_end
-PARTS = {("data", "common"), ("backbone", "base")}  # other files of their group include them
+PARTS = {("data", "common"), ("backbone", "base"), ("pretrained", "base")}  # other files of their group include them
 
 
 def options(*groups: str) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ def check_values(cfg: DictConfig, group: str, name: str, overrides: list[str], l
 
 def test_every_group_has_a_test() -> None:
     assert {path.stem for path in FILES if path.parent == FOLDER} <= VERBS
-    assert {*TRAINED, "trainer", "backbone", "sweep", "recipe"} == GROUPS
+    assert {*TRAINED, "trainer", "backbone", "pretrained", "sweep", "recipe"} == GROUPS
 
 
 TRAINED = ["augment", "callbacks", "data", "debug", "experiment", "heads", "hydra", "logger", "optimizer", "paths"]
@@ -284,6 +284,22 @@ def test_backbones_are_built(name: str, config: Config) -> None:
     assert backbone.name == settings["name"] == (name if name != "efficientnet_lite0" else "tf_efficientnet_lite0")
     assert settings["weights"] == (None if name == "small_cnn" else "auto")
     assert len(backbone.stages()) >= 2
+
+
+PRETRAINED = [name for _, name in options("pretrained")]
+
+
+@pytest.mark.parametrize("name", mostly_slow(PRETRAINED, "none", "lraspp_mobilenet_v3_large"))
+def test_pretrained_models_are_planned(name: str, command: Command) -> None:
+    """The weights have the parameters of the model that the file describes, and are not downloaded."""
+    content = yaml.safe_load((FOLDER / "pretrained" / f"{name}.yaml").read_text())["pretrained"]
+    heads = [] if content is None else [f"heads={content['task']}", "data=digit_scenes", "data.scenes=24"]
+    outcome = command("plan", f"pretrained={name}", *heads, "trainer=cpu", "data.num_workers=0", "data.batch_size=4")
+    assert outcome.code == 0, outcome.err
+    assert ("would be downloaded" in outcome.out) == (content is not None)
+    if content is not None:
+        assert f"model: {content['backbone']} (torchvision)" in outcome.out
+        assert "kept rows: none; fresh: " in outcome.out
 
 
 @pytest.mark.usefixtures("no_report")

@@ -38,6 +38,7 @@ SLOTS = (
     "backbone.act_layer",
     "distill.teacher",
     "search",
+    "pretrained",
 )
 WRITE = {"_target_": "visiontune.compare.main", "arguments": ["RUN", "--csv", FILE]}
 FORMS: dict[str, Any] = {

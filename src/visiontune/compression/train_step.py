@@ -73,6 +73,8 @@ class TrainStep(Step):
             # Another option or network: drop the keys of the old one.
             if key in RUN_KEYS and (not rest or override.key_or_group == "backbone.name"):
                 changes[key] = train_config(step_overrides)[key]
+                if key == "backbone":
+                    changes["pretrained"] = None  # its weights are of the old network
             elif key in RUN_KEYS:
                 changes[override.key_or_group] = override.value()
         changes["trust"] = composed.trust or step_overrides != self.overrides  # the source was opened before

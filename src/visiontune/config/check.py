@@ -27,6 +27,7 @@ CLOSED = (
     "checkpoints",
     "distill",
     "frozen_features",
+    "pretrained",
     "search",
     "technique",
     "technique.sam",
@@ -49,6 +50,8 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise MissingKey(_missing_message(verb, missing[0]))
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if verb == "train":
+        _drop_unchosen_head(plain)
     model = VERBS[verb]
     for name, field in _fields(model).items():
         if name not in plain and _is_required(field.annotation):
@@ -59,6 +62,18 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
         raise UserError(_message(model, plain, error)) from None
     _write_back(plain, checked)
     return OmegaConf.create(plain)
+
+
+def _drop_unchosen_head(plain: dict[str, Any]) -> None:
+    """Drop the options that `pretrained` gives to its head if `heads` does not choose that head.
+
+    Only the backbone of the pretrained model is then used.
+    """
+    pretrained, heads = plain.get("pretrained"), plain.get("heads")
+    if isinstance(pretrained, dict) and isinstance(heads, dict):
+        options = heads.get(task := str(pretrained.get("task")))
+        if isinstance(options, dict) and "_target_" not in options:
+            del heads[task]
 
 
 def check_closed(cfg: DictConfig) -> None:

@@ -15,6 +15,7 @@ class Launch:
         data: the option of the group `data`, which is the name of runs without a data folder.
         job: the number of the job in a sweep; None outside a sweep.
         sets_backbone: whether the command line chooses the backbone; otherwise `weights_from` does.
+        backbone: the option of the group `backbone` on the command line, if there is one.
         backbone_keys: keys of `backbone` that the command line sets; they change the backbone of `weights_from`.
         sets_lr: whether the command line sets the learning rate, which a search then keeps.
     """
@@ -23,6 +24,7 @@ class Launch:
     data: str = "data"
     job: int | None = None
     sets_backbone: bool = False
+    backbone: str | None = None
     backbone_keys: tuple[str, ...] = ()
     sets_lr: bool = False
 
@@ -31,12 +33,14 @@ class Launch:
         """The launch of the Hydra application that is running."""
         hydra = HydraConfig.get()
         overrides = tuple(hydra.overrides.task)
-        keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+        values = {key: value for key, _, value in (override.lstrip("+").partition("=") for override in overrides)}
+        keys = values.keys()
         return cls(
             overrides=overrides,
             data=str(hydra.runtime.choices["data"]),
             job=None if OmegaConf.is_missing(hydra.job, "num") else hydra.job.num,
             sets_backbone=not keys.isdisjoint({"backbone", "backbone.name"}),
+            backbone=values.get("backbone"),
             backbone_keys=tuple(sorted(key.split(".")[1] for key in keys if key.startswith("backbone."))),
             sets_lr="optimizer.lr" in keys,
         )

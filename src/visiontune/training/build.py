@@ -38,6 +38,7 @@ from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import Head
 from visiontune.models.heads.extra_metrics import build_extra_metrics
 from visiontune.models.loss_terms import L1
+from visiontune.models.pretrained import load_pretrained
 from visiontune.nodes import build, wrong_arguments
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
@@ -67,12 +68,7 @@ def build_network(cfg: DictConfig, download: bool = True, load: bool = True) -> 
     size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
     options |= {} if load else {"weights": None}
-    return build_backbone(
-        **options,
-        in_channels=cfg.data.channels,
-        image_size=size,
-        allow_download=download,
-    )
+    return build_backbone(**options, in_channels=cfg.data.channels, image_size=size, allow_download=download)
 
 
 def build_strategy(cfg: DictConfig, backbone: Backbone, epochs: int) -> Strategy:
@@ -99,7 +95,7 @@ def data_root_key() -> Iterator[None]:
 def build_finetuner(
     cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
-    """Build a FineTuner: the backbone with its weights, and heads of the sizes in the data's schema.
+    """Build a FineTuner: the backbone and heads of the sizes in the data's schema, with their pretrained weights.
 
     Args:
         download: if False, weights that need a download stay random (the report says so).
@@ -109,7 +105,10 @@ def build_finetuner(
     heads = {
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
-    strategy = build_strategy(cfg, backbone, epochs)
+    pretrained = cfg.get("pretrained")  # runs of older versions have no such key
+    if load and pretrained is not None and pretrained.weights is not None:
+        report = load_pretrained(backbone, heads, pretrained, schema, download)
+    strategy = build_strategy(cfg, backbone, epochs)  # last, since it may add adapters to the backbone
     model = FineTuner(
         backbone,
         heads,

@@ -20,6 +20,7 @@ from visiontune.models.heads.probeable import Probeable
 from visiontune.nodes import find
 from visiontune.training.build import HEAD, STRATEGY, build_data
 from visiontune.training.load import open_run
+from visiontune.training.pretrained import check_pretrained
 
 AUTO = "auto"
 
@@ -55,7 +56,9 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         if not launch.sets_backbone:
             changed = {key: new.backbone[key] for key in ("min_matched", *launch.backbone_keys)}
             new.backbone = OmegaConf.merge(source.backbone, changed)
-        new.backbone.weights = None
+        new.backbone.weights = new.pretrained = None  # the run has the weights of the backbone and of its heads
+    elif new.pretrained is not None:
+        check_pretrained(new, launch)
     if new.search is not None and new.search.lr_range_test == AUTO:
         new.search.lr_range_test = not launch.sets_lr
     new = resolve_machine(new)
@@ -121,9 +124,9 @@ def candidate_configs(cfg: DictConfig, launch: Launch) -> dict[str, DictConfig]:
 
 def _is_pretrained(cfg: DictConfig) -> bool:
     backbone = cfg.backbone
-    return (
-        cfg.weights_from is not None or resolve_weights(backbone.name, backbone.library, backbone.weights) is not None
-    )
+    if cfg.weights_from is not None or (cfg.pretrained is not None and cfg.pretrained.weights is not None):
+        return True
+    return resolve_weights(backbone.name, backbone.library, backbone.weights) is not None
 
 
 def _has_probe(task: Any, head: DictConfig) -> bool:

@@ -13,6 +13,7 @@ from visiontune.config.schema.types import (
     Flag,
     Fraction,
     Int,
+    Names,
     Node,
     NonEmpty,
     NotNegative,
@@ -65,6 +66,25 @@ class Backbone(Section):
     min_matched: Fraction = key("a fraction from 0 to 1", 0.5)
 
 
+class Pretrained(Section):
+    """A whole model, and what is known about its weights."""
+
+    name: Text = key("the name of a model in its library", "fasterrcnn_resnet50_fpn")
+    library: Literal["torchvision"] = key("torchvision", "torchvision")
+    task: Text = key("the name of a head", "detection")
+    backbone: Text = key("the name of a network", "resnet50")
+    weights: Text | None = key("default, null or a path", "default")
+    load: Literal["all", "backbone"] = key("all or backbone", "backbone")
+    map: Names = key("a mapping of classes to names in the weights, or null", "{auto: car}")
+    classes: Texts | None = key("a list of names, or null", "[background,cat,dog]")
+    min_matched: Fraction = key("a fraction from 0 to 1", 0.9)
+    source: Text = key("an address", "https://docs.pytorch.org/vision/stable/models.html")
+    license: Text = key("the licence of the weights", "BSD-3-Clause")
+    dataset: Text = key("the data that the weights were trained on", "COCO 2017")
+    score: Text = key("the published score", "37.0 box mAP on COCO val2017")
+    size: Text = key("the size of the download", "160 MB")
+
+
 class Train(Section):
     """The whole config of `visiontune train`."""
 
@@ -97,6 +117,7 @@ class Train(Section):
     scheduler: Scheduler = key("the name of a scheduler", "cosine")
     trainer: Trainer = key("the name of a trainer", "cpu")
     backbone: Backbone = key("the name of a backbone", "resnet50")
+    pretrained: Pretrained | None = key("the name of a pretrained model, or none", "fasterrcnn_resnet50_fpn")
     heads: Annotated[dict[str, Node], Field(min_length=1)] = key(
         "the name of a head, or a list of heads", "classification"
     )

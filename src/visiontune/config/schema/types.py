@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from visiontune.config.split import read_pairs
+
 
 def _to_int(value: Any) -> Any:
     """Convert whole floats such as 10.0 and 1e1."""
@@ -20,6 +22,12 @@ def _to_text(value: Any) -> Any:
 def _to_name(value: Any) -> Any:
     """Convert whole numbers only: YAML reads the name 1.10 as 1.1."""
     return value if isinstance(value, float) else _to_text(value)
+
+
+def _read_names(value: Any) -> Any:
+    """Read a mapping on the command line, whose names have any characters, which Hydra's grammar does not allow."""
+    pairs = read_pairs(value) if isinstance(value, str) else None
+    return value if pairs is None else pairs
 
 
 class Section(BaseModel):
@@ -44,6 +52,9 @@ Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Epochs = Annotated[Int, Ge(1), Le(1_000_000)]  # the plan goes through all of them
 Side = Annotated[Int, Ge(1), Le(16_384)]  # an image of this height and width has 3 GB
 Size = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
+# `yes` and `1` are names as well.
+Name = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else str(value))]
+Names = Annotated[dict[Name, Name | None] | None, BeforeValidator(_read_names)]
 PathOrSplits = Text | Mapping[str, Text]
 
 

@@ -1,21 +1,8 @@
 """Keys of evaluate.yaml, predict.yaml, export.yaml and compress.yaml."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator
-
-from visiontune.config.schema.types import Count, Flag, NonEmpty, Section, key
-from visiontune.config.split import read_pairs
-
-# `yes` and `1` are class names as well.
-Name = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else str(value))]
-
-
-def _read_names(value: Any) -> Any:
-    """Read a mapping on the command line, whose names have any characters, which Hydra's grammar does not allow."""
-    pairs = read_pairs(value) if isinstance(value, str) else None
-    return value if pairs is None else pairs
-
+from visiontune.config.schema.types import Count, Flag, Names, NonEmpty, Section, key
 
 RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
 
@@ -35,9 +22,7 @@ class Evaluate(_RunVerb):
     backend: NonEmpty | None = key("onnx, torch_export, a path or null", "onnx")
     data_root: NonEmpty | None = key("a folder, or null", "photos")
     data_keys: dict[str, Any] | None = key("a mapping of keys of the group data, or null", "{images: photos}")
-    classes: Annotated[dict[Name, Name | None] | None, BeforeValidator(_read_names)] = key(
-        "a mapping of class names, or null", "{puppy: dog}"
-    )
+    classes: Names = key("a mapping of class names, or null", "{puppy: dog}")
     report: Flag = key("true or false", "true")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("auto, cpu, gpu or mps", "cpu")
 

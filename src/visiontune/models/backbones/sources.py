@@ -43,17 +43,25 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name. A FineTuner's checkpoint gives the tensors of its backbone only.
+    """Tensors of a checkpoint by name, as `read_tensors`. A FineTuner's checkpoint gives those of its backbone only."""
+    state = read_tensors(path)
+    under_backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    return under_backbone or state
 
-    It runs no code from the file.
+
+def read_tensors(path: Path, key: str = "backbone.weights") -> dict[str, Tensor]:
+    """Tensors of a checkpoint by name. It runs no code from the file.
+
+    Args:
+        key: of the config, for messages.
 
     Raises:
         UserError: the file does not exist, holds no tensors, or holds objects that need its code to load.
     """
     if not path.is_file():
+        more = ", a run directory, package:NAME" if key == "backbone.weights" else ""
         raise UserError(
-            f"backbone.weights={path}: no such file; write the path of a {', '.join(SUFFIXES)} file, a run directory, "
-            "package:NAME, default or null"
+            f"{key}={path}: no such file; write the path of a {', '.join(SUFFIXES)} file{more}, default or null"
         )
     try:
         if path.suffix == ".safetensors":
@@ -61,7 +69,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
         else:
             content = load_torch_file(path)
     except UserError as error:
-        raise UserError(f"backbone.weights={error}") from None
+        raise UserError(f"{key}={error}") from None
     except (
         pickle.UnpicklingError,
         SafetensorError,
@@ -75,18 +83,15 @@ def read_file(path: Path) -> dict[str, Tensor]:
         MemoryError,
     ) as error:
         raise UserError(
-            f"backbone.weights={path}: not a readable checkpoint of plain tensors ({first_line(error)[:150]}); "
+            f"{key}={path}: not a readable checkpoint of plain tensors ({first_line(error)[:150]}); "
             "save one with torch.save(model.state_dict(), PATH)"
         ) from error
     if isinstance(content, dict) and "visiontune" in content:  # a FineTuner's checkpoint, perhaps with adapters
         content = plain_state(content)
     state = _tensors(content)
     if not state:
-        raise UserError(
-            f"backbone.weights={path}: holds no tensors; save one with torch.save(model.state_dict(), PATH)"
-        )
-    under_backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
-    return under_backbone or state
+        raise UserError(f"{key}={path}: holds no tensors; save one with torch.save(model.state_dict(), PATH)")
+    return state
 
 
 def _tensors(content: object) -> dict[str, Tensor]:

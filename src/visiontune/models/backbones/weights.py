@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from timm.layers import resample_abs_pos_embed
@@ -13,6 +13,7 @@ from visiontune.errors import UserError
 
 # Prefixes that wrappers add to parameter names: DataParallel, Lightning modules, this package, MoCo and others.
 PREFIXES = ("module", "model", "backbone", "net", "network", "encoder")
+ADVICE = "Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "head_dist", "last_linear", "AuxLogits")
 
 
@@ -29,6 +30,7 @@ class WeightReport:
         matched_fraction: parameter elements that were loaded (adapted ones count), over all parameter elements.
         note: how the weights were loaded, if that is unusual.
         missing_download: nothing was loaded, because the weights would have to be downloaded first.
+        remarks: further lines, such as which classes keep their rows.
     """
 
     source: str
@@ -39,12 +41,14 @@ class WeightReport:
     matched_fraction: float = 0.0
     note: str = ""
     missing_download: bool = False
+    remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        note = "would be downloaded" if self.missing_download else self.note
+        note = self.note or ("would be downloaded" if self.missing_download else "")
         title = self.source + (f" ({note})" if note else "")
+        remarks = [f"  {remark}" for remark in self.remarks]
         if not (self.matched or self.missing or self.unexpected or self.reshaped):
-            return title
+            return "\n".join([title, *remarks])
         lines = [f"{title}: {len(self.matched)} tensors matched, {self.matched_fraction:.1%} of the parameters loaded"]
         dropped = [key for key in self.unexpected if _is_classifier(key)]
         others = [key for key in self.unexpected if not _is_classifier(key)]
@@ -56,10 +60,18 @@ class WeightReport:
         ):
             if keys:
                 lines.append(f"  {label}: {_some(keys)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *remarks])
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_matched: float = 0.5) -> WeightReport:
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    min_matched: float = 0.5,
+    key: str = "backbone.min_matched",
+    advice: str = ADVICE,
+    unused: Collection[str] = (),
+) -> WeightReport:
     """Copy into `module` the tensors that fit by name and shape, and report the rest.
 
     Wrapper prefixes are stripped from the names of `state`. The input convolution is adapted to another channel count
@@ -71,13 +83,15 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_
         state: tensors by name; not changed.
         source: their source in words, for the report and the error.
         min_matched: least fraction (0..1) of the module's parameter elements to load.
+        key, advice: config key of that fraction, and what to write if less fits, for the message.
+        unused: names of parameters that do not count.
 
     Raises:
         UserError: less than `min_matched` fits; nothing is loaded then.
     """
     expected = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters() if name not in unused}
 
     matching, report = _match(module, expected, _strip(weights, expected), sizes, source)
     if report.matched_fraction < min_matched:
@@ -85,7 +99,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_
             matching, report = _match(module, expected, ordered, sizes, source)
             report.note = "loaded in order: names differ, all shapes agree"
         else:
-            raise UserError(_refusal(report, expected, min_matched))
+            raise UserError(_refusal(report, expected, min_matched, key, advice))
     module.load_state_dict(matching, strict=False)
     return report
 
@@ -181,15 +195,15 @@ def _in_order(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[s
     return renamed | dict(values[len(targets) :])
 
 
-def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float) -> str:
+def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float, key: str, advice: str) -> str:
     return (
         f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters match, "
-        f"at least {min_matched:.0%} must (backbone.min_matched).\n"
+        f"at least {min_matched:.0%} must ({key}).\n"
         f"  matched {len(report.matched)}, missing {len(report.missing)}, reshaped {len(report.reshaped)}, "
         f"not used {len(report.unexpected)}\n"
         f"  the model has: {_some(list(expected))}\n"
         f"  the file has:  {_some(report.unexpected or report.reshaped)}\n"
-        f"Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
+        f"{advice}"
     )
 
 

@@ -1,0 +1,199 @@
+"""Load a pretrained model into a backbone and a head."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from visiontune.data.schema import TaskInfo
+from visiontune.errors import UserError, shell_override, some
+from visiontune.models.backbones import Backbone, WeightReport, load_state
+from visiontune.models.heads import Head
+from visiontune.models.heads.class_rows import match_classes
+from visiontune.models.pretrained.torchvision import cached_file, download, find_weights, read_weights
+from visiontune.models.pretrained.torchvision_detection import rename_detector
+from visiontune.models.pretrained.torchvision_segmentation import rename_segmenter
+
+# Task of the library's model -> function that gives its tensors the names of a FineTuner.
+RENAME: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {
+    "detection": rename_detector,
+    "instances": rename_detector,
+    "segmentation": rename_segmenter,
+}
+STATISTICS = ("backbone.mean", "backbone.std")
+SHOWN = 10  # classes in the report
+
+
+def load_pretrained(
+    backbone: Backbone,
+    heads: Mapping[str, Head],
+    settings: Mapping[str, Any],
+    schema: Mapping[str, TaskInfo],
+    allow_download: bool = True,
+) -> WeightReport:
+    """Fill the backbone and the head of `settings.task` with pretrained weights; without that head, the backbone.
+
+    Rows of classes that the weights know by name are kept, see `Head.class_rows`. The rows of other classes stay as
+    they are.
+
+    Args:
+        settings: the config's `pretrained`, with `weights` that are not null.
+        schema: the classes of the data.
+        allow_download: False loads nothing if the weights would have to be downloaded, and the report says so.
+
+    Raises:
+        UserError: there are no such weights, they do not fit, or a class in the settings does not exist.
+    """
+    name, task, weights = settings["name"], settings["task"], find_weights(settings["name"])
+    categories = list(settings["classes"] or weights.meta["categories"])
+    head = heads.get(task) if settings["load"] == "all" else None
+    remarks = [] if head is not None else [_only_backbone(settings, heads)]
+    matches: dict[int, int] = {}
+    if head is not None:
+        matches = _match_classes(head, schema[task].classes, categories, settings["map"] or {})
+        remarks += _describe_classes(head, schema[task].classes, matches)
+
+    if settings["weights"] != "default":
+        state, source = read_weights(settings["weights"]), str(settings["weights"])
+    elif allow_download or cached_file(weights).is_file():
+        state, source = download(weights, name), f"torchvision {weights}"
+    else:
+        note = f"{weights.meta['_file_size']:.0f} MB would be downloaded"
+        return WeightReport(f"torchvision {weights}", note=note, missing_download=True, remarks=remarks)
+
+    renamed = RENAME[task](state, task)
+    parts: dict[str, nn.Module] = {"backbone": backbone}
+    if head is None:
+        renamed = {key: value for key, value in renamed.items() if key.startswith("backbone.")}
+    else:
+        parts["heads"] = nn.ModuleDict({task: head})
+    module = nn.ModuleDict(parts)
+    rows = _copy_rows(module, head, task, renamed, matches, categories, source)
+    _check_use(module, renamed, source, settings)
+    statistics = {key: value for key, value in module.state_dict().items() if key in STATISTICS}
+    report = load_state(
+        module,
+        {**statistics, **renamed},
+        source,
+        settings["min_matched"],
+        unused=_embedding_layers(backbone, renamed),
+        key="pretrained.min_matched",
+        advice=_advice(settings),
+    )
+    report.matched = [key for key in report.matched if key not in STATISTICS and key not in rows]
+    report.reshaped += [f"{key} {words}, rows of known classes kept" for key, words in rows.items()]
+    report.remarks = remarks
+    return report
+
+
+def _match_classes(
+    head: Head, names: Sequence[str], categories: Sequence[str], aliases: Mapping[str, str | None]
+) -> dict[int, int]:
+    """Entry of the weights for each class that keeps its rows.
+
+    Raises:
+        UserError: `pretrained.map` names a class that the data or the weights do not have.
+    """
+    for name, alias in aliases.items():
+        for value, known, owner in ((name, names, "the data has"), (alias, categories, "the weights have")):
+            if value is not None and not match_classes([value], known):
+                near = difflib.get_close_matches(value, known, cutoff=0.3) or list(known[:5])
+                override = shell_override("pretrained.map", f"{{{name}: {alias}}}")
+                raise UserError(f"{override}: {owner} no class {value}; near it: {', '.join(near)}")
+    before_classes = max((rows.offset for rows in head.class_rows().values()), default=0)
+    matches = match_classes(names, categories, aliases)
+    return {index: entry for index, entry in matches.items() if entry >= before_classes}
+
+
+def _describe_classes(head: Head, names: Sequence[str], matches: Mapping[int, int]) -> list[str]:
+    if not head.class_rows():
+        return []
+    kept = [name for index, name in enumerate(names) if index in matches]
+    fresh = [name for index, name in enumerate(names) if index not in matches]
+    line = f"kept rows: {_list_names(kept) or 'none'}"
+    if fresh:
+        line += f"; fresh: {_list_names(fresh)} (pretrained.map={{{fresh[0]}: NAME}} takes the rows of another class)"
+    return [line]
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return some(names, SHOWN) + (f" ({len(names)} classes)" if len(names) > SHOWN else "")
+
+
+def _only_backbone(settings: Mapping[str, Any], heads: Mapping[str, Head]) -> str:
+    if settings["load"] == "backbone":
+        return "only the backbone is used (pretrained.load=backbone)"
+    return (
+        f"only the backbone is used, since {settings['name']} has a head for {settings['task']} and this run has "
+        f"{', '.join(heads)}; data.image_size and data.resize are those of the pretrained model unless you set them"
+    )
+
+
+def _copy_rows(
+    module: nn.Module,
+    head: Head | None,
+    task: str,
+    renamed: dict[str, Tensor],
+    matches: Mapping[int, int],
+    categories: Sequence[str],
+    source: str,
+) -> dict[str, str]:
+    """Replace the tensors with rows per class in `renamed` by the model's with the kept rows; return their shapes.
+
+    Raises:
+        UserError: the weights have another number of classes.
+    """
+    expected, shapes = module.state_dict(), {}
+    for name, layout in head.class_rows().items() if head is not None else ():
+        key = f"heads.{task}.{name}"
+        if key not in renamed or renamed[key].ndim == 0:
+            continue
+        value, target = renamed[key], expected[key]
+        merged = layout.copy(value, target, len(categories), matches)
+        if merged is not None:
+            renamed[key] = merged
+            shapes[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}"
+        elif value.shape[1:] == target.shape[1:]:
+            known = layout.groups * len(categories) * layout.per_class
+            raise UserError(
+                f"{source}: {key} has {len(value)} rows, and {known} are expected for {len(categories)} classes; write "
+                "the classes of this file, the background included, such as pretrained.classes=[background,cat,dog]"
+            )
+    return shapes
+
+
+def _check_use(module: nn.Module, renamed: Mapping[str, Tensor], source: str, settings: Mapping[str, Any]) -> None:
+    """Refuse weights of which too little has a place in the model.
+
+    Raises:
+        UserError: less than `pretrained.min_matched` has.
+    """
+    expected = module.state_dict().keys()
+    sizes = {key: value.numel() for key, value in renamed.items()}
+    used = sum(size for key, size in sizes.items() if key in expected) / max(1, sum(sizes.values()))
+    if used < settings["min_matched"]:
+        raise UserError(
+            f"{source} does not fit pretrained={settings['name']}: {used:.0%} of its numbers have a place in the "
+            f"model, at least {settings['min_matched']:.0%} must (pretrained.min_matched); it also has "
+            f"{some([key for key in renamed if key not in expected], 5)}. {_advice(settings)}"
+        )
+
+
+def _advice(settings: Mapping[str, Any]) -> str:
+    return (
+        f"Write weights of {settings['name']} that torchvision's model loads, and keep the options of "
+        f"heads.{settings['task']} that decide its layers."
+    )
+
+
+def _embedding_layers(backbone: Backbone, renamed: Mapping[str, Tensor]) -> set[str]:
+    """Parameters of the last stages of the backbone if the weights lack them: only the embedding needs them."""
+    layers: set[str] = set()
+    for _, stage in reversed(backbone.stages()):
+        members = {id(parameter) for parameter in stage.parameters()}
+        keys = {f"backbone.{name}" for name, value in backbone.named_parameters() if id(value) in members}
+        if not keys.isdisjoint(renamed):
+            break
+        layers |= keys
+    return layers
