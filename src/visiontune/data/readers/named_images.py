@@ -83,9 +83,8 @@ class NamedImages:
         others: list[str] = []
         for folder in {os.path.dirname(path) for path in paths if not path.startswith("../")}:
             with suppress(OSError):  # a folder may let its files be read, but not be listed
-                names = [name for name in os.listdir(self.root / folder) if is_image(Path(name))]
-                images = [os.path.join(folder, name) for name in names]
-                others += [path for path in images if match_key(path) not in known]
+                files = [os.path.join(folder, name) for name in os.listdir(self.root / folder)]
+                others += [path for path in files if match_key(path) not in known and is_image(Path(path))]
         count = pluralize(len(others), "image that is", "images that are")
         verb = "is" if len(others) == 1 else "are"
         return [f"{count} not in {self.file} {verb} left out: {some(sorted(others))}"] if others else []
