@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from alike import check_results, check_training
-from running import Command, mostly_slow, strategy_overrides
+from running import SCENES, SMALL, Command, mostly_slow, strategy_overrides
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
@@ -105,3 +105,17 @@ def test_resumed_equals_uninterrupted(
     check_training(whole, parts)
     if reported:
         check_results(whole, parts)
+
+
+@pytest.mark.slow
+def test_batchnorm_in_a_head_resumes_exactly(
+    command: Command, no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = ["heads=segmentation", "heads.segmentation.decoder=fcn", "heads.segmentation.norm=batch"]
+    arguments = [*SMALL, *SCENES, *head, "heads.segmentation.auxiliary=0.5", "trainer.max_epochs=2", "logger=none"]
+    whole = command("train", *arguments, f"run_dir={tmp_path / 'whole'}").run
+    with monkeypatch.context() as patch:
+        stop_at(5, "kill", patch)
+        with pytest.raises(Killed):
+            command("train", *arguments, "checkpoints.every_steps=1", f"run_dir={tmp_path / 'parts'}")
+    check_training(whole, command("train", f"run={tmp_path / 'parts'}").run)
