@@ -37,10 +37,10 @@ class FcosHead(DetectionHead):
         return {f"{SCORES.removeprefix('heads.detection.')}.{name}": ClassRows() for name in ("weight", "bias")}
 
 
-def build_parts(classes: list[str], seed: int, channels: int = 3, **options: Any) -> tuple[Backbone, FcosHead]:
+def build_parts(classes: list[str], seed: int, channels: int = 3, width: int = 64) -> tuple[Backbone, FcosHead]:
     torch.manual_seed(seed)
     backbone, _ = build("small_cnn", weights=None, in_channels=channels, widths=[4, 8, 16], depth=1)
-    head = FcosHead(backbone.shape, TaskInfo("detection", classes), channels=64, convs=1, **options)
+    head = FcosHead(backbone.shape, TaskInfo("detection", classes), channels=width, convs=1)
     for parameter in [*backbone.parameters(), *head.parameters()]:
         nn.init.normal_(parameter)  # biases too
     return backbone, head
@@ -202,8 +202,14 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(tmp_path: Path, sour
     fresh = as_state(backbone, {"detection": head})
     backbone_only = {key: value for key, value in source.items() if key.startswith("backbone.")}
     cases: list[tuple[Callable[[Path], object], str]] = [
-        (lambda path: torch.save(dict.fromkeys("abc", torch.zeros(99)), path), "0% of its numbers have a place"),
-        (lambda path: torch.save(backbone_only, path), r"\b1% of its parameters match, at least 90% must"),
+        (
+            lambda path: torch.save(dict.fromkeys("abc", torch.zeros(99)), path),
+            "0% of the weights have a place in the model, at least 90% must",
+        ),
+        (
+            lambda path: torch.save(backbone_only, path),
+            r"0% of heads\.detection is in the weights, .* only in the model: heads.detection",
+        ),
         (lambda path: torch.save({"backbone.mean": torch.zeros(3)}, path), "write weights_from=RUN"),
         (lambda path: path.mkdir(), "is a folder: write the path of one file"),
         (lambda path: path.write_bytes(b"x"), "pretrained.weights=.*not a readable checkpoint"),
@@ -215,9 +221,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(tmp_path: Path, sour
         write(path)
         with pytest.raises(UserError, match=words):
             run_load((backbone, head), weights=str(path))
-    parts = build_parts(["person"], seed=2, min_stride=4)  # another level: its pyramid is another one
-    with pytest.raises(UserError, match=r"keep the options of heads\.detection that decide its layers"):
-        run_load(parts, min_matched=1.0)
+    parts = build_parts(["person"], seed=2, width=96)
+    with pytest.raises(UserError, match=r"leave out options of heads\.detection and backbone that change its layers"):
+        run_load(parts)
     loaded = as_state(backbone, {"detection": head})
     assert all(torch.equal(value, fresh[key]) for key, value in loaded.items())
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from timm.layers import resample_abs_pos_embed
@@ -13,7 +13,6 @@ from visiontune.errors import UserError
 
 # Prefixes that wrappers add to parameter names: DataParallel, Lightning modules, this package, MoCo and others.
 PREFIXES = ("module", "model", "backbone", "net", "network", "encoder")
-ADVICE = "Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "head_dist", "last_linear", "AuxLogits")
 
 
@@ -63,15 +62,7 @@ class WeightReport:
         return "\n".join([*lines, *remarks])
 
 
-def load_state(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    source: str,
-    min_matched: float = 0.5,
-    key: str = "backbone.min_matched",
-    advice: str = ADVICE,
-    unused: Collection[str] = (),
-) -> WeightReport:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str, min_matched: float = 0.5) -> WeightReport:
     """Copy into `module` the tensors that fit by name and shape, and report the rest.
 
     Wrapper prefixes are stripped from the names of `state`. The input convolution is adapted to another channel count
@@ -83,15 +74,13 @@ def load_state(
         state: tensors by name; not changed.
         source: their source in words, for the report and the error.
         min_matched: least fraction (0..1) of the module's parameter elements to load.
-        key, advice: config key of that fraction, and what to write if less fits, for the message.
-        unused: names of parameters that do not count.
 
     Raises:
         UserError: less than `min_matched` fits; nothing is loaded then.
     """
     expected = {key: value for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    sizes = {name: parameter.numel() for name, parameter in module.named_parameters() if name not in unused}
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
 
     matching, report = _match(module, expected, _strip(weights, expected), sizes, source)
     if report.matched_fraction < min_matched:
@@ -99,7 +88,7 @@ def load_state(
             matching, report = _match(module, expected, ordered, sizes, source)
             report.note = "loaded in order: names differ, all shapes agree"
         else:
-            raise UserError(_refusal(report, expected, min_matched, key, advice))
+            raise UserError(_refusal(report, expected, min_matched))
     module.load_state_dict(matching, strict=False)
     return report
 
@@ -195,15 +184,15 @@ def _in_order(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[s
     return renamed | dict(values[len(targets) :])
 
 
-def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float, key: str, advice: str) -> str:
+def _refusal(report: WeightReport, expected: Mapping[str, Tensor], min_matched: float) -> str:
     return (
         f"{report.source} does not fit this model: {report.matched_fraction:.0%} of its parameters match, "
-        f"at least {min_matched:.0%} must ({key}).\n"
+        f"at least {min_matched:.0%} must (backbone.min_matched).\n"
         f"  matched {len(report.matched)}, missing {len(report.missing)}, reshaped {len(report.reshaped)}, "
         f"not used {len(report.unexpected)}\n"
         f"  the model has: {_some(list(expected))}\n"
         f"  the file has:  {_some(report.unexpected or report.reshaped)}\n"
-        f"{advice}"
+        f"Write the backbone.name that these weights belong to, or backbone.weights=null for random weights."
     )
 
 

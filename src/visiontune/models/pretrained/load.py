@@ -1,7 +1,7 @@
 """Load a pretrained model into a backbone and a head."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,17 +70,9 @@ def load_pretrained(
         parts["heads"] = nn.ModuleDict({task: head})
     module = nn.ModuleDict(parts)
     rows = _copy_rows(module, head, task, renamed, matches, categories, source)
-    _check_use(module, renamed, source, settings)
+    _check_fit(module, renamed, _embedding_layers(backbone, renamed), source, settings)
     statistics = {key: value for key, value in module.state_dict().items() if key in STATISTICS}
-    report = load_state(
-        module,
-        {**statistics, **renamed},
-        source,
-        settings["min_matched"],
-        unused=_embedding_layers(backbone, renamed),
-        key="pretrained.min_matched",
-        advice=_advice(settings),
-    )
+    report = load_state(module, {**statistics, **renamed}, source, min_matched=0.0)
     report.matched = [key for key in report.matched if key not in STATISTICS and key not in rows]
     report.reshaped += [f"{key} {words}, rows of known classes kept" for key, words in rows.items()]
     report.remarks = remarks
@@ -163,28 +155,39 @@ def _copy_rows(
     return shapes
 
 
-def _check_use(module: nn.Module, renamed: Mapping[str, Tensor], source: str, settings: Mapping[str, Any]) -> None:
-    """Refuse weights of which too little has a place in the model.
+def _check_fit(
+    module: nn.Module, renamed: Mapping[str, Tensor], unused: Collection[str], source: str, settings: Mapping[str, Any]
+) -> None:
+    """Refuse weights for another architecture, and options with which the model is another one.
+
+    Args:
+        unused: names of parameters that need no weights.
 
     Raises:
-        UserError: less than `pretrained.min_matched` has.
+        UserError: less than `pretrained.min_matched` of the weights, the backbone or the head fits.
     """
-    expected = module.state_dict().keys()
-    sizes = {key: value.numel() for key, value in renamed.items()}
-    used = sum(size for key, size in sizes.items() if key in expected) / max(1, sum(sizes.values()))
-    if used < settings["min_matched"]:
+    expected, task = module.state_dict(), settings["task"]
+    parameters = {name: value for name, value in module.named_parameters() if name not in unused}
+    matching = {key for key, value in renamed.items() if key in expected and value.shape == expected[key].shape}
+    shares = {"the weights have a place in the model": _share(renamed, matching)}
+    for part, name in (("backbone.", "the backbone"), ("heads.", f"heads.{task}")):
+        if layers := {key: value for key, value in parameters.items() if key.startswith(part)}:
+            shares[f"{name} is in the weights"] = _share(layers, matching)
+    text, share = min(shares.items(), key=lambda item: item[1])
+    if share < settings["min_matched"]:
+        sides = {"weights": renamed.keys() - matching, "model": parameters.keys() - matching}
+        others = "".join(f"; only in the {side}: {some(sorted(keys))}" for side, keys in sides.items() if keys)
         raise UserError(
-            f"{source} does not fit pretrained={settings['name']}: {used:.0%} of its numbers have a place in the "
-            f"model, at least {settings['min_matched']:.0%} must (pretrained.min_matched); it also has "
-            f"{some([key for key in renamed if key not in expected], 5)}. {_advice(settings)}"
+            f"{source} does not fit pretrained={settings['name']}: {share:.0%} of {text}, at least "
+            f"{settings['min_matched']:.0%} must (pretrained.min_matched){others}. Write weights of "
+            f"{settings['name']}, and leave out options of heads.{task} and backbone that change its layers"
         )
 
 
-def _advice(settings: Mapping[str, Any]) -> str:
-    return (
-        f"Write weights of {settings['name']} that torchvision's model loads, and keep the options of "
-        f"heads.{settings['task']} that decide its layers."
-    )
+def _share(tensors: Mapping[str, Tensor], names: Collection[str]) -> float:
+    """The fraction (0..1) of the numbers in `tensors` that these names have."""
+    sizes = {key: value.numel() for key, value in tensors.items()}
+    return sum(size for key, size in sizes.items() if key in names) / max(1, sum(sizes.values()))
 
 
 def _embedding_layers(backbone: Backbone, renamed: Mapping[str, Tensor]) -> set[str]:
