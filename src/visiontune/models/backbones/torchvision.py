@@ -13,6 +13,7 @@ from torchvision import models
 
 from visiontune.errors import UserError, some
 from visiontune.models.backbones.backbone import Backbone
+from visiontune.models.backbones.norm_layers import set_norm
 from visiontune.models.backbones.torchvision_families import Anatomy, family
 from visiontune.models.features import Features
 
@@ -35,6 +36,8 @@ class TorchvisionBackbone(Backbone):
         in_channels: int = 3,
         image_size: tuple[int, int] | None = None,
         return_layers: list[str] | None = None,
+        norm: str | None = None,
+        norm_eps: float | None = None,
         **options: Any,
     ) -> None:
         """
@@ -42,6 +45,9 @@ class TorchvisionBackbone(Backbone):
             image_size: (H, W) in pixels, to refuse images that are too small for the network.
             return_layers: the modules whose outputs are the maps, e.g. ``["features.4", "features.16"]``; None for the
                 last one of each stage.
+            norm: "batch" (None) or "frozen": BatchNorm whose statistics and weights are fixed, with the same keys in
+                the state dict.
+            norm_eps: of BatchNorm; None = the network's.
             options: passed to the torchvision builder, e.g. ``stochastic_depth_prob=0.1``.
 
         Raises:
@@ -51,6 +57,7 @@ class TorchvisionBackbone(Backbone):
         build_anatomy = family(name)
         assert build_anatomy is not None, name
         anatomy = build_anatomy(network)
+        set_norm(network, name, norm, norm_eps)
         adapt_input(network, in_channels)
         mean, std = statistics(name)
         super().__init__(

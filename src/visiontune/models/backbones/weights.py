@@ -113,7 +113,7 @@ def _match(
             report.reshaped.append(f"{key} {tuple(value.shape)} -> {tuple(target.shape)}, {outcome}")
             if adapted is not None:
                 matching[key] = adapted
-    report.unexpected = [key for key in weights if key not in expected]
+    report.unexpected = [key for key in weights if key not in expected and not key.endswith("num_batches_tracked")]
     loaded_size = sum(size for name, size in sizes.items() if name in matching)
     report.matched_fraction = loaded_size / max(1, sum(sizes.values()))
     return matching, report

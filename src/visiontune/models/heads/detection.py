@@ -5,22 +5,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError, pluralize
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.coco_metrics import DETECTIONS, NUMBERS, CocoMetrics
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.detection_distillation import distill_one_stage, distill_two_stage
 from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.detectors import build_detector
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.one_stage import OneStage
 from visiontune.models.heads.overlays import draw_objects, side_by_side
-from visiontune.models.heads.pyramid import Pyramid
 from visiontune.models.heads.two_stage import TwoStage
 
 
@@ -35,19 +36,8 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
     Args:
         info: the class names.
         detector: "fcos", "retinanet" or "faster_rcnn".
-        channels: width of the pyramid and of everything on it.
-        min_stride: stride of the finest level, in pixels; None = 8, with faster_rcnn 4.
-        convs: convolutions before the outputs; None = 4, with faster_rcnn 1 (before the proposals).
-        anchor_sizes: sides of the square anchors in pixels of the input, one number or list per level; None = multiples
-            of the stride: 4 and 8 with faster_rcnn, three from 4 to 6.3 with retinanet.
-        proposals, samples, hidden: options of faster_rcnn, see `TwoStage`; None = its defaults.
-        classification_loss, box_loss: modules instead of torchvision's losses, see
-            `visiontune.models.heads.detection_losses`.
-        score_threshold: boxes with a lower score are dropped. Low, since average precision counts all boxes.
-        nms_threshold: of two boxes of one class that overlap by more, the one with the lower score is dropped; None =
-            torchvision's default (fcos 0.6, the others 0.5).
-        max_detections: largest number of boxes per image.
         draw_threshold: boxes with a lower score are not drawn.
+        options: see `DetectorOptions`.
 
     Raises:
         UserError: an unknown detector, an option that the detector does not have, or a backbone without suitable maps.
@@ -66,57 +56,20 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         features: FeatureShape,
         info: TaskInfo,
         detector: str = "fcos",
-        channels: int = 128,
-        min_stride: int | None = None,
-        convs: int | None = None,
-        anchor_sizes: list[float | list[float]] | None = None,
-        proposals: int | None = None,
-        samples: int | None = None,
-        hidden: int | None = None,
-        classification_loss: nn.Module | None = None,
-        box_loss: nn.Module | None = None,
-        score_threshold: float = 0.05,
-        nms_threshold: float | None = None,
-        max_detections: int = 100,
         draw_threshold: float = 0.3,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if detector not in ("fcos", "retinanet", "faster_rcnn"):
-            raise UserError(f"heads.detection.detector={detector}: write fcos, retinanet or faster_rcnn")
+        values = DetectorOptions.read("heads.instances" if self.masks else "heads.detection", options)
         self.classes = list(info.classes)
         self.draw_threshold = draw_threshold
-        self.max_detections = max_detections
+        self.max_detections = values.max_detections
         # The metrics count as many detections as there may be, see `CocoMetrics`.
-        detections = max(DETECTIONS, max_detections)
+        detections = max(DETECTIONS, self.max_detections)
         self.directions = {
             name.replace(f"mar_{DETECTIONS}", f"mar_{detections}"): mode for name, mode in self.directions.items()
         }
-        options = DetectorOptions(
-            "heads.instances" if self.masks else "heads.detection",
-            anchor_sizes,
-            score_threshold,
-            nms_threshold,
-            max_detections,
-            classification_loss,
-            box_loss,
-        )
-        depth: dict[str, Any] = {} if convs is None else {"convs": convs}
-        values = {"proposals": proposals, "samples": samples, "hidden": hidden}
-        second_stage: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        if detector == "faster_rcnn":
-            pyramid = Pyramid(features, channels, min_stride or 4, extra="pool")
-            self.detector: OneStage | TwoStage = TwoStage(
-                pyramid, len(self.classes), options, masks=self.masks, **depth, **second_stage
-            )
-        elif second_stage:
-            name = next(iter(second_stage))
-            raise UserError(
-                f"heads.detection.{name} is an option of detector=faster_rcnn, not of detector={detector}; write "
-                f"heads.detection.{name}=null"
-            )
-        else:
-            pyramid = Pyramid(features, channels, min_stride or 8)
-            self.detector = OneStage(detector, pyramid, len(self.classes), options, **depth)
+        self.detector = build_detector(detector, features, len(self.classes), values, self.masks)
 
     def forward(self, features: Features) -> Raw:
         return self.detector(features.maps, features.size)
@@ -189,6 +142,9 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     def per_class_scores(self, computed: Mapping[str, Any]) -> dict[str, Tensor]:
         return computed["ap_per_class"].as_dict()
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        return {f"detector.{name}": rows for name, rows in self.detector.class_rows().items()}
 
     def describe(self, prediction: Prediction) -> tuple[str, float]:
         """The objects as JSON, best first, and the score of the best."""

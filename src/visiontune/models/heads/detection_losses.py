@@ -39,7 +39,7 @@ class DetectionLosses(nn.Module):
         super().__init__()
         boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 9.0]])
         self.classification, self.box = (
-            None if module is None else ModuleLoss(module, f"{options.key}.{name}", *example)
+            ModuleLoss(module, f"{options.key}.{name}", *example) if isinstance(module, nn.Module) else None
             for module, name, example in (
                 (options.classification_loss, "classification_loss", (logits, targets)),
                 (options.box_loss, "box_loss", (boxes, boxes)),

@@ -1,7 +1,6 @@
 """torchvision's FCOS and RetinaNet, without their backbones and their resizing of images."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +14,18 @@ from torchvision.ops import clip_boxes_to_image
 from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.boxes import select_boxes, topk_per_level
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.norm_layers import norm_layer
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
 
 OCTAVES = [4 * 2 ** (i / 3) for i in range(3)]  # of the stride (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
 DISTANCE = 2.0  # strides from a cell to each side of its box, before an FCOS is trained
 RETINA_CONVS = 4  # in torchvision's heads
 RATIOS = (0.5, 1.0, 2.0)  # height / width
+NORMS = {"fcos": ("group",), "retinanet": ("group", "none")}
+BOX_LOSSES = ("l1", "smooth_l1", "giou", "diou", "ciou")  # of torchvision's RetinaNet
 
 
 class _NoBackbone(nn.Identity):
@@ -72,14 +75,10 @@ class OneStage(nn.Module):
             convs: 3 x 3 convolutions before the outputs.
 
         Raises:
-            UserError: a width that GroupNorm cannot divide, anchors that do not match the levels, or a wrong loss.
+            UserError: a wrong norm, anchors that do not match the levels, or a wrong loss.
         """
         super().__init__()
-        if pyramid.channels % 32 or pyramid.channels < 64:  # 32 groups, each of more than one channel
-            raise UserError(
-                f"{options.key}.channels={pyramid.channels} with detector={kind}: write 64, 96, 128 or another "
-                "multiple of 32"
-            )
+        norm = norm_layer(options, kind, NORMS[kind])
         if kind == "fcos" and options.anchor_sizes is not None:
             raise UserError(
                 f"{options.key}.anchor_sizes: fcos has no anchors; write {options.key}.detector=retinanet or "
@@ -87,7 +86,7 @@ class OneStage(nn.Module):
             )
         if kind == "retinanet" and not 0 <= convs <= RETINA_CONVS:
             raise UserError(f"{options.key}.convs={convs}: write 0 to {RETINA_CONVS} with detector=retinanet")
-        self.pyramid = pyramid
+        self.pyramid, self.anchor_strides = pyramid, options.anchor_strides
         example = torch.eye(classes).repeat(2, 1)
         losses = DetectionLosses(options, torch.zeros_like(example), example)
         sizes = level_sizes(options, pyramid.strides, [1] if kind == "fcos" else OCTAVES)
@@ -98,6 +97,7 @@ class OneStage(nn.Module):
             "anchor_generator": generator,
             "score_thresh": options.score_threshold,
             "detections_per_img": options.max_detections,
+            "topk_candidates": options.candidates,
         } | ({} if options.nms_threshold is None else {"nms_thresh": options.nms_threshold})
         if kind == "fcos":
             fcos = _FCOSHead(pyramid.channels, per_cell, classes, num_convs=convs)
@@ -106,17 +106,24 @@ class OneStage(nn.Module):
             fcos.losses = losses
             self.model: FCOS | RetinaNet = FCOS(_NoBackbone(pyramid.channels), classes, head=fcos, **arguments)
         else:
-            retina = _RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=partial(nn.GroupNorm, 32))
+            retina = _RetinaNetHead(pyramid.channels, per_cell, classes, norm_layer=norm)
             for part in (retina.classification_head, retina.regression_head):
                 part.conv = part.conv[:convs]
+            if isinstance(options.box_loss, str):
+                retina.regression_head._loss_type = options.box_loss
             retina.losses = losses
             self.model = RetinaNet(_NoBackbone(pyramid.channels), classes, head=retina, **arguments)
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
         levels = self.pyramid(maps)
-        anchors, counts = self.pyramid.anchors(self.model.anchor_generator, levels)
+        input_size = size if self.anchor_strides == "image" else None
+        anchors, counts = self.pyramid.anchors(self.model.anchor_generator, levels, input_size)
         outputs = {name: output.float() for name, output in self.model.head(levels).items()}
         return {**outputs, "anchors": anchors, "counts": counts, "size": size}
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        rows = ClassRows(groups=self.model.head.classification_head.num_anchors)
+        return {f"model.head.classification_head.cls_logits.{name}": rows for name in ("weight", "bias")}
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """torchvision's losses of these images; the labels of `targets` begin at 0."""

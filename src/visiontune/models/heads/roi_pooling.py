@@ -1,13 +1,24 @@
 """Features of boxes, pooled from the raw tensors of a two-stage detector."""
 
+import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
-from torchvision.ops.poolers import MultiScaleRoIAlign
+from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 
 from visiontune.models.heads.base import Raw
+
+
+def build_pool(strides: Sequence[float], cells: int) -> MultiScaleRoIAlign:
+    """RoIAlign to `cells` x `cells`, from levels of these strides."""
+    pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], cells, sampling_ratio=2)
+    # torchvision would derive powers of two from the first batch, which is wrong for patches of 14 pixels.
+    pool.scales = [1 / stride for stride in strides]
+    pool.map_levels = initLevelMapper(round(math.log2(strides[0])), round(math.log2(strides[-1])))
+    return pool
 
 
 def pyramid_levels(raw: Raw) -> OrderedDict[str, Tensor]:

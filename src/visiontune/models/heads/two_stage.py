@@ -4,31 +4,32 @@ torchvision's `forward` returns either losses or predictions, depending on `trai
 one pass.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image
-from torchvision.ops.poolers import MultiScaleRoIAlign, initLevelMapper
 
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.boxes import select_boxes, topk_per_level
+from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.norm_layers import norm_layer
 from visiontune.models.heads.one_stage import RATIOS
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
-from visiontune.models.heads.roi_pooling import input_sizes, pool_boxes, split_proposals
+from visiontune.models.heads.roi_pooling import build_pool, input_sizes, pool_boxes, split_proposals
 
-CANDIDATES = 1000  # per level, before non-maximum suppression
+CELLS = 7  # per side of a box's features
 MIN_SIDE = 1e-2  # of a box, in pixels
 BACKGROUND = 1  # number of background classes: torchvision's labels start at 1
+NORMS = ("none", "batch", "group")
 
 
 class TwoStage(nn.Module):
@@ -48,7 +49,9 @@ class TwoStage(nn.Module):
         masks: bool = False,
         convs: int = 1,
         proposals: int = 300,
+        proposal_threshold: float = 0.0,
         samples: int = 128,
+        box_convs: int = 0,
         hidden: int = 512,
     ) -> None:
         """
@@ -56,14 +59,17 @@ class TwoStage(nn.Module):
             masks: whether each box has a mask (He et al. 2017, https://arxiv.org/abs/1703.06870).
             convs: 3 x 3 convolutions before the proposals.
             proposals: largest number per image, in training and evaluation.
+            proposal_threshold: proposals with a lower score, 0..1, are dropped.
             samples: proposals per image in the loss, at most a quarter of them positive.
-            hidden: width of the two layers on each proposal.
+            box_convs: 3 x 3 convolutions on each proposal, before one layer; 0 = two layers without convolutions.
+            hidden: width of these layers.
 
         Raises:
-            UserError: anchors that do not match the levels, or a wrong loss.
+            UserError: a wrong norm, anchors that do not match the levels, or a wrong loss.
         """
         super().__init__()
-        self.pyramid = pyramid
+        norm = norm_layer(options, "faster_rcnn", NORMS)
+        self.pyramid, self.anchor_strides = pyramid, options.anchor_strides
         sizes = level_sizes(options, pyramid.strides, [4, 8])
         generator = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
         per_cell = generator.num_anchors_per_location()[0]
@@ -78,18 +84,23 @@ class TwoStage(nn.Module):
             batch_size_per_image=256,
             positive_fraction=0.5,
             # Equal, so that nothing depends on `training`.
-            pre_nms_top_n={"training": CANDIDATES, "testing": CANDIDATES},
-            post_nms_top_n={"training": proposals, "testing": proposals},
+            pre_nms_top_n=dict.fromkeys(("training", "testing"), options.candidates),
+            post_nms_top_n=dict.fromkeys(("training", "testing"), proposals),
             nms_thresh=0.7,
+            score_thresh=proposal_threshold,
         )
+        pooled = pyramid.strides[: pyramid.pooled]
         mask_parts: dict[str, Any] = {}
         if masks:
-            mask_parts["mask_roi_pool"] = self._build_pool(14)
-            mask_parts["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1)
+            mask_parts["mask_roi_pool"] = build_pool(pooled, 14)
+            mask_parts["mask_head"] = MaskRCNNHeads(width, (width,) * 4, dilation=1, norm_layer=norm)
             mask_parts["mask_predictor"] = MaskRCNNPredictor(width, width, outputs)
+        box_head: nn.Module = TwoMLPHead(width * CELLS * CELLS, hidden)
+        if box_convs:
+            box_head = FastRCNNConvFCHead((width, CELLS, CELLS), [width] * box_convs, [hidden], norm_layer=norm)
         self.roi = RoIHeads(
-            self._build_pool(7),
-            TwoMLPHead(width * 7 * 7, hidden),
+            build_pool(pooled, CELLS),
+            box_head,
             FastRCNNPredictor(hidden, outputs),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
@@ -102,18 +113,10 @@ class TwoStage(nn.Module):
             **mask_parts,
         )
 
-    def _build_pool(self, cells: int) -> MultiScaleRoIAlign:
-        """RoIAlign to `cells` x `cells`."""
-        strides = self.pyramid.strides[: self.pyramid.pooled]
-        pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], cells, sampling_ratio=2)
-        # torchvision would derive powers of two from the first batch, which is wrong for patches of 14 pixels.
-        pool.scales = [1 / stride for stride in strides]
-        pool.map_levels = initLevelMapper(round(math.log2(strides[0])), round(math.log2(strides[-1])))
-        return pool
-
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
         levels = self.pyramid(maps)
-        anchors, counts = self.pyramid.anchors(self.rpn.anchor_generator, levels)
+        input_size = size if self.anchor_strides == "image" else None
+        anchors, counts = self.pyramid.anchors(self.rpn.anchor_generator, levels, input_size)
         images = len(levels[0])
         objectness, deltas = concat_box_prediction_layers(*self.rpn.head(levels))
         objectness, deltas = objectness.float().view(images, -1), deltas.float().view(images, -1, 4)
@@ -135,14 +138,23 @@ class TwoStage(nn.Module):
         self, boxes: Tensor, objectness: Tensor, counts: list[int], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """torchvision's `filter_proposals` for one image: ``(proposals, 4)``, and the number of valid proposals."""
-        rows = topk_per_level(objectness, counts, CANDIDATES)
+        rows = topk_per_level(objectness, counts, self.rpn.pre_nms_top_n())
         levels = torch.cat([rows.new_full((count,), i) for i, count in enumerate(counts)])[rows]
         boxes, scores = clip_boxes_to_image(boxes[rows], size), objectness[rows].sigmoid()
-        large = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= self.rpn.min_size
-        boxes, scores, levels = boxes[large], scores[large], levels[large]
+        valid = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= self.rpn.min_size) & (scores >= self.rpn.score_thresh)
+        boxes, scores, levels = boxes[valid], scores[valid], levels[valid]
         rows = select_boxes(boxes, scores, levels, self.rpn.nms_thresh, self.rpn.post_nms_top_n(), size)
         padding = boxes.new_zeros(1, 4)  # row -1
         return torch.cat([boxes, padding])[rows], (rows >= 0).sum()
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        rows = {"roi.box_predictor.cls_score": 1, "roi.box_predictor.bbox_pred": 4}
+        rows |= {"roi.mask_predictor.mask_fcn_logits": 1} if self.roi.has_mask() else {}
+        return {
+            f"{layer}.{name}": ClassRows(per_class=per_class, offset=BACKGROUND)
+            for layer, per_class in rows.items()
+            for name in ("weight", "bias")
+        }
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """torchvision's losses of these images; the labels of `targets` start at 0."""
