@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune.config.check import check, check_closed
 from visiontune.config.compose import train_config
 from visiontune.config.derive import derive
+from visiontune.config.jobs import check_jobs
 from visiontune.config.launch import Launch
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
@@ -85,6 +87,20 @@ def test_a_pretrained_backbone_has_a_linear_probe() -> None:
     assert resolve(compose("heads=classification"), Launch()).probe is True
     assert resolve(compose("heads=classification", weights=None), Launch()).probe is False
     assert resolve(compose("heads=segmentation", "data=digit_scenes"), Launch()).probe is False
+
+
+def test_a_sweep_over_models(tmp_path: Path) -> None:
+    """Each job has the options of its model; the head without a model has its own."""
+    (tmp_path / "pretrained").mkdir()
+    for name, task, channels in (("a", "segmentation", 32), ("b", "detection", 64)):
+        content = {"pretrained": MODEL | {"task": task}, "heads": {task: {"channels": channels}}}
+        text = yaml.safe_dump(content)
+        (tmp_path / "pretrained" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+    jobs = check_jobs("train", ["pretrained=none,a,b", "heads=segmentation", "data=digit_scenes"], tmp_path)
+    configs = [check("train", cfg) for _, cfg in jobs]
+    assert [cfg.pretrained and cfg.pretrained.task for cfg in configs] == [None, "segmentation", "detection"]
+    assert [dict(cfg.heads).keys() for cfg in configs] == [{"segmentation"}] * 3
+    assert [cfg.heads.segmentation.channels for cfg in configs] == [128, 32, 128]
 
 
 def test_names_are_text() -> None:

@@ -6,6 +6,7 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -35,7 +36,8 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
     config_name = "train" if verb == "plan" else verb
     search_path = create_config_search_path(str(config_dir()))
     if user_configs is not None:
-        search_path.append("command-line", f"file://{user_configs}")
+        anchor = SearchPathQuery(provider="schema")  # Hydra's own, which must stay the last
+        search_path.prepend("command-line", f"file://{user_configs}", anchor=anchor)
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("visiontune", search_path)
     try:

@@ -191,10 +191,10 @@ def _share(tensors: Mapping[str, Tensor], names: Collection[str]) -> float:
 
 
 def _embedding_layers(backbone: Backbone, renamed: Mapping[str, Tensor]) -> set[str]:
-    """Parameters of the last stages of the backbone if the weights lack them: only the embedding needs them."""
+    """Parameters after the last layer of the backbone that the weights have: only the embedding needs them."""
     layers: set[str] = set()
-    for _, stage in reversed(backbone.stages()):
-        members = {id(parameter) for parameter in stage.parameters()}
+    for layer in reversed([part for _, stage in backbone.stages() for part in stage.children()]):
+        members = {id(parameter) for parameter in layer.parameters()}
         keys = {f"backbone.{name}" for name, value in backbone.named_parameters() if id(value) in members}
         if not keys.isdisjoint(renamed):
             break
