@@ -1,6 +1,6 @@
 """Boxes from annotation files: checked against their image, and stored until they are loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,7 @@ class BoxCheck:
         self._first = ""  # location of a box
         self.bad: list[str] = []
         self._dropped: list[str] = []
+        self._repeated: list[str] = []
 
     def __call__(
         self, boxes: Sequence[Sequence[float]], size: tuple[int, int], where: Callable[[int], str]
@@ -96,6 +97,13 @@ class BoxCheck:
         self.total += 1
         self._note(problem, dropped=True)
 
+    def compare(self, objects: Sequence[Hashable], where: Callable[[int], str]) -> None:
+        """Record the objects of an image that equal an earlier one: the same box and class."""
+        earlier: set[Hashable] = set()
+        for i, item in enumerate(objects):
+            self._repeated += [where(i)] if item in earlier else []
+            earlier.add(item)
+
     def _note(self, line: str, dropped: bool) -> None:
         self.bad.append(line)
         if dropped:
@@ -129,4 +137,10 @@ class BoxCheck:
         if self.rounded:
             count = pluralize(self.rounded, "box reaches", "boxes reach")
             notes.append(f"{count} up to a pixel beyond the image: cut at its edge")
+        if self._repeated:
+            count = pluralize(len(self._repeated), "object has", "objects have")
+            notes.append(
+                f"{count} the box and class of another object of the same image. All are used; remove them "
+                f"if they are mistakes: {some(self._repeated)}"
+            )
         return notes

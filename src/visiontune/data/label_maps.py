@@ -1,5 +1,6 @@
 """Masks: image files that encode the class of each pixel as a grey value, a palette index or a color."""
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ import torch
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.image_files import PROBLEMS, reason
 from visiontune.data.images import DECODER, ImageDecoder
-from visiontune.data.mask_files import check_mask_sizes, describe_size, pixel_codes, read_masks
+from visiontune.data.mask_files import check_mask_sizes, describe_size, page_notes, pixel_codes, read_masks
 from visiontune.data.targets import IGNORE, LabelMap
-from visiontune.errors import UserError, listed, printable, some
+from visiontune.errors import UserError, listed, pluralize, printable, some
 
 Value = int | Sequence[int]  # a grey value or palette index, or [red, green, blue]
 
@@ -95,12 +96,21 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class StoredLabelMap:
-    """A segmentation target in a file. `labels` are the classes that occur in it, `content` is a hash of its pixels."""
+    """A segmentation target in a file.
+
+    Attributes:
+        labels: the classes that occur in it.
+        content: hash of its pixels.
+        ignored: whether it has pixels of the value that is ignored by default.
+        several: whether the file has further pages.
+    """
 
     path: Path
     labels: list[int]
     coding: Coding
     content: str
+    ignored: bool = False
+    several: bool = False
 
     def load(self, size: tuple[int, int]) -> LabelMap:
         try:
@@ -155,9 +165,20 @@ def label_maps(
             sorted({code_labels[code] for code in contents[mask]["values"] if code in code_labels}),
             coding,
             contents[mask]["content"],
+            not coding.has_ignore_value and coding.ignore in contents[mask]["values"],
+            contents[mask]["several"],
         )
         for image, mask in masks.items()
     }
+
+
+def label_map_notes(root: Path, targets: Mapping[str, StoredLabelMap]) -> list[str]:
+    """Notes on what is not used of the masks."""
+    ignored = [os.path.relpath(target.path, root) for target in targets.values() if target.ignored]
+    count = pluralize(len(ignored), "mask has", "masks have")
+    note = f"{count} pixels of the value {IGNORE}, which are ignored (data.ignore_value): {some(ignored)}"
+    several = [os.path.relpath(target.path, root) for target in targets.values() if target.several]
+    return [note] * bool(ignored) + page_notes(several)
 
 
 def _check_ignored(coding: Coding, values: set[int]) -> None:

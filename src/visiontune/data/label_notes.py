@@ -1,4 +1,4 @@
-"""Notes on labels that are probably mistakes: classes whose names look alike, and copies of an image that differ."""
+"""Notes on labels that are probably mistakes: names of classes, and copies of an image that differ."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,12 @@ def label_notes(samples: Sequence[Sample], schema: Mapping[str, TaskInfo]) -> li
         if alike := _similar_names(info.classes):
             examples = some([" and ".join(map(repr, names)) for names in alike])
             notes.append(f"names of classes look alike and are different classes; correct them if not: {examples}")
+        if info.target_kind.single_label and (joined := _joined_names(info.classes)):
+            count = pluralize(len(joined), "class is", "classes are")
+            notes.append(
+                f"{count} made of names of others: {some([*map(repr, joined)])}. If an image may have several classes, "
+                "write a table with a column of 0 and 1 for each, and data.labels=[COLUMNS] heads=multilabel"
+            )
         if info.target_kind.single_label and (differing := _differing_copies(samples, task, info)):
             notes.append(
                 f"{task}: {pluralize(len(differing), 'image has', 'images have')} a copy of another class: "
@@ -35,6 +41,16 @@ def _similar_names(classes: Sequence[str]) -> list[list[str]]:
     for name in classes:
         groups.setdefault(_plain(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def _joined_names(classes: Sequence[str]) -> list[str]:
+    """Names such as `cat|dog`, all of whose parts are classes as well."""
+    known = set(classes)
+    return [
+        name
+        for name in classes
+        if any(mark in name and {part.strip() for part in name.split(mark)} <= known for mark in "|,;")
+    ]
 
 
 def _plain(name: str) -> str:

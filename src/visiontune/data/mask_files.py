@@ -10,12 +10,12 @@ from PIL import Image
 
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.fingerprint import hash_mask
-from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, open_image
+from visiontune.data.image_files import BUDGET, BYTES_PER_PIXEL, has_several, open_image
 from visiontune.data.images import DECODER, ImageDecoder
 from visiontune.data.pixels import strips
 from visiontune.data.scan import scan
 from visiontune.data.targets import IGNORE
-from visiontune.errors import UserError, listed
+from visiontune.errors import UserError, listed, pluralize, some
 
 
 def read_masks(
@@ -25,7 +25,10 @@ def read_masks(
     decoder: ImageDecoder = DECODER,
     bad: BadFiles | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """path -> `size` (H, W), `values` and `content` (a hash of the pixels) of each file; results are cached.
+    """path -> what is read from each file; results are cached.
+
+    `size` is (H, W), `values` those that occur, `content` a hash of the pixels, and `several` says whether the file
+    has further pages.
 
     Args:
         bad: decides what happens to files that cannot be read as masks, which the result does not have.
@@ -33,7 +36,7 @@ def read_masks(
     Raises:
         UserError: lists the files that cannot be read as masks.
     """
-    kind = f"mask-{'colours' if colours else 'values'}-hashed-{decoder.name}"
+    kind = f"mask-{'colours' if colours else 'values'}-pages-{decoder.name}"
     return scan(root, paths, partial(_read_mask, colours=colours, decoder=decoder), kind, bad)
 
 
@@ -61,16 +64,22 @@ def check_mask_sizes(
         )
 
 
+def page_notes(masks: Sequence[str]) -> list[str]:
+    """A note on masks with several pages."""
+    count = pluralize(len(masks), "mask has", "masks have")
+    return [f"{count} several pages or frames, of which the first is used: {some(masks)}"] if masks else []
+
+
 def describe_size(size: Sequence[int]) -> str:
     """(H, W) as text, width first."""
     return f"{size[1]}x{size[0]} pixels"
 
 
 def _read_mask(path: Path, colours: bool, decoder: ImageDecoder) -> dict[str, Any]:
-    codes = pixel_codes(path, colours, decoder)
+    codes, several = read_codes(path, colours, decoder)
     # A photo instead of a mask has thousands of values: keep only enough of them for the error message.
     values = np.unique(codes)[: 2 * IGNORE].tolist()
-    return {"size": list(codes.shape), "values": values, "content": hash_mask(codes)}
+    return {"size": list(codes.shape), "values": values, "content": hash_mask(codes), "several": several}
 
 
 def pixel_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> np.ndarray:
@@ -79,23 +88,29 @@ def pixel_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> n
     Args:
         decoder: says whether EXIF orientation is applied, and how large a mask may be.
     """
+    return read_codes(path, colours, decoder)[0]
+
+
+def read_codes(path: Path, colours: bool, decoder: ImageDecoder = DECODER) -> tuple[np.ndarray, bool]:
+    """`pixel_codes`, and whether the file has further pages."""
     with open_image(path, decoder.max_pixels) as file, BUDGET.reserve(file.weight * BYTES_PER_PIXEL):
         image = file.image
         image.load()
         pixels = _rgb_codes(image) if colours else np.asarray(image)
+        several = has_several(file)
     pixels = decoder.turn(pixels, file.orientation)
     if colours:
-        return pixels
+        return pixels, several
     if pixels.ndim == 3:
         bands = pixels[..., : 1 if pixels.shape[2] == 2 else 3]  # the last band is transparency
         if (bands != bands[..., :1]).any():
             raise ValueError("it has colors: write data.values=[[RED, GREEN, BLUE], ...], one per class")
         pixels = bands[..., 0]
     if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint8)
+        return pixels.astype(np.uint8), several
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 1 << 16:
         raise ValueError("its values are not integers from 0 to 65535")
-    return pixels
+    return pixels, several
 
 
 def _rgb_codes(image: Image.Image) -> np.ndarray:

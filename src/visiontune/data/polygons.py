@@ -76,6 +76,7 @@ class Objects:
     def stored(self, size: tuple[int, int], check: BoxCheck, where: Callable[[int], str]) -> dict[str, Stored]:
         """task -> target: `detection`, and `instances` if every object that passes the check has a segment."""
         coordinates, indices = check(self.boxes, size, where)
+        check.compare([(*self.boxes[i], self.labels[i]) for i in indices], lambda i: where(indices[i]))
         areas = [self.areas[i] for i in indices] if any(self.areas) else None
         boxes = StoredBoxes(
             coordinates, [self.labels[i] for i in indices], [self.crowd[i] for i in indices], size, areas

@@ -117,7 +117,7 @@ def read(
 
 
 class _AnnotationParser:
-    """Parses boxes and outlines, and counts the annotations that lack one of them.
+    """Parses boxes and outlines, and counts the annotations that lack one of them or are marked.
 
     Args:
         masks: whether outlines are needed; otherwise an outline is parsed only where there is no box.
@@ -127,12 +127,16 @@ class _AnnotationParser:
         self.masks = masks
         self._without_box: list[str] = []
         self._without_outline: list[str] = []
+        self._ignored: list[str] = []
+        self._with_score: list[str] = []
 
     def parse(
         self, annotation: dict[str, Any], size: tuple[int, int], location: str
     ) -> tuple[list[float], Segment | None]:
         """The box (x1, y1, x2, y2) and the outline of an annotation. Raises ValueError if they are invalid."""
         bbox, segmentation = annotation.get("bbox"), annotation.get("segmentation")
+        self._ignored += [location] if annotation.get("ignore") in (1, "1") else []
+        self._with_score += [location] if annotation.get("score") is not None else []
         segment = parse(segmentation, size) if self.masks or bbox in (None, "", []) else None
         if bbox in (None, "", []):
             if segment is None:
@@ -149,10 +153,16 @@ class _AnnotationParser:
 
     def notes(self) -> list[str]:
         messages = {
-            "objects have no bbox: the box around their polygons is used": self._without_box,
-            "objects have a segmentation without polygon, which detection does not need": self._without_outline,
+            "no bbox: the box around their polygons is used": self._without_box,
+            "a segmentation without polygon, which detection does not need": self._without_outline,
+            "ignore=1, and are used like others; write iscrowd=1 if metrics should ignore them": self._ignored,
+            "a score, as predictions have, and are used as true labels": self._with_score,
         }
-        return [f"{len(places)} {what}: {some(places)}" for what, places in messages.items() if places]
+        return [
+            f"{pluralize(len(places), 'object has', 'objects have')} {what}: {some(places)}"
+            for what, places in messages.items()
+            if places
+        ]
 
 
 def _folders(root: Path, files: dict[str | None, str], images: PerSplit) -> dict[str | None, str]:

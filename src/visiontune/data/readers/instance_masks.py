@@ -15,7 +15,7 @@ from visiontune.data.boxes import StoredBoxes
 from visiontune.data.fingerprint import hash_mask
 from visiontune.data.image_files import MAX_PIXELS, PROBLEMS, reason
 from visiontune.data.images import ImageDecoder
-from visiontune.data.mask_files import check_mask_sizes, describe_size, pixel_codes
+from visiontune.data.mask_files import check_mask_sizes, describe_size, page_notes, pixel_codes, read_codes
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import PerSplit, per_split, root_folder
 from visiontune.data.readers.mask_pairs import pair_masks
@@ -104,11 +104,12 @@ def read(
         notes += new_notes
     bad_files, decoder = BadFiles(on_bad_image), ImageDecoder(orientation=orientation, max_pixels=max_pixels)
     sizes = read_image_sizes(root, [sample.path for sample in samples], decoder, bad_files)
-    kind = f"instance-masks-hashed-{decoder.name}"
+    kind = f"instance-masks-pages-{decoder.name}"
     contents = scan(root, [pairs.masks[path] for path in sizes], partial(_read_mask, decoder=decoder), kind, bad_files)
     masks_by_image = {path: pairs.masks[path] for path in sizes if pairs.masks[path] in contents}
     check_mask_sizes(masks_by_image, contents, sizes)
     notes += bad_files.notes() + orientation_note(root, list(masks_by_image), orientation)
+    notes += page_notes([mask for mask in masks_by_image.values() if contents[mask]["several"]])
     samples = [sample for sample in samples if sample.path in masks_by_image]
     for sample in samples:
         mask = masks_by_image[sample.path]
@@ -126,11 +127,11 @@ def read(
 
 
 def _read_mask(path: Path, decoder: ImageDecoder) -> dict[str, Any]:
-    """`size` (H, W), `content` (a hash of the pixels), and `objects`: pairs of value and box.
+    """`size` (H, W), `content` (a hash of the pixels), `several` pages or not, and `objects`: pairs of value and box.
 
     A box is x1, y1, x2, y2 and includes the last pixel.
     """
-    codes = pixel_codes(path, colours=False, decoder=decoder)
+    codes, several = read_codes(path, colours=False, decoder=decoder)
     places = enumerate(find_objects(codes.astype(np.int32)), start=1)  # None for a value that does not occur
     instances = [[code, [at[1].start, at[0].start, at[1].stop, at[0].stop]] for code, at in places if at is not None]
-    return {"size": list(codes.shape), "objects": instances, "content": hash_mask(codes)}
+    return {"size": list(codes.shape), "objects": instances, "content": hash_mask(codes), "several": several}

@@ -5,7 +5,7 @@ from pathlib import Path
 from visiontune.data.bad_files import BadFiles
 from visiontune.data.image_files import MAX_PIXELS
 from visiontune.data.images import ImageDecoder
-from visiontune.data.label_maps import Coding, Value, label_maps
+from visiontune.data.label_maps import Coding, Value, label_map_notes, label_maps
 from visiontune.data.mask_files import read_masks
 from visiontune.data.readers.class_names import class_names
 from visiontune.data.readers.folders import PerSplit, root_folder
@@ -68,7 +68,7 @@ def read(
         raise UserError(add_notes(message, bad_files.notes()))
     coding = Coding(class_names(classes), values, ignore_value, decoder)
     targets = label_maps(root, masks_by_image, sizes, coding, bad_files)
-    notes += bad_files.notes() + orientation_note(root, list(targets), orientation)
+    notes += bad_files.notes() + orientation_note(root, list(targets), orientation) + label_map_notes(root, targets)
     samples = [sample for sample in samples if sample.path in targets]
     for sample in samples:
         sample.targets["segmentation"] = targets[sample.path]

@@ -11,7 +11,7 @@ from visiontune.data.readers.folders import SPLIT_NAMES, relative
 from visiontune.data.schema import SPLITS, Sample
 from visiontune.data.text import normalized, read_text
 from visiontune.data.walk import walk
-from visiontune.errors import UserError, listed, pluralize
+from visiontune.errors import UserError, listed, pluralize, some
 
 NUMBERS = re.compile(r"(\s+-?\d+)+$")
 
@@ -34,6 +34,7 @@ def apply_split_lists(
     index = _names([sample.path for sample in samples], folders)
     notes: list[str] = []
     assignments: dict[str, tuple[str, str]] = {}
+    repeated: list[str] = []
     unknown: dict[str, str] = {}  # location -> name
     for split, file in _files(folder).items():
         text, note = read_text(file)
@@ -54,13 +55,17 @@ def apply_split_lists(
                 unknown[location] = name
                 continue
             (path,) = paths
+            repeated += [f"{location}: {name}"] if path in assignments else []
             if assignments.setdefault(path, (split, location))[0] != split:
                 raise UserError(f"{location}: {path} is already in {assignments[path][1]}. A sample has one split.")
     if unknown:
         _refuse(unknown, root, folders, label)
     assigned = [replace(sample, split=assignments[sample.path][0]) for sample in samples if sample.path in assignments]
-    if count := len(samples) - len(assigned):
-        notes.append(f"{pluralize(count, 'image is', 'images are')} in no list in {folder}, and left out")
+    if repeated:
+        count = pluralize(len(repeated), "line of the lists names", "lines of the lists name")
+        notes.append(f"{count} an image again, which is used once: {some(repeated)}")
+    if missing := len(samples) - len(assigned):
+        notes.append(f"{pluralize(missing, 'image is', 'images are')} in no list in {folder}, and left out")
     return assigned, notes
 
 

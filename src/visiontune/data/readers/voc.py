@@ -12,7 +12,7 @@ from visiontune.data.bad_files import BadFiles
 from visiontune.data.boxes import BoxCheck
 from visiontune.data.image_files import MAX_PIXELS
 from visiontune.data.images import ImageDecoder
-from visiontune.data.label_maps import Coding, Value, label_maps
+from visiontune.data.label_maps import Coding, Value, label_map_notes, label_maps
 from visiontune.data.mask_files import read_masks
 from visiontune.data.polygons import Objects
 from visiontune.data.readers.class_names import class_names
@@ -20,7 +20,7 @@ from visiontune.data.readers.folders import by_stem, relative, require_folder, r
 from visiontune.data.readers.objects import ClassSelection, size_notes
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.voc_download import challenge_folder
-from visiontune.data.readers.voc_xml import VocAnnotation, read_xml
+from visiontune.data.readers.voc_xml import VocAnnotation, file_notes, read_xml
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source, TaskInfo
 from visiontune.data.targets import IGNORE, Stored
@@ -85,7 +85,8 @@ def read(
     names = class_names([name for name in classes or [] if name != "background"])
     base = require_folder(root / images, "data.images")
     xml, png = _folder(root, annotations, "annotations"), _folder(root, masks, "masks")
-    samples, xml_files, maps, notes = _files(root, base, xml, png)
+    all_images, xml_files, maps, notes = _files(root, base, xml, png)
+    samples = [Sample(path, {}) for path in all_images if path in xml_files or path in maps]
     if lists := _folder(root, splits, "splits"):
         samples, new_notes = apply_split_lists(samples, root, images, lists)
         notes += new_notes
@@ -115,17 +116,16 @@ def read(
         notes += size_notes(root, annotated_sizes, sizes, orientation) + new_notes
         for path, target in boxes.items():
             targets[path]["detection"] = target
-    if guessed := [files[path] for path, content in contents.items() if content.encoding == "cp1252"]:
-        count = pluralize(len(guessed), "XML file is", "XML files are")
-        notes.append(f"{count} not UTF-8, and read as Windows-1252: {some(guessed)}")
+    notes += file_notes(contents, files, all_images)
     if with_masks:
         masks_by_image = {path: maps[path] for path in paths if path in maps}
         coding, new_notes = _coding(root, masks_by_image, names, values, ignore_value, bad_files, decoder)
         coding = coding.select(["background", *selection.names])
         schema["segmentation"] = TaskInfo("segmentation", coding.classes)
-        notes += new_notes
-        for path, stored in label_maps(root, masks_by_image, sizes, coding, bad_files).items():
-            targets[path]["segmentation"] = stored
+        stored = label_maps(root, masks_by_image, sizes, coding, bad_files)
+        notes += new_notes + label_map_notes(root, stored)
+        for path, label_map in stored.items():
+            targets[path]["segmentation"] = label_map
     samples = [
         replace(sample, targets=targets[sample.path])
         for sample in samples
@@ -144,8 +144,8 @@ def _folder(root: Path, name: str | None, key: str) -> Path | None:
 
 def _files(
     root: Path, base: Path, xml: Path | None, png: Path | None
-) -> tuple[list[Sample], dict[str, Path], dict[str, str], list[str]]:
-    """Samples without targets, image -> XML file, image -> mask, and notes."""
+) -> tuple[list[str], dict[str, Path], dict[str, str], list[str]]:
+    """All images, image -> XML file, image -> mask, and notes."""
     image_walk = walk(base, without=[folder for folder in (xml, png) if folder and folder != base])
     image_paths = image_walk.images
     if png == base:  # images and masks side by side
@@ -162,13 +162,12 @@ def _files(
         )
     if not xml_files and not masks:
         raise UserError(f"{base} has no annotations: write data.annotations=DIR (XML files), data.masks=DIR or both")
-    labelled = [path for stem, path in images_by_stem.items() if stem in xml_files or stem in masks]
-    unlabelled = sorted(set(images_by_stem.values()) - set(labelled))
+    unlabelled = sorted(path for stem, path in images_by_stem.items() if stem not in xml_files and stem not in masks)
     count = pluralize(len(unlabelled), "image without annotation is", "images without annotation are")
     notes = [f"{count} left out: {some(unlabelled)}"] if unlabelled else []
     notes += dict.fromkeys([*image_walk.notes, *xml_walk.notes, *png_walk.notes])
     return (
-        [Sample(path, {}) for path in labelled],
+        [*images_by_stem.values()],
         {images_by_stem[stem]: path for stem, path in xml_files.items()},
         {images_by_stem[stem]: relative(path, root) for stem, path in masks.items()},
         notes,

@@ -1,13 +1,14 @@
 """One XML file of Pascal VOC, as tools write it: with or without namespaces, in any encoding."""
 
 import re
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from visiontune.data.text import decode_text, normalized, to_pixels
-from visiontune.errors import UserError
+from visiontune.data.text import decode_text, match_key, normalized, to_pixels
+from visiontune.errors import UserError, pluralize, some
 
 DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -24,11 +25,22 @@ class VocObject(NamedTuple):
 
 
 class VocAnnotation(NamedTuple):
-    """The objects of an image, its annotated size (H, W) with 0 where it is missing, and the encoding of the file."""
+    """The content of a file.
+
+    Attributes:
+        size: annotated (H, W) of the image, 0 where it is missing.
+        encoding: of the file.
+        image: the name of the image that the file gives; empty if it is missing.
+        deleted: objects with `<deleted>1</deleted>`, as LabelMe writes.
+        nested: objects inside others, such as parts.
+    """
 
     objects: list[VocObject]
     size: tuple[int, int]
     encoding: str
+    image: str
+    deleted: int
+    nested: int
 
 
 def read_xml(path: Path, name: str, boxes: bool = True) -> VocAnnotation:
@@ -50,9 +62,19 @@ def read_xml(path: Path, name: str, boxes: bool = True) -> VocAnnotation:
     tree, lines = _parse(text, name)
     if tree.tag != "annotation":
         raise UserError(f"{name}: expected a VOC file with the root <annotation>, got <{tree.tag:.40}>")
-    objects = []
+    objects: list[VocObject] = []
+    nested: set[Element] = set()
+    deleted = 0
     for node in tree.iter("object"):
         line = lines[node]
+        if node in nested:
+            continue
+        nested.update(inner for inner in node.iter("object") if inner is not node)
+        if _flag(node, "deleted", f"{name}:{line}"):
+            deleted += 1
+            continue
+        if boxes and (count := len(node.findall("bndbox"))) > 1:
+            raise UserError(f"{name}:{line}: an object has {count} bndbox: write an object for each")
         label = normalized((node.findtext("name") or "").strip())
         corners = [node.findtext(f"bndbox/{corner}") or "" for corner in CORNERS] if boxes else []
         try:
@@ -61,12 +83,57 @@ def read_xml(path: Path, name: str, boxes: bool = True) -> VocAnnotation:
             label = ""
         if not label:
             raise UserError(f"{name}:{line}: an object needs a name, and bndbox with xmin, ymin, xmax, ymax as numbers")
-        flag = (node.findtext("difficult") or "").strip().lower()
-        if flag not in YES | NO:
-            raise UserError(f"{name}:{line}: difficult is {flag!r:.40}: expected 0 or 1")
-        objects.append(VocObject(label, flag in YES, box, line))
+        objects.append(VocObject(label, _flag(node, "difficult", f"{name}:{line}"), box, line))
     size = to_pixels(tree.findtext("size/height")), to_pixels(tree.findtext("size/width"))
-    return VocAnnotation(objects, size, encoding)
+    image = (tree.findtext("filename") or "").strip()
+    return VocAnnotation(objects, size, encoding, image, deleted, len(nested))
+
+
+def file_notes(
+    annotations: Mapping[str, VocAnnotation], files: Mapping[str, str], images: Collection[str]
+) -> list[str]:
+    """Notes on what files contain beside their objects.
+
+    Args:
+        annotations: image -> content of its file.
+        files: image -> name of its file.
+        images: all images of the data.
+    """
+    stems = {match_key(PurePosixPath(path).stem) for path in images}
+    others: list[str] = []
+    for path, content in annotations.items():
+        image = PurePosixPath(content.image.replace("\\", "/"))
+        names = {match_key(image.name), match_key(image.stem)}
+        if names & stems and match_key(PurePosixPath(path).stem) not in names:
+            others.append(f"{files[path]} ({image.name})")
+    kinds = {
+        ("file is", "files are", "not UTF-8, and read as Windows-1252"): [
+            files[path] for path, content in annotations.items() if content.encoding == "cp1252"
+        ],
+        (
+            "file names",
+            "files name",
+            "another image in <filename>; the image with the stem of the file is used",
+        ): others,
+        ("file has", "files have", "deleted objects, which are left out (<deleted>1</deleted>)"): [
+            f"{files[path]} ({content.deleted})" for path, content in annotations.items() if content.deleted
+        ],
+        ("file has", "files have", "objects inside objects, which are left out"): [
+            f"{files[path]} ({content.nested})" for path, content in annotations.items() if content.nested
+        ],
+    }
+    return [
+        f"{pluralize(len(places), f'XML {singular}', f'XML {plural}')} {what}: {some(places)}"
+        for (singular, plural, what), places in kinds.items()
+        if places
+    ]
+
+
+def _flag(node: Element, key: str, location: str) -> bool:
+    flag = (node.findtext(key) or "").strip().lower()
+    if flag not in YES | NO:
+        raise UserError(f"{location}: {key} is {flag!r:.40}: expected 0 or 1")
+    return flag in YES
 
 
 def _parse(text: str, name: str) -> tuple[Element, dict[Element, int]]:

@@ -16,12 +16,12 @@ from visiontune.data.readers.folders import relative, root_folder
 from visiontune.data.readers.objects import ClassSelection, object_tasks
 from visiontune.data.readers.split_lists import apply_split_lists
 from visiontune.data.readers.yolo_file import keypoint_shape, load, read_names
-from visiontune.data.readers.yolo_images import LabelFiles, SplitImages, follow
+from visiontune.data.readers.yolo_images import LabelFiles, SplitImages, follow, shared_labels
 from visiontune.data.readers.yolo_labels import LabelLines
 from visiontune.data.scan import orientation_note, read_image_sizes
 from visiontune.data.schema import Sample, Source
 from visiontune.data.text import read_text
-from visiontune.errors import UserError, pluralize
+from visiontune.errors import UserError, pluralize, some
 
 
 def read(
@@ -64,14 +64,19 @@ def read(
     split_images, label_files = SplitImages(config, file, root), LabelFiles()
     labels: dict[str, Path] = {}
     image_splits: dict[str, str] = {}
+    repeated: list[str] = []
     for split, image_path in split_images.read():
         path = relative(follow(image_path), root)
         if image_splits.setdefault(path, split) != split:
             raise UserError(f"{path} is in both {image_splits[path]} and {split} of {file}. A sample has one split.")
+        repeated += [path] if path in labels else []
         labels[path] = label_files.find(image_path)
     if not labels:
         raise UserError(f"{file}: no train and val: write folders of images, such as train: images/train")
-    notes += split_images.notes + label_files.unmatched(root, labels)
+    notes += split_images.notes + label_files.unmatched(root, labels) + shared_labels(root, labels)
+    if repeated:
+        count = pluralize(len(repeated), "image is", "images are")
+        notes.append(f"{count} listed again in the same split, and used once: {some(repeated)}")
     sizes = read_image_sizes(root, labels, ImageDecoder(orientation=orientation, max_pixels=max_pixels), bad_files)
     labels = {path: label for path, label in labels.items() if path in sizes}
     notes += bad_files.notes() + orientation_note(root, list(labels), orientation)

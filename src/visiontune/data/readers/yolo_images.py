@@ -182,6 +182,20 @@ class LabelFiles:
         return self._names[folder]
 
 
+def shared_labels(root: Path, labels: Mapping[str, Path]) -> list[str]:
+    """A note on label files of several images, such as `1.jpg` and `1.png`; `labels` is image -> its label file."""
+    images: dict[Path, list[str]] = {}
+    for path, label in labels.items():
+        images.setdefault(label, []).append(path)
+    shared = [
+        f"{relative(label, root)} of {' and '.join(paths)}"
+        for label, paths in images.items()
+        if len(paths) > 1 and label.is_file()
+    ]
+    count = pluralize(len(shared), "label file is", "label files are")
+    return [f"{count} used for several images: {some(shared)}"] if shared else []
+
+
 def _text(value: Any) -> str:
     """An entry of the YAML file as a path with forward slashes; empty if it is missing."""
     missing = value in (None, "null", "~") or isinstance(value, list | dict)
