@@ -79,6 +79,13 @@ def test_importances_rank_channels(config: Config) -> None:
         assert torch.equal(smaller.backbone.model.block2.norm1.weight, net.block2.norm1.weight[kept]), importance
 
 
+def test_a_layer_without_gradients_is_the_least_important(config: Config) -> None:
+    model = network(config, "backbone.widths=[32,32]")
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.ones_like(parameter) if "block1" in name else None
+    assert widths(prune_channels(model, 0.5, Ranking("taylor", "global"), SIZE)) == [32, 8]
+
+
 def test_global_and_uniform_scope(config: Config) -> None:
     model = network(config, "backbone.widths=[32,32]")
     net: Any = model.backbone.model

@@ -77,7 +77,8 @@ def prune_channels(model: FineTuner, ratio: float, ranking: Ranking, size: tuple
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model = copy.deepcopy(model).eval().requires_grad_(True)
     for name, parameter in model.named_parameters():
-        parameter.grad = gradients[name]
+        # Layers of the embedding have no gradient if no head reads it.
+        parameter.grad = torch.zeros_like(parameter) if gradients[name] is None else gradients[name]
     traced = Traced(model)
     fixed = [*traced.heads.modules(), *_attentions(model.backbone)]
     image = torch.rand(2, model.backbone.in_channels, *size)
@@ -91,7 +92,8 @@ def prune_channels(model: FineTuner, ratio: float, ranking: Ranking, size: tuple
         }[ranking.importance]
         scored = [(group, score(group), _parts(graph, group)) for group in graph.get_all_groups(fixed)]
         ranked = [
-            (group[0].dep, scores.detach().view(parts, -1).sum(0), parts)
+            # Scores are divided by their mean, which is 0 for layers without a gradient.
+            (group[0].dep, scores.detach().nan_to_num(0.0).view(parts, -1).sum(0), parts)
             for group, scores, parts in scored
             if scores is not None
         ]
