@@ -132,6 +132,17 @@ def test_without_its_head_only_the_backbone_is_used(source: dict[str, Tensor]) -
 
 
 @pytest.mark.usefixtures("library")
+def test_a_second_head_begins_random() -> None:
+    backbone, head = build_parts(["person"], seed=2)
+    other = build_parts(["person"], seed=3)[1]
+    fresh = {key: value.clone() for key, value in other.state_dict().items()}
+    report = run_load((backbone, head), heads={"detection": head, "boxes": other})
+    assert str(report).endswith("\n  heads.boxes begins random: fcos_resnet50_fpn has no head for it")
+    assert report.matched_fraction == 1.0
+    assert all(torch.equal(value, fresh[key]) for key, value in other.state_dict().items())
+
+
+@pytest.mark.usefixtures("library")
 def test_other_input_channels_are_adapted(source: dict[str, Tensor]) -> None:
     backbone, head = build_parts(["person"], seed=2, channels=1)
     report = run_load((backbone, head))

@@ -53,6 +53,7 @@ def load_pretrained(
     if head is not None:
         matches = _match_classes(head, schema[task].classes, categories, settings["map"] or {})
         remarks += _describe_classes(head, schema[task].classes, matches)
+        remarks += [f"heads.{other} begins random: {name} has no head for it" for other in heads if other != task]
 
     if settings["weights"] != "default":
         state, source = read_weights(settings["weights"]), str(settings["weights"])
