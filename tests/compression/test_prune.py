@@ -152,6 +152,14 @@ def test_unsupported_networks_are_refused(name: str, reason: str, config: Config
         Prune(macs=0.5).check(cfg)
 
 
+def test_a_frozen_batchnorm_is_refused(config: Config) -> None:
+    cfg = as_source_config(config("backbone.name=resnet18", "+backbone.norm=frozen", "data.image_size=64", base=[]))
+    with pytest.raises(
+        UserError, match=r"cannot make resnet18 narrower \(its BatchNorm is frozen, backbone.norm=frozen"
+    ):
+        Prune(macs=0.5).check(cfg)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torchvision.ops import FrozenBatchNorm2d
 
 from visiontune.compression.pruning import (
     COSTS,
@@ -92,6 +93,8 @@ class Prune(Step):
         size = as_size(cfg.data.image_size)
         if any(hasattr(module, "window_size") for module in model.backbone.modules()):
             raise UserError(_refusal(cfg, "its attention is within windows"))
+        if any(isinstance(module, FrozenBatchNorm2d) for module in model.backbone.modules()):
+            raise UserError(_refusal(cfg, "its BatchNorm is frozen, backbone.norm=frozen"))
         if self.ranking.importance == "batchnorm" and not batchnorms(model.backbone):
             raise UserError(
                 f"importance=batchnorm of prune: {cfg.backbone.name} has no BatchNorm; write taylor or magnitude"

@@ -93,14 +93,12 @@ def draw(size: tuple[int, int], classes: int) -> tuple[Tensor, dict[str, Tensor]
     return torch.rand(3, height, width), {"boxes": boxes, "labels": torch.tensor([1, 5, classes - 1]), "masks": masks}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
-def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def same_models(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, nn.ModuleDict, str]:
+    """The library's model, ours with its weights, and the name of our head."""
     torch.manual_seed(0)
     backbone, head, task = our_model(name)
-    two_stage = "rcnn" in name
     library: Any = library_model(name, monkeypatch)
     same_settings(library, head.detector)
-    transform = library.transform.eval()
     ours = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict({task: head})})
     result = ours.load_state_dict(rename_detector(library.state_dict(), task), strict=False)
     assert result.unexpected_keys == []
@@ -108,6 +106,25 @@ def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch:
         "backbone.mean",
         "backbone.std",
     }
+    return library, ours, task
+
+
+def our_target(target: dict[str, Tensor], two_stage: bool) -> dict[str, Tensor]:
+    return {**target, "labels": target["labels"] - int(two_stage), "crowd": torch.zeros(3, dtype=torch.bool)}
+
+
+def run_head(ours: Any, head: Any, images: Tensor) -> Any:
+    features = ours["backbone"].features(images)
+    features.size = tuple(images.shape[-2:])
+    return head(features)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES])
+def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, ours, task = same_models(name, monkeypatch)
+    head: Any = ours["heads"][task]
+    backbone: Any = ours["backbone"]
+    two_stage, transform = "rcnn" in name, library.transform.eval()
     assert backbone.mean.flatten().tolist() == pytest.approx(transform.image_mean)
     assert backbone.std.flatten().tolist() == pytest.approx(transform.image_std)
 
@@ -116,12 +133,6 @@ def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch:
         image, target = draw(size, ENTRIES)
         images, targets = transform([image], [target])
         library.transform = Fixed(images, targets)
-        ours_target = {
-            "boxes": targets[0]["boxes"],
-            "labels": targets[0]["labels"] - int(two_stage),
-            "crowd": torch.zeros(3, dtype=torch.bool),
-            "masks": targets[0]["masks"],
-        }
         for training in (False, True):
             for model in (library, ours):
                 model.train(training)
@@ -129,11 +140,9 @@ def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch:
                 torch.manual_seed(1)
                 expected = library([image], [target] if training else None)
                 torch.manual_seed(1)
-                features = backbone.features(images.tensors)
-                features.size = tuple(images.tensors.shape[-2:])
-                raw = head(features)
+                raw = run_head(ours, head, images.tensors)
                 if training:
-                    losses = head.loss(raw, [ours_target])
+                    losses = head.loss(raw, [our_target(targets[0], two_stage)])
                     assert losses.keys() == expected.keys()
                     for key, value in expected.items():
                         assert float(losses[key]) == pytest.approx(float(value), rel=1e-5), key
@@ -149,6 +158,37 @@ def test_outputs_boxes_masks_and_losses_are_the_librarys(name: str, monkeypatch:
             if task == "instances":
                 torch.testing.assert_close(found["masks"], expected[0]["masks"], rtol=0, atol=1e-5)
     assert objects > 10
+
+
+@pytest.mark.slow
+def test_ten_training_steps_give_the_weights_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, ours, task = same_models(QUICK[0], monkeypatch)
+    head: Any = ours["heads"][task]
+    transform = library.transform.eval()
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    models: list[Any] = [library.train().requires_grad_(), ours.train()]
+    optimizers = [torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9) for model in models]
+    for step in range(10):
+        image, target = draw(SIZES[step % len(SIZES)], ENTRIES)
+        images, targets = transform([image], [target])
+        library.transform = Fixed(images, targets)
+        torch.manual_seed(step)
+        sum(library([image], [target]).values()).backward()
+        torch.manual_seed(step)
+        total = sum(head.loss(run_head(ours, head, images.tensors), [our_target(targets[0], True)]).values())
+        total.backward()
+        for model, optimizer in zip(models, optimizers, strict=True):
+            nn.utils.clip_grad_norm_(model.parameters(), 1)
+            optimizer.step()
+            optimizer.zero_grad()
+    after = ours.state_dict()
+    expected = rename_detector(library.state_dict(), task)
+    assert all(torch.allclose(after[key], value, rtol=0, atol=1e-4) for key, value in expected.items())
+    moved = {
+        part: max(float((value - before[key]).abs().max()) for key, value in expected.items() if key.startswith(part))
+        for part in ("backbone", "heads")
+    }
+    assert min(moved.values()) > 5e-4, moved  # more than the tolerance
 
 
 def raw_outputs(library: Any, levels: list[Tensor]) -> dict[str, Tensor]:
