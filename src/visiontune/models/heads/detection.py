@@ -16,8 +16,8 @@ from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.coco_metrics import DETECTIONS, NUMBERS, CocoMetrics
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.detection_distillation import distill_one_stage, distill_two_stage
-from visiontune.models.heads.detector import DetectorOptions
-from visiontune.models.heads.detectors import build_detector
+from visiontune.models.heads.detector import build_detector
+from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.one_stage import OneStage

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.losses import ModuleLoss
 
 

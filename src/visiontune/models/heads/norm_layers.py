@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visiontune.errors import UserError
-from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.detector_options import DetectorOptions
 
 GROUPS = 32
 

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from visiontune.errors import UserError
 from visiontune.models.features import FeatureShape
-from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.detector_options import DetectorOptions
 
 MAX_STRIDE = 32  # of a single map, in pixels; coarser maps do not resolve objects
 

@@ -20,7 +20,7 @@ from visiontune.models.heads.base import Raw
 from visiontune.models.heads.boxes import select_boxes, topk_per_level
 from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detection_losses import DetectionLosses
-from visiontune.models.heads.detector import DetectorOptions
+from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.norm_layers import norm_layer
 from visiontune.models.heads.one_stage import RATIOS
 from visiontune.models.heads.pyramid import Pyramid, level_sizes
