@@ -4,7 +4,8 @@ import errno
 import os
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -125,3 +126,19 @@ def explain_write(error: OSError, default: object = "a file") -> str:
     """
     advice = "Free some space" if error.errno in FULL else "Make its folder writable"
     return f"{error.filename or default} could not be written: {error.strerror}. {advice}"
+
+
+@contextmanager
+def rename_keys(names: Mapping[str, str]) -> Iterator[None]:
+    """Name the keys of another verb in an error about the keys of train.
+
+    Args:
+        names: key of train -> what to write instead.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for key, name in names.items():
+            message = message.replace(key, name)
+        raise UserError(message) from error

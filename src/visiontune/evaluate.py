@@ -10,14 +10,17 @@ from visiontune.config.check import check
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo, VisionData, build_evaluation_data
 from visiontune.deployment.evaluation import evaluate_run
-from visiontune.errors import RunError, UserError, one_line
+from visiontune.errors import RunError, UserError, one_line, rename_keys
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_output, check_results
-from visiontune.training.build import build_data, data_root_key
+from visiontune.training.build import build_data
 from visiontune.training.evaluation import measured_splits
 from visiontune.training.load import load_model, open_run
+
+# Keys of train in messages about the data -> what to write here.
+KEYS = {"data.root": "data_root", "data.on_bad_image=skip": "data_keys='{on_bad_image: skip}'"}
 
 
 def main(cfg: DictConfig) -> dict[str, float]:
@@ -40,7 +43,7 @@ def main(cfg: DictConfig) -> dict[str, float]:
         check_links(run.path)
     with logging_to(None), run.lock() if folder == run.path else nullcontext():
         model, schema = load_model(run, run_cfg, cfg.checkpoint)
-        with data_root_key():
+        with rename_keys(KEYS):
             data = read_data(cfg, run, run_cfg, schema)
         splits = measured_splits(run_cfg, data) if cfg.report and output is None else [cfg.split]
         which = cfg.backend, cfg.checkpoint, cfg.trust
@@ -64,13 +67,7 @@ def read_data(cfg: DictConfig, run: RunDirectory, run_cfg: DictConfig, schema: d
     download = cfg.trust or "download" in (cfg.data_keys or {})
     if cfg.split == "all":
         names = cfg.classes or {}
-        try:
-            data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, names, run_cfg.seed, download)
-        except UserError as error:
-            if "data.on_bad_image=skip" not in str(error):
-                raise
-            message = str(error).replace("data.on_bad_image=skip", "data_keys='{on_bad_image: skip}'")
-            raise UserError(message) from error
+        data = build_evaluation_data(run_cfg.data, run_cfg.augment, schema, names, run_cfg.seed, download)
         for note in data.notes:
             log.info(f"note: {note}")
         return data

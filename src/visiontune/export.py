@@ -8,12 +8,12 @@ from visiontune.config.derive import derive
 from visiontune.deployment.files import NAMES, OPEN, write
 from visiontune.deployment.graph import build_graph
 from visiontune.deployment.verification import verify
-from visiontune.errors import UserError, shell_override
+from visiontune.errors import UserError, rename_keys, shell_override
 from visiontune.runs.files import temporary_path, write_bytes
 from visiontune.runs.links import check_links
 from visiontune.runs.log import logging_to
 from visiontune.runs.output import check_output
-from visiontune.training.build import build_data, data_root_key
+from visiontune.training.build import build_data
 from visiontune.training.load import open_run
 from visiontune.training.resume import resume_command
 
@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> Path:
     if cfg.data_root is not None:
         run_cfg = derive(run_cfg, {"data.root": cfg.data_root})
     with logging_to(None, quiet=True):
-        with data_root_key():
+        with rename_keys({"data.root": "data_root"}):
             data = build_data(run_cfg, download=cfg.trust)
         data.assign_as(run.splits)
         graph, model = build_graph(run, run_cfg, cfg.checkpoint or "best")

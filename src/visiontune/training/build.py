@@ -1,8 +1,7 @@
 """Build the objects of a run from its config."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -81,17 +80,6 @@ def build_strategy(cfg: DictConfig, backbone: Backbone, epochs: int) -> Strategy
     return strategy
 
 
-@contextmanager
-def data_root_key() -> Iterator[None]:
-    """Name the key `data_root` of evaluate and export in an error about `data.root`, the key of train."""
-    try:
-        yield
-    except UserError as error:
-        if "data.root" not in str(error):
-            raise
-        raise UserError(str(error).replace("data.root", "data_root")) from error
-
-
 def build_finetuner(
     cfg: DictConfig, schema: Mapping[str, TaskInfo], epochs: int, download: bool = True, load: bool = True
 ) -> tuple[FineTuner, WeightReport]:
@@ -149,7 +137,8 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         model.backbone.compile()  # in place: the names in checkpoints stay the same
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
-    history, intervals = History(run.history, model.monitor), cfg.checkpoints
+    history = History(run.history, model.monitor)
+    intervals = cfg.checkpoints
     nonfinite = NonFinite(skip=cfg.get("on_nonfinite") == "skip")  # runs of older versions have no such key
     first: list[L.Callback] = [ExactResume(), nonfinite, LastWindowScale(), AverageBatchNorm(), history]
     first += [ProbeInitialization()] if cfg.probe else []
