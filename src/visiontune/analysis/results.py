@@ -43,7 +43,7 @@ def report(
     Args:
         results: one `Evaluation` for each split.
     """
-    finite, step = write_results(run, results, run.path), 0
+    finite = write_results(run, results, run.path)
     step = 0
     with warn_on_failure("the loggers have no results"):
         step = read_checkpoint(run.checkpoint("best")).get("global_step", 0)

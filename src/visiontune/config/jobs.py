@@ -36,7 +36,7 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
     config_name = "train" if verb == "plan" else verb
     search_path = create_config_search_path(str(config_dir()))
     if user_configs is not None:
-        anchor = SearchPathQuery(provider="schema")  # Hydra's own, which must stay the last
+        anchor = SearchPathQuery(provider="schema")  # Hydra's entry must be the last
         search_path.prepend("command-line", f"file://{user_configs}", anchor=anchor)
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2("visiontune", search_path)

@@ -178,7 +178,7 @@ def label_map_notes(root: Path, targets: Mapping[str, StoredLabelMap]) -> list[s
     count = pluralize(len(ignored), "mask has", "masks have")
     note = f"{count} pixels of the value {IGNORE}, which are ignored (data.ignore_value): {some(ignored)}"
     several = [os.path.relpath(target.path, root) for target in targets.values() if target.several]
-    return [note] * bool(ignored) + page_notes(several)
+    return [*([note] if ignored else []), *page_notes(several)]
 
 
 def _check_ignored(coding: Coding, values: set[int]) -> None:

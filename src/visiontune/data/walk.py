@@ -85,7 +85,13 @@ def walk_each(
 
 
 class _Place(NamedTuple):
-    """Where a folder or file was found: after this number of links, under this folder of `walk_each`, in its split."""
+    """The position of a folder or file in a walk.
+
+    Attributes:
+        links: number of links on the way to it.
+        top: the folder of `walk_each` that contains it.
+        split: of that folder.
+    """
 
     links: int
     top: str

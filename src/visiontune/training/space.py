@@ -44,7 +44,7 @@ def check_sweep_space(configs: Sequence[DictConfig], folder: Path) -> None:
     """Check before the first job that the disk of `folder` holds the checkpoints that all jobs leave there.
 
     It refuses only what cannot fit: it counts best.ckpt and last.ckpt without the heads, and no jobs with
-    `weights_from`. Each job checks its own space before it begins.
+    `weights_from`. Each job checks the space again before it begins.
 
     Args:
         configs: the composed config of each job.

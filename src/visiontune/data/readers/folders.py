@@ -8,8 +8,13 @@ from visiontune.data.text import normalized
 from visiontune.errors import UserError
 
 SPLIT_NAMES = {
-    **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
 }
 PerSplit = str | Mapping[str, str]
 
