@@ -85,17 +85,11 @@ def walk_each(
 
 
 class _Place(NamedTuple):
-    """The position of a folder or file in a walk.
+    """The position of a folder or file in a walk."""
 
-    Attributes:
-        links: number of links on the way to it.
-        top: the folder of `walk_each` that contains it.
-        split: of that folder.
-    """
-
-    links: int
-    top: str
-    split: str
+    links: int  # number of links on the way
+    top: str  # the folder of `walk_each` that contains it
+    split: str  # of `top`
 
 
 class _Link(NamedTuple):
