@@ -131,16 +131,17 @@ def test_every_argument_is_read_or_refused(key: str, text: str) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """Twenty of the generated values in new processes."""
+    """Forty of the generated values in new processes."""
     values: list[str] = []
 
-    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(text=NAMES)
     def generate(text: str) -> None:
         values.append(text)
 
     generate()
-    for i, text in enumerate(values[:20]):
+    assert len(values) >= 40
+    for i, text in enumerate(values[:40]):
         override = f"{('name', 'data.limit_train')[i % 2]}={text}"
         output = tmp_path / "output.txt"
         code = run_forked(["plan", *SMALL, f"paths.logs={tmp_path}", override], output)
