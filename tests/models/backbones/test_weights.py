@@ -239,7 +239,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, monkeypatch: pytest.Monke
         "evil.pth": "not a readable checkpoint",
         "no_tensors.pth": "holds no tensors",
         "missing.pth": "no such file",
-        "folder": "no run directory",
+        "folder": "this folder has no file of weights .* a run directory has checkpoints/best.ckpt",
     }.items():
         with pytest.raises(UserError, match=message):
             build(NAME, weights=weights)

@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_loaded(tmp_path: Path, sour
             r"0% of heads\.detection is in the weights, .* only in the model: heads.detection",
         ),
         (lambda path: torch.save({"backbone.mean": torch.zeros(3)}, path), "write weights_from=RUN"),
-        (lambda path: path.mkdir(), "is a folder: write the path of one file"),
+        (lambda path: path.mkdir(), "this folder has no file of weights .* write weights_from="),
         (lambda path: path.write_bytes(b"x"), "pretrained.weights=.*not a readable checkpoint"),
         (lambda path: torch.save({"a": 1}, path), "pretrained.weights=.*holds no tensors"),
         (lambda path: None, "pretrained.weights=.*no such file"),

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a run directory or a Python package that carries them."""
+"""Where weights come from: a file, a folder, a run directory or a Python package that carries them."""
 
 import importlib.util
 import pickle
@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from visiontune.errors import UserError, first_line
+from visiontune.models.backbones.weight_folders import SUFFIXES, check_names, find_files
 from visiontune.runs.torch_file import load_torch_file
 from visiontune.strategies.lora import plain_state
 
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Keys under which training scripts save the network. Moving averages come first, since they are usually better.
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module")
 
@@ -22,7 +22,8 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
     """Tensors by name, and their source in words.
 
     Args:
-        weights: ``package:NAME`` or ``package:NAME/FILE``, a run directory, or a path to a checkpoint.
+        weights: ``package:NAME`` or ``package:NAME/FILE``, a run directory, a folder as `read_tensors`, or a path to a
+            checkpoint.
 
     Raises:
         UserError: the source does not exist, or holds no weights.
@@ -31,13 +32,8 @@ def read_weights(weights: str) -> tuple[dict[str, Tensor], str]:
         path = _in_package(weights.removeprefix("package:"))
         return read_file(path), f"{weights} ({path.name})"
     path = Path(weights).expanduser()
-    if path.is_dir():
-        checkpoint = path / "checkpoints" / "best.ckpt"
-        if not checkpoint.is_file():
-            raise UserError(
-                f"backbone.weights={weights}: this folder is no run directory, since it has no checkpoints/best.ckpt; "
-                "write a run directory, or the path of one file, e.g. backbone.weights=weights/resnet50.pth"
-            )
+    checkpoint = path / "checkpoints" / "best.ckpt"
+    if checkpoint.is_file():
         return read_file(checkpoint), f"run {weights}"
     return read_file(path), str(weights)
 
@@ -50,18 +46,26 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path, key: str = "backbone.weights") -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name. It runs no code from the file.
+    """Tensors by name, of a checkpoint or of a folder that `find_files` reads. It runs no code from the files.
 
     Args:
         key: of the config, for messages.
 
     Raises:
-        UserError: the file does not exist, holds no tensors, or holds objects that need its code to load.
+        UserError: a file does not exist, holds no tensors, or holds objects that need its code to load.
     """
+    if path.is_dir():
+        state: dict[str, Tensor] = {}
+        for file, names in find_files(path, key).items():
+            tensors = read_tensors(file, key)
+            check_names(file, tensors, names, key)
+            state |= tensors
+        return state
     if not path.is_file():
-        more = ", a run directory, package:NAME" if key == "backbone.weights" else ""
+        more = "a run directory, package:NAME, " if key == "backbone.weights" else ""
         raise UserError(
-            f"{key}={path}: no such file; write the path of a {', '.join(SUFFIXES)} file{more}, default or null"
+            f"{key}={path}: no such file; write the path of a {', '.join(SUFFIXES)} file, of a folder with one, "
+            f"{more}default or null"
         )
     try:
         if path.suffix == ".safetensors":

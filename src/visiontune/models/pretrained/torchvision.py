@@ -54,18 +54,12 @@ def download(weights: Any, name: str) -> dict[str, Tensor]:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a file that torch.save or safetensors wrote, without a wrapper's prefix.
+    """The tensors of a file that torch.save or safetensors wrote, or of a folder, without a wrapper's prefix.
 
     Raises:
-        UserError: the file does not exist, or holds no tensors.
+        UserError: there is no such file, or it holds no tensors.
     """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise UserError(
-            f"{KEY}={path} is a folder: write the path of one file, such as {KEY}=weights/mine.pth; for a run of "
-            f"visiontune write weights_from={path}"
-        )
-    state = read_tensors(file, KEY)
+    state = read_tensors(Path(path).expanduser(), KEY)
     if "backbone.mean" in state:
         raise UserError(f"{KEY}={path} is a checkpoint of visiontune: write weights_from=RUN with its run directory")
     for prefix in PREFIXES:
