@@ -16,7 +16,7 @@ from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data, build_finetuner, check
-from visiontune.training.load import load_weights
+from visiontune.training.load_weights import load_weights
 from visiontune.training.memory import keep_allocated
 from visiontune.training.teacher import attach_teacher
 

@@ -13,11 +13,10 @@ from visiontune.config.check import check
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError, first_line, shell_override
-from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.torch_file import load_torch_file
-from visiontune.strategies.lora import Lora, plain_state, rename_for_adapters
+from visiontune.strategies.lora import Lora, plain_state
 from visiontune.training.build import build_finetuner
 from visiontune.training.trusted import UnknownTarget, check_address, check_trusted, targets
 
@@ -174,32 +173,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(f"{path} is not a checkpoint of this project: write a file of weights as backbone.weights=FILE")
     return checkpoint
-
-
-def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> WeightReport:
-    """Load the weights of another run's best checkpoint into `model`.
-
-    A head with other classes keeps its initial weights and is reported as reshaped, even if the shapes are equal, since
-    its rows would mean other classes.
-
-    Raises:
-        UserError: less than `min_matched` (0..1) of the parameters match.
-    """
-    path = run.checkpoint("best")
-    checkpoint = read_checkpoint(path)
-    state = plain_state(checkpoint)
-    old, new = read_schema(checkpoint, path), model.description["tasks"]
-    reshaped = []
-    for task in set(old) & set(new):
-        if old[task].classes != new[task]["classes"]:
-            words = f"{len(old[task].classes)} classes -> {len(new[task]['classes'])} others, initialised"
-            rows = [key for key in state if key.startswith(f"heads.{task}.")]
-            reshaped += [f"{key} {tuple(state.pop(key).shape)}: {words}" for key in rows]
-    mean_std = {key: state.pop(key) for key in ("backbone.mean", "backbone.std")}
-    initial = model.state_dict()
-    state |= {key: value for key, value in mean_std.items() if initial[key].shape == value.shape}
-    state |= {key: initial[key] for key in mean_std if key not in state}
-    report = load_state(model, rename_for_adapters(state, initial), f"run {run.path.name}", min_matched)
-    report.reshaped += reshaped
-    report.missing = [key for key in report.missing if not any(line.startswith(f"{key} ") for line in reshaped)]
-    return report

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from visiontune.errors import some
+
+SHOWN = 10  # classes in a line of the report
 NO_CLASS = "n/a"  # torchvision's name for numbers that COCO does not use
 
 
@@ -64,6 +67,23 @@ def match_classes(
     renamed = {_normalize(name): alias and _normalize(alias) for name, alias in (aliases or {}).items()}
     normalized = [renamed.get(_normalize(name), _normalize(name)) for name in names]
     return {index: entries[name] for index, name in enumerate(normalized) if name in entries}
+
+
+def describe_rows(names: Sequence[str], matches: Mapping[int, int], advice: str = "") -> str:
+    """One line of the load report: the classes that keep their rows, and those whose rows begin random.
+
+    Args:
+        names: the classes of the data.
+        matches: the result of `match_classes`.
+        advice: text after the classes that begin random; {name} in it is the first of them.
+    """
+    fresh = [name for index, name in enumerate(names) if index not in matches]
+    line = f"kept rows: {_list_names([names[index] for index in sorted(matches)]) or 'none'}"
+    return f"{line}; fresh: {_list_names(fresh)}{advice.replace('{name}', fresh[0])}" if fresh else line
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return some(names, SHOWN) + (f" ({len(names)} classes)" if len(names) > SHOWN else "")
 
 
 def _normalize(name: str) -> str:

@@ -10,7 +10,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError, shell_override, some
 from visiontune.models.backbones import Backbone, WeightReport, load_state
 from visiontune.models.heads import Head
-from visiontune.models.heads.class_rows import match_classes
+from visiontune.models.heads.class_rows import describe_rows, match_classes
 from visiontune.models.pretrained.torchvision import cached_file, download, find_weights, read_weights
 from visiontune.models.pretrained.torchvision_detection import rename_detector
 from visiontune.models.pretrained.torchvision_segmentation import rename_segmenter
@@ -22,7 +22,6 @@ RENAME: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {
     "segmentation": rename_segmenter,
 }
 STATISTICS = ("backbone.mean", "backbone.std")
-SHOWN = 10  # classes in the report
 
 
 def load_pretrained(
@@ -102,16 +101,7 @@ def _match_classes(
 def _describe_classes(head: Head, names: Sequence[str], matches: Mapping[int, int]) -> list[str]:
     if not head.class_rows():
         return []
-    kept = [name for index, name in enumerate(names) if index in matches]
-    fresh = [name for index, name in enumerate(names) if index not in matches]
-    line = f"kept rows: {_list_names(kept) or 'none'}"
-    if fresh:
-        line += f"; fresh: {_list_names(fresh)} (pretrained.map={{{fresh[0]}: NAME}} takes the rows of another class)"
-    return [line]
-
-
-def _list_names(names: Sequence[str]) -> str:
-    return some(names, SHOWN) + (f" ({len(names)} classes)" if len(names) > SHOWN else "")
+    return [describe_rows(names, matches, " (pretrained.map={{name}: NAME} takes the rows of another class)")]
 
 
 def _only_backbone(settings: Mapping[str, Any], heads: Mapping[str, Head]) -> str:
