@@ -143,7 +143,10 @@ def needs(
         ("data", "torchvision"): ["data.name=MNIST", f"data.root={idx}"],
         ("experiment", "mnist"): [f"data.root={idx}"],
         **{("data", name): [f"data.root={folder}", *keys] for name, (folder, keys) in formats.items()},
-        **{("experiment", name): [f"data.root={folder}", *narrow(name)] for name, folder in layouts.items()},
+        **{
+            ("experiment", name): [f"data.root={folder}", *narrow(name), "pretrained=none"]
+            for name, folder in layouts.items()
+        },
         **{("heads", kind): ["data=digit_scenes", "data.scenes=24"] for kind in KINDS},
         ("logger", "wandb"): ["logger.wandb.offline=true"],
         ("logger", "mlflow"): [f"logger.mlflow.tracking_uri=file://{tmp_path}/mlflow"],  # faster than a database
@@ -284,6 +287,33 @@ def test_backbones_are_built(name: str, config: Config) -> None:
     assert backbone.name == settings["name"] == (name if name != "efficientnet_lite0" else "tf_efficientnet_lite0")
     assert settings["weights"] == (None if name == "small_cnn" else "auto")
     assert len(backbone.stages()) >= 2
+
+
+WHOLE_MODELS = {
+    "coco_detection": ("fasterrcnn_resnet50_fpn_v2", 1056, 2e-5),
+    "coco_instances": ("maskrcnn_resnet50_fpn_v2", 1056, 2e-5),
+    "pennfudan_instances": ("maskrcnn_resnet50_fpn_v2", 1056, 5e-5),
+    "voc_detection": ("fasterrcnn_resnet50_fpn_v2", 1056, 5e-5),
+    "voc_segmentation": ("deeplabv3_resnet50", 520, 5e-5),
+}
+
+
+@pytest.mark.parametrize("name", mostly_slow(WHOLE_MODELS, "pennfudan_instances", "voc_segmentation"))
+def test_experiments_that_begin_from_a_whole_model(name: str, config: Config) -> None:
+    model, side, lr = WHOLE_MODELS[name]
+    cfg = config(f"experiment={name}", base=["trainer=cpu"])
+    assert (cfg.pretrained.name, cfg.pretrained.weights) == (model, "default")
+    assert (cfg.data.image_size, cfg.data.resize, cfg.optimizer.lr) == (side, "letterbox", lr)
+    assert cfg.strategy._target_.endswith("Full") and cfg.heads[cfg.pretrained.task]
+
+
+def test_an_experiment_says_what_it_would_download(command: Command, layouts: dict[str, Path]) -> None:
+    root = f"data.root={layouts['voc_detection']}"
+    outcome = command("plan", "experiment=voc_detection", root, "trainer=cpu", "data.num_workers=0")
+    assert outcome.code == 0, outcome.err
+    assert "weights: torchvision FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1 (167 MB would be downl" in outcome.out
+    assert "kept rows: aeroplane, bicycle, " in outcome.out and "(20 classes)" in outcome.out
+    assert "fresh" not in outcome.out
 
 
 PRETRAINED = [name for _, name in options("pretrained")]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models import get_model_weights
 
 from visiontune.models.heads.class_rows import ClassRows, match_classes
 
@@ -21,6 +22,23 @@ COCO = ["__background__", "person", "bicycle", "car", "N/A", "dog", "N/A"]
 )
 def test_classes_match_by_name(names: list[str], aliases: dict[str, str | None], expected: dict[int, int]) -> None:
     assert match_classes(names, COCO, aliases) == expected
+
+
+def test_voc_and_coco_have_other_names_for_some_classes() -> None:
+    voc = get_model_weights("lraspp_mobilenet_v3_large").DEFAULT.meta["categories"][1:]
+    coco = get_model_weights("fasterrcnn_resnet50_fpn").DEFAULT.meta["categories"]
+    matches = match_classes(voc, coco)
+    assert len(matches) == len(voc) == 20
+    others = {name: coco[matches[i]] for i, name in enumerate(voc) if coco[matches[i]] != name}
+    assert others == {
+        "aeroplane": "airplane",
+        "diningtable": "dining table",
+        "motorbike": "motorcycle",
+        "pottedplant": "potted plant",
+        "sofa": "couch",
+        "tvmonitor": "tv",
+    }
+    assert match_classes(["couch", "TV", "lamp"], voc, {"lamp": "Dining table"}) == {0: 17, 1: 19, 2: 10}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,15 @@ from visiontune.errors import some
 
 SHOWN = 10  # classes in a line of the report
 NO_CLASS = "n/a"  # torchvision's name for numbers that COCO does not use
+# Pascal VOC's names of classes that COCO has too.
+COCO_NAMES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,9 @@ class ClassRows:
 def match_classes(
     names: Sequence[str], known: Sequence[str], aliases: Mapping[str, str | None] | None = None
 ) -> dict[int, int]:
-    """Index in `known` of each class in `names` that is there, by index in `names`; upper and lower case are equal.
+    """Index in `known` of each class in `names` that is there, by index in `names`.
+
+    Upper and lower case are equal, and so are Pascal VOC's and COCO's name of a class.
 
     Args:
         names: the classes of the data.
@@ -88,4 +99,5 @@ def _list_names(names: Sequence[str]) -> str:
 
 def _normalize(name: str) -> str:
     """Upper and lower case are equal, and torchvision writes `__background__`."""
-    return name.strip().casefold().removeprefix("__").removesuffix("__")
+    plain = name.strip().casefold().removeprefix("__").removesuffix("__")
+    return COCO_NAMES.get(plain, plain)
