@@ -14,7 +14,7 @@ from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import Describable
 from visiontune.strategies import Strategy
-from visiontune.strategies.base import HEADS
+from visiontune.strategies.freezing import trains_parameter
 
 
 def plan(cfg: DictConfig, data: VisionData, model: FineTuner, weights: WeightReport, ranks: int, where: Path) -> str:
@@ -110,7 +110,7 @@ def _parameters(strategy: Strategy, stage: str, module: nn.Module) -> str:
 def _count_trainable(strategy: Strategy, stage: str, module: nn.Module) -> int:
     """The number of parameters of the stage that the strategy can train."""
     parameters = [(part, name, p) for part in module.modules() for name, p in part.named_parameters(recurse=False)]
-    return sum(p.numel() for part, name, p in parameters if stage == HEADS or strategy.trains_parameter(part, name))
+    return sum(p.numel() for part, name, p in parameters if trains_parameter(strategy, stage, part, name))
 
 
 def trained_parameters(model: FineTuner, epochs: int) -> int:

@@ -96,6 +96,7 @@ class LastEpoch(Strategy):
     def __init__(self, strategy: Strategy) -> None:
         super().__init__(strategy.stages, strategy.epochs, batchnorm=strategy.batchnorm)
         self.strategy, self.trains_parameter = strategy, strategy.trains_parameter  # type: ignore[method-assign]
+        self.trains_head_parameter = strategy.trains_head_parameter  # type: ignore[method-assign]
 
     def param_groups(self, stages: Stages, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         return self.strategy.param_groups(stages, lr, weight_decay)

@@ -4,6 +4,7 @@ from visiontune.strategies.base import Stages, Strategy
 from visiontune.strategies.bit_hyperrule import BitHyperRule
 from visiontune.strategies.full import Full
 from visiontune.strategies.gradual_unfreeze import GradualUnfreeze
+from visiontune.strategies.head_only import HeadOnly
 from visiontune.strategies.layer_decay import LayerDecay
 from visiontune.strategies.linear_probe import LinearProbe
 from visiontune.strategies.lora import Lora
@@ -17,6 +18,7 @@ __all__ = [
     "FirstK",
     "Full",
     "GradualUnfreeze",
+    "HeadOnly",
     "LastK",
     "LayerDecay",
     "LinearProbe",

@@ -1,5 +1,6 @@
 """The base class of strategies, and the parameter groups that they share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -37,7 +38,14 @@ class Strategy:
         self.lr_decay = check_decay(lr_decay, "lr_decay")
 
     def prepare(self, network: nn.Module) -> None:
-        """Change the network after its weights are loaded and before heads and optimizer are built."""
+        """Change the network after its weights are loaded and before the optimizer is built."""
+
+    def prepare_heads(self, shared: Sequence[nn.Parameter]) -> None:
+        """Called after `prepare`.
+
+        Args:
+            shared: parameters of heads that have layers for classes (`Head.class_rows`), except these layers.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Plain data, saved in every checkpoint, that is needed to read its weights."""
@@ -67,6 +75,10 @@ class Strategy:
 
     def trains_parameter(self, module: nn.Module, name: str) -> bool:
         """Whether the parameter `module.name` of a backbone stage trains while its stage trains."""
+        return True
+
+    def trains_head_parameter(self, module: nn.Module, name: str) -> bool:
+        """Whether the parameter `module.name` of the stage of the heads trains while this stage trains."""
         return True
 
     def observe(self, epochs: int, score: float) -> list[str]:

@@ -22,9 +22,25 @@ def freeze(stages: Stages, strategy: Strategy, epoch: int) -> None:
         module.train(trains)
         for part in module.modules():
             for key, parameter in part.named_parameters(recurse=False):
-                parameter.requires_grad_(trains and (name == HEADS or strategy.trains_parameter(part, key)))
+                parameter.requires_grad_(trains and trains_parameter(strategy, name, part, key))
             if trains and strategy.batchnorm == "frozen" and name != HEADS and isinstance(part, _BatchNorm):
                 part.eval()
+        if name == HEADS:
+            _freeze_parts(module)
+
+
+def trains_parameter(strategy: Strategy, stage: str, module: nn.Module, name: str) -> bool:
+    """Whether the parameter `module.name` of a stage trains while its stage trains."""
+    trains = strategy.trains_head_parameter if stage == HEADS else strategy.trains_parameter
+    return trains(module, name)
+
+
+def _freeze_parts(module: nn.Module) -> None:
+    """Set layers of the heads whose parameters do not train to evaluation mode."""
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
 
 
 def average_batchnorm(trainer: L.Trainer, module: nn.Module) -> None:

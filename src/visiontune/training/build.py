@@ -35,6 +35,7 @@ from visiontune.models.backbones import build as build_backbone
 from visiontune.models.features import FeatureShape
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import Head
+from visiontune.models.heads.class_rows import shared_parameters
 from visiontune.models.heads.extra_metrics import build_extra_metrics
 from visiontune.models.loss_terms import L1
 from visiontune.models.pretrained import load_pretrained
@@ -97,6 +98,8 @@ def build_finetuner(
     if load and pretrained is not None and pretrained.weights is not None:
         report = load_pretrained(backbone, heads, pretrained, schema, download)
     strategy = build_strategy(cfg, backbone, epochs)  # last, since it may add adapters to the backbone
+    shared = [parameter for head in heads.values() for parameter in shared_parameters(head, head.class_rows())]
+    strategy.prepare_heads(shared)
     model = FineTuner(
         backbone,
         heads,

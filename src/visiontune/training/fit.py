@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from visiontune.data import VisionData
 from visiontune.data.shared_memory import shared_memory_errors
@@ -59,10 +60,46 @@ def build_model(
                 head.fit_targets(targets)
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
+    if load:
+        _check_trained_layers(cfg, model, weights)
     attach_teacher(cfg, data, model)
     check(cfg, model)
     attach_cache(cfg, data, model)
     return model.to(memory_format=torch.channels_last), weights
+
+
+def _check_trained_layers(cfg: DictConfig, model: FineTuner, weights: WeightReport) -> None:
+    """Refuse a strategy that trains nothing of the backbone though it should, or freezes random layers of a head.
+
+    Raises:
+        UserError: the message says which.
+    """
+    strategy, backbone = model.strategy, model.backbone
+    name = cfg.strategy._target_.rpartition(".")[2]
+    frozen_norm = cfg.backbone.get("norm") == "frozen"
+    if frozen_norm and strategy.batchnorm == "train":
+        raise UserError(
+            "strategy.batchnorm=train: backbone.norm=frozen keeps the statistics of its BatchNorm; leave out "
+            "strategy.batchnorm, or write backbone.norm=batch"
+        )
+    if not any(strategy.trains_parameter(*place) for place in _parameters(backbone)):
+        reason, option = (", whose BatchNorm is frozen", "backbone.norm=batch, or ") if frozen_norm else ("", "")
+        raise UserError(
+            f"the strategy {name} trains no parameter of the backbone {backbone.name}{reason}: write {option}"
+            "strategy=linear_probe to train the heads alone"
+        )
+    for task, head in model.heads.items():
+        if task not in weights.heads and not all(strategy.trains_head_parameter(*place) for place in _parameters(head)):
+            raise UserError(
+                f"the strategy {name} trains only the layers of heads.{task} that depend on classes, and its other "
+                "layers begin random: write strategy=linear_probe, which trains the whole head, or begin from a "
+                "pretrained head with pretrained=NAME or weights_from=RUN"
+            )
+
+
+def _parameters(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """The owner and the name of each parameter."""
+    return [(part, name) for part in module.modules() for name, _ in part.named_parameters(recurse=False)]
 
 
 def prepare(cfg: DictConfig, download: bool = True, load: bool = True) -> tuple[VisionData, FineTuner, WeightReport]:

@@ -49,6 +49,10 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     report.matched = [key for key in report.matched if key not in changed]
     report.missing = [key for key in report.missing if key not in changed]
     report.remarks += remarks
+    loaded, missing = (
+        {key.split(".")[1] for key in keys if key.startswith("heads.")} for keys in (report.matched, report.missing)
+    )
+    report.heads = sorted(loaded - missing)
     return report
 
 

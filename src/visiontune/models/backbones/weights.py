@@ -30,6 +30,7 @@ class WeightReport:
         note: how the weights were loaded, if that is unusual.
         missing_download: nothing was loaded, because the weights would have to be downloaded first.
         remarks: further lines, such as which classes keep their rows.
+        heads: tasks of the heads that the weights fill, apart from rows of unknown classes.
     """
 
     source: str
@@ -41,6 +42,7 @@ class WeightReport:
     note: str = ""
     missing_download: bool = False
     remarks: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         note = self.note or ("would be downloaded" if self.missing_download else "")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visiontune.errors import some
 
@@ -59,6 +59,15 @@ class ClassRows:
         for index, entry in matches.items():
             new[:, self.offset + index] = old[:, entry]
         return merged
+
+
+def shared_parameters(head: nn.Module, layouts: Mapping[str, ClassRows]) -> list[nn.Parameter]:
+    """Parameters of a head that do not depend on classes; none if the head does not know which do.
+
+    Args:
+        layouts: the head's `class_rows`.
+    """
+    return [parameter for name, parameter in head.named_parameters() if name not in layouts] if layouts else []
 
 
 def match_classes(

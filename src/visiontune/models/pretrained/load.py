@@ -48,6 +48,7 @@ def load_pretrained(
     categories = list(settings["classes"] or weights.meta["categories"])
     head = heads.get(task) if settings["load"] == "all" else None
     remarks = [] if head is not None else [_only_backbone(settings, heads)]
+    filled = [] if head is None else [task]
     matches: dict[int, int] = {}
     if head is not None:
         matches = _match_classes(head, schema[task].classes, categories, settings["map"] or {})
@@ -60,7 +61,7 @@ def load_pretrained(
         state, source = download(weights, name), f"torchvision {weights}"
     else:
         note = f"{weights.meta['_file_size']:.0f} MB would be downloaded"
-        return WeightReport(f"torchvision {weights}", note=note, missing_download=True, remarks=remarks)
+        return WeightReport(f"torchvision {weights}", note=note, missing_download=True, remarks=remarks, heads=filled)
 
     renamed = RENAME[task](state, task)
     parts: dict[str, nn.Module] = {"backbone": backbone}
@@ -75,7 +76,7 @@ def load_pretrained(
     report = load_state(module, {**statistics, **renamed}, source, min_matched=0.0)
     report.matched = [key for key in report.matched if key not in STATISTICS and key not in rows]
     report.reshaped += [f"{key} {words}, rows of known classes kept" for key, words in rows.items()]
-    report.remarks = remarks
+    report.remarks, report.heads = remarks, filled
     return report
 
 
