@@ -14,7 +14,7 @@ BASH = shutil.which("bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("", {"train", "plan", "evaluate", "predict", "export", "compress", "compare"}),
+        ("", {"train", "plan", "evaluate", "predict", "export", "compress", "compare", "fetch"}),
         ("tr", {"train"}),
         (
             "train strategy=l",

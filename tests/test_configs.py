@@ -31,7 +31,7 @@ Config = Callable[..., DictConfig]
 FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
-VERBS = {"train", "evaluate", "predict", "export", "compress"}  # whole commands: tests/end_to_end
+VERBS = {"train", "evaluate", "predict", "export", "compress", "fetch"}  # whole commands: tests/end_to_end
 PARTS = {("data", "common"), ("backbone", "base"), ("pretrained", "base")}  # other files of their group include them
 
 

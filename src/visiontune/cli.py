@@ -23,6 +23,7 @@ VERBS = {
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
     "compare": "one table of a sweep or of any runs: compare DIR...",
+    "fetch": "write pretrained weights into a folder: fetch pretrained=NAME|backbone=NAME output=DIR",
 }
 USAGE = (
     "visiontune VERB [overrides]\n\n"

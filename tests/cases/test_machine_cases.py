@@ -20,8 +20,7 @@ from running import TINY, Command
 
 from visiontune import train
 from visiontune.models.finetuner import FineTuner
-from visiontune.runs import RunDirectory, files
-from visiontune.training import space
+from visiontune.runs import RunDirectory, disk, files
 from visiontune.training.evaluation import quiet_trainer
 from visiontune.training.load import load_model
 from visiontune.training.space import check_space, checkpoint_bytes
@@ -150,7 +149,7 @@ def test_a_disk_that_cannot_hold_the_checkpoints(
     command: Command, config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(total=10**9, used=0, free=10_000_000)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: tuple(vars(usage).values()))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: tuple(vars(usage).values()))
     message = command("train", *BASE, f"run_dir={tmp_path / 'logs' / 'run'}").message
     assert message.startswith(f"the disk of {tmp_path} has 10 MB free, and the run needs 10 MB: 4 checkpoints of 0 MB,")
     assert message.endswith("Free some space, or write to another disk with run_dir=DIR or paths.logs=DIR")

@@ -25,10 +25,9 @@ from visiontune.errors import RunError
 from visiontune.loggers import CSVLogger, LoggedRun, MLFlowLogger
 from visiontune.loggers.sent import SentRecords
 from visiontune.models.heads.drawing import save_figure, save_image
-from visiontune.runs import RunDirectory
+from visiontune.runs import RunDirectory, disk
 from visiontune.runs.files import save_atomically, temporary_path, write_atomically, write_json
 from visiontune.signals import Interrupted
-from visiontune.training import space
 from visiontune.training.resume import explain_failed_write
 
 
@@ -37,7 +36,7 @@ def stop(*_: object) -> None:
 
 
 def use_disk(free: int, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(space.shutil, "disk_usage", lambda _: (10**12, 10**12 - free, free))
+    patch.setattr(disk.shutil, "disk_usage", lambda _: (10**12, 10**12 - free, free))
 
 
 def failing(number: int) -> Callable[..., Any]:

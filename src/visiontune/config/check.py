@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from visiontune.config.schema.train import Train
 from visiontune.config.schema.types import Section
-from visiontune.config.schema.verbs import Compress, Evaluate, Export, Predict
+from visiontune.config.schema.verbs import Compress, Evaluate, Export, Fetch, Predict
 from visiontune.errors import UserError
 
 VERBS: dict[str, type[Section]] = {
@@ -19,6 +19,7 @@ VERBS: dict[str, type[Section]] = {
     "predict": Predict,
     "export": Export,
     "compress": Compress,
+    "fetch": Fetch,
 }
 
 

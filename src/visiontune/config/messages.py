@@ -72,8 +72,14 @@ def _unknown_option(path: str, options: Sequence[str], config_dir: Path) -> str:
     match = re.fullmatch(r"(hydra/\w+|\w+)/(.*)", path, re.DOTALL)
     group, option = match.groups() if match else ("", path)
     options = options or sorted(file.stem for file in (config_dir / group).glob("*.yaml"))  # none in a list of options
-    several = f"; several options are a list, {group}=[{option}], or a sweep, which needs -m" if "," in option else ""
-    return f"{group}={option}: unknown option; write {group}= one of {', '.join(options)}{several}"
+    if "," in option:
+        near, several = "", f"; several options are a list, {group}=[{option}], or a sweep, which needs -m"
+    else:
+        similar = [name for name in options if option and option in name] or get_close_matches(
+            option, options, cutoff=0.8
+        )
+        near, several = f"near it: {', '.join(similar[:3])}; " if similar else "", ""
+    return f"{group}={option}: unknown option; {near}write {group}= one of {', '.join(options)}{several}"
 
 
 def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -> str | None:

@@ -40,7 +40,7 @@ def prepare(verb: str, overrides: Iterable[str], multirun: bool) -> list[str]:
         UserError: an argument is not `KEY=VALUE`, or the value cannot be read.
     """
     folders = {path.name for path in config_dir().iterdir() if path.is_dir()}
-    groups = folders if verb in ("train", "plan") else {name for name in folders if not is_key(verb, name)}
+    groups = folders if verb in ("train", "plan", "fetch") else {name for name in folders if not is_key(verb, name)}
     return [_prepare(verb, groups, override, multirun) for override in overrides]
 
 

@@ -2,12 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
 from visiontune.errors import UserError, shell_override
 from visiontune.runs.predictions import COLUMNS
+from visiontune.runs.reading import read_json
 
 
 def check_output(folder: Path, inputs: Iterable[Path] = (), key: str = "output") -> Path:
@@ -65,6 +66,26 @@ def check_results(folder: Path, names: Iterable[str]) -> None:
         raise UserError(
             f"{folder / existing[0]} exists and is not from an earlier command, so it is not replaced: write another "
             f"folder, such as {shell_override('output', 'results')}"
+        )
+
+
+def check_fetched(folder: Path, name: str, choice: Mapping[str, str]) -> None:
+    """Check that a folder for the weights of one model has no other files than those of an earlier `fetch` of it.
+
+    Args:
+        name: of the file in which `fetch` writes the model.
+        choice: the model, as that file has it.
+
+    Raises:
+        UserError: the folder has other files.
+    """
+    if not folder.is_dir() or not any(not path.name.startswith(".") for path in folder.iterdir()):
+        return
+    description = read_json(folder / name) if (folder / name).is_file() else {}
+    if any(description.get(key) != value for key, value in choice.items()):
+        raise UserError(
+            f"{folder} has other files, so nothing is written there: write a new folder, such as "
+            f"{shell_override('output', folder / next(iter(choice.values())))}"
         )
 
 

@@ -1,6 +1,5 @@
 """The room on the disk that a run or a sweep needs."""
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from visiontune.errors import UserError
 from visiontune.models.finetuner import FineTuner
 from visiontune.nodes import build
+from visiontune.runs.disk import free_space, megabytes
 from visiontune.strategies import Stages, Strategy
 from visiontune.training.build import build_network, build_strategy
 
@@ -28,14 +28,14 @@ def check_space(cfg: DictConfig, model: FineTuner, folder: Path, checkpoints: Pa
     Raises:
         UserError: the disk has too little space.
     """
-    place, free = _free_space(folder)
+    place, free = free_space(folder)
     size = checkpoint_bytes(cfg, model)
     existing = sum(path.stat().st_size for path in checkpoints.glob("*.ckpt")) if checkpoints else 0
     needed = max(0, FILES * size - existing) + LOGS
     if free is not None and free < needed:
         raise UserError(
-            f"the disk of {place} has {_megabytes(free)} free, and the run needs {_megabytes(needed)}: {FILES} "
-            f"checkpoints of {_megabytes(size)}, and logs. Free some space, or write to another disk with run_dir=DIR "
+            f"the disk of {place} has {megabytes(free)} free, and the run needs {megabytes(needed)}: {FILES} "
+            f"checkpoints of {megabytes(size)}, and logs. Free some space, or write to another disk with run_dir=DIR "
             "or paths.logs=DIR"
         )
 
@@ -52,7 +52,7 @@ def check_sweep_space(configs: Sequence[DictConfig], folder: Path) -> None:
     Raises:
         UserError: the disk has too little space.
     """
-    place, free = _free_space(folder)
+    place, free = free_space(folder)
     sizes: dict[str, int] = {}
     needed = 0
     for cfg in configs:
@@ -62,8 +62,8 @@ def check_sweep_space(configs: Sequence[DictConfig], folder: Path) -> None:
         needed += sizes[key]
     if free is not None and free < needed:
         raise UserError(
-            f"the disk of {place} has {_megabytes(free)} free, and the {len(configs)} jobs need at least "
-            f"{_megabytes(needed)}: each keeps best.ckpt and last.ckpt. Free some space, write to another disk with "
+            f"the disk of {place} has {megabytes(free)} free, and the {len(configs)} jobs need at least "
+            f"{megabytes(needed)}: each keeps best.ckpt and last.ckpt. Free some space, write to another disk with "
             "sweep_dir=DIR or paths.logs=DIR, or start fewer jobs"
         )
 
@@ -129,16 +129,5 @@ def _optimizer_tensors(make_optimizer: Any) -> int:
     return sum(isinstance(value, torch.Tensor) and value.shape == parameter.shape for value in values)
 
 
-def _free_space(folder: Path) -> tuple[Path, int | None]:
-    """The first folder on the path that exists, and the bytes that are free there; None if they are not known."""
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    total, _, free = shutil.disk_usage(place)
-    return place, free if total else None  # some network file systems report neither
-
-
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

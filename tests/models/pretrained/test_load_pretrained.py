@@ -175,8 +175,9 @@ def test_no_network(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_load(build_parts(["person"], seed=2))
     assert str(error.value) == (
         "pretrained.weights=default: the weights of fcos_resnet50_fpn could not be downloaded (<urlopen error no "
-        "address for x.org>). On a machine with a network run `curl -L -O https://download.pytorch.org/models/"
-        f"fcos_resnet50_fpn_coco-99b0c9b7.pth`; copy the file to {file}, or write pretrained.weights=FILE"
+        "address for x.org>). On a machine with a network run `visiontune fetch pretrained=fcos_resnet50_fpn "
+        "output=DIR`, copy DIR here and write pretrained.weights=DIR; or run `curl -L -O https://download.pytorch.org/models/"
+        f"fcos_resnet50_fpn_coco-99b0c9b7.pth`, and copy the file to {file}"
     )
 
 

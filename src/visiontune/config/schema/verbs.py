@@ -1,7 +1,8 @@
-"""Keys of evaluate.yaml, predict.yaml, export.yaml and compress.yaml."""
+"""Keys of evaluate.yaml, predict.yaml, export.yaml, compress.yaml and fetch.yaml."""
 
 from typing import Any, Literal
 
+from visiontune.config.schema.train import Backbone, Pretrained
 from visiontune.config.schema.types import Count, Flag, Names, NonEmpty, Section, key
 
 RUN = "logs/digits/2026-11-22_09-15-02-k3f9"
@@ -47,3 +48,10 @@ class Export(_RunVerb):
 class Compress(_RunVerb):
     threads: Count = key("a number of threads, 1 or more", 1)
     compile: Flag = key("true or false", "false")
+
+
+class Fetch(Section):
+    pretrained: Pretrained | None = key("the name of a pretrained model, or none", "fasterrcnn_resnet50_fpn")
+    backbone: Backbone = key("the name of a backbone", "resnet50")
+    output: NonEmpty = key("a folder", "weights/detector")
+    debug: Flag = key("true or false", "true")

@@ -92,10 +92,12 @@ def _load_default(backbone: Backbone, allow_download: bool, min_matched: float) 
     except UserError:
         raise
     except Exception as error:  # each network library has its own errors for a failed download
+        reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         raise UserError(
-            f"backbone.weights=default: the weights of {backbone.name} could not be downloaded "
-            f"({type(error).__name__}: {first_line(error)[:200]}); write the path of a "
-            "file, backbone.weights=package:NAME, or backbone.weights=null for random weights"
+            f"backbone.weights=default: the weights of {backbone.name} could not be downloaded ({reason}). On a "
+            f"machine with a network run `visiontune fetch backbone.name={backbone.name} output=DIR`, copy DIR here "
+            "and write backbone.weights=DIR; or write the path of a file, backbone.weights=package:NAME, or "
+            "backbone.weights=null for random weights"
         ) from error
     if state is None:
         return WeightReport(source, missing_download=True)

@@ -1,6 +1,7 @@
 """The weights of torchvision's detectors and segmenters: tensors, size and classes. Reading them runs no code."""
 
 import difflib
+import re
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torchvision import models
 
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.sources import read_tensors
+from visiontune.models.backbones.weight_folders import sha256
+from visiontune.runs.disk import check_free
 
 KEY = "pretrained.weights"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
@@ -39,18 +42,42 @@ def download(weights: Any, name: str) -> dict[str, Tensor]:
     """The tensors of torchvision's weights, from its cache or by a download whose hash is checked.
 
     Raises:
-        UserError: the download failed, or the file in the cache is damaged.
+        UserError: the download failed, the disk is too small for it, or the file in the cache is damaged.
     """
     file = cached_file(weights)
     if file.is_file():
-        return read_tensors(file, KEY)
+        try:
+            return read_tensors(file, KEY)
+        except UserError as error:
+            raise UserError(f"{error}. If {file} is damaged, delete it to download it again") from error
+    size = round(weights.meta["_file_size"] * 2**20)
+    check_free(file.parent, size, "set TORCH_HOME to a folder of another disk, which is torchvision's cache")
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True, map_location="cpu")
     except (OSError, HTTPException, RuntimeError) as error:  # no network, a full disk, another hash
         raise UserError(
             f"{KEY}=default: the weights of {name} could not be downloaded ({first_line(error)[:200]}). On a machine "
-            f"with a network run `curl -L -O {weights.url}`; copy the file to {file}, or write {KEY}=FILE"
+            f"with a network run `visiontune fetch pretrained={name} output=DIR`, copy DIR here and write {KEY}=DIR; "
+            f"or run `curl -L -O {weights.url}`, and copy the file to {file}"
         ) from error
+
+
+def fetch_files(name: str) -> tuple[list[Path], list[str]]:
+    """The files of a model's weights, in torchvision's cache or downloaded to it; and notes about them.
+
+    Raises:
+        UserError: as `download`.
+    """
+    weights = find_weights(name)
+    download(weights, name)
+    file, notes = cached_file(weights), []
+    expected = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    if expected and not sha256(file).startswith(expected[1]):
+        notes.append(
+            f"{file}: its SHA-256 does not begin with {expected[1]}, as that of torchvision's file; delete it to "
+            "download it again"
+        )
+    return [file], notes
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
