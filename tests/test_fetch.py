@@ -111,7 +111,10 @@ def test_a_backbone(command: Command, tmp_path: Path) -> None:
         ([], "fetch needs a model: write pretrained=fasterrcnn_mobilenet_v3_large_320_fpn, or backbone=resnet50 for"),
         (["pretrained=none"], "fetch needs a model: "),
         (["pretrained=fcos"], "pretrained=fcos: unknown option; near it: fcos_resnet50_fpn; write pretrained= one of "),
-        (["backbone.name=resnet51"], "backbone.name=resnet51: no such network in torchvision, timm or visiontune;"),
+        (
+            ["backbone.name=resnet51"],
+            "backbone.name=resnet51: no such network in torchvision, timm, transformers or visiontune;",
+        ),
         (["backbone=small_cnn"], "small_cnn has no pretrained weights: write a network that has some, such as "),
         (["backbone=resnet50", "backbone.weights=a.pth"], "backbone.weights=a.pth: fetch writes the weights of the li"),
         (["backbone=resnet50", f"pretrained={NAME}"], f"backbone=resnet50 has no effect with pretrained={NAME}, "),

@@ -15,13 +15,10 @@ from safetensors.torch import save
 from visiontune.errors import UserError, shell_override
 from visiontune.models.backbones import build, resolve_weights
 from visiontune.models.backbones.weight_folders import DESCRIPTION, sha256
-from visiontune.models.pretrained import torchvision
+from visiontune.models.pretrained import LIBRARIES
 from visiontune.runs.disk import check_free, megabytes
 from visiontune.runs.files import temporary_path, write_json
 from visiontune.runs.output import check_fetched, check_output
-
-# Library -> function that gives the files of a model's weights, and notes about them.
-FILES: dict[str, Callable[[str], tuple[list[Path], list[str]]]] = {"torchvision": torchvision.fetch_files}
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def _read_choice(cfg: DictConfig) -> tuple[dict[str, str], str]:
 
 def _read_model(settings: DictConfig) -> Weights:
     """The weights of a whole model: copies of the library's files."""
-    files, notes = FILES[settings.library](settings.name)
+    files, notes = LIBRARIES[settings.library](settings).fetch()
     description = {key: str(settings[key]) for key in ("library", "name", "source", "license", "dataset", "score")}
     copies = {file.name: partial(shutil.copyfile, file) for file in files}
     return Weights(description, {**copies}, sum(file.stat().st_size for file in files), notes)

@@ -49,6 +49,11 @@ def build_model(
                 f"data.batch_size={data.batch_size}: the BatchNorm of heads.{task} needs {head.min_batch_size} images "
                 f"to train; write data.batch_size={head.min_batch_size}, or heads.{task}.norm=group"
             )
+        if str(cfg.trainer.precision).startswith("16") and not head.float16:
+            raise UserError(
+                f"trainer.precision={cfg.trainer.precision}: the losses of heads.{task} overflow in float16; write "
+                "trainer.precision=bf16-mixed, or 32-true"
+            )
         for split in ("train", "val"):
             targets = [sample.targets.get(task) for sample in data.samples(split)]
             if all(target is None for target in targets):

@@ -20,7 +20,7 @@ def test_library_is_chosen_by_name() -> None:
 
 
 def test_unknown_names_and_options_say_what_is_near() -> None:
-    where = "no such network in torchvision, timm or visiontune"
+    where = "no such network in torchvision, timm, transformers or visiontune"
     with pytest.raises(UserError, match=rf"backbone.name=resnet5O: {where}; near it: resnet50 \(torchvision\), "):
         build("resnet5O")
     with pytest.raises(UserError, match=r"resnet5O: no such network in timm; near it: resnet50 \(timm\)"):

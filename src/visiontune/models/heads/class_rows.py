@@ -23,39 +23,44 @@ COCO_NAMES = {
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The layout of the first dimension of a tensor: `groups` blocks of `offset` + classes entries.
+    """The layout of the first dimension of a tensor: `groups` blocks of `offset` + classes + `after` entries.
 
-    Row ``r`` of class ``c`` in group ``g`` is at ``(g * (offset + classes) + offset + c) * per_class + r``.
+    Row ``r`` of class ``c`` in group ``g`` is at ``(g * (offset + classes + after) + offset + c) * per_class + r``.
 
     Attributes:
         per_class: consecutive rows of one class, such as the four numbers of a box.
         groups: blocks one after another, such as one per anchor of a cell.
         offset: entries before the first class, such as one for the background; they are kept.
+        after: entries after the last class, such as one for no object; they are kept.
     """
 
     per_class: int = 1
     groups: int = 1
     offset: int = 0
+    after: int = 0
 
     def copy(self, source: Tensor, target: Tensor, entries: int, matches: Mapping[int, int]) -> Tensor | None:
-        """`target` with the rows of some classes, and the entries before the first class, from `source`.
+        """`target` with the rows of some classes, and the entries before and after the classes, from `source`.
 
         Args:
             source: the pretrained tensor.
             target: the tensor of the new classes; not changed.
-            entries: number of entries in each group of `source`, those before the first class included.
+            entries: number of entries in each group of `source`, those before the first class included, those after the
+                last class not.
             matches: index of a new class -> entry of `source`.
 
         Returns:
             None if `source` does not have this layout, or differs from `target` in another dimension.
         """
         fits = source.ndim > 0 and source.shape[1:] == target.shape[1:] and entries >= self.offset
-        if not fits or len(source) != self.groups * entries * self.per_class:
+        if not fits or len(source) != self.groups * (entries + self.after) * self.per_class:
             return None
         merged = target.clone(memory_format=torch.contiguous_format)
         shape = (self.groups, -1, self.per_class, *target.shape[1:])
         new, old = merged.view(shape), source.to(target).reshape(shape)
         new[:, : self.offset] = old[:, : self.offset]
+        if self.after:
+            new[:, -self.after :] = old[:, -self.after :]
         for index, entry in matches.items():
             new[:, self.offset + index] = old[:, entry]
         return merged

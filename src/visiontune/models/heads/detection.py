@@ -10,6 +10,7 @@ from torch import Tensor
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError, pluralize
+from visiontune.models.distributed import rank_factor
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.class_rows import ClassRows
@@ -22,11 +23,13 @@ from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.one_stage import OneStage
 from visiontune.models.heads.overlays import draw_objects, side_by_side
+from visiontune.models.heads.set_detector import SetDetector
 from visiontune.models.heads.two_stage import TwoStage
 
 
 class DetectionHead(Head, Describable, Exportable, Distillable):
-    """torchvision's FCOS, RetinaNet or Faster R-CNN on a pyramid of the backbone's maps.
+    """A detector on the backbone's maps: FCOS, RetinaNet or Faster R-CNN of torchvision, or RT-DETR v2 or D-FINE of
+    transformers.
 
     Crowds are left out of the training targets, as in torchvision's own training.
 
@@ -35,7 +38,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     Args:
         info: the class names.
-        detector: "fcos", "retinanet" or "faster_rcnn".
+        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2" or "d_fine".
         draw_threshold: boxes with a lower score are not drawn.
         options: see `DetectorOptions`.
 
@@ -70,12 +73,20 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
             name.replace(f"mar_{DETECTIONS}", f"mar_{detections}"): mode for name, mode in self.directions.items()
         }
         self.detector = build_detector(detector, features, len(self.classes), values, self.masks)
+        self.float16 = not isinstance(self.detector, SetDetector)
 
     def forward(self, features: Features) -> Raw:
         return self.detector(features.maps, features.size)
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
-        """torchvision's losses, under its names; images without a label are left out."""
+        """The library's losses, under its names; images without a label are left out."""
+        losses = self._losses(raw, targets)
+        if not isinstance(self.detector, SetDetector):
+            return losses
+        factor = rank_factor(sum(len(_training_target(t)["labels"]) for t in targets if t is not None), raw["level_0"])
+        return {name: factor * loss for name, loss in losses.items()}
+
+    def _losses(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         rows = [i for i, target in enumerate(targets) if target is not None]
         if not rows:
             return {"loss": self.detector.zero_loss(raw)}
@@ -84,13 +95,13 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
         """``(B,)``, the loss of each image by itself; random samples are the same at each call."""
-        device = raw["anchors"].device
+        device = next(value.device for value in raw.values() if isinstance(value, Tensor))
         losses = torch.full((len(targets),), torch.nan, device=device)
         for i, target in enumerate(targets):
             if target is not None:
                 with torch.random.fork_rng([device] if device.type == "cuda" else []):
                     torch.manual_seed(0)
-                    losses[i] = torch.stack([*self.loss(_select(raw, [i]), [target]).values()]).sum()
+                    losses[i] = torch.stack([*self._losses(_select(raw, [i]), [target]).values()]).sum()
         return losses
 
     def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
@@ -99,6 +110,11 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
             return distill_one_stage(self.detector, raw, other, teacher_outputs)
         if isinstance(self.detector, TwoStage) and isinstance(other, TwoStage):
             return distill_two_stage(self.detector, raw, other, teacher_outputs, temperature)
+        if isinstance(self.detector, SetDetector) or isinstance(other, SetDetector):
+            raise UserError(
+                "distill.teacher: the queries of rt_detr_v2 and d_fine have no order, so their outputs cannot be "
+                "compared; write heads.detection.detector=fcos for this run and for the teacher"
+            )
         raise UserError(
             "distill.teacher: either the teacher or this run is a faster_rcnn, and their outputs cannot be compared; "
             "write the teacher's heads.detection.detector"
@@ -127,13 +143,18 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         return CocoMetrics(self.classes, max_detections=self.max_detections)
 
     def data_notes(self, labels: Iterable[Sequence[int]], key: str) -> list[str]:
-        dense = [len(objects) for objects in labels if len(objects) > self.max_detections]
-        if not dense:
-            return []
-        return [
-            f"{pluralize(len(dense), 'image has', 'images have')} more objects than the {self.max_detections} that "
-            f"{key} predicts in an image, up to {max(dense)}: write {key}.max_detections={max(dense)}"
-        ]
+        counts = [len(objects) for objects in labels]
+        limits = {"max_detections": self.max_detections}
+        if isinstance(self.detector, SetDetector):
+            limits["transformer.num_queries"] = self.detector.queries
+        notes = []
+        for name, limit in limits.items():
+            if dense := [count for count in counts if count > limit]:
+                notes.append(
+                    f"{pluralize(len(dense), 'image has', 'images have')} more objects than the {limit} that "
+                    f"{key} predicts in an image, up to {max(dense)}: write {key}.{name}={max(dense)}"
+                )
+        return notes
 
     def metric_inputs(self, predictions: list[Prediction], targets: list[Any]) -> Iterable[tuple[Any, Any]]:
         plain = [{name: value.as_subclass(Tensor) for name, value in target.items()} for target in targets]

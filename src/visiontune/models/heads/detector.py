@@ -1,39 +1,45 @@
 """Build a detector from its options."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+
 from visiontune.errors import UserError
 from visiontune.models.features import FeatureShape
 from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.norm_layers import norm_layer
 from visiontune.models.heads.one_stage import BOX_LOSSES, OneStage
 from visiontune.models.heads.pyramid import Pyramid
+from visiontune.models.heads.set_detector import LIBRARY, SetDetector
 from visiontune.models.heads.two_stage import NORMS, TwoStage
 
 # Options that not all detectors have.
 ONE_STAGE = ("extra_levels",)
 TWO_STAGE = ("proposals", "proposal_threshold", "samples", "box_convs", "hidden")
+SET = ("key", "transformer", "score_threshold", "max_detections")  # the only options of transformers
+DETECTORS = ("fcos", "retinanet", "faster_rcnn", *LIBRARY)
+OTHERS = "detector=fcos, detector=retinanet and detector=faster_rcnn"
 
 
 def build_detector(
     detector: str, features: FeatureShape, classes: int, options: DetectorOptions, masks: bool = False
-) -> OneStage | TwoStage:
+) -> OneStage | TwoStage | SetDetector:
     """
     Args:
-        detector: "fcos", "retinanet" or "faster_rcnn".
+        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2" or "d_fine".
         masks: whether a faster_rcnn is a Mask R-CNN.
 
     Raises:
         UserError: an unknown detector, an option that the detector does not have, or a backbone without suitable maps.
     """
-    if detector not in ("fcos", "retinanet", "faster_rcnn"):
-        raise UserError(f"{options.key}.detector={detector}: write fcos, retinanet or faster_rcnn")
+    if detector not in DETECTORS:
+        raise UserError(f"{options.key}.detector={detector}: write {', '.join(DETECTORS[:-1])} or {DETECTORS[-1]}")
+    if detector in LIBRARY:
+        _refuse(options, [field.name for field in fields(options) if field.name not in SET], detector, OTHERS)
+        return SetDetector(detector, features, classes, options)
     two_stage = detector == "faster_rcnn"
+    _refuse(options, ["transformer"], detector, f"detector={' and detector='.join(LIBRARY)}")
     others = "detector=fcos and detector=retinanet" if two_stage else "detector=faster_rcnn"
-    for name in ONE_STAGE if two_stage else TWO_STAGE:
-        if getattr(options, name) is not None:
-            raise UserError(
-                f"{options.key}.{name} is an option of {others}, not of detector={detector}; write "
-                f"{options.key}.{name}=null"
-            )
+    _refuse(options, ONE_STAGE if two_stage else TWO_STAGE, detector, others)
     if isinstance(options.box_loss, str) and (detector != "retinanet" or options.box_loss not in BOX_LOSSES):
         names = f"one of {', '.join(BOX_LOSSES)}" if detector == "retinanet" else "null"
         raise UserError(
@@ -49,3 +55,19 @@ def build_detector(
     pyramid = Pyramid(features, channels, options.min_stride or 4, extra="pool", norm_layer=norm)
     values = {name: value for name in (*TWO_STAGE, "convs") if (value := getattr(options, name)) is not None}
     return TwoStage(pyramid, classes, options, masks, **values)
+
+
+def _refuse(options: DetectorOptions, names: Iterable[str], detector: str, others: str) -> None:
+    """Refuse options that a detector does not have, unless they are the default.
+
+    Raises:
+        UserError: the message has the first of them, and the detectors that have it.
+    """
+    defaults = {field.name: field.default for field in fields(options)}
+    for name in names:
+        if getattr(options, name) != defaults[name]:
+            default = "null" if defaults[name] is None else defaults[name]
+            raise UserError(
+                f"{options.key}.{name} is an option of {others}, not of detector={detector}; write "
+                f"{options.key}.{name}={default}"
+            )

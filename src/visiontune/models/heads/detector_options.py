@@ -16,6 +16,8 @@ class DetectorOptions:
 
     Attributes:
         key: of the head in the config, for messages.
+        transformer: arguments of the model's config in transformers, such as `num_queries`. Only rt_detr_v2 and d_fine
+            have it; of the other options they have `score_threshold` and `max_detections`.
         channels: width of the pyramid and of everything on it.
         min_stride: stride of the finest level, in pixels; None = 8, with faster_rcnn 4.
         convs: convolutions before the outputs; None = 4, with faster_rcnn 1 (before the proposals).
@@ -25,7 +27,7 @@ class DetectorOptions:
             "backbone" (the coarsest map).
         anchor_sizes: sides of the square anchors in pixels of the input, one number or list per level; None = multiples
             of the stride: 4 and 8 with faster_rcnn, three from 4 to 6.3 with retinanet.
-        anchor_strides: distance between neighbouring anchors: "level" (None; the stride of the level) or "image" (the
+        anchor_strides: distance between neighbouring anchors: "level" (the stride of the level) or "image" (the
             side of the input divided by the side of the map, rounded down, as in torchvision's models).
         candidates: boxes per level before non-maximum suppression; with faster_rcnn, proposals per level.
         proposals, proposal_threshold, samples, box_convs, hidden: options of faster_rcnn, see `TwoStage`.
@@ -39,13 +41,14 @@ class DetectorOptions:
     """
 
     key: str
+    transformer: Mapping[str, Any] | None = None
     channels: int = 128
     min_stride: int | None = None
     convs: int | None = None
     norm: str | None = None
     extra_levels: str | None = None
     anchor_sizes: list[float | list[float]] | None = None
-    anchor_strides: str | None = None
+    anchor_strides: str = "level"
     candidates: int = 1000
     proposals: int | None = None
     proposal_threshold: float | None = None

@@ -1,7 +1,7 @@
 """Load a pretrained model into a backbone and a head."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,15 +11,13 @@ from visiontune.errors import UserError, shell_override, some
 from visiontune.models.backbones import Backbone, WeightReport, load_state
 from visiontune.models.heads import Head
 from visiontune.models.heads.class_rows import describe_rows, match_classes
-from visiontune.models.pretrained.torchvision import cached_file, download, find_weights, read_weights
-from visiontune.models.pretrained.torchvision_detection import rename_detector
-from visiontune.models.pretrained.torchvision_segmentation import rename_segmenter
+from visiontune.models.pretrained.torchvision import TorchvisionWeights
+from visiontune.models.pretrained.transformers import TransformersWeights
 
-# Task of the library's model -> function that gives its tensors the names of a FineTuner.
-RENAME: dict[str, Callable[[Mapping[str, Tensor], str], dict[str, Tensor]]] = {
-    "detection": rename_detector,
-    "instances": rename_detector,
-    "segmentation": rename_segmenter,
+# Value of `pretrained.library` -> its weights.
+LIBRARIES: dict[str, type[TorchvisionWeights | TransformersWeights]] = {
+    "torchvision": TorchvisionWeights,
+    "transformers": TransformersWeights,
 }
 STATISTICS = ("backbone.mean", "backbone.std")
 
@@ -44,8 +42,9 @@ def load_pretrained(
     Raises:
         UserError: there are no such weights, they do not fit, or a class in the settings does not exist.
     """
-    name, task, weights = settings["name"], settings["task"], find_weights(settings["name"])
-    categories = list(settings["classes"] or weights.meta["categories"])
+    name, task = settings["name"], settings["task"]
+    weights = LIBRARIES[settings["library"]](settings)
+    categories = list(settings["classes"] or weights.categories)
     head = heads.get(task) if settings["load"] == "all" else None
     remarks = [] if head is not None else [_only_backbone(settings, heads)]
     filled = [] if head is None else [task]
@@ -56,14 +55,14 @@ def load_pretrained(
         remarks += [f"heads.{other} begins random: {name} has no head for it" for other in heads if other != task]
 
     if settings["weights"] != "default":
-        state, source = read_weights(settings["weights"]), str(settings["weights"])
-    elif allow_download or cached_file(weights).is_file():
-        state, source = download(weights, name), f"torchvision {weights}"
+        state, source = weights.read(settings["weights"]), str(settings["weights"])
+    elif allow_download or weights.is_cached():
+        state, source = weights.download(), weights.source
     else:
-        note = f"{weights.meta['_file_size']:.0f} MB would be downloaded"
-        return WeightReport(f"torchvision {weights}", note=note, missing_download=True, remarks=remarks, heads=filled)
+        note = f"{weights.size} would be downloaded"
+        return WeightReport(weights.source, note=note, missing_download=True, remarks=remarks, heads=filled)
 
-    renamed = RENAME[task](state, task)
+    renamed = weights.rename(state, task)
     parts: dict[str, nn.Module] = {"backbone": backbone}
     if head is None:
         renamed = {key: value for key, value in renamed.items() if key.startswith("backbone.")}

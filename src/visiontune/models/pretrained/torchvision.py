@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,49 @@ from torchvision import models
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.sources import read_tensors
 from visiontune.models.backbones.weight_folders import sha256
+from visiontune.models.pretrained.torchvision_detection import rename_detector
+from visiontune.models.pretrained.torchvision_segmentation import rename_segmenter
 from visiontune.runs.disk import check_free
 
 KEY = "pretrained.weights"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile and Lightning
+
+
+class TorchvisionWeights:
+    """The weights of one model, see `load_pretrained`.
+
+    Args:
+        settings: the config's `pretrained`.
+
+    Attributes:
+        categories: the classes, in the order of their rows.
+        source, size: where the download comes from, and how large it is, in words.
+
+    Raises:
+        UserError: torchvision has no such detector or segmenter.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.name, self.weights = settings["name"], find_weights(settings["name"])
+        self.categories = list(self.weights.meta["categories"])
+        self.source, self.size = f"torchvision {self.weights}", f"{self.weights.meta['_file_size']:.0f} MB"
+
+    def is_cached(self) -> bool:
+        return cached_file(self.weights).is_file()
+
+    def download(self) -> dict[str, Tensor]:
+        return download(self.weights, self.name)
+
+    def fetch(self) -> tuple[list[Path], list[str]]:
+        """The files in the cache, downloaded if they are not there, and notes about them."""
+        return fetch_files(self.name)
+
+    def read(self, path: str) -> dict[str, Tensor]:
+        return read_weights(path)
+
+    def rename(self, state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+        """The tensors under the names of a FineTuner."""
+        return rename_segmenter(state, task) if task == "segmentation" else rename_detector(state, task)
 
 
 def find_weights(name: str) -> Any:

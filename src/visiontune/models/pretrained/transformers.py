@@ -1,0 +1,126 @@
+"""The weights of detectors of Hugging Face transformers: tensors, size and classes. Reading them runs no code."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from torch import Tensor
+
+from visiontune.errors import UserError, first_line
+from visiontune.models.backbones.weight_folders import find_files
+from visiontune.models.transformers_library import import_transformers
+
+KEY = "pretrained.weights"
+FILES = ("config.json", "model.safetensors")
+# `model_type` of a config.json -> the library's class.
+MODELS = {"rt_detr_v2": "RTDetrV2ForObjectDetection", "d_fine": "DFineForObjectDetection"}
+
+
+class TransformersWeights:
+    """The weights of one model, see `load_pretrained`.
+
+    Args:
+        settings: the config's `pretrained`.
+
+    Attributes:
+        categories: the classes, in the order of their rows.
+        source, size: where the download comes from, and how large it is, in words.
+
+    Raises:
+        UserError: transformers is missing or too old.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.name, self.repository = settings["name"], settings["repository"]
+        self.source, self.size = f"Hugging Face {self.repository}", settings["size"]
+        self.categories = list(settings["classes"])
+        self.library = import_transformers(f"pretrained={self.name}")
+
+    def is_cached(self) -> bool:
+        return all(isinstance(try_to_load_from_cache(self.repository, file), str) for file in FILES)
+
+    def download(self) -> dict[str, Tensor]:
+        """The tensors from the cache of huggingface_hub, or by a download into it whose hash is checked."""
+        try:
+            return self._read(self.repository, self.is_cached())
+        except UserError:
+            raise
+        except Exception as error:  # of huggingface_hub, its HTTP client or transformers
+            raise self._no_network(error) from error
+
+    def fetch(self) -> tuple[list[Path], list[str]]:
+        """The files in the cache, downloaded if they are not there, and notes about them."""
+        try:
+            return [Path(hf_hub_download(self.repository, file)) for file in FILES], []
+        except Exception as error:  # of huggingface_hub or its HTTP client
+            raise self._no_network(error) from error
+
+    def _no_network(self, error: Exception) -> UserError:
+        return UserError(
+            f"{KEY}=default: the weights of {self.name} could not be downloaded ({first_line(error)[:200]}). On a "
+            f"machine with a network run `visiontune fetch pretrained={self.name} output=DIR`, copy DIR here and write "
+            f"{KEY}=DIR"
+        )
+
+    def read(self, path: str) -> dict[str, Tensor]:
+        """The tensors of a folder with a config.json and safetensors, or of a safetensors file in such a folder."""
+        location = Path(path).expanduser()
+        folder = location.parent if location.is_file() else location
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"{KEY}={path}: no config.json there; write a folder with {' and '.join(FILES)}, as `hf download "
+                f"{self.repository} --local-dir {self.name}` writes it"
+            )
+        find_files(folder, KEY)  # refuses damaged and missing files
+        try:
+            return self._read(str(folder), True)
+        except UserError:
+            raise
+        except Exception as error:  # of safetensors or transformers
+            raise UserError(f"{KEY}={path}: not a readable model ({first_line(error)[:200]})") from error
+
+    def _read(self, source: str, local: bool) -> dict[str, Tensor]:
+        config = self.library.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+        if config.model_type not in MODELS:
+            raise UserError(
+                f"{KEY}: {source} holds the model type {config.model_type}; write one of {', '.join(MODELS)}"
+            )
+        with _quiet(self.library):
+            # The library renames tensors of older files, so that its model is filled first.
+            model, loading = getattr(self.library, MODELS[config.model_type]).from_pretrained(
+                source,
+                config=config,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=local,
+            )
+        absent = {*loading["missing_keys"]}
+        return {name: value for name, value in model.state_dict().items() if name not in absent}
+
+    def rename(self, state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
+        """The tensors under the names of a FineTuner."""
+        head = f"heads.{task}.detector.network."
+        names = {name: name.replace("model.backbone.model.", "backbone.model.", 1) for name in state}
+        # The outputs of the decoder's layers are in the state dict twice.
+        return {
+            new if new.startswith("backbone.") else new.replace("model.", head, 1): state[name]
+            for name, new in names.items()
+            if name.startswith("model.")
+        }
+
+
+@contextlib.contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Without the progress bar and the warnings about tensors, which the report shows."""
+    logging = library.utils.logging
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
