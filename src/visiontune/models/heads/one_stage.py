@@ -13,7 +13,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from visiontune.errors import UserError
 from visiontune.models.heads.base import Raw
-from visiontune.models.heads.boxes import select_boxes, topk_per_level
+from visiontune.models.heads.boxes import iou_in_parts, select_boxes, topk_per_level
 from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.detector_options import DetectorOptions
@@ -130,7 +130,14 @@ class OneStage(nn.Module):
         anchors = [raw["anchors"]] * len(targets)
         if isinstance(self.model, FCOS):
             return self.model.compute_loss(list(targets), raw, anchors, raw["counts"])
-        return self.model.compute_loss(list(targets), raw, anchors)
+        matches = [self._match(target["boxes"], raw["anchors"]) for target in targets]
+        return self.model.head.compute_loss(list(targets), raw, anchors, matches)
+
+    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """The box of each anchor as an index, or -1, as in RetinaNet's `compute_loss`."""
+        if not len(boxes):
+            return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+        return self.model.proposal_matcher(iou_in_parts(boxes, anchors))
 
     def zero_loss(self, raw: Raw) -> Tensor:
         """Zero, connected to the graph of every parameter."""

@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import clip_boxes_to_image
 
 from visiontune.models.heads.base import Raw
-from visiontune.models.heads.boxes import select_boxes, topk_per_level
+from visiontune.models.heads.boxes import iou_in_parts, select_boxes, topk_per_level
 from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detection_losses import DetectionLosses
 from visiontune.models.heads.detector_options import DetectorOptions
@@ -89,6 +89,7 @@ class TwoStage(nn.Module):
             nms_thresh=0.7,
             score_thresh=proposal_threshold,
         )
+        self.rpn.box_similarity = iou_in_parts
         pooled = pyramid.strides[: pyramid.pooled]
         mask_parts: dict[str, Any] = {}
         if masks:
@@ -179,12 +180,15 @@ class TwoStage(nn.Module):
         if self.roi.has_mask():
             positive = [label > 0 for label in labels]
             boxes = [image[rows] for image, rows in zip(sampled, positive, strict=True)]
+            # Without the masks of other objects, since torchvision converts all of them to floats.
+            matched = [match[rows].unique(return_inverse=True) for match, rows in zip(matches, positive, strict=True)]
+            objects = [(target, rows) for target, (rows, _) in zip(targets, matched, strict=True)]
             losses["loss_mask"] = maskrcnn_loss(
                 self.mask_logits(raw, boxes),
                 boxes,
-                [target["masks"] for target in targets],
-                [target["labels"] for target in targets],
-                [match[rows] for match, rows in zip(matches, positive, strict=True)],
+                [target["masks"][rows] for target, rows in objects],
+                [target["labels"][rows] for target, rows in objects],
+                [index for _, index in matched],
             )
         return losses
 
