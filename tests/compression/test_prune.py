@@ -152,6 +152,21 @@ def test_unsupported_networks_are_refused(name: str, reason: str, config: Config
         Prune(macs=0.5).check(cfg)
 
 
+@pytest.mark.parametrize(
+    ("head", "keys", "words"),
+    [
+        ("segmentation", ["decoder=fcn"], "under heads.segmentation.decoder=fcn: these layers have a fraction of the"),
+        ("segmentation", ["auxiliary=0.5"], "under heads.segmentation.auxiliary=0.5: these layers have"),
+        ("segmentation", ["decoder=fcn", "auxiliary=1"], "decoder=fcn and heads.segmentation.auxiliary=1: these"),
+        ("dense", ["decoder=fcn"], "cannot narrow small_cnn under heads.dense.decoder=fcn: these layers have"),
+    ],
+)
+def test_layers_of_a_fraction_of_a_map_are_refused(head: str, keys: list[str], words: str, config: Config) -> None:
+    overrides = ["data=digit_scenes", "data.scenes=8", f"heads={head}", *(f"heads.{head}.{key}" for key in keys)]
+    with pytest.raises(UserError, match=words):
+        Prune(macs=0.5).check(as_source_config(config(*overrides, "backbone=small_cnn", base=[])))
+
+
 def test_a_frozen_batchnorm_is_refused(config: Config) -> None:
     cfg = as_source_config(config("backbone.name=resnet18", "+backbone.norm=frozen", "data.image_size=64", base=[]))
     with pytest.raises(

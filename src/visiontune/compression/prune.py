@@ -95,6 +95,13 @@ class Prune(Step):
             raise UserError(_refusal(cfg, "its attention is within windows"))
         if any(isinstance(module, FrozenBatchNorm2d) for module in model.backbone.modules()):
             raise UserError(_refusal(cfg, "its BatchNorm is frozen, backbone.norm=frozen"))
+        for task, head in model.heads.items():
+            if options := [f"heads.{task}.{option}" for option in head.scaled_options]:
+                raise UserError(
+                    f"prune cannot narrow {cfg.backbone.name} under {' and '.join(options)}: these layers have a "
+                    "fraction of the channels of their map; train a run with another decoder and without an auxiliary "
+                    "classifier, or make this one faster with recipe=int8"
+                )
         if self.ranking.importance == "batchnorm" and not batchnorms(model.backbone):
             raise UserError(
                 f"importance=batchnorm of prune: {cfg.backbone.name} has no BatchNorm; write taylor or magnitude"

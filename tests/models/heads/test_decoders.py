@@ -179,5 +179,8 @@ def test_atrous_rates_and_norms_from_the_config() -> None:
     for wrong in ([], [0, 1], [1.5], 12):
         with pytest.raises(UserError, match=r"atrous_rates=.*expected whole numbers above 0; write e.g."):
             build("deeplabv3", SHAPES["resnet"], atrous_rates=wrong)
+    for name in ("fcn", "fpn", "unet", "lraspp"):
+        with pytest.raises(UserError, match=rf"atrous_rates=\[2, 5\] has no effect on decoder={name}: write atrous_ra"):
+            build(name, SHAPES["resnet"], atrous_rates=[2, 5])
     with pytest.raises(UserError, match="norm=layer: write one of group, batch"):
         build("fpn", SHAPES["resnet"], norm="layer")

@@ -38,6 +38,8 @@ class Head(nn.Module, ABC):
         min_batch_size: smallest number of images that the head can train with.
         float16: whether the head can train in float16 (trainer.precision=16-mixed).
         extra_metrics: those of the config, by name; see `add_metrics`.
+        scaled_options: options whose layers have a fraction of the channels of a backbone's map, such as `decoder=fcn`.
+            A narrower backbone would change these layers, so it cannot be pruned with them.
     """
 
     directions: Mapping[str, str]
@@ -47,6 +49,7 @@ class Head(nn.Module, ABC):
     min_batch_size = 1
     float16 = True
     extra_metrics: Mapping[str, ExtraMetric] = {}
+    scaled_options: Sequence[str] = ()
 
     @abstractmethod
     def forward(self, features: Features) -> Raw:

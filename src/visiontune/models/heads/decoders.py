@@ -49,7 +49,7 @@ def build_decoder(
         atrous_rates: dilations of deeplabv3's convolutions; None for `scale_rates`.
 
     Raises:
-        UserError: an unknown decoder or norm, or wrong rates.
+        UserError: an unknown decoder or norm, or wrong rates, or rates for another decoder.
     """
     decoders: dict[str, Callable[..., Decoder]] = {
         "fpn": TopDown,
@@ -68,6 +68,11 @@ def build_decoder(
         raise UserError(
             f"atrous_rates={atrous_rates}: expected whole numbers above 0; write e.g. atrous_rates=[12,24,36]"
         )
+    if atrous_rates is not None and name != "deeplabv3":
+        raise UserError(
+            f"atrous_rates={list(atrous_rates)} has no effect on decoder={name}: write atrous_rates=null, or "
+            "decoder=deeplabv3"
+        )
     return decoders[name](shape, channels, out, dropout, NORMS[norm])
 
 
@@ -76,9 +81,11 @@ class Decoder(nn.Module):
 
     Attributes:
         output_layers: names of the convolutions whose outputs are summed to the map, with one row per output channel.
+        is_scaled: whether the width of its layers is a fraction of that of a backbone's map.
     """
 
     output_layers: Sequence[str]
+    is_scaled = False
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -191,6 +198,7 @@ def scale_rates(stride: int) -> list[int]:
 
 class FCN(Decoder):
     output_layers = ("layers.4.1",)
+    is_scaled = True
 
     def __init__(self, shape: FeatureShape, channels: int, out: int, dropout: float, norm: Norm) -> None:
         super().__init__()

@@ -124,6 +124,7 @@ class DenseHead(ElementLossHead, Describable, Exportable, Distillable):
         # Distillation uses the criterion also if the loss is a module.
         self.criterion = LOSSES[loss] if isinstance(loss, str) else F.l1_loss
         self.decoder = build_decoder(decoder, features, channels, detail)
+        self.scaled_options = [f"decoder={decoder}"] if self.decoder.is_scaled else []
         self.detail = nn.Sequential(conv(detail + features.in_channels, detail), conv(detail, detail))
         self.last = nn.Conv2d(detail, len(self.channels), 1)
         if residual:

@@ -81,6 +81,8 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout, norm, atrous_rates)
         self.auxiliary = self._build_auxiliary(auxiliary, features, dropout, norm)
         self.auxiliary_weight = auxiliary
+        self.scaled_options = [f"decoder={decoder}"] if self.decoder.is_scaled else []
+        self.scaled_options += [f"auxiliary={auxiliary:g}"] if auxiliary else []
         # With BatchNorm, the pooled map of one image has no variance.
         self.min_batch_size = 2 if (decoder, norm) == ("deeplabv3", "batch") else 1
         if isinstance(loss, nn.Module) and hasattr(loss, "ignore_index"):
