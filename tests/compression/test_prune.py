@@ -162,7 +162,7 @@ def test_unsupported_networks_are_refused(name: str, reason: str, config: Config
     ],
 )
 def test_layers_of_a_fraction_of_a_map_are_refused(head: str, keys: list[str], words: str, config: Config) -> None:
-    overrides = ["data=digit_scenes", "data.scenes=8", f"heads={head}", *(f"heads.{head}.{key}" for key in keys)]
+    overrides = ["data=digit_scenes", "data.scenes=20", f"heads={head}", *(f"heads.{head}.{key}" for key in keys)]
     with pytest.raises(UserError, match=words):
         Prune(macs=0.5).check(as_source_config(config(*overrides, "backbone=small_cnn", base=[])))
 
