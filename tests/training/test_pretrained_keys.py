@@ -93,7 +93,11 @@ def test_a_sweep_over_models(tmp_path: Path) -> None:
     """Each job has the options of its model; the head without a model has its own."""
     (tmp_path / "pretrained").mkdir()
     for name, task, channels in (("a", "segmentation", 32), ("b", "detection", 64)):
-        content = {"pretrained": MODEL | {"task": task}, "heads": {task: {"channels": channels}}}
+        content = {
+            "pretrained": MODEL | {"task": task},
+            "heads": {task: {"channels": channels}},
+            "backbone": {"name": "small_cnn", "weights": None},
+        }
         text = yaml.safe_dump(content)
         (tmp_path / "pretrained" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
     jobs = check_jobs("train", ["pretrained=none,a,b", "heads=segmentation", "data=digit_scenes"], tmp_path)
@@ -101,6 +105,20 @@ def test_a_sweep_over_models(tmp_path: Path) -> None:
     assert [cfg.pretrained and cfg.pretrained.task for cfg in configs] == [None, "segmentation", "detection"]
     assert [dict(cfg.heads).keys() for cfg in configs] == [{"segmentation"}] * 3
     assert [cfg.heads.segmentation.channels for cfg in configs] == [128, 32, 128]
+
+
+def test_a_sweep_with_another_backbone_starts_no_job() -> None:
+    keys = ["pretrained=fcos_resnet50_fpn", "heads=detection", "data=digit_scenes"]
+    with pytest.raises(UserError) as error:
+        check_jobs("train", [*keys, "backbone.name=resnet50,resnet18"], None)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "1 of 2 jobs are wrong, so none is started:"
+    assert lines[1].startswith(
+        "  backbone.name=resnet18: pretrained=fcos_resnet50_fpn has the backbone resnet50 of tor"
+    )
+    with pytest.raises(UserError, match="backbone=swin_t: pretrained=fcos_resnet50_fpn has the backbone resnet50"):
+        check_jobs("train", [*keys, "backbone=resnet50,swin_t"], None)
+    assert len(check_jobs("train", [*keys, "weights_from=x", "backbone=resnet50,swin_t"], None)) == 2
 
 
 def test_names_are_text() -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from visiontune.config.check import check
 from visiontune.config.compose import config_dir
 from visiontune.config.messages import explain
+from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError, listed, shell_override
 
@@ -49,6 +50,7 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
                 check_keys(cfg)
                 check(config_name, cfg)
                 _check_data(cfg)
+                _check_pretrained(cfg, job)
                 jobs.append((job, cfg))
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 mistakes.append((job, error))
@@ -82,6 +84,17 @@ def _check_data(cfg: DictConfig) -> None:
         raise UserError(f"data.fold={fold} data.folds={folds}: fold goes from 0 to folds - 1; write data.fold=0")
     if root and not data.get("download") and not Path(root).expanduser().is_dir():
         raise UserError(f"data.root: the folder {root} does not exist. Write data.root=DIR with an existing one.")
+
+
+def _check_pretrained(cfg: DictConfig, job: list[str]) -> None:
+    """Refuse another backbone than that of the pretrained model.
+
+    Raises:
+        UserError: as `check_pretrained`.
+    """
+    if cfg.get("pretrained") is not None and cfg.get("weights_from") is None:
+        options = [override.partition("=")[2] for override in job if override.lstrip("+").startswith("backbone=")]
+        check_pretrained(cfg, options[-1] if options else None)
 
 
 def describe(job: list[str], overrides: list[str]) -> str:

@@ -12,6 +12,7 @@ from visiontune.config.compose import train_config
 from visiontune.config.derive import derive
 from visiontune.config.devices import count_devices
 from visiontune.config.launch import Launch
+from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError, shell_override
 from visiontune.models.backbones import resolve_weights
@@ -20,7 +21,6 @@ from visiontune.models.heads.probeable import Probeable
 from visiontune.nodes import find
 from visiontune.training.build import HEAD, STRATEGY, build_data
 from visiontune.training.load import open_run
-from visiontune.training.pretrained import check_pretrained
 
 AUTO = "auto"
 
@@ -58,7 +58,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
             new.backbone = OmegaConf.merge(source.backbone, changed)
         new.backbone.weights = new.pretrained = None  # the run has the weights of the backbone and of its heads
     elif new.pretrained is not None:
-        check_pretrained(new, launch)
+        check_pretrained(new, launch.backbone)
     if new.search is not None and new.search.lr_range_test == AUTO:
         new.search.lr_range_test = not launch.sets_lr
     new = resolve_machine(new)

@@ -2,20 +2,22 @@
 
 from omegaconf import DictConfig
 
-from visiontune.config.launch import Launch
 from visiontune.errors import UserError, shell_override
 
 
-def check_pretrained(cfg: DictConfig, launch: Launch) -> None:
+def check_pretrained(cfg: DictConfig, option: str | None) -> None:
     """Refuse another backbone than that of the pretrained model, and a second source of its weights.
+
+    Args:
+        option: of the group `backbone` on the command line, if there is one.
 
     Raises:
         UserError: the message has the key that does not fit.
     """
     settings, backbone = cfg.pretrained, cfg.backbone
     wrong = None
-    if launch.backbone not in (None, settings.backbone):
-        wrong = f"backbone={launch.backbone}"
+    if option not in (None, settings.backbone):
+        wrong = f"backbone={option}"
     elif backbone.name != settings.backbone:
         wrong = f"backbone.name={backbone.name}"
     elif backbone.library not in ("auto", settings.library):
