@@ -10,6 +10,8 @@ milliseconds an object). Without names, the table in docs/pretrained.md is writt
 
 import argparse
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -29,9 +31,19 @@ CLASSES = 80
 
 def read_tasks() -> dict[str, str]:
     """The task of each option of `pretrained`, in alphabetical order; files that others include have no name."""
-    files = sorted((config_dir() / "pretrained").glob("*.yaml"))
-    settings = {file.stem: yaml.safe_load(file.read_text()).get("pretrained") or {} for file in files}
+    folder = config_dir() / "pretrained"
+    settings = {file.stem: _read_settings(folder / file.name) for file in sorted(folder.glob("*.yaml"))}
     return {name: keys["task"] for name, keys in settings.items() if keys.get("name", "???") != "???"}
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    """The keys of `pretrained` in a file and in those that it includes."""
+    content = yaml.safe_load(file.read_text())
+    settings: dict[str, Any] = {}
+    for name in content.get("defaults", []):
+        if name != "_self_":
+            settings |= _read_settings(file.with_name(f"{name}.yaml"))
+    return settings | (content.get("pretrained") or {})
 
 
 def measure(name: str, task: str, rounds: int) -> list[str]:

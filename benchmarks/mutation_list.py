@@ -76,7 +76,7 @@ MUTATIONS = [
     # 4. A frozen stage is frozen.
     mutation("mode_not_frozen", 4, FREEZING, "strategies/test_freezing", ("module.train(trains)", "module.train()")),
     mutation("gradients_not_frozen", 4, FREEZING, "strategies/test_freezing",
-            ("parameter.requires_grad_(trains and (", "parameter.requires_grad_(True or (")),
+            ("parameter.requires_grad_(trains and ", "parameter.requires_grad_(True or ")),
     mutation("batchnorm_learns", 4, FREEZING, "strategies/test_freezing",
             ("               part.eval()", "               part.train()")),
     mutation("never_frozen_again", 4, "models/finetuner.py", "strategies/test_freezing",
