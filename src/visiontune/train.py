@@ -31,6 +31,7 @@ from visiontune.training.memory import forget_peak, peak_mb
 from visiontune.training.resolve import resolve
 from visiontune.training.resume import (
     check_fits,
+    check_weights,
     explain_failed_write,
     explain_interruption,
     explain_version_mismatch,
@@ -77,10 +78,13 @@ def train(
     forget_peak()
     seed_everything(cfg.seed)
     with logging_to(None):
-        data = build_data(cfg, download=run is None or cfg.trust)
+        download = run is None or cfg.trust  # a run from elsewhere downloads nothing
+        data = build_data(cfg, download)
         if run is not None and run.splits.is_file():
             data.assign_as(run.splits, grown=False)
-        model, weights = build_model(cfg, data, load=checkpoint is None)
+        model, weights = build_model(cfg, data, download, load=checkpoint is None)
+        if run is not None:
+            check_weights(run, weights)
         if run is not None and checkpoint is not None:
             check_fits(run, model, checkpoint, cfg.trainer.max_epochs, cfg.trainer.devices)
         place = run.path if run else Path(cfg.run_dir or cfg.paths.logs).expanduser().absolute()

@@ -138,6 +138,23 @@ def test_a_run_downloads_nothing(copy: RunDirectory, command: Command, tmp_path:
     assert not root.exists()
 
 
+def test_a_run_without_a_checkpoint_downloads_no_weights(
+    copy: RunDirectory, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    shutil.rmtree(copy.checkpoints)
+    cfg = copy.read_config()
+    cfg.backbone = {"name": "shufflenet_v2_x0_5", "weights": "default", "library": "auto", "min_matched": 0.5}
+    copy.write_config(cfg)
+    before = snapshot(tmp_path)
+    assert command("train", f"run={copy.path}", "epochs=9").message == (
+        f"{copy.path} has no checkpoint, and it begins with weights that would have to be downloaded (torchvision "
+        "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1): write trust=true to download them"
+    )
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "address", mostly_slow(["http://example.org", "sqlite:///OUTSIDE/a.db", "file:///OUTSIDE"], "http://example.org")
 )

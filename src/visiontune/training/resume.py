@@ -15,6 +15,7 @@ from visiontune.callbacks.exact_resume import saved_ranks
 from visiontune.config.check import MissingKey, check
 from visiontune.config.derive import derive
 from visiontune.errors import RunError, UserError, explain_write, failed_write, first_line, shell_override, some
+from visiontune.models.backbones import WeightReport
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log, logging_to
@@ -105,6 +106,19 @@ def _newest(run: RunDirectory) -> Path | None:
             f"{run.checkpoints / 'last.ckpt'} there. {errors[0]}"
         )
     return None
+
+
+def check_weights(run: RunDirectory, report: WeightReport) -> None:
+    """Check that a run without a checkpoint has the pretrained weights that it begins with.
+
+    Raises:
+        UserError: they would have to be downloaded, which needs trust.
+    """
+    if report.missing_download:
+        raise UserError(
+            f"{run.path} has no checkpoint, and it begins with weights that would have to be downloaded "
+            f"({report.source}): write trust=true to download them"
+        )
 
 
 def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: int, world: int) -> None:
