@@ -133,10 +133,8 @@ def _class_tables(result: Evaluation) -> list[str]:
     tables = []
     for task, metrics in result.per_class.items():
         if metrics:
-            rows = [
-                [name, *(f"{float(values.values[i]):.4f}" for values in metrics)]
-                for i, name in enumerate(metrics[0].classes)
-            ]
+            scores = [values.as_dict() for values in metrics]
+            rows = [[name, *(f"{float(values[name]):.4f}" for values in scores)] for name in metrics[0].classes]
             columns = ["class", *(values.metric for values in metrics)]
             tables.append(render(f"{task} by class, {result.split}", columns, rows))
     return tables
