@@ -78,6 +78,20 @@ def test_what_does_not_fit_is_refused(
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["heads=detection"], (1056, "letterbox")),
+        (["heads=classification", "backbone.norm=null", "pretrained.weights=null"], (96, "squash")),
+        (["heads=classification", "data.image_size=300"], (300, "squash")),
+    ],
+)
+def test_the_image_size_of_a_model_is_for_its_head(overrides: list[str], expected: tuple[int, str]) -> None:
+    keys = ["data=digit_scenes", "pretrained=retinanet_resnet50_fpn", *overrides]
+    data = resolve(train_config(keys), Launch(overrides=tuple(keys))).data
+    assert (data.image_size, data.resize) == expected
+
+
 def test_the_backbone_alone_may_have_other_weights() -> None:
     cfg = resolve(compose("backbone.weights=default", weights=None), Launch())
     assert cfg.backbone.weights == "default" and cfg.pretrained.weights is None

@@ -1,7 +1,11 @@
-"""Check the group `pretrained` against the rest of a config."""
+"""The group `pretrained` and the rest of a config: what does not fit, and what does not apply."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
+from visiontune.config.compose import train_config
 from visiontune.errors import UserError, shell_override
 
 
@@ -32,3 +36,21 @@ def check_pretrained(cfg: DictConfig, option: str | None) -> None:
             f"{shell_override('backbone.weights', backbone.weights)}: pretrained={settings.name} fills the backbone "
             "too; leave out backbone.weights, or write pretrained.weights=null to fill the backbone alone"
         )
+
+
+def image_defaults(overrides: Sequence[str]) -> dict[str, Any]:
+    """`image_size` and `resize` of the group data as they are without a pretrained model; none that an override sets.
+
+    A classifier on the backbone of a detector has no use for images of 1056 pixels.
+
+    Args:
+        overrides: of the command line.
+    """
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    others = [
+        override
+        for override, key in keys.items()
+        if not (key.startswith(("pretrained.", "backbone.", "heads.")) or key == "pretrained")
+    ]
+    data = train_config([*others, "pretrained=none"]).data
+    return {name: data[name] for name in ("image_size", "resize") if f"data.{name}" not in keys.values()}

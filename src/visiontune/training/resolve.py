@@ -12,7 +12,7 @@ from visiontune.config.compose import train_config
 from visiontune.config.derive import derive
 from visiontune.config.devices import count_devices
 from visiontune.config.launch import Launch
-from visiontune.config.pretrained import check_pretrained
+from visiontune.config.pretrained import check_pretrained, image_defaults
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError, shell_override
 from visiontune.models.backbones import resolve_weights
@@ -59,6 +59,8 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         new.backbone.weights = new.pretrained = None  # the run has the weights of the backbone and of its heads
     elif new.pretrained is not None:
         check_pretrained(new, launch.backbone)
+        if new.pretrained.task not in new.heads and launch.overrides:
+            new.data.update(image_defaults(launch.overrides))
     if new.search is not None and new.search.lr_range_test == AUTO:
         new.search.lr_range_test = not launch.sets_lr
     new = resolve_machine(new)

@@ -109,7 +109,7 @@ def _only_backbone(settings: Mapping[str, Any], heads: Mapping[str, Head]) -> st
         return "only the backbone is used (pretrained.load=backbone)"
     return (
         f"only the backbone is used, since {settings['name']} has a head for {settings['task']} and this run has "
-        f"{', '.join(heads)}; data.image_size and data.resize are those of the pretrained model unless you set them"
+        f"{', '.join(heads)}"
     )
 
 
