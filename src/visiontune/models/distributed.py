@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 
 def gather_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
@@ -15,16 +14,10 @@ def gather_ranks(trainer: L.Trainer, value: Any) -> list[Any]:
     return values
 
 
-def rank_factor(count: int, like: Tensor) -> Tensor:
-    """Converts a loss that this rank divided by its `count` of objects (at least 1) to one divided by the mean count.
-
-    So each object counts the same on all ranks. All ranks must call this together, also those without objects.
-
-    Args:
-        like: a tensor on the device of the loss.
-    """
-    local, mean = like.new_tensor(float(count), dtype=torch.float32), like.new_tensor(float(count), dtype=torch.float32)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(mean)
-        mean /= torch.distributed.get_world_size()
-    return local.clamp_min(1) / mean.clamp_min(1)
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of `value` over all ranks, which must call this together; `value` itself without ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    total = torch.tensor(float(value), device=device)
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()

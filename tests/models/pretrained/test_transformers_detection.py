@@ -14,7 +14,6 @@ from visiontune.config.launch import Launch
 from visiontune.data import TaskInfo
 from visiontune.data.frames import Frame
 from visiontune.errors import UserError
-from visiontune.models import distributed
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.transformers_library import import_transformers
 from visiontune.training.build import build_finetuner
@@ -129,7 +128,8 @@ def test_equals_library(pair: Any) -> None:
         image = torch.rand(2, 3, *size)
         with torch.no_grad():
             expected, raw = library(image), ours(image)["detection"]
-        logits, boxes = head.detector.predict(raw)
+        outputs = head.detector.predict(raw)
+        logits, boxes = outputs["logits"], outputs["boxes"]
         torch.testing.assert_close(logits, expected.logits, rtol=0, atol=1e-5)
         scale = torch.tensor([size[1], size[0], size[1], size[0]])
         torch.testing.assert_close(boxes * scale, expected.pred_boxes * scale, rtol=0, atol=1e-3)
@@ -198,7 +198,7 @@ def test_kept_rows(pair: Any) -> None:
     ours.eval()
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        logits, _ = head.detector.predict(ours(image)["detection"])
+        logits = head.detector.predict(ours(image)["detection"])["logits"]
         expected = library.eval()(image).logits
     assert logits.shape == (1, 20, 3) and expected.shape == (1, 20, 80)
 
@@ -234,11 +234,19 @@ def missing() -> str:
     raise PackageNotFoundError
 
 
-def test_rank_factor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks with 6 and 0 objects: each divides by 3."""
-    assert distributed.rank_factor(6, torch.zeros(1)) == 1
+def test_objects_of_all_ranks_divide_the_loss(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 3 objects here and 9 on another rank, the loss is half as large: 6 on average."""
+    _, ours, _, _ = pair
+    image, (_, targets) = torch.rand(2, 3, 64, 64), make_targets((64, 64))
+    head: Any = ours.heads["detection"]
+
+    def compute_loss() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return float(torch.stack(list(head.loss(ours(image)["detection"], targets).values())).sum())
+
+    alone = compute_loss()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for count, factor in ((6, 2), (0, 1 / 3)):
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.fill_(6))
-        assert distributed.rank_factor(count, torch.zeros(1)) == pytest.approx(factor)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(9))
+    assert compute_loss() == pytest.approx(alone / 2, rel=1e-5)

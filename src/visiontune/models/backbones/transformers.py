@@ -1,5 +1,6 @@
-"""Backbones of the detectors of Hugging Face transformers: ResNet-vd of RT-DETR, and HGNet v2 of D-FINE."""
+"""Backbones of the detectors of transformers: ResNet-vd of RT-DETR, HGNet v2 of D-FINE, DINOv2 of RF-DETR."""
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -14,14 +15,17 @@ from visiontune.models.transformers_library import import_transformers
 LIBRARY = {
     "rt_detr_resnet": ("RTDetrResNetConfig", "RTDetrResNetBackbone"),
     "hgnet_v2": ("HGNetV2Config", "HGNetV2Backbone"),
+    "rf_detr_dinov2": ("RfDetrDinov2Config", "RfDetrDinov2Backbone"),
 }
-STRIDES = [4, 8, 16, 32]
+STRIDES = [4, 8, 16, 32]  # of the convolutional networks
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class TransformersBackbone(Backbone):
-    """A convolutional network of transformers, for images of any size, in 0..1 without other normalisation.
+    """A network of transformers. The embedding is the mean of the last map.
 
-    The embedding is the mean of the last map.
+    The convolutional networks take images of any size, in 0..1 without other normalisation. The vision transformer
+    takes square images, normalised with the statistics of ImageNet, and has four maps of one stride.
     """
 
     library = "transformers"
@@ -38,42 +42,76 @@ class TransformersBackbone(Backbone):
         image_size: tuple[int, int] | None = None,
         norm: str | None = None,
         norm_eps: float | None = None,
+        pretraining_size: int | None = None,
         **options: Any,
     ) -> None:
         """
         Args:
+            image_size: (H, W) in pixels, to refuse images that do not suit a vision transformer.
             norm: "batch" (None) or "frozen": BatchNorm whose statistics and weights are fixed.
+            pretraining_size: side in pixels of the images of the pretraining, which decides the number of position
+                embeddings of a vision transformer.
             options: arguments of the network's config in transformers, such as ``depths=[2, 2, 2, 2]``.
 
         Raises:
-            UserError: transformers is missing, or a wrong option.
+            UserError: transformers is missing, a wrong option, or images of an unsuitable size.
         """
         library = import_transformers(f"backbone.name={name}")
         config_name, network_name = LIBRARY[name]
         make_config = getattr(library, config_name)
         if unknown := [option for option in options if option not in make_config().to_dict()]:
             raise UserError(f"backbone.{unknown[0]}: {config_name} of transformers has no such argument")
+        transformer = name == "rf_detr_dinov2"
+        values = {"out_indices": [1, 2, 3, 4], **options, "num_channels": in_channels}
+        if transformer and pretraining_size is not None:
+            values["image_size"] = pretraining_size
         try:
-            config = make_config(**options, num_channels=in_channels, out_indices=[1, 2, 3, 4])
-            network = getattr(library, network_name)(config)
+            network = getattr(library, network_name)(make_config(**values))
         except Exception as error:  # the library's checks raise errors of many types
             raise UserError(
                 f"backbone.name={name} cannot be built with {options}: {first_line(error)[:200]}"
             ) from error
         set_norm(network, name, norm, norm_eps)
-        stages = {f"stage_{i}": [f"encoder.stages.{i}"] for i in range(len(STRIDES))}
+        config, mean, std = network.config, *(IMAGENET if transformer else ((0.0,) * 3, (1.0,) * 3))
+        if transformer:
+            _check_size(name, image_size, config.patch_size * config.num_windows)
         super().__init__(
             network,
-            {"stem": ["embedder"], **stages},
+            _blocks(network) if transformer else _stages(),
             name=name,
             channels=network.channels,
-            strides=STRIDES,
+            strides=[config.patch_size] * len(network.channels) if transformer else STRIDES,
             embedding_dim=network.channels[-1],
             in_channels=in_channels,
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
+            mean=mean,
+            std=std,
         )
 
     def features(self, x: Tensor) -> Features:
         maps = list(self.model(x).feature_maps)
         return Features(maps, lambda: maps[-1].mean((2, 3)))
+
+
+def _stages() -> dict[str, list[str]]:
+    return {"stem": ["embedder"], **{f"stage_{i}": [f"encoder.stages.{i}"] for i in range(len(STRIDES))}}
+
+
+def _blocks(network: Any) -> dict[str, list[str]]:
+    """The blocks up to each map are a stage. The norm, which each map has, belongs to the last stage."""
+    ends = [0, *network.config.out_indices[:-1], len(network.encoder.layer)]
+    stages = {
+        f"blocks_{first}_to_{last - 1}": [f"encoder.layer.{i}" for i in range(first, last)]
+        for first, last in pairwise(ends)
+    }
+    *_, end = stages.values()
+    end.append("layernorm")
+    return {"stem": ["embeddings"], **stages}
+
+
+def _check_size(name: str, image_size: tuple[int, int] | None, multiple: int) -> None:
+    if image_size and (image_size[0] != image_size[1] or image_size[0] % multiple):
+        side = multiple * max(1, round(image_size[0] / multiple))
+        raise UserError(
+            f"data.image_size={list(image_size)}: backbone.name={name} needs square images whose side is a multiple of "
+            f"{multiple}; write data.image_size={side}"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from visiontune.data.frames import Frame
 from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError, pluralize
-from visiontune.models.distributed import rank_factor
+from visiontune.models.distributed import mean_over_ranks
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.class_rows import ClassRows
@@ -28,8 +28,8 @@ from visiontune.models.heads.two_stage import TwoStage
 
 
 class DetectionHead(Head, Describable, Exportable, Distillable):
-    """A detector on the backbone's maps: FCOS, RetinaNet or Faster R-CNN of torchvision, or RT-DETR v2 or D-FINE of
-    transformers.
+    """A detector on the backbone's maps: FCOS, RetinaNet or Faster R-CNN of torchvision, or RT-DETR v2, D-FINE or
+    RF-DETR of transformers.
 
     Crowds are left out of the training targets, as in torchvision's own training.
 
@@ -38,7 +38,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     Args:
         info: the class names.
-        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2" or "d_fine".
+        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2", "d_fine" or "rf_detr".
         draw_threshold: boxes with a lower score are not drawn.
         options: see `DetectorOptions`.
 
@@ -50,7 +50,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
     monitor = "map"
     masks = False
     graph_batch = False
-    shared = ("anchors", "counts", "size")
+    shared = ("anchors", "counts", "size", "objects")
     discrete_outputs = ("proposals", "kept")
     bootstrap_samples = 50  # the metrics take half a second
 
@@ -80,11 +80,10 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         """The library's losses, under its names; images without a label are left out."""
-        losses = self._losses(raw, targets)
-        if not isinstance(self.detector, SetDetector):
-            return losses
-        factor = rank_factor(sum(len(_training_target(t)["labels"]) for t in targets if t is not None), raw["level_0"])
-        return {name: factor * loss for name, loss in losses.items()}
+        if isinstance(self.detector, SetDetector):  # the same number on all ranks, as in DETR
+            count = sum(len(_training_target(target)["labels"]) for target in targets if target is not None)
+            raw = {**raw, "objects": mean_over_ranks(count, raw["level_0"].device)}
+        return self._losses(raw, targets)
 
     def _losses(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         rows = [i for i, target in enumerate(targets) if target is not None]
@@ -112,7 +111,7 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
             return distill_two_stage(self.detector, raw, other, teacher_outputs, temperature)
         if isinstance(self.detector, SetDetector) or isinstance(other, SetDetector):
             raise UserError(
-                "distill.teacher: the queries of rt_detr_v2 and d_fine have no order, so their outputs cannot be "
+                "distill.teacher: the queries of transformers have no order, so their outputs cannot be "
                 "compared; write heads.detection.detector=fcos for this run and for the teacher"
             )
         raise UserError(

@@ -9,14 +9,17 @@ from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.norm_layers import norm_layer
 from visiontune.models.heads.one_stage import BOX_LOSSES, OneStage
 from visiontune.models.heads.pyramid import Pyramid
-from visiontune.models.heads.set_detector import LIBRARY, SetDetector
+from visiontune.models.heads.rf_detr import RfDetr
+from visiontune.models.heads.rt_detr import RtDetr
+from visiontune.models.heads.set_detector import SetDetector
 from visiontune.models.heads.two_stage import NORMS, TwoStage
 
 # Options that not all detectors have.
 ONE_STAGE = ("extra_levels",)
 TWO_STAGE = ("proposals", "proposal_threshold", "samples", "box_convs", "hidden")
 SET = ("key", "transformer", "score_threshold", "max_detections")  # the only options of transformers
-DETECTORS = ("fcos", "retinanet", "faster_rcnn", *LIBRARY)
+SET_DETECTORS = ("rt_detr_v2", "d_fine", "rf_detr")
+DETECTORS = ("fcos", "retinanet", "faster_rcnn", *SET_DETECTORS)
 OTHERS = "detector=fcos, detector=retinanet and detector=faster_rcnn"
 
 
@@ -25,19 +28,21 @@ def build_detector(
 ) -> OneStage | TwoStage | SetDetector:
     """
     Args:
-        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2" or "d_fine".
-        masks: whether a faster_rcnn is a Mask R-CNN.
+        detector: "fcos", "retinanet", "faster_rcnn", "rt_detr_v2", "d_fine" or "rf_detr".
+        masks: whether objects have masks, as in a Mask R-CNN.
 
     Raises:
         UserError: an unknown detector, an option that the detector does not have, or a backbone without suitable maps.
     """
     if detector not in DETECTORS:
         raise UserError(f"{options.key}.detector={detector}: write {', '.join(DETECTORS[:-1])} or {DETECTORS[-1]}")
-    if detector in LIBRARY:
+    if detector in SET_DETECTORS:
         _refuse(options, [field.name for field in fields(options) if field.name not in SET], detector, OTHERS)
-        return SetDetector(detector, features, classes, options)
+        if detector == "rf_detr":
+            return RfDetr(detector, features, classes, options, masks)
+        return RtDetr(detector, features, classes, options)
     two_stage = detector == "faster_rcnn"
-    _refuse(options, ["transformer"], detector, f"detector={' and detector='.join(LIBRARY)}")
+    _refuse(options, ["transformer"], detector, f"detector={', detector='.join(SET_DETECTORS)}")
     others = "detector=fcos and detector=retinanet" if two_stage else "detector=faster_rcnn"
     _refuse(options, ONE_STAGE if two_stage else TWO_STAGE, detector, others)
     if isinstance(options.box_loss, str) and (detector != "retinanet" or options.box_loss not in BOX_LOSSES):

@@ -16,8 +16,8 @@ class DetectorOptions:
 
     Attributes:
         key: of the head in the config, for messages.
-        transformer: arguments of the model's config in transformers, such as `num_queries`. Only rt_detr_v2 and d_fine
-            have it; of the other options they have `score_threshold` and `max_detections`.
+        transformer: arguments of the model's config in transformers, such as `num_queries`. Only rt_detr_v2, d_fine
+            and rf_detr have it; of the other options they have `score_threshold` and `max_detections`.
         channels: width of the pyramid and of everything on it.
         min_stride: stride of the finest level, in pixels; None = 8, with faster_rcnn 4.
         convs: convolutions before the outputs; None = 4, with faster_rcnn 1 (before the proposals).

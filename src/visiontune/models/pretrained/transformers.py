@@ -1,6 +1,7 @@
 """The weights of detectors of Hugging Face transformers: tensors, size and classes. Reading them runs no code."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from visiontune.models.transformers_library import import_transformers
 KEY = "pretrained.weights"
 FILES = ("config.json", "model.safetensors")
 # `model_type` of a config.json -> the library's class.
-MODELS = {"rt_detr_v2": "RTDetrV2ForObjectDetection", "d_fine": "DFineForObjectDetection"}
+MODELS = {
+    "rt_detr_v2": {"detection": "RTDetrV2ForObjectDetection"},
+    "d_fine": {"detection": "DFineForObjectDetection"},
+    "rf_detr": {"detection": "RfDetrForObjectDetection", "instances": "RfDetrForInstanceSegmentation"},
+}
+# In RF-DETR-Seg the detection model is a part of the whole.
+BACKBONE = re.compile(r"model\.backbone\.model\.|(model\.)?model\.backbone\.backbone\.")
 
 
 class TransformersWeights:
@@ -33,7 +40,7 @@ class TransformersWeights:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.name, self.repository = settings["name"], settings["repository"]
+        self.name, self.repository, self.task = settings["name"], settings["repository"], settings["task"]
         self.source, self.size = f"Hugging Face {self.repository}", settings["size"]
         self.categories = list(settings["classes"])
         self.library = import_transformers(f"pretrained={self.name}")
@@ -83,13 +90,15 @@ class TransformersWeights:
 
     def _read(self, source: str, local: bool) -> dict[str, Tensor]:
         config = self.library.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
-        if config.model_type not in MODELS:
+        model_class = MODELS.get(config.model_type, {}).get(self.task)
+        if model_class is None:
             raise UserError(
-                f"{KEY}: {source} holds the model type {config.model_type}; write one of {', '.join(MODELS)}"
+                f"{KEY}: {source} holds the model type {config.model_type}, which has no head for {self.task}; write "
+                f"one of {', '.join(MODELS)}"
             )
         with _quiet(self.library):
             # The library renames tensors of older files, so that its model is filled first.
-            model, loading = getattr(self.library, MODELS[config.model_type]).from_pretrained(
+            model, loading = getattr(self.library, model_class).from_pretrained(
                 source,
                 config=config,
                 output_loading_info=True,
@@ -101,14 +110,16 @@ class TransformersWeights:
 
     def rename(self, state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
         """The tensors under the names of a FineTuner."""
-        head = f"heads.{task}.detector.network."
-        names = {name: name.replace("model.backbone.model.", "backbone.model.", 1) for name in state}
-        # The outputs of the decoder's layers are in the state dict twice.
-        return {
-            new if new.startswith("backbone.") else new.replace("model.", head, 1): state[name]
-            for name, new in names.items()
-            if name.startswith("model.")
-        }
+        # RT-DETR and D-FINE have the outputs of the decoder's layers twice, and ours only the first.
+        twice = any(name.startswith("model.decoder.class_embed.") for name in state)
+        renamed = {}
+        for name, value in state.items():
+            if match := BACKBONE.match(name):
+                renamed[f"backbone.model.{name[match.end() :]}"] = value
+            elif not twice or name.startswith("model."):
+                path = name.removeprefix("model.") if twice else name
+                renamed[f"heads.{task}.detector.network.{path}"] = value
+        return renamed
 
 
 @contextlib.contextmanager

@@ -1,0 +1,202 @@
+"""RF-DETR and RF-DETR-Seg of transformers against ours, filled from the folder that the library saves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from visiontune.config.compose import train_config
+from visiontune.config.launch import Launch
+from visiontune.data import TaskInfo
+from visiontune.data.frames import Frame
+from visiontune.data.geometry import eval_frame
+from visiontune.errors import UserError
+from visiontune.models.backbones import build
+from visiontune.models.finetuner import FineTuner
+from visiontune.models.heads import InstancesHead
+from visiontune.training.build import build_finetuner
+from visiontune.training.resolve import resolve
+
+SIDES = (64, 96, 80, 112, 128)
+MODELS = {"rf_detr_nano": "detection", "rf_detr_seg_nano": "instances"}
+BACKBONE = {"hidden_size": 24, "num_attention_heads": 2, "patch_size": 8, "num_windows": 2, "num_hidden_layers": 4}
+SMALL = {
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_n_points": 2,
+    "num_queries": 12,
+    "group_detr": 3,
+    "decoder_ffn_dim": 48,
+    "decoder_self_attention_heads": 4,
+    "decoder_cross_attention_heads": 4,
+    "intermediate_size": 48,
+    "dropout": 0.0,
+}
+NAMES = [f"c{i}" for i in range(91)]
+
+
+def library_model(name: str) -> Any:
+    task = MODELS[name]
+    torch.manual_seed(0)
+    backbone = BACKBONE | {"model_type": "rf_detr_dinov2", "image_size": 64, "out_indices": [1, 2, 3, 4]}
+    weight = {} if task == "detection" else {"class_loss_coefficient": 5.0}
+    config = transformers.RfDetrConfig(**SMALL, **weight, num_labels=91, backbone_config=backbone)
+    suffix = "ObjectDetection" if task == "detection" else "InstanceSegmentation"
+    model = getattr(transformers, f"RfDetrFor{suffix}")(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.add_((0.3 if "class_embed" in key else 0.03) * torch.randn_like(parameter))
+    return model
+
+
+def our_model(name: str, folder: Path, classes: list[str], *overrides: str) -> tuple[FineTuner, str]:
+    task = MODELS[name]
+    values = [f"++backbone.{key}={value}" for key, value in BACKBONE.items()]
+    values += [f"++heads.{task}.transformer.{key}={value}" for key, value in SMALL.items()]
+    values += ["backbone.out_indices=[1,2,3,4]", "backbone.pretraining_size=64", "data.image_size=64"]
+    keys = [f"pretrained={name}", f"heads={task}", "data=digit_scenes", "trainer=cpu", f"pretrained.weights={folder}"]
+    cfg = resolve(train_config([*keys, *values, *overrides]), Launch())
+    torch.manual_seed(1)
+    model, report = build_finetuner(cfg, {task: TaskInfo(task, classes)}, epochs=1, download=False)
+    return model, str(report)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, FineTuner, str, Path]:
+    """The library's model, ours with as many classes, its name and the folder of its weights."""
+    folder = tmp_path_factory.mktemp(request.param)
+    library = library_model(request.param)
+    library.save_pretrained(folder)
+    ours, report = our_model(request.param, folder, NAMES, f"pretrained.classes=[{','.join(NAMES)}]")
+    assert "100.0% of the parameters loaded" in report
+    return library, ours, request.param, folder
+
+
+def make_targets(side: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """The labels of two images as the library wants them, and as ours does; the second image has no objects."""
+    boxes = torch.tensor([[0.25, 0.375, 0.25, 0.25], [0.625, 0.5, 0.375, 0.25], [0.5, 0.75, 0.125, 0.125]])
+    labels = torch.tensor([1, 3, 90])
+    masks = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) > 0.5
+    corners = box_convert(boxes, "cxcywh", "xyxy") * side
+    crowd = torch.zeros(3, dtype=torch.bool)
+    library = [{"class_labels": labels[:n], "boxes": boxes[:n], "masks": masks[:n]} for n in (3, 0)]
+    rows = [{"labels": labels[:n], "boxes": corners[:n], "masks": masks[:n], "crowd": crowd[:n]} for n in (3, 0)]
+    return library, rows
+
+
+def test_equals_library(pair: Any) -> None:
+    library, ours, name, _ = pair
+    library.eval()
+    ours.eval()
+    head: Any = ours.heads[MODELS[name]]
+    processor = transformers.RfDetrImageProcessor()
+    for side in SIDES:
+        image = torch.rand(2, 3, side, side)
+        with torch.no_grad():
+            expected = library((image - ours.backbone.mean) / ours.backbone.std)
+            raw = ours(image)[MODELS[name]]
+            outputs = head.detector.predict(raw)
+        torch.testing.assert_close(outputs["logits"], expected.logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(outputs["boxes"] * side, expected.pred_boxes * side, rtol=0, atol=1e-3)
+        objects = processor.post_process_object_detection(expected, threshold=0.05, target_sizes=[(side, side)] * 2)
+        # An image of another shape, squashed to the input.
+        squashed = [(50, 90), (33, 41)]
+        whole = [Frame.whole(side, side)] * 2
+        for one, other in zip(objects, head.decode(raw, whole), strict=True):
+            count = len(one["scores"])
+            assert count == 12
+            torch.testing.assert_close(other["scores"][:count], one["scores"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(other["boxes"][:count], one["boxes"].clamp(0, side), rtol=0, atol=1e-3)
+            assert other["labels"][:count].tolist() == one["labels"].tolist()
+        if MODELS[name] == "instances":
+            torch.testing.assert_close(outputs["mask_logits"], expected.pred_masks, rtol=0, atol=1e-5)
+            segments = processor.post_process_instance_segmentation(
+                expected, threshold=0.05, target_sizes=squashed, return_binary_maps=True
+            )
+            frames = [eval_frame("squash", size, (side, side)) for size in squashed]
+            for one, other, size in zip(segments, head.decode(raw, frames), squashed, strict=True):
+                maps = one["segmentation"]
+                assert other["masks"][: len(maps)].shape == (12, *size) and maps.any() and not maps.all()
+                assert (other["masks"][: len(maps)] != maps.bool()).float().mean() < 1e-3
+
+
+def test_loss_and_steps_equal_library(pair: Any) -> None:
+    """Ten steps with all groups of queries; masks are compared at random points."""
+    _, _, name, folder = pair
+    task, library = MODELS[name], library_model(name).train()
+    ours, _ = our_model(name, folder, NAMES, f"pretrained.classes=[{','.join(NAMES)}]")
+    head: Any = ours.train().heads[task]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (library, ours)]
+    for step in range(10):
+        side = SIDES[step % len(SIDES)]
+        image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(step))
+        labels, targets = make_targets(side)
+        torch.manual_seed(step)
+        expected = library((image - ours.backbone.mean) / ours.backbone.std, labels=labels).loss
+        torch.manual_seed(step)
+        loss = torch.stack(list(head.loss(ours(image)[task], targets).values())).sum()
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+        for optimizer, value in zip(optimizers, (expected, loss), strict=True):
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+            optimizer.step()
+    prefix = "model." if task == "detection" else "model.model."
+    weights = library.state_dict()
+    for key, value in ours.backbone.model.state_dict().items():
+        torch.testing.assert_close(value, weights[f"{prefix}backbone.backbone.{key}"], rtol=1e-4, atol=1e-4, msg=key)
+    for key, value in head.detector.network.state_dict().items():
+        torch.testing.assert_close(value, weights[key], rtol=1e-4, atol=1e-4, msg=key)
+
+
+def test_images_without_objects(pair: Any) -> None:
+    """The library's loss of masks has no value for them; the class loss is its own."""
+    library, ours, name, _ = pair
+    image, (labels, targets) = torch.rand(2, 3, 64, 64), make_targets(64)
+    head: Any = ours.heads[MODELS[name]]
+    with torch.no_grad():
+        losses = head.loss(ours(image)[MODELS[name]], [targets[1]] * 2)
+        assert losses["loss_ce"] > 0
+        assert {float(value) for key, value in losses.items() if key != "loss_ce"} == {0.0}
+        if MODELS[name] == "detection":
+            library.train()
+            expected = library((image - ours.backbone.mean) / ours.backbone.std, labels=[labels[1]] * 2).loss
+            torch.testing.assert_close(losses["loss_ce"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_rows_and_refusals(pair: Any) -> None:
+    """Row 1 is person and row 3 is car, in the encoder's outputs of every group as well."""
+    library, _, name, folder = pair
+    task = MODELS[name]
+    ours, report = our_model(name, folder, ["person", "unicorn", "auto"], "pretrained.map={auto: car}")
+    assert "kept rows: person, auto; fresh: unicorn" in report
+    head: Any = ours.heads[task]
+    weights, state = library.state_dict(), head.state_dict()
+    assert len(head.class_rows()) == 2 * (1 + 3)
+    for key in head.class_rows():
+        value, expected = state[key], weights[key.removeprefix("detector.network.")]
+        assert torch.equal(value[[0, 2]], expected[[1, 3]]) and not torch.equal(value[1], expected[2])
+    with pytest.raises(
+        UserError, match=r"data.image_size=\[100, 100\].*square.*multiple of 16; write data.image_size=96"
+    ):
+        our_model(name, folder, ["a"], "data.image_size=100")
+    backbone, _ = build("small_cnn", weights=None)
+    with pytest.raises(UserError, match=r"rf_detr needs maps of one stride and width"):
+        type(head)(backbone.shape, TaskInfo(task, ["a"]), detector="rf_detr")
+
+
+def test_a_mask_of_a_padded_image() -> None:
+    """The lower half of a mask is set; the image lies in rows 16 to 48 of an input of 64 pixels."""
+    logits = torch.full((1, 16, 16), -5.0)
+    logits[:, 8:] = 5.0
+    config = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 8, "num_windows": 1}
+    backbone, _ = build("rf_detr_dinov2", weights=None, library="transformers", out_indices=[1], **config)
+    head = InstancesHead(backbone.shape, TaskInfo("instances", ["a"]), detector="rf_detr", transformer=SMALL)
+    frame = eval_frame("letterbox", (50, 100), (64, 64))
+    mask = head._resize_masks(logits, frame)
+    assert frame.inside == (16, 0, 32, 64) and mask.shape == (1, 50, 100)
+    assert mask[0].float().mean(1).tolist() == [0.0] * 25 + [1.0] * 25
