@@ -278,7 +278,7 @@ def test_images_show_truth_beside_what_is_sure_enough() -> None:
     [
         ({"detector": "retinanet", "convs": 6}, "^heads.detection.convs=6: write 0 to 4 with detector=retinanet"),
         ({"detector": "retinanet", "convs": -1}, "^heads.detection.convs=-1: write 0 to 4 with detector=retinanet"),
-        ({"detector": "yolo"}, "detector=yolo: write fcos, retinanet, faster_rcnn, rt_detr_v2 or d_fine"),
+        ({"detector": "yolo"}, "detector=yolo: write fcos, retinanet, faster_rcnn, rt_detr_v2, d_fine or rf_detr"),
         ({"channels": 32}, "channels=32 with detector=fcos: write 64, 96, 128 or another multiple of 32"),
         ({"anchor_sizes": [8, 16]}, "fcos has no anchors"),
         ({"detector": "faster_rcnn", "anchor_sizes": 32}, "^heads.detection.anchor_sizes=32: expected an entry for"),

@@ -165,7 +165,7 @@ def test_images_without_objects(pair: Any) -> None:
         if MODELS[name] == "detection":
             library.train()
             expected = library((image - ours.backbone.mean) / ours.backbone.std, labels=[labels[1]] * 2).loss
-            torch.testing.assert_close(losses["loss_ce"], expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(losses["loss_ce"], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_kept_rows_and_refusals(pair: Any) -> None:

@@ -81,6 +81,11 @@ class RfDetr(SetDetector):
     def _detection(self) -> Any:
         return self.network.model if self.masks else self.network
 
+    def _group_modules(self) -> list[nn.Module]:
+        """The modules whose mode decides whether queries are in groups, which do not attend to each other."""
+        model = self._detection
+        return [model, model.model, *(layer.self_attn for layer in model.model.decoder.layers)]
+
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
         return {"level_0": self._detection.model.backbone.projector(tuple(maps)), "size": size}
 
@@ -91,7 +96,7 @@ class RfDetr(SetDetector):
 
     def predict(self, raw: Raw) -> dict[str, Tensor]:
         model = self._detection
-        with training_mode(False, model, model.model):
+        with training_mode(False, *self._group_modules()):
             outputs = self._decode(raw)
             logits, boxes = model.predict_class_and_boxes(
                 outputs.last_hidden_state, outputs.intermediate_reference_points[-1]
@@ -121,7 +126,7 @@ class RfDetr(SetDetector):
     def _predict_layers(self, raw: Raw) -> list[dict[str, Tensor]]:
         """Logits, boxes and masks of the last layer, the other layers of the decoder and the encoder, in this order."""
         model, size = self._detection, raw["size"]
-        with training_mode(True, model, model.model):
+        with training_mode(True, *self._group_modules()):
             outputs = self._decode(raw)
             encoder = {
                 "logits": model.predict_encoder_class_logits(outputs.enc_outputs_class),
