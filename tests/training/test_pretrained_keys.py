@@ -92,6 +92,14 @@ def test_the_image_size_of_a_model_is_for_its_head(overrides: list[str], expecte
     assert (data.image_size, data.resize) == expected
 
 
+def test_a_mask_rcnn_is_a_detector_without_masks() -> None:
+    keys = ["data=digit_scenes", "pretrained=maskrcnn_resnet50_fpn_v2", "heads=detection"]
+    cfg = resolve(train_config(keys), Launch(overrides=tuple(keys)))
+    assert list(cfg.heads) == ["detection"] and cfg.pretrained.task == "detection"
+    boxes = train_config([*keys[::2], "pretrained=fasterrcnn_resnet50_fpn_v2"])
+    assert cfg.heads.detection == boxes.heads.detection and cfg.data.image_size == 1056
+
+
 def test_the_backbone_alone_may_have_other_weights() -> None:
     cfg = resolve(compose("backbone.weights=default", weights=None), Launch())
     assert cfg.backbone.weights == "default" and cfg.pretrained.weights is None

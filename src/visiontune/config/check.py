@@ -52,7 +52,7 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
         raise MissingKey(_missing_message(verb, missing[0]))
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if verb == "train":
-        _drop_unchosen_head(plain)
+        _drop_unchosen_heads(plain)
     model = VERBS[verb]
     for name, field in _fields(model).items():
         if name not in plain and _is_required(field.annotation):
@@ -65,16 +65,21 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(plain)
 
 
-def _drop_unchosen_head(plain: dict[str, Any]) -> None:
-    """Drop the options that `pretrained` gives to its head if `heads` does not choose that head.
+def _drop_unchosen_heads(plain: dict[str, Any]) -> None:
+    """Drop the options that `pretrained` gives to heads which `heads` does not choose.
 
-    Only the backbone of the pretrained model is then used.
+    If the head of the pretrained model is not chosen, `pretrained.fallback_task` takes its place. Without both, only
+    the backbone is used.
     """
     pretrained, heads = plain.get("pretrained"), plain.get("heads")
-    if isinstance(pretrained, dict) and isinstance(heads, dict):
-        options = heads.get(task := str(pretrained.get("task")))
-        if isinstance(options, dict) and "_target_" not in options:
+    if not isinstance(pretrained, dict) or not isinstance(heads, dict):
+        return
+    tasks = [str(pretrained[key]) for key in ("task", "fallback_task") if pretrained.get(key)]
+    for task in tasks:
+        if isinstance(options := heads.get(task), dict) and "_target_" not in options:
             del heads[task]
+    if chosen := [task for task in tasks if task in heads]:
+        pretrained["task"] = chosen[0]
 
 
 def check_closed(cfg: DictConfig) -> None:

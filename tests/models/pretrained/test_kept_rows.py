@@ -108,3 +108,17 @@ def test_a_faster_rcnn_keeps_scores_and_boxes_of_known_classes_and_the_backgroun
             kept, initial = new[key].unflatten(0, (4, per_class)), fresh[key].unflatten(0, (4, per_class))
             assert torch.equal(kept[[0, 1, 3]], rows[[0, 1, 3]]) and torch.equal(kept[2], initial[2])
     assert torch.equal(new["heads.detection.detector.roi.box_head.fc6.weight"], old["roi_heads.box_head.fc6.weight"])
+
+
+@pytest.mark.slow
+def test_a_mask_rcnn_for_boxes_alone(save: Any) -> None:
+    name = "maskrcnn_resnet50_fpn"
+    old = save(name).state_dict()
+    ours, report = build_model(name)
+    assert ": 291 tensors matched, 100.0% of the parameters loaded\n" in report and "missing" not in report
+    assert "  not used: heads.detection.detector.roi.mask_head.0.0.weight, " in report and "(12 in all)" in report
+    assert "  kept rows: person, auto; fresh: unicorn" in report
+    new, roi = ours.state_dict(), "heads.detection.detector.roi"
+    assert torch.equal(new[f"{roi}.box_head.fc7.weight"], old["roi_heads.box_head.fc7.weight"])
+    rows = new[f"{roi}.box_predictor.cls_score.weight"]
+    assert torch.equal(rows[[0, 1, 3]], old["roi_heads.box_predictor.cls_score.weight"][[0, 1, 3]])

@@ -76,6 +76,7 @@ class Pretrained(Section):
     repository: Text | None = key("the name of a repository of Hugging Face, or null", "PekingU/rtdetr_v2_r18vd")
     task: Text = key("the name of a head", "detection")
     backbone: Text = key("the name of a network", "resnet50")
+    fallback_task: Text | None = key("the name of a head, or null", "detection")
     weights: Text | None = key("default, null or a path", "default")
     load: Literal["all", "backbone"] = key("all or backbone", "backbone")
     map: Names = key("a mapping of classes to names in the weights, or null", "{auto: car}")

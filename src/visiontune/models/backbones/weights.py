@@ -51,8 +51,9 @@ class WeightReport:
         if not (self.matched or self.missing or self.unexpected or self.reshaped):
             return "\n".join([title, *remarks])
         lines = [f"{title}: {len(self.matched)} tensors matched, {self.matched_fraction:.1%} of the parameters loaded"]
-        dropped = [key for key in self.unexpected if _is_classifier(key)]
-        others = [key for key in self.unexpected if not _is_classifier(key)]
+        # Only a backbone has no place for a classifier.
+        dropped = [key for key in self.unexpected if not self.heads and _is_classifier(key)]
+        others = [key for key in self.unexpected if key not in dropped]
         for label, keys in (
             ("reshaped", self.reshaped),
             ("missing, initialised", self.missing),
