@@ -32,6 +32,7 @@ from visiontune.errors import UserError
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import Backbone, WeightReport
 from visiontune.models.backbones import build as build_backbone
+from visiontune.models.constants import turn_constants_into_buffers
 from visiontune.models.features import FeatureShape
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import Head
@@ -94,6 +95,8 @@ def build_finetuner(
     heads = {
         str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
     }
+    for part in (backbone, *heads.values()):
+        turn_constants_into_buffers(part)
     pretrained = cfg.get("pretrained")  # runs of older versions have no such key
     if load and pretrained is not None and pretrained.weights is not None:
         report = load_pretrained(backbone, heads, pretrained, schema, download)
