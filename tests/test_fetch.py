@@ -6,9 +6,11 @@ from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import huggingface_hub.constants
 import pytest
 import torch
 from running import Command
+from safetensors.torch import save
 from torchvision.models import get_model, get_model_weights
 
 from visiontune.config.compose import train_config
@@ -16,9 +18,11 @@ from visiontune.config.launch import Launch
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
 from visiontune.models.backbones import WeightReport, build
+from visiontune.models.backbones.sources import read_tensors
 from visiontune.models.backbones.weight_folders import sha256
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs import disk
+from visiontune.runs.output import check_fetched
 from visiontune.training.build import build_finetuner
 from visiontune.training.resolve import resolve
 
@@ -66,7 +70,7 @@ def test_cached_weights_are_written_and_loaded(cache: Path, command: Command, tm
     assert torch.equal(rows, state[f"classifier.{name}"][[0, 15]])  # background, person
     (output / cache.name).write_bytes((output / cache.name).read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="is damaged, since it has another checksum"):
-        load(override)
+        read_tensors(output, "pretrained.weights")
 
 
 def load(*overrides: str) -> tuple[FineTuner, WeightReport]:
@@ -79,19 +83,40 @@ def load(*overrides: str) -> tuple[FineTuner, WeightReport]:
 def test_an_earlier_fetch_is_replaced_and_other_files_stay(cache: Path, command: Command, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, cache)
     output = tmp_path / "weights"
-    for value in (1, 2):
-        torch.save({"a": torch.full((1,), value)}, cache)
-        assert command("fetch", f"pretrained={NAME}", f"output={output}").code == 0
-        assert torch.load(output / cache.name)["a"] == value
+    assert command("fetch", f"pretrained={NAME}", f"output={output}").code == 0
+    torch.save({"a": torch.ones(1)}, cache)
+    assert command("fetch", f"pretrained={NAME}", f"output={output}").code == 0
+    assert torch.load(output / cache.name)["a"] == 1
     message = command("fetch", "pretrained=fcos_resnet50_fpn", f"output={output}").message
     assert message == (
         f"{output} has other files, so nothing is written there: write a new folder, such as "
         f"output={output}/fcos_resnet50_fpn"
     )
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").touch()
-    assert "has other files" in command("fetch", f"pretrained={NAME}", f"output={tmp_path / 'mine'}").message
+    with pytest.raises(UserError, match="has other files, so nothing is written there"):
+        check_fetched(cache.parent, "weights.json", {"pretrained": NAME})
     assert {path.name for path in output.iterdir()} == {cache.name, "weights.json"}
+
+
+def test_a_model_of_transformers(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder has the config and the weights, as in the cache of huggingface_hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    choice, output = "pretrained=rtdetr_v2_r18vd", tmp_path / "weights"
+    outcome = command("fetch", choice, f"output={output}")
+    assert outcome.code == 2 and f"run `visiontune fetch {choice} output=DIR`, copy DIR here" in outcome.err
+    repository = tmp_path / "models--PekingU--rtdetr_v2_r18vd"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    content = {"config.json": b"{}", "model.safetensors": save({"a": torch.ones(3)})}
+    for name, data in content.items():
+        (snapshot / name).write_bytes(data)
+    assert command("fetch", choice, f"output={output}").code == 0
+    assert all((output / name).read_bytes() == data for name, data in content.items())
+    description = json.loads((output / "weights.json").read_text())
+    assert description["license"].startswith("Apache-2.0") and description["sha256"].keys() == content.keys()
+    assert read_tensors(output)["a"].tolist() == [1, 1, 1]
 
 
 def test_a_backbone(command: Command, tmp_path: Path) -> None:
@@ -108,8 +133,10 @@ def test_a_backbone(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], "fetch needs a model: write pretrained=fasterrcnn_mobilenet_v3_large_320_fpn, or backbone=resnet50 for"),
-        (["pretrained=none"], "fetch needs a model: "),
+        (
+            ["pretrained=none"],
+            "fetch needs a model: write pretrained=fasterrcnn_mobilenet_v3_large_320_fpn, or backbone=resnet50 for",
+        ),
         (["pretrained=fcos"], "pretrained=fcos: unknown option; near it: fcos_resnet50_fpn; write pretrained= one of "),
         (
             ["backbone.name=resnet51"],
@@ -118,7 +145,6 @@ def test_a_backbone(command: Command, tmp_path: Path) -> None:
         (["backbone=small_cnn"], "small_cnn has no pretrained weights: write a network that has some, such as "),
         (["backbone=resnet50", "backbone.weights=a.pth"], "backbone.weights=a.pth: fetch writes the weights of the li"),
         (["backbone=resnet50", f"pretrained={NAME}"], f"backbone=resnet50 has no effect with pretrained={NAME}, "),
-        ([f"pretrained={NAME}", "pretrained.load=all"], "pretrained.load=all has no effect with pretrained="),
     ],
 )
 def test_what_is_refused(overrides: list[str], words: str, command: Command, tmp_path: Path) -> None:
