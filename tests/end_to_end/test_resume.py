@@ -107,12 +107,28 @@ def test_resumed_equals_uninterrupted(
         check_results(whole, parts)
 
 
+D_FINE = "{d_model: 32, encoder_hidden_dim: 32, decoder_layers: 2, num_queries: 9, num_denoising: 9, depth_mult: 0.34}"
+FAMILIES = {
+    # BatchNorm and dropout in the head.
+    "segmenter": [
+        *["heads=segmentation", "heads.segmentation.decoder=fcn", "heads.segmentation.norm=batch"],
+        "heads.segmentation.auxiliary=0.5",
+    ],
+    # Random noise on the boxes of denoising queries.
+    "set": [
+        *["heads=detection", "heads.detection.detector=d_fine", f"heads.detection.transformer={D_FINE}"],
+        *["backbone.widths=[4,4,8,8,8]", "technique=none"],  # strides up to 32
+    ],
+}
+
+
 @pytest.mark.slow
-def test_batchnorm_in_a_head_resumes_exactly(
-    command: Command, no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_heads_of_pretrained_models_resume_exactly(
+    family: str, command: Command, no_report: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = ["heads=segmentation", "heads.segmentation.decoder=fcn", "heads.segmentation.norm=batch"]
-    arguments = [*SMALL, *SCENES, *head, "heads.segmentation.auxiliary=0.5", "trainer.max_epochs=2", "logger=none"]
+    arguments = [*SMALL, *SCENES, "data.scenes=20", *FAMILIES[family], "trainer.max_epochs=2", "logger=none"]
+    arguments += ["data.limit_train=4", "data.batch_size=2", "trainer.limit_val_batches=1", "test=false"]
     whole = command("train", *arguments, f"run_dir={tmp_path / 'whole'}").run
     with monkeypatch.context() as patch:
         stop_at(5, "kill", patch)
