@@ -1,6 +1,6 @@
 """RF-DETR of Hugging Face transformers on the maps of a plain vision transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detector_options import DetectorOptions
 from visiontune.models.heads.set_detector import SetDetector, as_labels, build_network, training_mode
 from visiontune.models.transformers_library import import_transformers
+
+PART = 256  # matched boxes in one part of `_split_loss`
 
 
 class _Neck(nn.Module):
@@ -118,9 +120,10 @@ class RfDetr(SetDetector):
             for layer in layers:
                 matches = criterion.matcher(layer, labels, self.config.group_detr)
                 for kind in criterion.losses:
-                    for name, value in criterion.get_loss(kind, layer, labels, matches, count).items():
-                        if name in weights:
-                            sums[name] = sums.get(name, 0) + weights[name] * value.sum()
+                    for part in _split_loss(kind, layer, labels, matches):
+                        for name, value in criterion.get_loss(kind, *part, count).items():
+                            if name in weights:
+                                sums[name] = sums.get(name, 0) + weights[name] * value.sum()
         return sums
 
     def _predict_layers(self, raw: Raw) -> list[dict[str, Tensor]]:
@@ -169,3 +172,23 @@ class RfDetr(SetDetector):
     def _decode(self, raw: Raw) -> Any:
         self.check_cells(raw, 1)
         return self._detection.model(raw["level_0"])
+
+
+def _split_loss(
+    kind: str, layer: dict[str, Tensor], labels: list[dict[str, Tensor]], matches: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[dict[str, Tensor], list[dict[str, Tensor]], list[tuple[Tensor, Tensor]]]]:
+    """The arguments of the library's loss in parts, whose losses add up to that of the batch.
+
+    The library compares each matched box with all others, to read the diagonal: with 13 groups of queries and 50
+    objects in each of 16 images, that is 10,000 x 10,000 boxes for each layer.
+    """
+    if kind == "masks":  # it draws random points in the masks of all images
+        yield layer, labels, matches
+        return
+    for i, (queries, objects) in enumerate(matches):
+        image = {name: layer[name][i : i + 1] for name in ("logits", "pred_boxes")}
+        # The loss of the labels also contains the queries without an object, once.
+        step = PART if kind == "boxes" else max(1, len(queries))
+        for start in range(0, max(1, len(queries)), step):
+            part = slice(start, start + step)
+            yield image, labels[i : i + 1], [(queries[part], objects[part])]
