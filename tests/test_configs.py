@@ -32,7 +32,8 @@ FOLDER = config_dir()
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "local")
 GROUPS = {path.relative_to(FOLDER).parts[0] for path in FILES if path.parent != FOLDER}
 VERBS = {"train", "evaluate", "predict", "export", "compress", "fetch"}  # whole commands: tests/end_to_end
-PARTS = {("data", "common"), ("backbone", "base"), ("pretrained", "base")}  # other files of their group include them
+PARTS = {("data", "common"), ("backbone", "base")}  # other files of their group include them
+PARTS |= {("pretrained", name) for name in ("base", "coco80", "coco91", "eomt")}
 
 
 def options(*groups: str) -> list[tuple[str, str]]:
@@ -322,14 +323,14 @@ PRETRAINED = [name for _, name in options("pretrained")]
 @pytest.mark.parametrize("name", mostly_slow(PRETRAINED, "lraspp_mobilenet_v3_large"))
 def test_pretrained_models_are_planned(name: str, command: Command) -> None:
     """The weights have the parameters of the model that the file describes, and are not downloaded."""
-    content = yaml.safe_load((FOLDER / "pretrained" / f"{name}.yaml").read_text())["pretrained"]
-    heads = [] if content is None else [f"heads={content['task']}", "data=digit_scenes", "data.scenes=24"]
+    content = train_config([f"pretrained={name}"]).pretrained
+    heads = [] if content is None else [f"heads={content.task}", "data=digit_scenes", "data.scenes=24"]
     outcome = command("plan", f"pretrained={name}", *heads, "trainer=cpu", "data.num_workers=0", "data.batch_size=4")
     assert outcome.code == 0, outcome.err
     assert ("would be downloaded" in outcome.out) == (content is not None)
     if content is not None:
-        assert f"model: {content['backbone']} (torchvision)" in outcome.out
-        kept = "background" if content["task"] == "segmentation" else "none"
+        assert f"model: {content.backbone} ({content.library})" in outcome.out
+        kept = "background" if (content.task, content.library) == ("segmentation", "torchvision") else "none"
         assert f"kept rows: {kept}; fresh: " in outcome.out
 
 

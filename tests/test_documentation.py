@@ -246,9 +246,11 @@ def test_every_group_and_option_is_in_the_table() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.M))
     for path in YAMLS:
         group, option = path.parent.name, path.stem
-        shared = option in {"data": ("common",), "backbone": ("base",), "pretrained": ("base", "coco80", "coco91")}.get(
-            group, ()
-        )
+        shared = option in {
+            "data": ("common",),
+            "backbone": ("base",),
+            "pretrained": ("base", "coco80", "coco91", "eomt"),
+        }.get(group, ())
         if path.parent == config_dir() or group == "hydra" or shared:
             continue
         assert f"`{option}`" in rows[group], f"{group}={option}"

@@ -153,11 +153,11 @@ def test_unsupported_networks_are_refused(name: str, reason: str, config: Config
 
 
 @pytest.mark.parametrize("head", mostly_slow(["segmentation", "dense"], "segmentation"))
-def test_layers_with_a_fraction_of_the_channels_of_a_map_are_refused(head: str, config: Config) -> None:
+def test_layers_with_a_width_that_follows_that_of_a_map_are_refused(head: str, config: Config) -> None:
     keys = ["decoder=fcn", "auxiliary=0.5"][: 2 if head == "segmentation" else 1]
     options = [f"heads.{head}.{key}" for key in keys]
     cfg = config("data=digit_scenes", "data.scenes=20", f"heads={head}", *options, "backbone=small_cnn", base=[])
-    with pytest.raises(UserError, match=f"cannot narrow small_cnn under {' and '.join(options)}: these layers have a"):
+    with pytest.raises(UserError, match=f"cannot narrow small_cnn under {' and '.join(options)}: the width of"):
         Prune(macs=0.5).check(as_source_config(cfg))
 
 

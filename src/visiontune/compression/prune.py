@@ -98,8 +98,8 @@ class Prune(Step):
         for task, head in model.heads.items():
             if options := [f"heads.{task}.{option}" for option in head.scaled_options]:
                 raise UserError(
-                    f"prune cannot narrow {cfg.backbone.name} under {' and '.join(options)}: these layers have a "
-                    "fraction of the channels of their map; train a run with another decoder and without an auxiliary "
+                    f"prune cannot narrow {cfg.backbone.name} under {' and '.join(options)}: the width of these "
+                    "layers follows that of their map; train a run with another decoder and without an auxiliary "
                     "classifier, or make this one faster with recipe=int8"
                 )
         if self.ranking.importance == "batchnorm" and not batchnorms(model.backbone):

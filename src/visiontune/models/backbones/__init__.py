@@ -5,6 +5,7 @@ from typing import Any
 
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.backbone import Backbone, Stage
+from visiontune.models.backbones.eomt import EomtBackbone
 from visiontune.models.backbones.narrowing import narrow
 from visiontune.models.backbones.small_cnn import SmallCNN
 from visiontune.models.backbones.sources import read_weights
@@ -22,6 +23,7 @@ BACKBONES: tuple[type[Backbone], ...] = (
     VisionTransformerBackbone,
     TimmBackbone,
     TransformersBackbone,
+    EomtBackbone,
     SmallCNN,
 )
 # Networks whose pretrained weights are in a Python package, so that no hub is needed.

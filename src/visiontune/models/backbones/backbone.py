@@ -45,11 +45,13 @@ class Backbone(nn.Module, ABC):
         strides: nominal stride of each feature map; a map is about ``(H / stride, W / stride)``.
         embedding_dim: D of the ``(B, D)`` embedding, the input of the pretrained classifier.
         in_channels: channels of the images.
+        prefix_tokens: number of tokens in `Features.prefix`.
         model: the library's network; its state dict keys are the library's own.
     """
 
     library: ClassVar[str]
     auto_weights: ClassVar[str | None] = "default"
+    prefix_tokens = 0
     mean: Tensor
     std: Tensor
 
@@ -92,7 +94,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def shape(self) -> FeatureShape:
-        return FeatureShape(self.channels, self.strides, self.embedding_dim, self.in_channels)
+        return FeatureShape(self.channels, self.strides, self.embedding_dim, self.in_channels, self.prefix_tokens)
 
     @classmethod
     @abstractmethod

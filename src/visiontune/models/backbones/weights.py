@@ -127,13 +127,15 @@ def _adapt(module: nn.Module, key: str, value: Tensor, target: Tensor, is_input:
     old, new = value.shape, target.shape
     if is_input and value.ndim == 4 and (old[0], *old[2:]) == (new[0], *new[2:]):
         return adapt_input_conv(new[1], value, base_chans=old[1])
-    if re.search(r"pos_embed(ding)?$", key) and value.ndim == 3 == target.ndim and old[2] == new[2]:
+    name = re.search(r"(pos_embed(ding)?|position_embeddings\.weight)$", key)
+    if name and value.ndim == target.ndim and value.ndim in (2, 3) and old[-1] == new[-1]:
         grid = _grid(module, key)
         if grid is None:
             return None
-        prefix = new[1] - math.prod(grid)
-        if math.isqrt(old[1] - prefix) ** 2 == old[1] - prefix:  # the number of tokens tells only a square grid
-            return resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
+        prefix = new[-2] - math.prod(grid)
+        if math.isqrt(old[-2] - prefix) ** 2 == old[-2] - prefix:  # the number of tokens tells only a square grid
+            batch = value.view(-1, *old[-2:])
+            return resample_abs_pos_embed(batch, list(grid), num_prefix_tokens=prefix).view(new)
     return None
 
 

@@ -38,7 +38,7 @@ class Head(nn.Module, ABC):
         min_batch_size: smallest number of images that the head can train with.
         float16: whether the head can train in float16 (trainer.precision=16-mixed).
         extra_metrics: those of the config, by name; see `add_metrics`.
-        scaled_options: options whose layers have a fraction of the channels of a backbone's map, such as `decoder=fcn`.
+        scaled_options: options whose layers have a width that follows that of a backbone's map, such as `decoder=fcn`.
             A narrower backbone would change these layers, so it cannot be pruned with them.
     """
 

@@ -26,6 +26,7 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from visiontune.errors import UserError
 from visiontune.models.features import Features, FeatureShape
+from visiontune.models.heads.class_rows import ClassRows
 
 
 def build_decoder(
@@ -81,10 +82,12 @@ class Decoder(nn.Module):
 
     Attributes:
         output_layers: names of the convolutions whose outputs are summed to the map, with one row per output channel.
-        is_scaled: whether the width of its layers is a fraction of that of a backbone's map.
+        rows: the layout of the parameters of these layers.
+        is_scaled: whether the width of its layers follows that of a backbone's map.
     """
 
     output_layers: Sequence[str]
+    rows = ClassRows()
     is_scaled = False
 
 

@@ -77,7 +77,7 @@ class RfDetr(SetDetector):
         detection.model.backbone = _Neck(detection.model.backbone.projector)
         self.queries = self.config.num_queries
         module = "loss_rf_detr" if masks else "loss_lw_detr"
-        self._loss_module = f"transformers.loss.{module}"  # not the module itself, so that the network can be copied
+        self._library: Any = import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}")
 
     @property
     def _detection(self) -> Any:
@@ -149,7 +149,7 @@ class RfDetr(SetDetector):
 
     def _criterion(self) -> tuple[Any, dict[str, float]]:
         """The library's matching and losses of one layer, and the weights of the losses."""
-        config, library = self.config, import_transformers(f"{self.key}.detector={self.kind}", self._loss_module)
+        config, library = self.config, self._library
         costs = {name: getattr(config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
         arguments: dict[str, Any] = {"num_classes": self.classes, "focal_alpha": config.focal_alpha}
         arguments |= {"losses": ["labels", "boxes"], "group_detr": config.group_detr}

@@ -15,10 +15,11 @@ from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads import segmentation_losses as losses
 from visiontune.models.heads.base import Head, Prediction, Raw
 from visiontune.models.heads.class_rows import ClassRows
-from visiontune.models.heads.decoders import NORMS, build_decoder, fcn_layers, upsample
+from visiontune.models.heads.decoders import NORMS, Decoder, build_decoder, fcn_layers, upsample
 from visiontune.models.heads.describable import Describable
 from visiontune.models.heads.distillable import Distillable
 from visiontune.models.heads.drawing import confusion_figure, enlarge
+from visiontune.models.heads.eomt import EomtDecoder, refuse_options
 from visiontune.models.heads.exportable import Exportable
 from visiontune.models.heads.label_maps import argmax_map, mean_confidence
 from visiontune.models.heads.losses import build_loss, check_smoothing, check_weights
@@ -36,7 +37,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
     Extra metrics are updated with the classes of one image at a time, ``(1, H, W)`` each, 255 where there is no truth.
 
     Args:
-        decoder: see `visiontune.models.heads.decoders`.
+        decoder: see `visiontune.models.heads.decoders`; or "eomt", which only has `transformer`, see `EomtDecoder`.
         channels: width of the decoder, see `build_decoder`.
         loss: "ce" (cross-entropy), "focal", "dice", a sum such as "ce+dice", or a module, see
             `visiontune.models.heads.losses`; its `ignore_index` is set to 255 if it has one.
@@ -45,6 +46,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         dropout: 0..1, of whole channels before the last layer.
         label_smoothing: 0..1, for the cross-entropy and the focal loss.
         norm, atrous_rates: of the decoder, see `build_decoder`.
+        transformer: arguments of `EomtConfig` of transformers, for decoder="eomt".
         auxiliary: weight of the loss of a second classifier, an FCN on the last map but one, as torchvision trains
             FCN and DeepLabV3 (Zhao et al. 2017, https://arxiv.org/abs/1612.01105); 0 = none. Only `loss` uses it.
 
@@ -54,7 +56,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     directions = dict.fromkeys(("miou", "dice", "pixel_accuracy"), "max") | {"loss": "min"}
     monitor = "miou"
-    training_only = ("auxiliary_map",)
+    training_only: tuple[str, ...] = ("auxiliary_map",)
 
     def __init__(
         self,
@@ -70,7 +72,9 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         norm: str = "group",
         atrous_rates: list[int] | None = None,
         auxiliary: float = 0.0,
+        transformer: Mapping[str, Any] | None = None,
     ) -> None:
+        options = dict(locals())
         super().__init__()
         self.classes = list(info.classes)
         if not 2 <= len(self.classes) <= IGNORE:
@@ -78,7 +82,15 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
                 f"a segmentation head is for 2 to {IGNORE} classes, the data has {len(self.classes)}; "
                 "name the background too, such as data.classes=[background,road]"
             )
-        self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout, norm, atrous_rates)
+        self.decoder: Decoder | EomtDecoder
+        if decoder == "eomt":
+            refuse_options(SegmentationHead, options)
+            self.decoder = EomtDecoder(features, len(self.classes), transformer)
+            self.training_only = self.decoder.training_only
+        else:
+            if transformer is not None:
+                raise UserError(f"{KEY}.transformer is an option of decoder=eomt; write {KEY}.transformer=null")
+            self.decoder = build_decoder(decoder, features, channels, len(self.classes), dropout, norm, atrous_rates)
         self.auxiliary = self._build_auxiliary(auxiliary, features, dropout, norm)
         self.auxiliary_weight = auxiliary
         self.scaled_options = [f"decoder={decoder}"] if self.decoder.is_scaled else []
@@ -108,14 +120,16 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         return fcn_layers(features.channels[-2], len(self.classes), dropout, NORMS[norm])
 
     def forward(self, features: Features) -> Raw:
-        """`logits` ``(B, classes, H, W)``, as large as the input; `auxiliary_map`, the auxiliary classifier's input."""
+        """`logits` ``(B, classes, H, W)``, as large as the input, and `auxiliary_map`; or those of `EomtDecoder`."""
+        if isinstance(self.decoder, EomtDecoder):
+            return self.decoder(features)
         raw = {"logits": upsample(self.decoder(features), features.size)}
         return raw if self.auxiliary is None else raw | {"auxiliary_map": features.maps[-2]}
 
     def class_rows(self) -> dict[str, ClassRows]:
         layers = [f"decoder.{layer}" for layer in self.decoder.output_layers]
         layers += [] if self.auxiliary is None else ["auxiliary.4.1"]
-        return {f"{layer}.{name}": ClassRows() for layer in layers for name in ("weight", "bias")}
+        return {f"{layer}.{name}": self.decoder.rows for layer in layers for name in ("weight", "bias")}
 
     def _auxiliary_logits(self, raw: Raw) -> Tensor | None:
         if self.auxiliary is None:
@@ -143,6 +157,8 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     def loss(self, raw: Raw, targets: list[Any]) -> dict[str, Tensor]:
         """Means over the labelled images."""
+        if isinstance(self.decoder, EomtDecoder):
+            return self.decoder.loss(raw, targets)
         classes, count = self._classes(raw, targets), sum(target is not None for target in targets)
         parts = self._mean_losses(raw["logits"].float(), classes, count)
         if (logits := self._auxiliary_logits(raw)) is not None:
@@ -158,6 +174,8 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     def sample_loss(self, raw: Raw, targets: list[Any]) -> Tensor:
         """Without the auxiliary loss."""
+        if isinstance(self.decoder, EomtDecoder):
+            return self.decoder.sample_loss(raw, targets)
         logits, classes = raw["logits"].float(), self._classes(raw, targets)
         if self.loss_module is not None:
             return self.loss_module.sample_losses(logits, classes, classes != IGNORE)
@@ -166,20 +184,27 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
 
     def distill(self, raw: Raw, teacher: Self, teacher_outputs: Raw, temperature: float) -> Tensor:
         """The mean over all pixels, also over those without truth."""
-        teacher_logits = upsample(teacher_outputs["logits"], raw["logits"].shape[-2:])
-        return kl_distillation_loss(raw["logits"], teacher_logits, temperature)
+        (_, logits), (_, teacher_logits) = self._scores(raw), teacher._scores(teacher_outputs)
+        return kl_distillation_loss(logits, upsample(teacher_logits, logits.shape[-2:]), temperature)
+
+    def _scores(self, raw: Raw) -> tuple[Tensor, Tensor]:
+        """``(B, C, H, W)``, highest for the most probable class of a pixel; and the logits of the same classes."""
+        if isinstance(self.decoder, EomtDecoder):
+            return self.decoder.scores(raw)
+        return raw["logits"].float(), raw["logits"].float()
 
     def decode(self, raw: Raw, frames: Sequence[Frame]) -> list[Prediction]:
         """`map` ``(H, W)`` uint8, the most probable class of each pixel; `confidence`, their mean probability."""
-        return [
-            {"map": argmax_map(logits.float(), frame), "confidence": mean_confidence(logits.float(), frame)}
-            for logits, frame in zip(raw["logits"], frames, strict=True)
-        ]
+        predictions = []
+        for i, frame in enumerate(frames):  # one at a time, since the masks of all queries need much memory
+            scores, logits = self._scores({name: value[i : i + 1] for name, value in raw.items()})
+            predictions.append({"map": argmax_map(scores[0], frame), "confidence": mean_confidence(logits[0], frame)})
+        return predictions
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         """`map` ``(B, H, W)`` and `confidence` ``(B,)``."""
-        logits = raw["logits"].float()
-        return {"map": frame.pixels(logits).argmax(1).to(torch.uint8), "confidence": mean_confidence(logits, frame)}
+        scores, logits = self._scores(raw)
+        return {"map": frame.pixels(scores).argmax(1).to(torch.uint8), "confidence": mean_confidence(logits, frame)}
 
     def metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.classes)

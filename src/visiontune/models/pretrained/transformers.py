@@ -1,4 +1,4 @@
-"""The weights of detectors of Hugging Face transformers: tensors, size and classes. Reading them runs no code."""
+"""The weights of models of Hugging Face transformers: tensors, size and classes. Reading them runs no code."""
 
 import contextlib
 import re
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.weight_folders import find_files
+from visiontune.models.pretrained.transformers_eomt import rename_eomt
 from visiontune.models.transformers_library import import_transformers
 
 KEY = "pretrained.weights"
@@ -19,6 +20,7 @@ FILES = ("config.json", "model.safetensors")
 MODELS = {
     "rt_detr_v2": {"detection": "RTDetrV2ForObjectDetection"},
     "d_fine": {"detection": "DFineForObjectDetection"},
+    "eomt": {"segmentation": "EomtForUniversalSegmentation"},
     "rf_detr": {"detection": "RfDetrForObjectDetection", "instances": "RfDetrForInstanceSegmentation"},
 }
 # In RF-DETR-Seg the detection model is a part of the whole.
@@ -105,11 +107,14 @@ class TransformersWeights:
                 use_safetensors=True,
                 local_files_only=local,
             )
+        self.config = config
         absent = {*loading["missing_keys"]}
         return {name: value for name, value in model.state_dict().items() if name not in absent}
 
     def rename(self, state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
         """The tensors under the names of a FineTuner."""
+        if self.config.model_type == "eomt":
+            return rename_eomt(state, self.config.num_hidden_layers - self.config.num_blocks)
         # RT-DETR and D-FINE have the outputs of the decoder's layers twice, and ours only the first.
         twice = any(name.startswith("model.decoder.class_embed.") for name in state)
         renamed = {}
