@@ -29,7 +29,10 @@ def test_a_run_begins_at_its_pretrained_model(
     model = get_model(NAME, weights=None, weights_backbone=None, num_classes=21)
     torch.save(model.state_dict(), file)
 
-    outcome = command("train", *RUN, "epochs=1", "pretrained.map={7: person}", f"run_dir={tmp_path / 'run'}")
+    destructive = ["monitor=val/segmentation/loss", "optimizer.lr=100", "strategy=head_only"]
+    outcome = command(
+        "train", *RUN, *destructive, "epochs=1", "pretrained.map={7: person}", f"run_dir={tmp_path / 'run'}"
+    )
     run = outcome.run
     assert "missing, initialised: backbone.model.classifier.0.weight, backbone.model.classifier.0.bias\n" in outcome.out
     assert (
@@ -38,6 +41,14 @@ def test_a_run_begins_at_its_pretrained_model(
     with run.history.open(newline="") as rows:
         epochs = [row["epoch"] for row in csv.DictReader(rows) if row["val/segmentation/miou"]]
     assert epochs == ["0", "1"]
+    best, last = (torch.load(run.checkpoint(name), weights_only=True) for name in ("best", "last"))
+    assert best["visiontune"]["epochs"] == 0 and last["visiontune"]["epochs"] == 1  # no training is the best here
+    moved = {key for key, value in last["state_dict"].items() if not torch.equal(value, best["state_dict"][key])}
+    layers = ("low_classifier", "high_classifier.1")
+    key = "heads.segmentation.decoder.layers"
+    assert moved == {f"{key}.{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+    rows = best["state_dict"][f"{key}.low_classifier.weight"][[0, 8]]
+    assert torch.equal(rows, model.state_dict()["classifier.low_classifier.weight"][[0, 15]])  # background, person
 
     file.unlink()  # nothing below may need it
     outcome = command("train", f"run={run.path}", "epochs=2")
