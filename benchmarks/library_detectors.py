@@ -177,7 +177,8 @@ def _build_library(name: str) -> nn.Module:
 def _build_ours(name: str) -> tuple[Any, Any, str]:
     config: Any = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "pretrained" / f"{name}.yaml"))
     backbone, _ = build(**config["backbone"], library="torchvision", weights=None)
-    ((task, options),) = config["heads"].items()
+    task = config["pretrained"]["task"]
+    options = config["heads"][task]
     entries = ENTRIES - 1 if "rcnn" in name else ENTRIES
     head = {"detection": DetectionHead, "instances": InstancesHead}[task]
     return backbone, head(backbone.shape, TaskInfo(task, [str(i) for i in range(entries)]), **options), task
