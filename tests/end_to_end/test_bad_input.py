@@ -153,7 +153,8 @@ def test_a_split_without_a_label_of_one_of_the_tasks(refused: Callable[..., str]
         ("+loss_weights.depth=2", "loss_weights.depth: unknown head; write one of classification"),
         (
             "backbone.name=resnet5",
-            "no such network in torchvision, timm, transformers or visiontune; near it: resnet50",
+            "backbone.name=resnet5: no such network in torchvision, timm, transformers or visiontune; near it: "
+            "resnet50",
         ),
         ("backbone.norm=instance", "backbone.norm=instance is not one of batch, group, none"),
         (
