@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from running import mostly_slow
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -124,15 +125,16 @@ def test_equals_library(pair: Any) -> None:
                 assert (other["masks"][: len(maps)] != maps.bool()).float().mean() < 1e-3
 
 
-def test_loss_and_steps_equal_library(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten steps with all groups of queries; masks are compared at random points."""
+@pytest.mark.parametrize("steps", mostly_slow([1, 10], 1))
+def test_loss_and_steps_equal_library(pair: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps with all groups of queries; masks are compared at random points."""
     monkeypatch.setattr(rf_detr, "PART", 5)  # of the three objects' matches with the queries of all groups
     _, _, name, folder = pair
     task, library = MODELS[name], library_model(name).train()
     ours, _ = our_model(name, folder, NAMES, f"pretrained.classes=[{','.join(NAMES)}]")
     head: Any = ours.train().heads[task]
     optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (library, ours)]
-    for step in range(10):
+    for step in range(steps):
         side = SIDES[step % len(SIDES)]
         image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(step))
         labels, targets = make_targets(side)

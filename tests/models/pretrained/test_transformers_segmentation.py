@@ -214,6 +214,7 @@ def test_stages_and_distillation(pair: Any) -> None:
         assert 0 < student.distill(student(features), head, raw, 2.0) < 20
 
 
+@pytest.mark.slow
 def test_export() -> None:
     """A graph for any number of images, of a model whose queries attend to their masks."""
     backbone, _ = build("eomt", weights=None, image_size=32, num_hidden_layers=1, **BLOCKS)
