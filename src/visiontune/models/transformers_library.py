@@ -27,6 +27,6 @@ def import_transformers(purpose: str, module: str = "transformers") -> Any:
         raise UserError(f"{purpose} needs the package transformers, which is not installed; {install}") from None
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         raise UserError(f"{purpose} needs transformers {minimum} or newer, and {version} is installed; {install}")
-    # It imports torchao, if that is installed, and torch then logs a remark on torchao's own code.
+    # transformers imports torchao if it is installed, and torch then logs a warning about the code of torchao.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     return importlib.import_module(module)

@@ -61,6 +61,10 @@ class RtDetr(SetDetector):
         )
         self.network.encoder_input_proj.apply(self.network._init_weights)
         self.queries = config.num_queries
+        # Looked up here, since it reads the version of the installed package.
+        self._output = import_transformers(
+            f"{options.key}.detector={kind}", "transformers.modeling_outputs"
+        ).BaseModelOutput
         module, function = LOSSES[kind]
         self._loss = getattr(
             import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}"), function
@@ -125,7 +129,7 @@ class RtDetr(SetDetector):
     def _decode(self, raw: Raw, labels: list[dict[str, Tensor]] | None = None) -> Any:
         self.check_cells(raw, len(self.map_indices))
         levels = [raw[f"level_{i}"] for i in range(len(self.map_indices))]
-        encoded = import_transformers(self.kind, "transformers.modeling_outputs").BaseModelOutput(levels)
+        encoded = self._output(levels)
         # Of the inputs, the library reads only the number of images and the device.
         return self.network(None, inputs_embeds=levels[0], encoder_outputs=encoded, labels=labels)
 

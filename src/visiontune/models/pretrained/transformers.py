@@ -115,7 +115,7 @@ class TransformersWeights:
         """The tensors under the names of a FineTuner."""
         if self.config.model_type == "eomt":
             return rename_eomt(state, self.config.num_hidden_layers - self.config.num_blocks)
-        # RT-DETR and D-FINE have the outputs of the decoder's layers twice, and ours only the first.
+        # The files of RT-DETR and D-FINE have the output layers of the decoder twice; a FineTuner has them once.
         twice = any(name.startswith("model.decoder.class_embed.") for name in state)
         renamed = {}
         for name, value in state.items():
