@@ -76,8 +76,11 @@ class RfDetr(SetDetector):
         detection = self._detection
         detection.model.backbone = _Neck(detection.model.backbone.projector)
         self.queries = self.config.num_queries
-        module = "loss_rf_detr" if masks else "loss_lw_detr"
-        self._library: Any = import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}")
+        module, prefix = ("loss_rf_detr", "RfDetr") if masks else ("loss_lw_detr", "LwDetr")
+        library = import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}")
+        # Two classes, since the average of the weights copies the model, and Python cannot copy a module.
+        self._matcher_class: Any = getattr(library, f"{prefix}HungarianMatcher")
+        self._loss_class: Any = getattr(library, f"{prefix}ImageLoss")
 
     @property
     def _detection(self) -> Any:
@@ -149,25 +152,25 @@ class RfDetr(SetDetector):
 
     def _criterion(self) -> tuple[Any, dict[str, float]]:
         """The library's matching and losses of one layer, and the weights of the losses."""
-        config, library = self.config, self._library
+        config = self.config
         costs = {name: getattr(config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
         arguments: dict[str, Any] = {"num_classes": self.classes, "focal_alpha": config.focal_alpha}
         arguments |= {"losses": ["labels", "boxes"], "group_detr": config.group_detr}
         weights = {f"loss_{name}": getattr(config, f"{name}_loss_coefficient") for name in ("bbox", "giou")}
         weights["loss_ce"] = config.class_loss_coefficient
         if not self.masks:
-            return library.LwDetrImageLoss(library.LwDetrHungarianMatcher(**costs), **arguments), weights
+            return self._loss_class(self._matcher_class(**costs), **arguments), weights
         points = config.mask_point_sample_ratio
         weights["loss_mask_ce"] = config.mask_class_loss_coefficient
         weights["loss_mask_dice"] = config.mask_dice_loss_coefficient
-        matcher = library.RfDetrHungarianMatcher(
+        matcher = self._matcher_class(
             **costs,
             mask_point_sample_ratio=points,
             cost_mask_class_cost=config.mask_class_loss_coefficient,
             cost_mask_dice_cost=config.mask_dice_loss_coefficient,
         )
         arguments["losses"] = ["labels", "boxes", "masks"]
-        return library.RfDetrImageLoss(matcher, **arguments, mask_point_sample_ratio=points), weights
+        return self._loss_class(matcher, **arguments, mask_point_sample_ratio=points), weights
 
     def _decode(self, raw: Raw) -> Any:
         self.check_cells(raw, 1)
