@@ -1,7 +1,7 @@
 """Load a pretrained model into a backbone and a head."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from visiontune.models.heads import Head
 from visiontune.models.heads.class_rows import describe_rows, match_classes
 from visiontune.models.pretrained.torchvision import TorchvisionWeights
 from visiontune.models.pretrained.transformers import TransformersWeights
+from visiontune.models.pretrained.weights import PretrainedWeights
 
-# Value of `pretrained.library` -> its weights.
-LIBRARIES: dict[str, type[TorchvisionWeights | TransformersWeights]] = {
+# Value of `pretrained.library` -> its weights, built with the config's `pretrained`.
+LIBRARIES: dict[str, Callable[[Mapping[str, Any]], PretrainedWeights]] = {
     "torchvision": TorchvisionWeights,
     "transformers": TransformersWeights,
 }

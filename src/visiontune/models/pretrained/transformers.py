@@ -1,4 +1,4 @@
-"""The weights of models of Hugging Face transformers: tensors, size and classes. Reading them runs no code."""
+"""The weights of models of Hugging Face transformers."""
 
 import contextlib
 import re
@@ -12,9 +12,9 @@ from torch import Tensor
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.weight_folders import find_files
 from visiontune.models.pretrained.transformers_eomt import rename_eomt
+from visiontune.models.pretrained.weights import KEY, PretrainedWeights
 from visiontune.models.transformers_library import import_transformers
 
-KEY = "pretrained.weights"
 FILES = ("config.json", "model.safetensors")
 # `model_type` of a config.json -> the library's class.
 MODELS = {
@@ -27,51 +27,40 @@ MODELS = {
 BACKBONE = re.compile(r"model\.backbone\.model\.|(model\.)?model\.backbone\.backbone\.")
 
 
-class TransformersWeights:
-    """The weights of one model, see `load_pretrained`.
-
-    Args:
-        settings: the config's `pretrained`.
-
-    Attributes:
-        categories: the classes, in the order of their rows.
-        source, size: where the download comes from, and how large it is, in words.
+class TransformersWeights(PretrainedWeights):
+    """The weights in a repository of Hugging Face.
 
     Raises:
-        UserError: transformers is missing or too old.
+        UserError: transformers is missing or too old, or `pretrained.classes` has no class.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.name, self.repository, self.task = settings["name"], settings["repository"], settings["task"]
         self.source, self.size = f"Hugging Face {self.repository}", settings["size"]
-        self.categories = list(settings["classes"])
+        self.categories = list(settings["classes"] or ())
+        if not self.categories:
+            raise UserError(
+                "pretrained.classes has no class: expected the classes of the weights in the order of their "
+                "rows, such as pretrained.classes=[cat,dog]; leave it out for the published weights"
+            )
         self.library = import_transformers(f"pretrained={self.name}")
 
     def is_cached(self) -> bool:
         return all(isinstance(try_to_load_from_cache(self.repository, file), str) for file in FILES)
 
     def download(self) -> dict[str, Tensor]:
-        """The tensors from the cache of huggingface_hub, or by a download into it whose hash is checked."""
         try:
             return self._read(self.repository, self.is_cached())
         except UserError:
             raise
         except Exception as error:  # of huggingface_hub, its HTTP client or transformers
-            raise self._no_network(error) from error
+            raise self.explain_download(error) from error
 
     def fetch(self) -> tuple[list[Path], list[str]]:
-        """The files in the cache, downloaded if they are not there, and notes about them."""
         try:
             return [Path(hf_hub_download(self.repository, file)) for file in FILES], []
         except Exception as error:  # of huggingface_hub or its HTTP client
-            raise self._no_network(error) from error
-
-    def _no_network(self, error: Exception) -> UserError:
-        return UserError(
-            f"{KEY}=default: the weights of {self.name} could not be downloaded ({first_line(error)[:200]}). On a "
-            f"machine with a network run `visiontune fetch pretrained={self.name} output=DIR`, copy DIR here and write "
-            f"{KEY}=DIR"
-        )
+            raise self.explain_download(error) from error
 
     def read(self, path: str) -> dict[str, Tensor]:
         """The tensors of a folder with a config.json and safetensors, or of a safetensors file in such a folder."""
@@ -112,7 +101,6 @@ class TransformersWeights:
         return {name: value for name, value in model.state_dict().items() if name not in absent}
 
     def rename(self, state: Mapping[str, Tensor], task: str) -> dict[str, Tensor]:
-        """The tensors under the names of a FineTuner."""
         if self.config.model_type == "eomt":
             return rename_eomt(state, self.config.num_hidden_layers - self.config.num_blocks)
         # The files of RT-DETR and D-FINE have the output layers of the decoder twice; a FineTuner has them once.
