@@ -29,6 +29,7 @@ class Weights:
         description: the content of `weights.json`.
         files: file name -> function that writes the file at a path.
         size: of all files in bytes.
+        notes: what is unusual about the weights.
     """
 
     description: dict[str, str]

@@ -68,8 +68,8 @@ def check(verb: str, cfg: DictConfig) -> DictConfig:
 def _drop_unchosen_heads(plain: dict[str, Any]) -> None:
     """Drop the options that `pretrained` gives to heads which `heads` does not choose.
 
-    If the head of the pretrained model is not chosen, `pretrained.fallback_task` takes its place. Without both, only
-    the backbone is used.
+    If the head of the pretrained model is not chosen, `pretrained.fallback_task` takes its place. If neither is chosen,
+    only the backbone is used.
     """
     pretrained, heads = plain.get("pretrained"), plain.get("heads")
     if not isinstance(pretrained, dict) or not isinstance(heads, dict):

@@ -189,7 +189,8 @@ def test_kept_rows_and_refusals(pair: Any) -> None:
     ):
         our_model(name, folder, ["a"], "data.image_size=100")
     backbone, _ = build("small_cnn", weights=None)
-    with pytest.raises(UserError, match=r"rf_detr needs maps of one stride and width"):
+    other = {"detection": "rt_detr_v2", "instances": "mask_rcnn"}[task]
+    with pytest.raises(UserError, match=rf"needs maps of one stride and width.*write heads.{task}.detector={other}"):
         type(head)(backbone.shape, TaskInfo(task, ["a"]), detector="rf_detr")
 
 

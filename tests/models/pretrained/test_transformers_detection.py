@@ -216,8 +216,10 @@ def test_refusals(pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"heads.detection.hidden is an option of .*detector=faster_rcnn.*hidden=null"):
         our_model(name, folder, ["a"], "heads.detection.hidden=8")
-    with pytest.raises(UserError, match=r"transformer.num_query: .* of transformers has no such argument"):
+    with pytest.raises(UserError, match=r"num_query: .* has no such argument; near it: .*transformer.num_queries"):
         our_model(name, folder, ["a"], "+heads.detection.transformer.num_query=8")
+    with pytest.raises(UserError, match=r"pretrained.classes has no class: expected the classes .*classes=\[cat,dog\]"):
+        our_model(name, folder, ["a"], "pretrained.classes=null")
     with pytest.raises(UserError, match=r"no config.json there; write a folder"):
         our_model(name, tmp_path, ["a"])
     (note,) = head.data_notes([[0] * 30], "heads.detection")
@@ -229,6 +231,8 @@ def test_refusals(pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version or missing())
         with pytest.raises(UserError, match=words):
             import_transformers("pretrained=x")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "6.0rc1")
+    assert import_transformers("pretrained=x") is transformers
 
 
 def missing() -> str:

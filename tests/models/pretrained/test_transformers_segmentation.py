@@ -238,7 +238,7 @@ def test_refusals(pair: Any) -> None:
         our_model(folder, ["a", "b"], "heads.segmentation.loss=dice")
     for options, words in (
         ({"image_size": 72}, r"image_size=72x72 is no multiple of the 16-pixel patches of eomt; .*=\[64,64\]"),
-        ({"num_blocks": 3}, "backbone.num_blocks: the blocks of EoMT have no such argument"),
+        ({"num_blocks": 3}, "backbone.num_blocks: backbone.name=eomt has no such argument; leave num_blocks out"),
         ({"hidden_size": 33}, "backbone.name=eomt cannot be built with"),
     ):
         with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""Backbones: pretrained networks of torchvision and timm, and a small CNN, behind one contract."""
+"""Backbones: networks of torchvision, timm and transformers, and a small CNN, behind one contract."""
 
 import difflib
 from typing import Any
@@ -44,10 +44,10 @@ def build(
     """Build a backbone and load its weights.
 
     Args:
-        name: a torchvision or timm network, or ``small_cnn``.
+        name: a network of torchvision, timm or transformers, or ``small_cnn``.
         weights: ``auto`` (those of a Python package if there is one for this network, else ``default``), ``default``
             (the library's own), None (random), a checkpoint's path, a run directory, or ``package:NAME``.
-        library: ``auto`` searches torchvision, then timm.
+        library: ``auto`` searches torchvision, then timm, then the others.
         image_size: (H, W) or one side in pixels, for networks with position embeddings of a fixed size.
         allow_download: False leaves the weights random if they would have to be downloaded, and the report says so.
         min_matched: least fraction (0..1) of the parameters that the weights must fill.

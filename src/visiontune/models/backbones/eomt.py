@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.backbone import Backbone
 from visiontune.models.features import Features
-from visiontune.models.transformers_library import import_transformers
+from visiontune.models.transformers_library import check_arguments, import_transformers
 
 MAX_STAGES = 12
 FIXED = ("image_size", "num_channels", "num_blocks", "num_queries", "num_upscale_blocks", "num_labels")
@@ -60,8 +60,8 @@ class EomtBackbone(Backbone):
             UserError: transformers is missing, a wrong option, or an image size that the patches do not divide.
         """
         library = import_transformers(f"backbone.name={name}")
-        if unknown := [key for key in options if key in FIXED or key not in library.EomtConfig().to_dict()]:
-            raise UserError(f"backbone.{unknown[0]}: the blocks of EoMT have no such argument")
+        known = library.EomtConfig().to_dict().keys() - FIXED
+        check_arguments(options, known, "backbone", f"backbone.name={name}")
         height, width = image_size or (640, 640)
         try:
             config = library.EomtConfig(

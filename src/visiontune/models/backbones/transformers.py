@@ -9,7 +9,7 @@ from visiontune.errors import UserError, first_line
 from visiontune.models.backbones.backbone import Backbone
 from visiontune.models.backbones.norm_layers import set_norm
 from visiontune.models.features import Features
-from visiontune.models.transformers_library import import_transformers
+from visiontune.models.transformers_library import check_arguments, import_transformers
 
 # Name -> classes of the config and the network. The names are the library's `model_type`.
 LIBRARY = {
@@ -59,8 +59,7 @@ class TransformersBackbone(Backbone):
         library = import_transformers(f"backbone.name={name}")
         config_name, network_name = LIBRARY[name]
         make_config = getattr(library, config_name)
-        if unknown := [option for option in options if option not in make_config().to_dict()]:
-            raise UserError(f"backbone.{unknown[0]}: {config_name} of transformers has no such argument")
+        check_arguments(options, make_config().to_dict(), "backbone", f"{config_name} of transformers")
         transformer = name == "rf_detr_dinov2"
         values = {"out_indices": [1, 2, 3, 4], **options, "num_channels": in_channels}
         if transformer and pretraining_size is not None:

@@ -63,7 +63,8 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         **options: Any,
     ) -> None:
         super().__init__()
-        values = DetectorOptions.read("heads.instances" if self.masks else "heads.detection", options)
+        self.key = "heads.instances" if self.masks else "heads.detection"
+        values = DetectorOptions.read(self.key, options)
         self.classes = list(info.classes)
         self.draw_threshold = draw_threshold
         self.max_detections = values.max_detections
@@ -110,13 +111,14 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         if isinstance(self.detector, TwoStage) and isinstance(other, TwoStage):
             return distill_two_stage(self.detector, raw, other, teacher_outputs, temperature)
         if isinstance(self.detector, SetDetector) or isinstance(other, SetDetector):
+            comparable = "mask_rcnn" if self.masks else "fcos"
             raise UserError(
-                "distill.teacher: the queries of transformers have no order, so their outputs cannot be "
-                "compared; write heads.detection.detector=fcos for this run and for the teacher"
+                "distill.teacher: the queries of transformers have no order, so their outputs cannot be compared; "
+                f"write {self.key}.detector={comparable} for this run and for the teacher"
             )
         raise UserError(
             "distill.teacher: either the teacher or this run is a faster_rcnn, and their outputs cannot be compared; "
-            "write the teacher's heads.detection.detector"
+            f"write the teacher's {self.key}.detector"
         )
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from visiontune.models.distributed import mean_over_ranks
 from visiontune.models.features import Features, FeatureShape
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.class_rows import ClassRows
-from visiontune.models.transformers_library import import_transformers
+from visiontune.models.transformers_library import check_arguments, import_transformers
 
 KEY = "heads.segmentation"
 FIXED = ("hidden_size", "image_size", "patch_size", "num_channels", "num_labels", "num_hidden_layers")
@@ -62,8 +62,8 @@ class EomtDecoder(nn.Module):
                 f"{KEY}.decoder=eomt continues the blocks of backbone.name=eomt, and needs that backbone; write "
                 f"pretrained=eomt_small, or {KEY}.decoder=unet"
             )
-        if unknown := [name for name in values if name in FIXED or name not in library.EomtConfig().to_dict()]:
-            raise UserError(f"{KEY}.transformer.{unknown[0]}: decoder=eomt has no such argument")
+        known = library.EomtConfig().to_dict().keys() - FIXED
+        check_arguments(values, known, f"{KEY}.transformer", "decoder=eomt")
         (width,), (patch,) = features.channels, features.strides
         try:
             config = library.EomtConfig(

@@ -31,8 +31,8 @@ class _Neck(nn.Module):
 class RfDetr(SetDetector):
     """RF-DETR (Robinson et al. 2025, https://arxiv.org/abs/2511.09554).
 
-    In the losses each object has 13 groups of queries (`transformer.group_detr`), as in the library's training; a
-    prediction has one.
+    In the losses there are several groups of queries (`transformer.group_detr`, by default 13), as in the library's
+    training, and each object is matched in each group. Predictions come from the first group.
 
     Attributes:
         network: the library's model without its backbone.
@@ -51,9 +51,11 @@ class RfDetr(SetDetector):
         """
         super().__init__(kind, classes, options)
         if len({*features.strides}) > 1 or len({*features.channels}) > 1:
+            other = "mask_rcnn" if masks else "rt_detr_v2"
             raise UserError(
                 f"{options.key}.detector={kind} needs maps of one stride and width, such as those of a plain vision "
-                f"transformer, and the backbone's have the strides {features.strides}; write detector=rt_detr_v2"
+                f"transformer, and the backbone's have the strides {features.strides} and the widths "
+                f"{features.channels}; write {options.key}.detector={other}"
             )
         maps = len(features.channels)
         small = {
@@ -125,8 +127,7 @@ class RfDetr(SetDetector):
                 for kind in criterion.losses:
                     for part in _split_loss(kind, layer, labels, matches):
                         for name, value in criterion.get_loss(kind, *part, count).items():
-                            if name in weights:
-                                sums[name] = sums.get(name, 0) + weights[name] * value.sum()
+                            sums[name] = sums.get(name, 0) + weights[name] * value.sum()
         return sums
 
     def _predict_layers(self, raw: Raw) -> list[dict[str, Tensor]]:

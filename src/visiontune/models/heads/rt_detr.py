@@ -74,7 +74,7 @@ class RtDetr(SetDetector):
         if any(side % self.stride for side in size):
             raise UserError(
                 f"data.image_size: {self.key}.detector={self.kind} needs sides that are multiples of {self.stride}, "
-                f"got {size}; write e.g. data.image_size={self.stride * round(max(size) / self.stride)}"
+                f"got {size}; write e.g. data.image_size={self.stride * max(1, round(max(size) / self.stride))}"
             )
         projections = zip(self.network.encoder_input_proj, self.map_indices, strict=True)
         levels = self.network.encoder([project(maps[i]) for project, i in projections]).last_hidden_state

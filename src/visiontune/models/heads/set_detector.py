@@ -14,7 +14,7 @@ from visiontune.errors import UserError, first_line
 from visiontune.models.heads.base import Raw
 from visiontune.models.heads.class_rows import ClassRows
 from visiontune.models.heads.detector_options import DetectorOptions
-from visiontune.models.transformers_library import import_transformers
+from visiontune.models.transformers_library import check_arguments, import_transformers
 
 NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 
@@ -113,8 +113,7 @@ def build_network(kind: str, names: tuple[str, str], values: Mapping[str, Any], 
     library = import_transformers(f"{key}.detector={kind}")
     make_config = getattr(library, names[0])
     known = {*make_config().to_dict(), "num_labels"}
-    if unknown := [name for name in values if name not in known]:
-        raise UserError(f"{key}.transformer.{unknown[0]}: {names[0]} of transformers has no such argument")
+    check_arguments(values, known, f"{key}.transformer", f"{names[0]} of transformers")
     try:
         return getattr(library, names[1])(make_config(**values, backbone_config=backbone))
     except Exception as error:  # the library's checks raise errors of many types
