@@ -17,6 +17,7 @@ class FeatureShape:
         embedding_dim: D of the ``(B, D)`` embedding.
         in_channels: channels of the images.
         prefix_tokens: number of tokens before those of the patches, see `Features.prefix`.
+        image_size: (H, W) of the images in pixels, since some heads need certain sizes; None = unknown.
     """
 
     channels: list[int]
@@ -24,6 +25,7 @@ class FeatureShape:
     embedding_dim: int
     in_channels: int = 3
     prefix_tokens: int = 0
+    image_size: tuple[int, int] | None = None
 
 
 class Features:

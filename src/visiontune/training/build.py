@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from visiontune.callbacks import (
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.data import TaskInfo, VisionData
 from visiontune.data import build_data as data_from_config
+from visiontune.data.loaders import as_size
 from visiontune.errors import UserError
 from visiontune.loggers import check_loggers
 from visiontune.models.backbones import Backbone, WeightReport
@@ -92,9 +94,8 @@ def build_finetuner(
         load: if False, all weights stay random, since a checkpoint is loaded next.
     """
     backbone, report = build_network(cfg, download, load)
-    heads = {
-        str(task): build_head(str(task), node, backbone.shape, schema[str(task)]) for task, node in cfg.heads.items()
-    }
+    shape = replace(backbone.shape, image_size=as_size(cfg.data.image_size))
+    heads = {str(task): build_head(str(task), node, shape, schema[str(task)]) for task, node in cfg.heads.items()}
     for part in (backbone, *heads.values()):
         turn_constants_into_buffers(part)
     pretrained = cfg.get("pretrained")  # runs of older versions have no such key

@@ -145,15 +145,15 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
 
     def data_notes(self, labels: Iterable[Sequence[int]], key: str) -> list[str]:
         counts = [len(objects) for objects in labels]
-        limits = {"max_detections": self.max_detections}
+        limits = {f"{key}.max_detections": self.max_detections}
         if isinstance(self.detector, SetDetector):
-            limits["transformer.num_queries"] = self.detector.queries
+            limits[f"++{key}.transformer.num_queries"] = self.detector.queries  # also if there is no such key
         notes = []
         for name, limit in limits.items():
             if dense := [count for count in counts if count > limit]:
                 notes.append(
                     f"{pluralize(len(dense), 'image has', 'images have')} more objects than the {limit} that "
-                    f"{key} predicts in an image, up to {max(dense)}: write {key}.{name}={max(dense)}"
+                    f"{key} predicts in an image, up to {max(dense)}: write {name}={max(dense)}"
                 )
         return notes
 

@@ -46,8 +46,8 @@ class RfDetr(SetDetector):
             masks: whether each query has a mask (RF-DETR-Seg).
 
         Raises:
-            UserError: transformers is missing, a wrong argument in `options.transformer`, or a backbone whose maps
-                differ in stride or width.
+            UserError: transformers is missing, a wrong argument in `options.transformer`, a backbone whose maps
+                differ in stride or width, or images that are too small.
         """
         super().__init__(kind, classes, options)
         if len({*features.strides}) > 1 or len({*features.channels}) > 1:
@@ -77,7 +77,9 @@ class RfDetr(SetDetector):
         # The detection model, which is the whole one without masks.
         detection = self._detection
         detection.model.backbone = _Neck(detection.model.backbone.projector)
-        self.queries = self.config.num_queries
+        self.queries, self.strides = self.config.num_queries, features.strides[-1:]
+        if features.image_size:
+            self.check_size(features.image_size)
         module, prefix = ("loss_rf_detr", "RfDetr") if masks else ("loss_lw_detr", "LwDetr")
         library = import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}")
         # Two classes, since the average of the weights copies the model, and Python cannot copy a module.
@@ -94,6 +96,7 @@ class RfDetr(SetDetector):
         return [model, model.model, *(layer.self_attn for layer in model.model.decoder.layers)]
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
+        self.check_size(size)
         return {"level_0": self._detection.model.backbone.projector(tuple(maps)), "size": size}
 
     def class_rows(self) -> dict[str, ClassRows]:
@@ -174,7 +177,6 @@ class RfDetr(SetDetector):
         return self._loss_class(matcher, **arguments, mask_point_sample_ratio=points), weights
 
     def _decode(self, raw: Raw) -> Any:
-        self.check_cells(raw, 1)
         return self._detection.model(raw["level_0"])
 
 

@@ -40,13 +40,13 @@ class RtDetr(SetDetector):
     def __init__(self, kind: str, features: FeatureShape, classes: int, options: DetectorOptions) -> None:
         """
         Raises:
-            UserError: transformers is missing, a wrong argument in `options.transformer`, or a backbone without maps of
-                the strides that the model reads.
+            UserError: transformers is missing, a wrong argument in `options.transformer`, a backbone without maps of
+                the strides that the model reads, or images of an unsuitable size.
         """
         super().__init__(kind, classes, options)
         values = dict(options.transformer or {})
         strides = list(values.get("feat_strides", (8, 16, 32)))
-        self.stride, self.map_indices = max(strides), _find_maps(features, strides, options.key)
+        self.strides, self.map_indices = strides, _find_maps(features, strides, options.key)
         widths = [features.channels[i] for i in self.map_indices]
         channels = [values.get("encoder_hidden_dim", 256)] * len(widths)
         values = {"decoder_in_channels": channels, **values, "encoder_in_channels": widths, "num_labels": classes}
@@ -61,6 +61,8 @@ class RtDetr(SetDetector):
         )
         self.network.encoder_input_proj.apply(self.network._init_weights)
         self.queries = config.num_queries
+        if features.image_size:
+            self.check_size(features.image_size)
         # Looked up here, since it reads the version of the installed package.
         self._output = import_transformers(
             f"{options.key}.detector={kind}", "transformers.modeling_outputs"
@@ -70,12 +72,18 @@ class RtDetr(SetDetector):
             import_transformers(f"{options.key}.detector={kind}", f"transformers.loss.{module}"), function
         )
 
-    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
-        if any(side % self.stride for side in size):
+    def check_size(self, size: tuple[int, int]) -> None:
+        """As in the base class; also that the encoder can add its maps, whose sides then differ by a factor of two."""
+        stride = max(self.strides)
+        if any(side % stride for side in size):
             raise UserError(
-                f"data.image_size: {self.key}.detector={self.kind} needs sides that are multiples of {self.stride}, "
-                f"got {size}; write e.g. data.image_size={self.stride * max(1, round(max(size) / self.stride))}"
+                f"data.image_size={list(size)}: {self.key}.detector={self.kind} needs sides that are multiples of "
+                f"{stride}; write e.g. data.image_size={stride * max(1, round(max(size) / stride))}"
             )
+        super().check_size(size)
+
+    def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
+        self.check_size(size)
         projections = zip(self.network.encoder_input_proj, self.map_indices, strict=True)
         levels = self.network.encoder([project(maps[i]) for project, i in projections]).last_hidden_state
         return {**{f"level_{i}": level for i, level in enumerate(levels)}, "size": size}
@@ -127,7 +135,6 @@ class RtDetr(SetDetector):
         return {"logits": logits[:, -1].float(), "boxes": boxes[:, -1].float()}
 
     def _decode(self, raw: Raw, labels: list[dict[str, Tensor]] | None = None) -> Any:
-        self.check_cells(raw, len(self.map_indices))
         levels = [raw[f"level_{i}"] for i in range(len(self.map_indices))]
         encoded = self._output(levels)
         # Of the inputs, the library reads only the number of images and the device.

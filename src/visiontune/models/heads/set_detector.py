@@ -31,6 +31,7 @@ class SetDetector(nn.Module, ABC):
 
     Attributes:
         queries: largest number of objects per image.
+        strides: of the maps that the decoder reads, in pixels.
     """
 
     def __init__(self, kind: str, classes: int, options: DetectorOptions) -> None:
@@ -38,6 +39,7 @@ class SetDetector(nn.Module, ABC):
         self.kind, self.key, self.classes = kind, options.key, classes
         self.score_threshold, self.max_detections = options.score_threshold, options.max_detections
         self.queries = 0
+        self.strides: Sequence[int] = ()
 
     @abstractmethod
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Raw:
@@ -87,16 +89,19 @@ class SetDetector(nn.Module, ABC):
         rest = {name: value[images, queries] for name, value in outputs.items()}
         return {"boxes": boxes[images, queries], "scores": scores, "labels": indices % self.classes, **rest}
 
-    def check_cells(self, raw: Raw, levels: int) -> None:
-        """
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Check that images of this size (H, W) have a cell of the maps for each query to begin at.
+
         Raises:
-            UserError: there are more queries than cells.
+            UserError: they have fewer cells.
         """
-        cells = sum(raw[f"level_{i}"].shape[-2] * raw[f"level_{i}"].shape[-1] for i in range(levels))
+        height, width = size
+        cells = sum((height // stride) * (width // stride) for stride in self.strides)
         if cells < self.queries:
             raise UserError(
-                f"{self.key}.transformer.num_queries={self.queries}: images of {raw['size']} pixels give {cells} cells "
-                f"for the queries to begin at; write {self.key}.transformer.num_queries={cells}, or larger images"
+                f"data.image_size={list(size)}: images of {height}x{width} pixels give {cells} cells for the "
+                f"{self.queries} queries of {self.key} to begin at; write larger images, or "
+                f"++{self.key}.transformer.num_queries={cells}"
             )
 
 
