@@ -51,7 +51,7 @@ def test_rows_of_known_classes_and_all_other_layers_are_loaded(task: str, overri
     cfg = compose(task, *overrides)
     source, model = build(cfg, OLD, seed=0), build(cfg, NEW, seed=1)
     run = save(source, tmp_path / "a")
-    old, initial = source.state_dict(), {key: value.clone() for key, value in model.state_dict().items()}
+    old = source.state_dict()
     report = load_weights(model, run, min_matched=0.5)
     new = model.state_dict()
 
@@ -62,12 +62,11 @@ def test_rows_of_known_classes_and_all_other_layers_are_loaded(task: str, overri
             split_rows(state[key], layout.groups, layout.offset, len(names))
             for state, names in ((old, OLD), (new, NEW))
         )
-        fresh = split_rows(initial[key], layout.groups, layout.offset, len(NEW))
         first = layout.offset
         assert torch.equal(after[:, :first], before[:, :first])
         for index, entry in ((0, 2), (2, 1), (3, 0)):
             assert torch.equal(after[:, first + index], before[:, first + entry])
-        assert torch.equal(after[:, first + 1], fresh[:, first + 1])
+        assert torch.equal(after[:, first + 1], before[:, first:].mean(1))
         assert (
             f"{key} {tuple(old[key].shape)} -> {tuple(new[key].shape)}, rows of known classes kept" in report.reshaped
         )

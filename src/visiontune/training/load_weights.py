@@ -6,7 +6,7 @@ from torch import Tensor
 
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads.class_rows import ClassRows, describe_rows, match_classes
+from visiontune.models.heads.class_rows import ClassRows, describe_rows, match_classes, object_entries
 from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import plain_state, rename_for_adapters
 from visiontune.training.load import read_checkpoint, read_schema
@@ -16,8 +16,9 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     """Load the weights of another run's best checkpoint into `model`.
 
     If a head has other classes, the rows of the classes that both runs know by name are loaded into the layers that
-    depend on classes (see `Head.class_rows`), and so are all other layers. A head without such a list, such as that of
-    classification, keeps its initial weights, even if the shapes are equal, since its rows would mean other classes.
+    depend on classes (see `Head.class_rows`), and so are all other layers. Other classes begin with the mean of the
+    rows (see `ClassRows.copy`). A head without such a list, such as that of classification, keeps its initial weights,
+    even if the shapes are equal, since its rows would mean other classes.
 
     Raises:
         UserError: less than `min_matched` (0..1) of the parameters match.
@@ -76,7 +77,8 @@ def _copy_rows(
     for key in [key for key in layouts if key in state]:
         rows, value, target = layouts[key], state.pop(key), initial[key]
         entries = {index: rows.offset + entry for index, entry in matches.items()}
-        merged = rows.copy(value, target, rows.offset + len(known), entries)
+        mean = [rows.offset + entry for entry in object_entries(known)]
+        merged = rows.copy(value, target, rows.offset + len(known), entries, mean)
         if merged is not None:
             state[key] = merged
         outcome = "initialised" if merged is None else "rows of known classes kept"

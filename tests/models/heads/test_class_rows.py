@@ -1,10 +1,10 @@
-"""Rows of classes that pretrained weights know are copied bit for bit; the others stay as they were."""
+"""Rows of classes that pretrained weights know are copied bit for bit; others begin with their mean."""
 
 import pytest
 import torch
 from torchvision.models import get_model_weights
 
-from visiontune.models.heads.class_rows import ClassRows, match_classes
+from visiontune.models.heads.class_rows import ClassRows, match_classes, object_entries
 
 COCO = ["__background__", "person", "bicycle", "car", "N/A", "dog", "N/A"]
 
@@ -70,6 +70,21 @@ def test_rows_are_copied(layout: ClassRows, classes: int, matches: dict[int, int
                 expected[index] = source[(group * 7 + old) * per_class + row]
     assert torch.equal(merged, expected)
     assert torch.equal(target, before)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_other_classes_begin_with_the_mean(average: bool) -> None:
+    """In each group, and for each row of a class; not of the background and of numbers without a class."""
+    layout = ClassRows(per_class=4, groups=2, offset=1, after=1, average=average)
+    source, target = torch.randn(2 * 8 * 4, 5), torch.randn(2 * 4 * 4, 5)
+    known = object_entries(COCO)
+    assert known == [1, 2, 3, 5]
+    merged = layout.copy(source, target, 7, {1: 3}, known)
+    assert merged is not None
+    old, initial, new = (tensor.view(2, -1, 4, 5) for tensor in (source, target, merged))
+    mean = old[:, [1, 2, 3, 5]].mean(1) if average else initial[:, 1]
+    expected = torch.stack([old[:, 0], mean, old[:, 3], old[:, 7]], 1)
+    assert torch.equal(new, expected)
 
 
 def test_other_layouts_are_not_copied() -> None:

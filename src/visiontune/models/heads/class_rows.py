@@ -10,6 +10,7 @@ from visiontune.errors import some
 
 SHOWN = 10  # classes in a line of the report
 NO_CLASS = "n/a"  # torchvision's name for numbers that COCO does not use
+BACKGROUND = "background"
 # Pascal VOC's names of classes that COCO has too.
 COCO_NAMES = {
     "aeroplane": "airplane",
@@ -32,15 +33,23 @@ class ClassRows:
         groups: blocks one after another, such as one per anchor of a cell.
         offset: entries before the first class, such as one for the background; they are kept.
         after: entries after the last class, such as one for no object; they are kept.
+        average: whether a class that the source does not know begins with the mean of the known classes. False keeps
+            the target's own row: the embeddings of labels differ between classes from the start.
     """
 
     per_class: int = 1
     groups: int = 1
     offset: int = 0
     after: int = 0
+    average: bool = True
 
-    def copy(self, source: Tensor, target: Tensor, entries: int, matches: Mapping[int, int]) -> Tensor | None:
+    def copy(
+        self, source: Tensor, target: Tensor, entries: int, matches: Mapping[int, int], known: Sequence[int] = ()
+    ) -> Tensor | None:
         """`target` with the rows of some classes, and the entries before and after the classes, from `source`.
+
+        The other layers of a trained head suit the scale of its class rows: random rows would give confident, wrong
+        scores. So the other classes begin with the mean over `known` classes, which scores "some object".
 
         Args:
             source: the pretrained tensor.
@@ -48,6 +57,7 @@ class ClassRows:
             entries: number of entries in each group of `source`, those before the first class included, those after the
                 last class not.
             matches: index of a new class -> entry of `source`.
+            known: entries of `source` for the mean; without any, or if `average` is False, the rows of `target` stay.
 
         Returns:
             None if `source` does not have this layout, or differs from `target` in another dimension.
@@ -58,6 +68,8 @@ class ClassRows:
         merged = target.clone(memory_format=torch.contiguous_format)
         shape = (self.groups, -1, self.per_class, *target.shape[1:])
         new, old = merged.view(shape), source.to(target).reshape(shape)
+        if self.average and known:
+            new[:] = old[:, list(known)].mean(1, keepdim=True)
         new[:, : self.offset] = old[:, : self.offset]
         if self.after:
             new[:, -self.after :] = old[:, -self.after :]
@@ -92,6 +104,11 @@ def match_classes(
     renamed = {_normalize(name): alias and _normalize(alias) for name, alias in (aliases or {}).items()}
     normalized = [renamed.get(_normalize(name), _normalize(name)) for name in names]
     return {index: entries[name] for index, name in enumerate(normalized) if name in entries}
+
+
+def object_entries(names: Sequence[str]) -> list[int]:
+    """Entries of the classes that are neither the background nor a number without a class."""
+    return [entry for entry, name in enumerate(names) if _normalize(name) not in (BACKGROUND, NO_CLASS)]
 
 
 def describe_rows(names: Sequence[str], matches: Mapping[int, int], advice: str = "") -> str:

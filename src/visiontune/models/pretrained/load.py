@@ -10,7 +10,7 @@ from visiontune.data.schema import TaskInfo
 from visiontune.errors import UserError, shell_override, some
 from visiontune.models.backbones import Backbone, WeightReport, load_state
 from visiontune.models.heads import Head
-from visiontune.models.heads.class_rows import describe_rows, match_classes
+from visiontune.models.heads.class_rows import describe_rows, match_classes, object_entries
 from visiontune.models.pretrained.torchvision import TorchvisionWeights
 from visiontune.models.pretrained.transformers import TransformersWeights
 from visiontune.models.pretrained.weights import PretrainedWeights
@@ -32,8 +32,8 @@ def load_pretrained(
 ) -> WeightReport:
     """Fill the backbone and the head of `settings.task` with pretrained weights; without that head, the backbone.
 
-    Rows of classes that the weights know by name are kept, see `Head.class_rows`. The rows of other classes stay as
-    they are.
+    Rows of classes that the weights know by name are kept, see `Head.class_rows`. Other classes begin with the mean of
+    the rows of all classes in the weights, see `ClassRows.copy`.
 
     Args:
         settings: the config's `pretrained`, with `weights` that are not null.
@@ -134,7 +134,7 @@ def _copy_rows(
         if key not in renamed or renamed[key].ndim == 0:
             continue
         value, target = renamed[key], expected[key]
-        merged = layout.copy(value, target, len(categories), matches)
+        merged = layout.copy(value, target, len(categories), matches, object_entries(categories))
         if merged is not None:
             renamed[key] = merged
             shapes[key] = f"{tuple(value.shape)} -> {tuple(target.shape)}"
