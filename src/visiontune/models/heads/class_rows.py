@@ -112,12 +112,12 @@ def object_entries(names: Sequence[str]) -> list[int]:
 
 
 def describe_rows(names: Sequence[str], matches: Mapping[int, int], advice: str = "") -> str:
-    """One line of the load report: the classes that keep their rows, and those whose rows begin random.
+    """One line of the load report: the classes that keep their rows, and the fresh ones, which begin with the mean.
 
     Args:
         names: the classes of the data.
         matches: the result of `match_classes`.
-        advice: text after the classes that begin random; {name} in it is the first of them.
+        advice: text after the fresh classes; {name} in it is the first of them.
     """
     fresh = [name for index, name in enumerate(names) if index not in matches]
     line = f"kept rows: {_list_names([names[index] for index in sorted(matches)]) or 'none'}"
