@@ -174,6 +174,17 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
         DetectionHead(SHAPE, DETECTION, **options)
 
 
+def test_options_of_instances() -> None:
+    head: Any = InstancesHead(SHAPE, INSTANCES)
+    assert head.detector.roi.fg_bg_sampler.batch_size_per_image == 64
+    message = "heads.instances.transformer is an option of detector=rf_detr, not of detector=mask_rcnn"
+    with pytest.raises(UserError, match=message):
+        InstancesHead(SHAPE, INSTANCES, transformer={})
+    message = "heads.instances.hidden is an option of detector=mask_rcnn, not of detector=rf_detr; write .*=null"
+    with pytest.raises(UserError, match=message):
+        InstancesHead(SHAPE, INSTANCES, detector="rf_detr", hidden=8)
+
+
 def test_retinanet_has_torchvisions_box_losses_by_name() -> None:
     _images, targets = drawn(1)
     losses = []

@@ -19,8 +19,8 @@ from visiontune.data.geometry import eval_frame
 from visiontune.errors import UserError
 from visiontune.models.backbones import build
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads import InstancesHead, rf_detr
-from visiontune.training.build import build_finetuner
+from visiontune.models.heads import rf_detr
+from visiontune.training.build import build_finetuner, build_head
 from visiontune.training.resolve import resolve
 
 SIDES = (64, 96, 80, 112, 128)
@@ -203,7 +203,9 @@ def test_a_mask_of_a_padded_image() -> None:
     logits[:, 8:] = 5.0
     config = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 8, "num_windows": 1}
     backbone, _ = build("rf_detr_dinov2", weights=None, library="transformers", out_indices=[1], **config)
-    head = InstancesHead(backbone.shape, TaskInfo("instances", ["a"]), detector="rf_detr", transformer=SMALL)
+    keys = [f"++heads.instances.transformer.{key}={value}" for key, value in SMALL.items()]
+    cfg = train_config(["heads=instances", "data=digit_scenes", "heads.instances.detector=rf_detr", *keys])
+    head: Any = build_head("instances", cfg.heads.instances, backbone.shape, TaskInfo("instances", ["a"]))
     frame = eval_frame("letterbox", (50, 100), (64, 64))
     mask = head._resize_masks(logits, frame)
     assert frame.inside == (16, 0, 32, 64) and mask.shape == (1, 50, 100)

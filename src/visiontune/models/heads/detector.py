@@ -20,7 +20,6 @@ TWO_STAGE = ("proposals", "proposal_threshold", "samples", "box_convs", "hidden"
 SET = ("key", "transformer", "score_threshold", "max_detections")  # the only options of transformers
 SET_DETECTORS = ("rt_detr_v2", "d_fine", "rf_detr")
 DETECTORS = ("fcos", "retinanet", "faster_rcnn", *SET_DETECTORS)
-OTHERS = "detector=fcos, detector=retinanet and detector=faster_rcnn"
 
 
 def build_detector(
@@ -36,19 +35,23 @@ def build_detector(
     """
     if detector not in DETECTORS:
         raise UserError(f"{options.key}.detector={detector}: write {', '.join(DETECTORS[:-1])} or {DETECTORS[-1]}")
+    # The names in the config of `InstancesHead`, for messages.
+    two_stage_name, set_names = ("mask_rcnn", ["rf_detr"]) if masks else ("faster_rcnn", SET_DETECTORS)
     if detector in SET_DETECTORS:
-        _refuse(options, [field.name for field in fields(options) if field.name not in SET], detector, OTHERS)
+        others = [two_stage_name] if masks else ["fcos", "retinanet", two_stage_name]
+        _refuse(options, [field.name for field in fields(options) if field.name not in SET], detector, others)
         if detector == "rf_detr":
             return RfDetr(detector, features, classes, options, masks)
         return RtDetr(detector, features, classes, options)
     two_stage = detector == "faster_rcnn"
-    _refuse(options, ["transformer"], detector, f"detector={', detector='.join(SET_DETECTORS)}")
-    others = "detector=fcos and detector=retinanet" if two_stage else "detector=faster_rcnn"
-    _refuse(options, ONE_STAGE if two_stage else TWO_STAGE, detector, others)
+    name = two_stage_name if two_stage else detector
+    _refuse(options, ["transformer"], name, set_names)
+    others = ["fcos", "retinanet"] if two_stage else [two_stage_name]
+    _refuse(options, ONE_STAGE if two_stage else TWO_STAGE, name, others)
     if isinstance(options.box_loss, str) and (detector != "retinanet" or options.box_loss not in BOX_LOSSES):
         names = f"one of {', '.join(BOX_LOSSES)}" if detector == "retinanet" else "null"
         raise UserError(
-            f"{options.key}.box_loss={options.box_loss} with detector={detector}: write {names}, or a module such as "
+            f"{options.key}.box_loss={options.box_loss} with detector={name}: write {names}, or a module such as "
             "{_target_: torch.nn.L1Loss}"
         )
     channels = options.channels
@@ -56,14 +59,17 @@ def build_detector(
         pyramid = Pyramid(features, channels, options.min_stride or 8, extra=options.extra_levels or "pyramid")
         convs = 4 if options.convs is None else options.convs
         return OneStage(detector, pyramid, classes, options, convs)
-    norm = norm_layer(options, detector, NORMS)
+    norm = norm_layer(options, name, NORMS)
     pyramid = Pyramid(features, channels, options.min_stride or 4, extra="pool", norm_layer=norm)
     values = {name: value for name in (*TWO_STAGE, "convs") if (value := getattr(options, name)) is not None}
     return TwoStage(pyramid, classes, options, masks, **values)
 
 
-def _refuse(options: DetectorOptions, names: Iterable[str], detector: str, others: str) -> None:
+def _refuse(options: DetectorOptions, names: Iterable[str], detector: str, others: Iterable[str]) -> None:
     """Refuse options that a detector does not have, unless they are the default.
+
+    Args:
+        others: the detectors that have them.
 
     Raises:
         UserError: the message has the first of them, and the detectors that have it.
@@ -73,6 +79,6 @@ def _refuse(options: DetectorOptions, names: Iterable[str], detector: str, other
         if getattr(options, name) != defaults[name]:
             default = "null" if defaults[name] is None else defaults[name]
             raise UserError(
-                f"{options.key}.{name} is an option of {others}, not of detector={detector}; write "
-                f"{options.key}.{name}={default}"
+                f"{options.key}.{name} is an option of {' and '.join(f'detector={other}' for other in others)}, not of "
+                f"detector={detector}; write {options.key}.{name}={default}"
             )

@@ -26,6 +26,7 @@ class InstancesHead(DetectionHead):
 
     Args:
         detector: "mask_rcnn", with the options of a `DetectionHead` with detector="faster_rcnn"; or "rf_detr".
+        samples: an option of mask_rcnn, see `TwoStage`; None = 64, since masks need memory.
 
     Raises:
         UserError: another detector, and as `DetectionHead`.
@@ -34,10 +35,19 @@ class InstancesHead(DetectionHead):
     directions = dict.fromkeys([*NUMBERS, *(f"box_{name}" for name in NUMBERS)], "max") | {"loss": "min"}
     masks = True
 
-    def __init__(self, features: FeatureShape, info: TaskInfo, detector: str = "mask_rcnn", **options: Any) -> None:
+    def __init__(
+        self,
+        features: FeatureShape,
+        info: TaskInfo,
+        detector: str = "mask_rcnn",
+        samples: int | None = None,
+        **options: Any,
+    ) -> None:
         if detector not in DETECTORS:
             raise UserError(f"heads.instances.detector={detector}: write {' or '.join(DETECTORS)}")
-        super().__init__(features, info, detector=DETECTORS[detector], **options)
+        if detector == "mask_rcnn" and samples is None:
+            samples = 64
+        super().__init__(features, info, detector=DETECTORS[detector], samples=samples, **options)
 
     def graph(self, raw: Raw, frame: Frame) -> Prediction:
         objects = self.detector.graph(raw)
