@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from composing import compose_files_once
 from filelock import FileLock
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
@@ -65,6 +66,7 @@ def isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("VISIONTUNE_LOGS", str(tmp_path_factory.mktemp("logs")))
         patch.setattr(Hydra, "get_mode", get_mode)
+        compose_files_once(patch)
         patch.setattr(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # OmegaConf's; the same in C
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import every_strategy
 import lightning as L
 import pytest
 import torch
@@ -20,34 +21,12 @@ from visiontune.models.backbones import build
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import ClassificationHead
 from visiontune.optim import schedulers
-from visiontune.strategies import (
-    BiasOnly,
-    FirstK,
-    Full,
-    GradualUnfreeze,
-    LastK,
-    LayerDecay,
-    LinearProbe,
-    Lora,
-    LpFt,
-    NormOnly,
-    Strategy,
-)
+from visiontune.strategies import Strategy
 from visiontune.training.fit import prepare
 
 EPOCHS = 4
-STRATEGIES: dict[str, Any] = {
-    "linear_probe": LinearProbe,
-    "full": Full,
-    "gradual_unfreeze": partial(GradualUnfreeze, unfrozen_by=0.8),
-    "lp_ft": partial(LpFt, probe_epochs=0.5),
-    "last_k": partial(LastK, k=1),
-    "first_k": partial(FirstK, k=1),
-    "layer_decay": LayerDecay,
-    "norm_only": NormOnly,
-    "bias_only": BiasOnly,
-    "lora": partial(Lora, rank=2),
-}
+# Under a head of classification head_only is linear_probe.
+STRATEGIES = {name: strategy for name, strategy in every_strategy.STRATEGIES.items() if name != "head_only"}
 BACKBONES: dict[str, dict[str, Any]] = {
     "small_cnn": {"widths": [4, 8], "depth": 1},
     "resnet18": {},

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from library_steps import train_both
 from running import mostly_slow
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from visiontune.config.compose import train_config
@@ -18,8 +19,9 @@ from visiontune.data.frames import Frame
 from visiontune.data.geometry import eval_frame
 from visiontune.errors import UserError
 from visiontune.models.backbones import build
+from visiontune.models.features import FeatureShape
 from visiontune.models.finetuner import FineTuner
-from visiontune.models.heads import rf_detr
+from visiontune.models.heads import DetectionHead, InstancesHead, rf_detr
 from visiontune.training.build import build_finetuner, build_head
 from visiontune.training.resolve import resolve
 
@@ -75,7 +77,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     library.save_pretrained(folder)
     ours, report = our_model(request.param, folder, NAMES, f"pretrained.classes=[{','.join(NAMES)}]")
     assert "100.0% of the parameters loaded" in report
-    return library, ours, request.param, folder
+    return library.eval(), ours.eval(), request.param, folder
 
 
 def make_targets(side: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
@@ -92,8 +94,6 @@ def make_targets(side: int) -> tuple[list[dict[str, Tensor]], list[dict[str, Ten
 
 def test_equals_library(pair: Any) -> None:
     library, ours, name, _ = pair
-    library.eval()
-    ours.eval()
     head: Any = ours.heads[MODELS[name]]
     processor = transformers.RfDetrImageProcessor()
     for side in SIDES:
@@ -130,25 +130,24 @@ def test_equals_library(pair: Any) -> None:
 def test_loss_and_steps_equal_library(pair: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps with all groups of queries; masks are compared at random points."""
     monkeypatch.setattr(rf_detr, "PART", 5)  # of the three objects' matches with the queries of all groups
-    _, ours, name, _ = pair
-    # The copy is as the one for the average of the weights.
-    task, library, ours = MODELS[name], library_model(name).train(), deepcopy(ours)
-    head: Any = ours.train().heads[task]
-    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (library, ours)]
-    for step in range(steps):
+    # The copy of ours is as the one for the average of the weights.
+    library, ours = (deepcopy(model).train() for model in pair[:2])
+    task = MODELS[pair[2]]
+    head: Any = ours.heads[task]
+
+    def draw(step: int) -> tuple[Tensor, list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         side = SIDES[step % len(SIDES)]
-        image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(step))
-        labels, targets = make_targets(side)
-        torch.manual_seed(step)
-        expected = library((image - ours.backbone.mean) / ours.backbone.std, labels=labels).loss
-        torch.manual_seed(step)
-        loss = torch.stack(list(head.loss(ours(image)[task], targets).values())).sum()
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-        for optimizer, value in zip(optimizers, (expected, loss), strict=True):
-            optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
-            optimizer.step()
+        return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(step)), *make_targets(side)
+
+    def library_loss(step: int) -> Tensor:
+        image, labels, _ = draw(step)
+        return library((image - ours.backbone.mean) / ours.backbone.std, labels=labels).loss
+
+    def our_loss(step: int) -> Tensor:
+        image, _, targets = draw(step)
+        return torch.stack(list(head.loss(ours(image)[task], targets).values())).sum()
+
+    train_both((library, library_loss), (ours, our_loss), steps, max_norm=1.0)
     prefix = "model." if task == "detection" else "model.model."
     weights = library.state_dict()
     for key, value in ours.backbone.model.state_dict().items():
@@ -167,12 +166,13 @@ def test_images_without_objects(pair: Any) -> None:
         assert losses["loss_ce"] > 0
         assert {float(value) for key, value in losses.items() if key != "loss_ce"} == {0.0}
         if MODELS[name] == "detection":
-            library.train()
-            expected = library((image - ours.backbone.mean) / ours.backbone.std, labels=[labels[1]] * 2).loss
+            expected = (
+                deepcopy(library).train()((image - ours.backbone.mean) / ours.backbone.std, labels=[labels[1]] * 2).loss
+            )
             torch.testing.assert_close(losses["loss_ce"], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_kept_rows_and_refusals(pair: Any) -> None:
+def test_kept_rows(pair: Any) -> None:
     """Row 1 is person and row 3 is car, in the encoder's outputs of every group as well."""
     library, _, name, folder = pair
     task = MODELS[name]
@@ -187,14 +187,19 @@ def test_kept_rows_and_refusals(pair: Any) -> None:
     for key in head.class_rows():
         value, expected = state[key], weights[key.removeprefix("detector.network.")]
         assert torch.equal(value[[0, 2]], expected[[1, 3]]) and torch.equal(value[1], expected[known].mean(0))
+
+
+def test_refusals() -> None:
     with pytest.raises(
         UserError, match=r"data.image_size=\[100, 100\].*square.*multiple of 16; write data.image_size=96"
     ):
-        our_model(name, folder, ["a"], "data.image_size=100")
-    backbone, _ = build("small_cnn", weights=None)
-    other = {"detection": "rt_detr_v2", "instances": "mask_rcnn"}[task]
-    with pytest.raises(UserError, match=rf"needs maps of one stride and width.*write heads.{task}.detector={other}"):
-        type(head)(backbone.shape, TaskInfo(task, ["a"]), detector="rf_detr")
+        our_model("rf_detr_nano", Path(), ["a"], "data.image_size=100", "pretrained.weights=null")
+    features = FeatureShape([8, 16], [8, 16], 16)
+    for head, task, other in ((DetectionHead, "detection", "rt_detr_v2"), (InstancesHead, "instances", "mask_rcnn")):
+        with pytest.raises(
+            UserError, match=rf"needs maps of one stride and width.*write heads.{task}.detector={other}"
+        ):
+            head(features, TaskInfo(task, ["a"]), detector="rf_detr")
 
 
 def test_a_mask_of_a_padded_image() -> None:

@@ -2,10 +2,11 @@
 
 import re
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
+import every_strategy
 import pytest
 import torch
 from running import mostly_slow
@@ -19,36 +20,13 @@ from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads import DetectionHead, Head, InstancesHead, SegmentationHead
 from visiontune.models.heads.class_rows import shared_parameters
 from visiontune.optim import schedulers
-from visiontune.strategies import (
-    BiasOnly,
-    FirstK,
-    Full,
-    GradualUnfreeze,
-    HeadOnly,
-    LastK,
-    LayerDecay,
-    LinearProbe,
-    Lora,
-    LpFt,
-    NormOnly,
-)
+from visiontune.strategies import HeadOnly, LastK
 from visiontune.strategies.freezing import freeze, trains_parameter
 
 SIDE = 64
 CLASSES = ["person", "car", "dog"]
-STRATEGIES: dict[str, Any] = {
-    "linear_probe": LinearProbe,
-    "head_only": HeadOnly,
-    "full": Full,
-    "gradual_unfreeze": partial(GradualUnfreeze, unfrozen_by=0.8),
-    "lp_ft": partial(LpFt, probe_epochs=0.5),
-    "last_k": partial(LastK, k=2),
-    "first_k": partial(FirstK, k=1),
-    "layer_decay": LayerDecay,
-    "norm_only": NormOnly,
-    "bias_only": BiasOnly,
-    "lora": partial(Lora, rank=2),
-}
+# These heads do not use the last stage, which computes the embedding.
+STRATEGIES = every_strategy.STRATEGIES | {"last_k": partial(LastK, k=2)}
 DETECTOR: dict[str, Any] = {"channels": 16, "norm": "none", "anchor_strides": "image"}
 TWO_STAGE = DETECTOR | {"hidden": 16, "convs": 1, "proposals": 20, "candidates": 50, "samples": 16, "min_stride": 4}
 FROZEN = {"norm": "frozen", "norm_eps": 1e-5, "return_layers": ["features.8", "features.12"]}
@@ -105,21 +83,19 @@ FAMILIES: dict[str, tuple[type[Head], dict[str, Any], dict[str, Any], set[str]]]
 }
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict[str, tuple[Any, Head]]:
-    """Backbone and head of each family; tests copy them."""
-    built = {}
-    for family, (head, options, backbone, _) in FAMILIES.items():
-        torch.manual_seed(0)
-        network, _ = build("mobilenet_v3_small", library="torchvision", weights=None, **backbone)
-        for name, tensor in network.state_dict().items():  # so that no activation vanishes
-            if name.endswith("running_var"):
-                tensor.fill_(0.05)
-            elif name.endswith("bias"):
-                tensor.uniform_(0.0, 0.5)
-        info = TaskInfo({"masks": "instances", "segmenter": "segmentation"}.get(family, "detection"), CLASSES)
-        built[family] = network, head(network.shape, info, **options)
-    return built
+@cache
+def build_parts(family: str) -> tuple[Any, Head]:
+    """Backbone and head; tests copy them."""
+    head, options, backbone, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    network, _ = build("mobilenet_v3_small", library="torchvision", weights=None, **backbone)
+    for name, tensor in network.state_dict().items():  # so that no activation vanishes
+        if name.endswith("running_var"):
+            tensor.fill_(0.05)
+        elif name.endswith("bias"):
+            tensor.uniform_(0.0, 0.5)
+    info = TaskInfo({"masks": "instances", "segmenter": "segmentation"}.get(family, "detection"), CLASSES)
+    return network, head(network.shape, info, **options)
 
 
 def target() -> dict[str, Any]:
@@ -140,8 +116,8 @@ def draw(family: str) -> tuple[Tensor, list[Any]]:
     return images, [objects, {name: value[:0] for name, value in objects.items()}]
 
 
-def assemble(parts: tuple[Any, Head], strategy: Any, epochs: int = 2) -> FineTuner:
-    backbone, head = deepcopy(parts)
+def assemble(family: str, strategy: Any, epochs: int = 2) -> FineTuner:
+    backbone, head = deepcopy(build_parts(family))
     names = [*(name for name, _ in backbone.stages()), "heads"]
     built = strategy(stages=names, epochs=epochs)
     built.prepare(backbone.model)
@@ -169,8 +145,8 @@ ALL = [*QUICK, *product(STRATEGIES, ["two_stage", "set", "segmenter"])]
 
 
 @pytest.mark.parametrize(("name", "family"), mostly_slow(dict.fromkeys(ALL), *QUICK))
-def test_what_does_not_train_keeps_its_value(name: str, family: str, parts: dict[str, Any]) -> None:
-    model = assemble(parts[family], STRATEGIES[name])
+def test_what_does_not_train_keeps_its_value(name: str, family: str) -> None:
+    model = assemble(family, STRATEGIES[name])
     strategy = model.strategy
     owners = {
         id(parameter): (stage, part, key)
@@ -200,9 +176,9 @@ def test_what_does_not_train_keeps_its_value(name: str, family: str, parts: dict
             assert statistics == set()
 
 
-def test_frozen_layers_of_a_head_give_the_outputs_of_evaluation(parts: dict[str, Any]) -> None:
+def test_frozen_layers_of_a_head_give_the_outputs_of_evaluation() -> None:
     """They apply no dropout and use no statistics of the batch."""
-    model = assemble(parts["segmenter"], HeadOnly)
+    model = assemble("segmenter", HeadOnly)
     head: Any = model.heads["task"]
     inputs = []
     before_dropout = head.decoder.layers[4][0]

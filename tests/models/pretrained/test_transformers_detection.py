@@ -1,5 +1,6 @@
 """Detectors of transformers against ours, filled from the folder that the library saves."""
 
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import yaml
+from library_steps import train_both
 from running import mostly_slow
-from torch import Tensor, nn
+from torch import Tensor
 
-from visiontune.config.compose import train_config
+from visiontune.config.compose import config_dir, train_config
 from visiontune.config.launch import Launch
 from visiontune.data import TaskInfo
 from visiontune.data.frames import Frame
@@ -89,19 +92,16 @@ def our_model(name: str, folder: Path, classes: list[str], *overrides: str) -> t
     return model, str(report)
 
 
-def coco_classes(name: str) -> list[str]:
-    return list(train_config([f"pretrained={name}", "heads=detection", "data=digit_scenes"]).pretrained.classes)
-
-
 @pytest.fixture(scope="module", params=list(MODELS))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, FineTuner, str, Path]:
     """The library's model, ours with the same 80 classes, its name and the folder of its weights."""
     folder = tmp_path_factory.mktemp(request.param)
     library = library_model(request.param)
     library.save_pretrained(folder)
-    ours, report = our_model(request.param, folder, coco_classes(request.param))
+    classes = yaml.safe_load((config_dir() / "pretrained" / "coco80.yaml").read_text())["pretrained"]["classes"]
+    ours, report = our_model(request.param, folder, classes)
     assert "100.0% of the parameters loaded" in report
-    return library, ours, request.param, folder
+    return library.eval(), ours.eval(), request.param, folder
 
 
 def make_targets(size: tuple[int, int]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
@@ -122,8 +122,6 @@ def make_targets(size: tuple[int, int]) -> tuple[list[dict[str, Tensor]], list[d
 
 def test_equals_library(pair: Any) -> None:
     library, ours, _, _ = pair
-    library.eval()
-    ours.eval()
     head: Any = ours.heads["detection"]
     for size in SIZES:
         image = torch.rand(2, 3, *size)
@@ -150,28 +148,24 @@ def test_equals_library(pair: Any) -> None:
 @pytest.mark.parametrize("steps", mostly_slow([2, 10], 2))
 def test_loss_and_steps_equal_library(pair: Any, steps: int) -> None:
     """Steps with denoising queries, and images of which one or (in the second step) both have no objects."""
-    library, ours, name, folder = pair
-    library, (ours, _) = library_model(name), our_model(name, folder, coco_classes(name))
-    library.train()
-    ours.train()
+    library, ours = (deepcopy(model).train() for model in pair[:2])
     head: Any = ours.heads["detection"]
-    optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (library, ours)]
-    for step in range(steps):
+
+    def draw(step: int) -> tuple[Tensor, list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         size = SIZES[step % len(SIZES)]
         image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(step))
         labels, targets = make_targets(size)
-        if step == 1:
-            labels, targets = [labels[1]] * 2, [targets[1]] * 2
-        torch.manual_seed(step)
-        expected = library(image, labels=labels).loss
-        torch.manual_seed(step)
-        loss = torch.stack(list(head.loss(ours(image)["detection"], targets).values())).sum()
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-        for optimizer, value in zip(optimizers, (expected, loss), strict=True):
-            optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
-            optimizer.step()
+        return (image, [labels[1]] * 2, [targets[1]] * 2) if step == 1 else (image, labels, targets)
+
+    def library_loss(step: int) -> Tensor:
+        image, labels, _ = draw(step)
+        return library(image, labels=labels).loss
+
+    def our_loss(step: int) -> Tensor:
+        image, _, targets = draw(step)
+        return torch.stack(list(head.loss(ours(image)["detection"], targets).values())).sum()
+
+    train_both((library, library_loss), (ours, our_loss), steps, max_norm=1.0)
     weights = {key.removeprefix("model."): value for key, value in library.state_dict().items()}
     state = {key.removeprefix("network."): value for key, value in head.detector.state_dict().items()}
     state |= {f"backbone.model.{key}": value for key, value in ours.backbone.model.state_dict().items()}
@@ -202,30 +196,42 @@ def test_kept_rows(pair: Any) -> None:
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         logits = head.detector.predict(ours(image)["detection"])["logits"]
-        expected = library.eval()(image).logits
+        expected = library(image).logits
     assert logits.shape == (1, 20, 3) and expected.shape == (1, 20, 80)
 
 
-def test_refusals(pair: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, ours, name, folder = pair
-    ours.eval()
+def test_more_objects_than_queries_and_more_queries_than_cells(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ours, _, _ = pair
     head: Any = ours.heads["detection"]
-    with pytest.raises(UserError, match=r"image_size=\[100, 100\].*multiples of 32; write e.g. data.image_size=96"):
-        our_model(name, folder, ["a"], "data.image_size=100")
+    (note,) = head.data_notes([[0] * 30], "heads.detection")
+    assert "1 image has more objects than the 20" in note and "heads.detection.transformer.num_queries=30" in note
     monkeypatch.setattr(head.detector, "queries", 40)
     with pytest.raises(UserError, match=r"32x32 pixels give 21 cells .* 40 queries .*\+\+.*num_queries=21"):
         head.detector.check_size((32, 32))
-    monkeypatch.undo()
-    with pytest.raises(UserError, match=r"heads.detection.hidden is an option of .*detector=faster_rcnn.*hidden=null"):
-        our_model(name, folder, ["a"], "heads.detection.hidden=8")
-    with pytest.raises(UserError, match=r"num_query: .* has no such argument; near it: .*transformer.num_queries"):
-        our_model(name, folder, ["a"], "+heads.detection.transformer.num_query=8")
-    with pytest.raises(UserError, match=r"pretrained.classes has no class: expected the classes .*classes=\[cat,dog\]"):
-        our_model(name, folder, ["a"], "pretrained.classes=null")
-    with pytest.raises(UserError, match=r"no config.json there; write a folder"):
-        our_model(name, tmp_path, ["a"])
-    (note,) = head.data_notes([[0] * 30], "heads.detection")
-    assert "1 image has more objects than the 20" in note and "heads.detection.transformer.num_queries=30" in note
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.image_size=100"], r"image_size=\[100, 100\].*multiples of 32; write e.g. data.image_size=96"),
+        (["heads.detection.hidden=8"], r"hidden is an option of .*detector=faster_rcnn.*hidden=null"),
+        (
+            ["+heads.detection.transformer.num_query=8"],
+            r"num_query: .* has no such argument; near it: .*transformer.num_queries",
+        ),
+        (
+            ["pretrained.classes=null"],
+            r"pretrained.classes has no class: expected the classes .*classes=\[cat,dog\]",
+        ),
+        ([], r"no config.json there; write a folder"),
+    ],
+)
+def test_what_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        our_model("dfine_s", tmp_path, ["a"], *overrides)
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     for version, words in (
         ("5.17.0", "needs transformers 5.18 or newer, and 5.17.0 is installed"),
         (None, "not installed"),
