@@ -19,7 +19,7 @@ from running import Command, mostly_slow
 
 from visiontune import export
 from visiontune.data.images import ImageDecoder, load_image
-from visiontune.deployment import files
+from visiontune.deployment import files, verification
 from visiontune.runs import RunDirectory
 
 TASKS = ["classification", "multilabel", "regression", "segmentation", "dense", "detection", "instances"]
@@ -224,6 +224,17 @@ def test_a_file_that_disagrees_is_deleted(
     outcome = command("export", f"run={run.path}", f"output={tmp_path}")
     assert outcome.code == 1 and outcome.err.startswith("error: the exported file disagrees with the model: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_scores_are_the_reason() -> None:
+    """A network that was not trained gives many boxes the same score."""
+    distinct = torch.linspace(0.9, 0.1, 100)
+    assert verification._explain_ties("detection", [distinct]) is None
+    advice = verification._explain_ties("detection", [distinct, torch.full((100,), 0.32)])
+    assert advice == (
+        "99 of 200 boxes have the score of another box, as those of a network that was not trained, so which boxes are "
+        "kept is a matter of chance. Train the run first, or raise heads.detection.score_threshold"
+    )
 
 
 def test_refused_exports(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

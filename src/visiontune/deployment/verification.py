@@ -1,6 +1,6 @@
 """Compare an exported file with its model on real images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -18,6 +18,7 @@ RAW, DECODED = 1e-4, 1e-4  # largest relative difference of numbers
 SHARE = 1e-3  # largest share of decisions that differ
 PIXELS, BOXES = 0.1, 0.01  # largest offset of a box, and largest share of boxes without a match
 NO_MATCH = 1e3
+TIE, TIES = 1e-6, 0.1  # largest difference of scores that are equal, and share of boxes with equal scores that is named
 
 
 @torch.no_grad()
@@ -40,6 +41,7 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
     """
     count, worst = 0, 0.0
     boxes: dict[str, list[tuple[int, int]]] = {}
+    scores: dict[str, list[Tensor]] = {}
     for batch in batches:
         file_outputs = exported.outputs(batch["original_image"], model.heads)
         for task, raw in model(batch["image"]).items():
@@ -57,6 +59,7 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
                     boxes.setdefault(task, []).append(
                         (len(match_boxes(expected, actual)), max(map(len, (expected["boxes"], actual["boxes"]))))
                     )
+                    scores.setdefault(task, []).append(expected["scores"])
                     continue
                 for name, value in expected.items():
                     limit = DECODED if value.is_floating_point() else SHARE
@@ -64,8 +67,21 @@ def verify(exported: Exported, model: FineTuner, batches: Iterator[Batch]) -> tu
         count += len(batch["original_image"])
     for task, counts in boxes.items():
         matched, total = map(sum, zip(*counts, strict=True))
-        _check(f"{task}.boxes (share without a match)", 1 - matched / max(1, total), BOXES)
+        advice = _explain_ties(task, scores[task])
+        _check(f"{task}.boxes (share without a match)", 1 - matched / max(1, total), BOXES, advice)
     return count, worst
+
+
+def _explain_ties(task: str, scores: Sequence[Tensor]) -> str | None:
+    """What to do if many boxes of an image have equal scores, since the order of such boxes decides which are kept."""
+    ties = sum(int((image.sort().values.diff() <= TIE).sum()) for image in scores)
+    total = sum(map(len, scores))
+    if ties < TIES * total:
+        return None
+    return (
+        f"{ties} of {total} boxes have the score of another box, as those of a network that was not trained, so which "
+        f"boxes are kept is a matter of chance. Train the run first, or raise heads.{task}.score_threshold"
+    )
 
 
 def match_boxes(expected: Prediction, actual: Prediction) -> list[tuple[int, int]]:
@@ -96,9 +112,9 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1))
 
 
-def _check(name: str, difference: float, limit: float) -> None:
+def _check(name: str, difference: float, limit: float, advice: str | None = None) -> None:
     if not difference <= limit:
         raise RunError(
             f"the exported file disagrees with the model: {name} differs by {difference:.2g}, at most {limit:g} is "
-            "allowed. Please report the network and this line"
+            f"allowed. {advice or 'Please report the network and this line'}"
         )
