@@ -112,15 +112,25 @@ def test_a_blocks_own_layers_are_no_blocks() -> None:
 
 
 def test_l2_sp_pulls_to_where_the_weights_began() -> None:
-    """One SGD step of a loss without a gradient: w - lr * alpha * (w - w0), and w - lr * beta * w in the heads."""
+    """One SGD step of a loss without a gradient: w - lr * alpha * (w - w0), and w - lr * beta * w in random layers.
+
+    In a pretrained head, only the last layer depends on classes.
+    """
     callback = L2SP(alpha=0.5, beta=0.1)
     module: Any = nn.Module()
-    module.backbone, module.heads = nn.Linear(2, 2), nn.Linear(2, 1)
+    head: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    head.class_rows = lambda: dict.fromkeys(["1.weight", "1.bias"])
+    random: Any = nn.Linear(2, 1)
+    random.is_pretrained, head.is_pretrained = False, True
+    module.backbone, module.heads = nn.Linear(2, 2), nn.ModuleDict({"a": random, "b": head})
     callback.on_train_start(SimpleNamespace(ckpt_path=None), module)  # type: ignore[arg-type]
-    start = module.backbone.weight.detach().clone()
+    pulled_back = [module.backbone.weight, head[0].weight]
+    start = [weight.detach().clone() for weight in pulled_back]
     with torch.no_grad():
-        module.backbone.weight.add_(1.0)
-    head = module.heads.weight.detach().clone()
+        for weight in pulled_back:
+            weight.add_(1.0)
+    decayed = [random.weight, head[1].weight]
+    before = [weight.detach().clone() for weight in decayed]
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     module.backbone.bias.grad = None  # frozen
@@ -129,8 +139,8 @@ def test_l2_sp_pulls_to_where_the_weights_began() -> None:
     again.on_train_start(SimpleNamespace(ckpt_path="last.ckpt"), module)  # type: ignore[arg-type]
     again.on_before_optimizer_step(None, module, None)  # type: ignore[arg-type]
     torch.optim.SGD(module.parameters(), lr=0.2).step()
-    torch.testing.assert_close(module.backbone.weight, start + 1.0 - 0.2 * 0.5 * 1.0)
-    torch.testing.assert_close(module.heads.weight, head * (1 - 0.2 * 0.1))
+    torch.testing.assert_close(pulled_back, [weight + 1.0 - 0.2 * 0.5 * 1.0 for weight in start])
+    torch.testing.assert_close(decayed, [weight * (1 - 0.2 * 0.1) for weight in before])
     assert module.backbone.bias.grad is None
 
 

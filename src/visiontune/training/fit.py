@@ -65,6 +65,8 @@ def build_model(
                 head.fit_targets(targets)
     if load and cfg.weights_from is not None:
         weights = load_weights(model, RunDirectory.open(cfg.weights_from), cfg.backbone.min_matched)
+    for task in weights.heads:
+        model.heads[task].is_pretrained = True
     if load:
         _check_trained_layers(cfg, model, weights)
     attach_teacher(cfg, data, model)

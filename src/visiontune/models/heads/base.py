@@ -40,6 +40,7 @@ class Head(nn.Module, ABC):
         extra_metrics: those of the config, by name; see `add_metrics`.
         scaled_options: options whose layers have a width that follows that of a backbone's map, such as `decoder=fcn`.
             A narrower backbone would change these layers, so it cannot be pruned with them.
+        is_pretrained: whether the layers that do not depend on classes begin from weights.
     """
 
     directions: Mapping[str, str]
@@ -50,6 +51,7 @@ class Head(nn.Module, ABC):
     float16 = True
     extra_metrics: Mapping[str, ExtraMetric] = {}
     scaled_options: Sequence[str] = ()
+    is_pretrained = False
 
     @abstractmethod
     def forward(self, features: Features) -> Raw:
