@@ -7,6 +7,7 @@ from torch import Tensor
 from visiontune.models.backbones import WeightReport, load_state
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.class_rows import ClassRows, describe_rows, match_classes, object_entries
+from visiontune.models.heads.query_rows import resize_queries
 from visiontune.runs.directory import RunDirectory
 from visiontune.strategies.lora import plain_state, rename_for_adapters
 from visiontune.training.load import read_checkpoint, read_schema
@@ -30,6 +31,8 @@ def load_weights(model: FineTuner, run: RunDirectory, min_matched: float) -> Wei
     initial = model.state_dict()
     changed: dict[str, str] = {}
     remarks = []
+    for task, head in model.heads.items():
+        changed |= resize_queries(state, initial, {f"heads.{task}.{key}": n for key, n in head.query_groups.items()})
     for task in [task for task in new if task in old]:
         names, known = new[task]["classes"], old[task].classes
         if names == known:

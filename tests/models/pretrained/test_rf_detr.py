@@ -173,10 +173,11 @@ def test_images_without_objects(pair: Any) -> None:
 
 
 def test_kept_rows(pair: Any) -> None:
-    """Row 1 is person and row 3 is car, in the encoder's outputs of every group as well."""
+    """Row 1 is person and row 3 is car, in the encoder's outputs of every group as well. 12 of 15 queries are kept."""
     library, _, name, folder = pair
     task = MODELS[name]
-    ours, report = our_model(name, folder, ["person", "unicorn", "auto"], "pretrained.map={auto: car}")
+    keys = ["pretrained.map={auto: car}", f"++heads.{task}.transformer.num_queries=15"]
+    ours, report = our_model(name, folder, ["person", "unicorn", "auto"], *keys)
     assert "kept rows: person, auto; fresh: unicorn" in report
     head: Any = ours.heads[task]
     weights, state = library.state_dict(), head.state_dict()
@@ -187,6 +188,10 @@ def test_kept_rows(pair: Any) -> None:
     for key in head.class_rows():
         value, expected = state[key], weights[key.removeprefix("detector.network.")]
         assert torch.equal(value[[0, 2]], expected[[1, 3]]) and torch.equal(value[1], expected[known].mean(0))
+    for layer in (name for name in weights if name.endswith(("query_feat.weight", "point_embed.weight"))):
+        old, new = weights[layer], state[f"detector.network.{layer}"]
+        assert torch.equal(new.unflatten(0, (3, 15))[:, :12], old.unflatten(0, (3, 12)))
+        assert f"{layer} {tuple(old.shape)} -> {tuple(new.shape)}, 12 queries kept" in report
 
 
 def test_refusals() -> None:

@@ -168,20 +168,22 @@ def test_losses_of_samples_and_missing_labels(pair: Any) -> None:
 def test_kept_rows_and_another_size(pair: Any) -> None:
     """Rows of person and auto are those of the weights; position embeddings are interpolated to another grid."""
     library, _, folder = pair
-    keys = ("pretrained.map={auto: car}", "data.image_size=[32,96]")
+    keys = ("pretrained.map={auto: car}", "data.image_size=[32,96]", "++heads.segmentation.transformer.num_queries=5")
     ours, report = our_model(folder, ["person", "unicorn", "auto"], *keys)
     assert "kept rows: person, auto; fresh: unicorn" in report
     assert "position_embeddings.weight (16, 32) -> (12, 32), adapted" in report
+    assert "query.weight (7, 32) -> (5, 32), 5 queries kept" in report
     network: Any = ours.heads["segmentation"].decoder.network
     for name in ("weight", "bias"):
         old, new = getattr(library.class_predictor, name), getattr(network.class_predictor, name)
         assert torch.equal(new[[0, 2, 3]], old[[0, 2, CLASSES]]) and torch.equal(new[1], old[:CLASSES].mean(0))
+    assert torch.equal(network.query.weight, library.query.weight[:5])
     assert [*ours.heads["segmentation"].class_rows()] == [
         f"decoder.network.class_predictor.{name}" for name in ("weight", "bias")
     ]
     with torch.no_grad():
         raw = ours(torch.rand(1, 3, 32, 96))["segmentation"]
-    assert raw["masks"].shape == (1, 7, 8, 24) and raw["classes"].shape == (1, 7, 4)
+    assert raw["masks"].shape == (1, 5, 8, 24) and raw["classes"].shape == (1, 5, 4)
 
 
 @pytest.mark.parametrize("pair", [0.0], indirect=True)

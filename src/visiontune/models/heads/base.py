@@ -41,6 +41,8 @@ class Head(nn.Module, ABC):
         scaled_options: options whose layers have a width that follows that of a backbone's map, such as `decoder=fcn`.
             A narrower backbone would change these layers, so it cannot be pruned with them.
         is_pretrained: whether the layers that do not depend on classes begin from weights.
+        query_groups: parameters whose rows are learned queries, by name -> number of groups of queries, one after
+            another. Weights of another number of queries fill the first ones of each group.
     """
 
     directions: Mapping[str, str]
@@ -52,6 +54,7 @@ class Head(nn.Module, ABC):
     extra_metrics: Mapping[str, ExtraMetric] = {}
     scaled_options: Sequence[str] = ()
     is_pretrained = False
+    query_groups: Mapping[str, int] = {}
 
     @abstractmethod
     def forward(self, features: Features) -> Raw:

@@ -75,6 +75,8 @@ class DetectionHead(Head, Describable, Exportable, Distillable):
         }
         self.detector = build_detector(detector, features, len(self.classes), values, self.masks)
         self.float16 = not isinstance(self.detector, SetDetector)
+        if isinstance(self.detector, SetDetector):
+            self.query_groups = {f"detector.{name}": count for name, count in self.detector.query_groups.items()}
 
     def forward(self, features: Features) -> Raw:
         return self.detector(features.maps, features.size)

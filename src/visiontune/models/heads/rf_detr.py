@@ -78,6 +78,9 @@ class RfDetr(SetDetector):
         detection = self._detection
         detection.model.backbone = _Neck(detection.model.backbone.projector)
         self.queries, self.strides = self.config.num_queries, features.strides[-1:]
+        path = "network.model.model" if masks else "network.model"
+        names = ("query_feat", "reference_point_embed")
+        self.query_groups = {f"{path}.{name}.weight": self.config.group_detr for name in names}
         if features.image_size:
             self.check_size(features.image_size)
         module, prefix = ("loss_rf_detr", "RfDetr") if masks else ("loss_lw_detr", "LwDetr")

@@ -86,7 +86,7 @@ class SegmentationHead(Head, Describable, Exportable, Distillable):
         if decoder == "eomt":
             refuse_options(SegmentationHead, options)
             self.decoder = EomtDecoder(features, len(self.classes), transformer)
-            self.training_only = self.decoder.training_only
+            self.training_only, self.query_groups = self.decoder.training_only, {"decoder.network.query.weight": 1}
         else:
             if transformer is not None:
                 raise UserError(f"{KEY}.transformer is an option of decoder=eomt; write {KEY}.transformer=null")

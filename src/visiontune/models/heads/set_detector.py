@@ -32,7 +32,10 @@ class SetDetector(nn.Module, ABC):
     Attributes:
         queries: largest number of objects per image.
         strides: of the maps that the decoder reads, in pixels.
+        query_groups: see `Head`.
     """
+
+    query_groups: Mapping[str, int] = {}
 
     def __init__(self, kind: str, classes: int, options: DetectorOptions) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from visiontune.errors import UserError, shell_override, some
 from visiontune.models.backbones import Backbone, WeightReport, load_state
 from visiontune.models.heads import Head
 from visiontune.models.heads.class_rows import describe_rows, match_classes, object_entries
+from visiontune.models.heads.query_rows import resize_queries
 from visiontune.models.pretrained.torchvision import TorchvisionWeights
 from visiontune.models.pretrained.transformers import TransformersWeights
 from visiontune.models.pretrained.weights import PretrainedWeights
@@ -71,10 +72,13 @@ def load_pretrained(
         parts["heads"] = nn.ModuleDict({task: head})
     module = nn.ModuleDict(parts)
     rows = _copy_rows(module, head, task, renamed, matches, categories, source)
+    groups = {f"heads.{task}.{key}": count for key, count in head.query_groups.items()} if head is not None else {}
+    queries = resize_queries(renamed, module.state_dict(), groups)
     _check_fit(module, renamed, _embedding_layers(backbone, renamed), source, settings)
     statistics = {key: value for key, value in module.state_dict().items() if key in STATISTICS}
     report = load_state(module, {**statistics, **renamed}, source, min_matched=0.0)
-    report.matched = [key for key in report.matched if key not in STATISTICS and key not in rows]
+    report.matched = [key for key in report.matched if key not in {*STATISTICS, *rows, *queries}]
+    report.reshaped = [*(f"{key} {words}" for key, words in queries.items()), *report.reshaped]
     report.reshaped += [f"{key} {words}, rows of known classes kept" for key, words in rows.items()]
     report.remarks, report.heads = remarks, filled
     return report
