@@ -149,6 +149,8 @@ def test_names_are_text() -> None:
 def test_weights_of_a_run_replace_pretrained_weights(run: RunDirectory) -> None:
     cfg = resolve(compose(f"weights_from={run.path}", "backbone.name=resnet18"), Launch())
     assert cfg.pretrained is None and cfg.backbone.weights is None and cfg.backbone.name == "small_cnn"
+    with pytest.raises(UserError, match=r"^pretrained.map=\{a: b\} has no effect with weights_from=.*leave it out"):
+        resolve(compose(f"weights_from={run.path}"), Launch(overrides=("pretrained.map={a: b}",)))
 
 
 def test_reading_a_run_loads_and_downloads_nothing(

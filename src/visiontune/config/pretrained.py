@@ -38,6 +38,23 @@ def check_pretrained(cfg: DictConfig, option: str | None) -> None:
         )
 
 
+def refuse_unused(overrides: Sequence[str], weights_from: str) -> None:
+    """Refuse keys of the group `pretrained` with `weights_from`, whose weights are loaded instead.
+
+    Args:
+        overrides: of the command line.
+
+    Raises:
+        UserError: the message has the first of them.
+    """
+    for override in overrides:
+        if override.lstrip("+").startswith("pretrained."):
+            raise UserError(
+                f"{override} has no effect with {shell_override('weights_from', weights_from)}, since the weights of "
+                "that run are loaded; leave it out"
+            )
+
+
 def image_defaults(overrides: Sequence[str]) -> dict[str, Any]:
     """`image_size` and `resize` of the group data as they are without a pretrained model; none that an override sets.
 

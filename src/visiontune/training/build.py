@@ -70,6 +70,9 @@ def build_network(cfg: DictConfig, download: bool = True, load: bool = True) -> 
     """Build the backbone with its weights; see `build_finetuner`."""
     size = cfg.data.image_size if isinstance(cfg.data.image_size, int) else list(cfg.data.image_size)
     options: Any = OmegaConf.to_container(cfg.backbone, resolve=True)
+    for name, key in (("in_channels", "data.channels"), ("image_size", "data.image_size")):
+        if name in options:
+            raise UserError(f"backbone.{name}={options[name]}: write {key}={options[name]}, which also sets the data")
     options |= {} if load else {"weights": None}
     return build_backbone(**options, in_channels=cfg.data.channels, image_size=size, allow_download=download)
 

@@ -12,7 +12,7 @@ from visiontune.config.compose import train_config
 from visiontune.config.derive import derive
 from visiontune.config.devices import count_devices
 from visiontune.config.launch import Launch
-from visiontune.config.pretrained import check_pretrained, image_defaults
+from visiontune.config.pretrained import check_pretrained, image_defaults, refuse_unused
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError, shell_override
 from visiontune.models.backbones import resolve_weights
@@ -52,6 +52,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
     if launch.job is not None:
         new.run_dir = str(Path(new.sweep_dir) / f"{launch.job:03d}")
     if new.weights_from is not None:
+        refuse_unused(launch.overrides, new.weights_from)
         _, source = open_run(new.weights_from, new.trust)
         if not launch.sets_backbone:
             changed = {key: new.backbone[key] for key in ("min_matched", *launch.backbone_keys)}

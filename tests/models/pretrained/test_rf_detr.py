@@ -207,6 +207,13 @@ def test_refusals() -> None:
             head(features, TaskInfo(task, ["a"]), detector="rf_detr")
 
 
+def test_a_backbone_has_a_map_after_each_quarter_of_its_blocks() -> None:
+    """So that all blocks train."""
+    backbone, _ = build("rf_detr_dinov2", weights=None, **BACKBONE | {"num_hidden_layers": 8})
+    assert [name for name, _ in backbone.stages()] == ["stem", *(f"blocks_{i}_to_{i + 1}" for i in (0, 2, 4, 6))]
+    assert backbone.model.config.out_indices == [2, 4, 6, 8]
+
+
 def test_a_mask_of_a_padded_image() -> None:
     """The lower half of a mask is set; the image lies in rows 16 to 48 of an input of 64 pixels."""
     logits = torch.full((1, 16, 16), -5.0)

@@ -25,7 +25,7 @@ class TransformersBackbone(Backbone):
     """A network of transformers. The embedding is the mean of the last map.
 
     The convolutional networks take images of any size, in 0..1 without other normalisation. The vision transformer
-    takes square images, normalised with the statistics of ImageNet, and has four maps of one stride.
+    takes square images, normalised with the statistics of ImageNet, and has maps of one stride, by default four.
     """
 
     library = "transformers"
@@ -61,7 +61,9 @@ class TransformersBackbone(Backbone):
         make_config = getattr(library, config_name)
         check_arguments(options, make_config().to_dict(), "backbone", f"{config_name} of transformers")
         transformer = name == "rf_detr_dinov2"
-        values = {"out_indices": [1, 2, 3, 4], **options, "num_channels": in_channels}
+        depth = options.get("num_hidden_layers", make_config().num_hidden_layers) if transformer else 4
+        maps = sorted({max(1, depth * quarter // 4) for quarter in range(1, 5)})  # of a transformer, after each quarter
+        values = {"out_indices": maps, **options, "num_channels": in_channels}
         if transformer and pretraining_size is not None:
             values["image_size"] = pretraining_size
         try:
