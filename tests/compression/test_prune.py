@@ -144,7 +144,12 @@ def as_source_config(cfg: DictConfig) -> DictConfig:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("swin_t", "its attention is within windows"), ("shufflenet_v2_x0_5", "ZeroDivisionError")]
+    ("name", "reason"),
+    [
+        ("swin_t", "its attention is within windows"),
+        ("shufflenet_v2_x0_5", "ZeroDivisionError"),
+        pytest.param("rf_detr_dinov2", "its attention is within windows", marks=pytest.mark.slow),
+    ],
 )
 def test_unsupported_networks_are_refused(name: str, reason: str, config: Config) -> None:
     cfg = as_source_config(config(f"backbone.name={name}", "data.image_size=64", base=[]))

@@ -91,7 +91,8 @@ class Prune(Step):
         schema = build_data(cfg).schema
         model, _ = build_finetuner(cfg, schema, cfg.trainer.max_epochs, load=False)
         size = as_size(cfg.data.image_size)
-        if any(hasattr(module, "window_size") for module in model.backbone.modules()):
+        # Swin and the DINOv2 of RF-DETR.
+        if any(hasattr(module, name) for module in model.backbone.modules() for name in ("window_size", "num_windows")):
             raise UserError(_refusal(cfg, "its attention is within windows"))
         if any(isinstance(module, FrozenBatchNorm2d) for module in model.backbone.modules()):
             raise UserError(_refusal(cfg, "its BatchNorm is frozen, backbone.norm=frozen"))

@@ -101,7 +101,7 @@ def test_rows_of_known_classes_are_bit_equal_and_others_the_mean(source: dict[st
 
 
 @pytest.mark.usefixtures("library")
-def test_a_class_may_have_another_name(source: dict[str, Tensor]) -> None:
+def test_a_class_may_have_another_name(source: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = build_parts(["auto", "dog"], seed=2)
     report = run_load(parts, map={"auto": "Car", "dog": None})
     loaded = as_state(parts[0], {"detection": parts[1]})[f"{SCORES}.bias"]
@@ -110,6 +110,9 @@ def test_a_class_may_have_another_name(source: dict[str, Tensor]) -> None:
     assert report.remarks[0].startswith("kept rows: auto; fresh: dog (")
     with pytest.raises(UserError, match=r"'\{auto: kar\}': the weights have no class kar; near it: car"):
         run_load(parts, map={"auto": "kar"})
+    monkeypatch.setattr(FcosHead, "class_rows", lambda _: {f"{SCORES}.bias": ClassRows(offset=1)})
+    with pytest.raises(UserError, match=r"'\{auto: background\}': the weights have no class background"):
+        run_load(parts, map={"auto": "background"})
     with pytest.raises(UserError, match="the data has no class cart; near it: auto"):
         run_load(parts, map={"cart": "car"})
 

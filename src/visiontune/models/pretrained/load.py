@@ -92,13 +92,14 @@ def _match_classes(
     Raises:
         UserError: `pretrained.map` names a class that the data or the weights do not have.
     """
+    before_classes = max((rows.offset for rows in head.class_rows().values()), default=0)
     for name, alias in aliases.items():
-        for value, known, owner in ((name, names, "the data has"), (alias, categories, "the weights have")):
+        sides = ((name, names, "the data has"), (alias, categories[before_classes:], "the weights have"))
+        for value, known, owner in sides:
             if value is not None and not match_classes([value], known):
                 near = difflib.get_close_matches(value, known, cutoff=0.3) or list(known[:5])
                 override = shell_override("pretrained.map", f"{{{name}: {alias}}}")
                 raise UserError(f"{override}: {owner} no class {value}; near it: {', '.join(near)}")
-    before_classes = max((rows.offset for rows in head.class_rows().values()), default=0)
     matches = match_classes(names, categories, aliases)
     return {index: entry for index, entry in matches.items() if entry >= before_classes}
 
