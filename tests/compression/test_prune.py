@@ -152,7 +152,7 @@ def as_source_config(cfg: DictConfig) -> DictConfig:
     ],
 )
 def test_unsupported_networks_are_refused(name: str, reason: str, config: Config) -> None:
-    cfg = as_source_config(config(f"backbone.name={name}", "data.image_size=64", base=[]))
+    cfg = as_source_config(config(f"backbone.name={name}", "data.image_size=112", base=[]))
     with pytest.raises(UserError, match=rf"cannot make {name} narrower \({reason}.*recipe=distill, .* recipe=int8"):
         Prune(macs=0.5).check(cfg)
 
