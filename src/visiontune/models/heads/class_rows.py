@@ -33,8 +33,8 @@ class ClassRows:
         groups: blocks one after another, such as one per anchor of a cell.
         offset: entries before the first class, such as one for the background; they are kept.
         after: entries after the last class, such as one for no object; they are kept.
-        average: whether a class that the source does not know begins with the mean of the known classes. False keeps
-            the target's own row: the embeddings of labels differ between classes from the start.
+        average: whether a class that the source does not know begins with the mean of the known classes. If False, the
+            row of `target` stays, since embeddings of labels must differ between classes.
     """
 
     per_class: int = 1

@@ -92,7 +92,8 @@ class RtDetr(SetDetector):
         layers = ["enc_score_head", *(f"decoder.class_embed.{i}" for i in range(len(self.network.decoder.class_embed)))]
         rows = {f"network.{layer}.{name}": ClassRows() for layer in layers for name in ("weight", "bias")}
         if self.network.config.num_denoising > 0:
-            rows["network.denoising_class_embed.weight"] = ClassRows(after=1, average=False)  # after: of no object
+            # The last entry is that of queries without an object.
+            rows["network.denoising_class_embed.weight"] = ClassRows(after=1, average=False)
         return rows
 
     def losses(self, raw: Raw, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
