@@ -41,7 +41,7 @@ NAMES = st.one_of(
     st.text(st.one_of(CHARACTERS, SPECIAL), min_size=1, max_size=20),
     st.lists(st.one_of(WORDS, SPECIAL), min_size=1, max_size=4).map("".join),
 )
-common = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+common = settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -131,17 +131,17 @@ def test_every_argument_is_read_or_refused(key: str, text: str) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    """Forty of the generated values in new processes."""
+    """Twenty of the generated values in new processes."""
     values: list[str] = []
 
-    @settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(text=NAMES)
     def generate(text: str) -> None:
         values.append(text)
 
     generate()
-    assert len(values) >= 40
-    for i, text in enumerate(values[:40]):
+    assert len(values) >= 20
+    for i, text in enumerate(values[:20]):
         override = f"{('name', 'data.limit_train')[i % 2]}={text}"
         output = tmp_path / "output.txt"
         code = run_forked(["plan", *SMALL, f"paths.logs={tmp_path}", override], output)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from alike import check_training
-from running import Command
+from running import FEW, Command
 
 from visiontune.config.compose import config_dir
 from visiontune.runs import RunDirectory
@@ -146,10 +146,13 @@ def test_two_processes_train_as_one(command: Command, tiny: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_two_processes_resume_within_an_epoch(command: Command, tiny: list[str], tmp_path: Path) -> None:
-    """Each rank has its own BatchNorm statistics and losses."""
+@pytest.mark.usefixtures("forked")
+def test_two_processes_resume_within_an_epoch(
+    command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank has its own BatchNorm statistics and losses. The resumed ranks are new processes."""
     shared = [override for override in tiny if not override.startswith(("trainer=", "trainer.max"))]
-    shared += ["trainer=ddp_cpu", "trainer.max_epochs=2", "data.batch_size=8", "checkpoints.every_steps=1"]
+    shared += [FEW, "trainer=ddp_cpu", "trainer.max_epochs=2", "data.batch_size=8", "checkpoints.every_steps=1"]
     shared += ["strategy=full", "strategy.batchnorm=train", "optimizer.lr=0.01"]
     whole = command("train", *shared, f"run_dir={tmp_path / 'whole'}").run
     stop = [f"+callbacks.stop.{key}" for key in ("_target_=watching.Stop", "epoch=1", "batch=2", f"folder={tmp_path}")]
@@ -158,6 +161,7 @@ def test_two_processes_resume_within_an_epoch(command: Command, tiny: list[str],
     ranks = torch.load(parts.checkpoint("last"), weights_only=True)["exact_resume"]["ranks"]
     name = "backbone.model.block1.norm1.running_mean"
     assert not torch.equal(*(rank["buffers"][0][name] for rank in ranks))
+    monkeypatch.undo()  # no forks, but processes that import everything, as outside of tests
     check_training(whole, command("train", f"run={parts.path}", "trust=true").run)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from alike import check_results, check_training
-from running import SCENES, SMALL, Command, mostly_slow, strategy_overrides
+from running import FEW, SCENES, SMALL, Command, mostly_slow, strategy_overrides
 
 from visiontune import train
 from visiontune.callbacks import Checkpoints
@@ -17,6 +17,7 @@ from visiontune.models.finetuner import FineTuner
 
 EPOCHS, STEPS = 4, 4  # each of 16 images
 BASE = [
+    FEW,
     f"trainer.max_epochs={EPOCHS}",
     "data.batch_size=16",
     "augment=mixup",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
-from running import NARROW, Command
+from running import FEW, NARROW, Command
 
 from visiontune import train
 from visiontune.data import VisionData
@@ -56,12 +56,13 @@ def test_equals_the_uncached_run_of_the_same_views(
     strategy: list[str], command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "report", lambda *_: None)  # half of a run this small
-    plain = command("train", *tiny, *RUN, *strategy, "frozen_features.views=2")
+    arguments = [*tiny, *RUN, *strategy, "test=false"]
+    plain = command("train", *arguments, "frozen_features.views=2")
     assert "computed in every epoch" in plain.out
-    cached = command("train", *tiny, *RUN, *strategy, *CACHED)
+    cached = command("train", *arguments, *CACHED)
     assert "2 views of each image, stored in memory with 32 bits" in cached.out
     close(cached.run, plain.run, 1e-5)
-    half = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=memory")
+    half = command("train", *arguments, "frozen_features.cache=memory")
     close(half.run, plain.run, 1e-2)
 
 
@@ -96,7 +97,9 @@ def test_targets_follow_the_views(
         *small,
         *RUN,
         "data=digit_scenes",
-        "data.scenes=30",
+        "data.scenes=20",
+        "data.batch_size=8",
+        "test=false",
         "data.image_size=64",
         f"heads={task}",
         *(f"heads.{task}.{option}" for option in NARROW.get(task, [])),
@@ -111,10 +114,11 @@ def test_targets_follow_the_views(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 def test_the_disk_gives_the_same_bits_and_keeps_nothing(command: Command, tiny: list[str]) -> None:
     strategy = ["strategy=gradual_unfreeze", "strategy.unfrozen_by=0.8"]
-    memory = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=memory").run
-    disk = command("train", *tiny, *RUN, *strategy, "frozen_features.cache=disk").run
+    arguments = [*tiny, FEW, *RUN, *strategy]
+    memory, disk = (command("train", *arguments, f"frozen_features.cache={place}").run for place in ("memory", "disk"))
     one, other = (torch.load(run.checkpoint("last"), weights_only=True)["state_dict"] for run in (memory, disk))
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert not list(disk.path.glob(".frozen*"))
@@ -143,7 +147,7 @@ def test_images_are_loaded_once_per_view(command: Command, tiny: list[str], monk
     loaded: list[object] = []
     whole = VisionDataset.__getitem__
     monkeypatch.setattr(VisionDataset, "__getitem__", lambda self, key: (loaded.append(key), whole(self, key))[1])
-    arguments = [*tiny, *RUN, "strategy=linear_probe", "probe=false", "~callbacks.first_batch", "test=false"]
+    arguments = [*tiny, FEW, *RUN, "strategy=linear_probe", "probe=false", "~callbacks.first_batch", "test=false"]
     command("train", *arguments, *CACHED)
     cached = len(loaded)
     command("train", *arguments)
