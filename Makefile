@@ -59,8 +59,8 @@ lock: ## Renew requirements.lock from pyproject.toml
 audit-deps: $(READY) ## Look up each package of requirements.lock in the OSV database of vulnerabilities (needs a network)
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock -s osv $(if $(OSV_URL),--osv-url $(OSV_URL))
 
-rename: ## Give the project another name: make rename NAME=birdwatch
-	python3 scripts/rename.py "$(NAME)"
+rename: $(READY) ## Give the project another name: make rename NAME=birdwatch
+	$(BIN)/python scripts/rename.py "$(NAME)"
 
 clean: ## Remove the environment and caches (never logs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

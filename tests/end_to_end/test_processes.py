@@ -174,9 +174,12 @@ def test_another_name(tmp_path: Path) -> None:
     )
     shutil.copytree(root, copy, ignore=out)
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
-    bad = subprocess.run(["make", "rename", "NAME=Bird-Watch"], cwd=copy, capture_output=True, text=True)
+    python = sys.executable
+    environment_exists = ["-o", ".venv/.ready", f"BIN={Path(python).parent}"]
+    rename = ["make", "rename", *environment_exists]
+    bad = subprocess.run([*rename, "NAME=Bird-Watch"], cwd=copy, capture_output=True, text=True)
     assert bad.returncode != 0 and "error: 'Bird-Watch' is no package name" in bad.stderr
-    process = subprocess.run(["make", "rename", "NAME=birdwatch"], cwd=copy, capture_output=True, text=True, check=True)
+    process = subprocess.run([*rename, "NAME=birdwatch"], cwd=copy, capture_output=True, text=True, check=True)
     assert any(line.startswith("visiontune is now birdwatch") for line in process.stdout.splitlines())
 
     names = [path.name for path in (copy / "src").iterdir()]
@@ -185,10 +188,12 @@ def test_another_name(tmp_path: Path) -> None:
         if path.is_file() and ".git" not in path.parts:
             assert b"visiontune" not in path.read_bytes().lower(), path
     assert 'birdwatch = "birdwatch.__main__:run"' in (copy / "pyproject.toml").read_text()
+    for check in ("format --check", "check"):  # lines and imports, which have another length and order
+        assert subprocess.run([python, "-m", "ruff", *check.split(), "-q", "--no-cache", "."], cwd=copy).returncode == 0
 
     environment = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     code = "from birdwatch import cli; from birdwatch.config.compose import config_dir; cli.main(); print(config_dir())"
-    help_ = [sys.executable, "-c", code, "--help"]
+    help_ = [python, "-c", code, "--help"]
     lines = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0] == "birdwatch VERB [overrides]" and lines[-1] == str(copy / "configs")
     subset = [
@@ -196,7 +201,7 @@ def test_another_name(tmp_path: Path) -> None:
         "tests/optim/test_schedulers.py",
         "tests/test_configs.py::test_trainers_of_one_process_train",
     ]
-    pytest_ = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *subset]
+    pytest_ = [python, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *subset]
     passed = subprocess.run(pytest_, cwd=copy, env=environment, capture_output=True, text=True)
     assert passed.returncode == 0, passed.stdout[-3000:]
     count = re.search(r"(\d+) passed", passed.stdout)
