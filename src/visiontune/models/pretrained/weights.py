@@ -67,7 +67,7 @@ class PretrainedWeights(ABC):
             alternative: another way to get the weights, in words that follow "or".
         """
         return UserError(
-            f"{KEY}=default: the weights of {self.name} could not be downloaded ({first_line(error)[:200]}). On a "
+            f"{KEY}=default: the weights of {self.name} could not be downloaded ({first_line(error)[:300]}). On a "
             f"machine with a network run `visiontune fetch pretrained={self.name} output=DIR`, copy DIR here and write "
             f"{KEY}=DIR" + (f"; or {alternative}" if alternative else "")
         )
