@@ -10,8 +10,11 @@ import pytest
 from visiontune.runs.log import log, logging_to
 
 
-def test_messages_and_warnings_of_a_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_warnings_of_a_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "train.log"
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])  # as some libraries leave it
     with logging_to(path):
         log.info("a message")
         logging.getLogger("lightning.pytorch").warning("of a library")

@@ -64,6 +64,7 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     libraries = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    python_warnings = logging.getLogger("py.warnings")
     if not quiet:
         terminal = _Terminal(sys.stdout)
         terminal.setFormatter(_Visible("%(message)s"))
@@ -71,11 +72,12 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     if path is not None:
         file = _LogFile(path)
         file.setFormatter(_Visible("%(asctime)s %(message)s"))
-        handlers += [(source, file) for source in (log, *libraries, logging.getLogger("py.warnings"))]
-    handlers.append((logging.getLogger("py.warnings"), logging.NullHandler()))  # without one they would go to stderr
-    before = [(library, library.handlers, library.propagate) for library in libraries]
+        handlers += [(source, file) for source in (log, *libraries, python_warnings)]
+    handlers.append((python_warnings, logging.NullHandler()))  # without one they would go to stderr
+    before = [(source, source.handlers, source.propagate) for source in (*libraries, python_warnings)]
     for library in libraries:
         library.handlers, library.propagate = [logging.NullHandler()], False
+    python_warnings.propagate = False  # a library that calls logging.warning() gives the root logger a handler
     with warnings.catch_warnings():
         logging.captureWarnings(True)
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -87,8 +89,8 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
             for source, handler in handlers:
                 source.removeHandler(handler)
                 handler.close()
-            for library, previous_handlers, propagate in before:
-                library.handlers, library.propagate = previous_handlers, propagate
+            for source, previous_handlers, propagate in before:
+                source.handlers, source.propagate = previous_handlers, propagate
             logging.captureWarnings(False)
 
 
