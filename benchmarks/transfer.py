@@ -2,9 +2,9 @@
 
 python -m benchmarks.transfer FAMILY data.root=FOLDER [--folder logs/transfer] [--seeds 3] [OVERRIDES ...]
 
-FAMILY is faster_rcnn, rt_detr_v2 or lraspp. It is trained once on 4,000 generated scenes of digits, and then on the
-training images of FOLDER and on some of them, which differ between the seeds. FOLDER has BCCD for the detectors, and
-CamVid for lraspp. All runs on the same images have the same network and steps. A finished run is not
+FAMILY is faster_rcnn, fcos, rt_detr_v2 or lraspp. It is trained once on 4,000 generated scenes of digits, and then on
+the training images of FOLDER and on some of them, which differ between the seeds. FOLDER has BCCD for the detectors,
+and CamVid for lraspp. All runs on the same images have the same network and steps. A finished run is not
 repeated. The table has all finished families for the same data. Other arguments go to the runs on FOLDER; with
 `test=false` and another --folder they measure the validation split, to choose settings, and no table is written.
 """
@@ -94,6 +94,14 @@ FAMILIES = {
         ["optimizer.lr=1e-3"],
         ["data.image_size=[120,160]"],
         {"whole": 1e-3, "backbone": 5e-4, "imagenet": 5e-4},
+    ),
+    # pretrained=fcos_resnet50_fpn on a smaller backbone, with half of the channels and convolutions.
+    "fcos": Family(
+        CELLS,
+        ["heads.detection.detector=fcos", "heads.detection.convs=2"],
+        ["optimizer.lr=1e-3"],
+        ["data.image_size=[120,160]"],
+        {"whole": 2e-3, "backbone": 1e-3, "imagenet": 1e-3},
     ),
     # Sides are multiples of 32, since the maps of strides 16 and 32 are enlarged by 2.
     "rt_detr_v2": Family(
