@@ -24,14 +24,15 @@ from scipy.stats import t as student
 from benchmarks.document import COMPRESSION, PAGE, machines, markdown, write_block
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
-from visiontune.sweeps.comparison import find_runs
+from visiontune.sweeps.comparison import find_entries
 
 
 def finished_runs(sweep: str) -> list[RunDirectory]:
     """The finished runs of `SWEEPDIR[,SWEEPDIR...][:KEY=VALUE]`."""
     folder, _, choice = sweep.partition(":")
     key, _, value = choice.partition("=")
-    runs = [run for run in find_runs([Path(part) for part in folder.split(",")]) if run.finished]
+    entries = find_entries([Path(part) for part in folder.split(",")])
+    runs = [RunDirectory.open(entry.path) for entry in entries if entry.status["status"] == "finished"]
     return [run for run in runs if not key or str(OmegaConf.select(run.read_config(), key)) == value]
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from scipy.stats import t as student
 
 from benchmarks.document import STRATEGIES, machines, markdown, write_block
-from visiontune.sweeps.comparison import find_runs, table
+from visiontune.runs import RunDirectory
+from visiontune.sweeps.comparison import find_entries, table
 
 
 def summary(name: str, runs: list[dict[str, Any]], metric: str) -> tuple[float, list[str]]:
@@ -43,9 +44,11 @@ def main() -> None:
     if len(sys.argv) < 4:
         sys.exit(__doc__)
     block, metric, *folders = sys.argv[1:]
-    runs = [run for run in find_runs([Path(folder) for folder in folders]) if run.finished]
+    entries = find_entries([Path(folder) for folder in folders])
+    entries = [entry for entry in entries if entry.status["status"] == "finished"]
+    runs = [RunDirectory.open(entry.path) for entry in entries]
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in table(runs):
+    for row in table(entries):
         groups[_label(row)].append(row)
     rows = sorted((summary(name, members, metric) for name, members in groups.items()), reverse=True)
     columns = ["strategy", f"test {metric}", "runs", "time of a run", "peak memory", "trained parameters"]

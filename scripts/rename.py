@@ -40,6 +40,8 @@ def main() -> None:
         if renamed != text:
             path.write_text(renamed)
     (ROOT / "src" / OLD).rename(ROOT / "src" / name)
+    plugins = ROOT / "src" / "hydra_plugins"
+    (plugins / f"{OLD}_sweeper.py").rename(plugins / f"{name}_sweeper.py")
     # Lines have another length, and imports another order. A text that is too long now stays, and gets a noqa.
     for action in ("check --select I --fix -q", "format -q", "check --select E501 --add-noqa -q"):
         subprocess.run([sys.executable, "-m", "ruff", *action.split(), "."], cwd=ROOT, check=False)

@@ -14,7 +14,7 @@ BASH = shutil.which("bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("", {"train", "plan", "evaluate", "predict", "export", "compress", "compare", "fetch"}),
+        ("", {"train", "plan", "evaluate", "predict", "export", "compress", "compare", "fetch", "work"}),
         ("tr", {"train"}),
         (
             "train strategy=l",

@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from real_layouts import LAYOUTS, write_pennfudan
 from running import NARROW, Command, mostly_slow
 
-from visiontune import train
 from visiontune.config.compose import config_dir, train_config
 from visiontune.models.backbones import build
 from visiontune.runs import RunDirectory
+from visiontune.sweeps import start
+from visiontune.sweeps.sweep import Job
 
 Config = Callable[..., DictConfig]
 FOLDER = config_dir()
@@ -339,23 +340,21 @@ def test_pretrained_models_are_planned(name: str, command: Command) -> None:
 def test_sweeps_run(
     name: str, command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every job is composed; the first two train."""
-    jobs: list[DictConfig] = []
-    original = train.train
+    """Every job is composed and checked; the first two train."""
+    jobs: list[Job] = []
+    original = start.build_jobs
 
-    def train_two(cfg: DictConfig, **arguments: Any) -> float:
-        jobs.append(cfg)
-        return original(cfg, **arguments) if len(jobs) <= 2 else 0.0
+    def build_two(*arguments: Any) -> list[Job]:
+        jobs.extend(original(*arguments))
+        return jobs[:2]
 
-    monkeypatch.setattr(train, "train", train_two)
-    outcome = command("train", "-m", f"sweep={name}", *tiny, f"sweep_dir={tmp_path / 'sweep'}")
+    monkeypatch.setattr(start, "build_jobs", build_two)
+    outcome = command("train", "-m", f"sweep={name}", *tiny, "sweep.workers=0", f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 0, outcome.err
     content = yaml.safe_load((FOLDER / "sweep" / f"{name}.yaml").read_text())
     params = [f"{key}={values}" for key, values in content["hydra"]["sweeper"]["params"].items()]
     sweeps = OverridesParser.create().parse_overrides(params)
     assert len(jobs) == math.prod(len(list(sweep.sweep_string_iterator())) for sweep in sweeps)
-    combinations = {str({key: value for key, value in job.items() if key != "run_dir"}) for job in jobs}
-    assert len(combinations) == len(jobs)
     assert [path.name for path in sorted((tmp_path / "sweep").iterdir()) if path.is_dir()] == ["000", "001"]
     for number in ("000", "001"):
         run = RunDirectory.open(tmp_path / "sweep" / number)

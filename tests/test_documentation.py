@@ -155,8 +155,8 @@ def check_command(words: tuple[str, ...]) -> None:
         assert rest == []
         return
     assert verb in VERBS, f"there is no verb {verb}"
-    if verb == "compare":
-        assert {word for word in rest if word.startswith("-")} <= {"--csv"}
+    if verb in ("compare", "work"):
+        assert {word for word in rest if word.startswith("-")} <= {"--csv", "--workers", "--allow-changed"}
         return
     overrides = []
     remaining = iter(rest)

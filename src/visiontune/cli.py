@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from visiontune.errors import RunError, UserError, explain_write, failed_write, shell_override, visible
+from visiontune.errors import UserError, shell_override, visible
 from visiontune.signals import Interrupted, listen
 
 VERBS = {
@@ -22,6 +22,7 @@ VERBS = {
     "predict": "use a run on images or a video: predict run=DIR input=FILE|FOLDER|VIDEO [output=DIR]",
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
+    "work": "one more worker for a sweep, and how a sweep is resumed: work SWEEP_DIR",
     "compare": "one table of a sweep or of any runs: compare DIR...",
     "fetch": "write pretrained weights into a folder: fetch pretrained=NAME|backbone=NAME output=DIR",
 }
@@ -96,16 +97,13 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
     if not multirun or options.prints:
         _run(verb, options.arguments, overrides)
         return
-    from visiontune.config.jobs import check_jobs, describe
-
-    jobs = check_jobs(verb, overrides, options.config_dir)
     if verb == "train":
         import_module("visiontune.config.imports").import_verb(verb)
-        if jobs:
-            import_module("visiontune.sweeps.directory").check_sweep_dir([cfg for _, cfg in jobs])
         _run(verb, ["-m", *options.arguments], overrides)
         return
-    for number, (job, _) in enumerate(jobs):
+    from visiontune.config.jobs import check_jobs, describe
+
+    for number, (job, *_) in enumerate(check_jobs(verb, overrides, options.config_dir)):
         print(("\n" if number else "") + describe(job, overrides), flush=True)
         _run(verb, options.arguments, [*job, f"hydra.job.num={number}"])
 
@@ -157,7 +155,7 @@ def _complete(request: str) -> None:
         if not space:
             print("\n".join(name for name in VERBS if name.startswith(verb)))
             return
-        if verb not in VERBS or verb == "compare":  # the shell completes file names
+        if verb not in VERBS or verb in ("compare", "work"):  # the shell completes file names
             return
         os.environ["COMP_LINE"] = f"visiontune {rest.lstrip()}"
     sys.argv = ["visiontune"]
@@ -173,15 +171,6 @@ def main() -> None:
     except Interrupted as interruption:
         print(f"stopped by {interruption}", file=sys.stderr)
         sys.exit(128 + interruption.number)
-
-
-def _describe(error: Exception) -> str:
-    """The message for an error that is not about the config or the data."""
-    if isinstance(error, RunError):
-        return str(error)
-    if cause := failed_write(error):
-        return explain_write(cause)
-    return f"{type(error).__name__}: {error} (debug=true shows where)"
 
 
 def _main() -> None:
@@ -215,8 +204,8 @@ def _main() -> None:
             return
         if verb not in VERBS:
             raise UserError(f"there is no command {verb!r}: write one of {', '.join(VERBS)}")
-        if verb == "compare":
-            import_module("visiontune.compare").main(overrides)
+        if verb in ("compare", "work"):  # they take folders
+            import_module(f"visiontune.{verb}").main(overrides)
         else:
             _run_verb(verb, overrides)
     except KeyboardInterrupt:  # in a thread that cannot handle signals
@@ -224,11 +213,10 @@ def _main() -> None:
     except BrokenPipeError:  # the reader of stdout has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        from visiontune.config.compose import config_dir
-        from visiontune.config.messages import explain
+        from visiontune.config.messages import describe_error
 
         if debug:
             traceback.print_exc()
-        message = explain(error, verb, overrides, config_dir())
-        print(f"error: {visible(message or _describe(error), 20_000)}", file=sys.stderr)
-        sys.exit(2 if message else 1)
+        message, code = describe_error(error, verb, overrides)
+        print(f"error: {visible(message, 20_000)}", file=sys.stderr)
+        sys.exit(code)

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from visiontune.runs.links import check_links
 from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
 from visiontune.signals import held
-from visiontune.sweeps.table import current_table
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.evaluation import Evaluation, evaluate, measured_splits
 from visiontune.training.fit import build_model, fit, seed_everything
@@ -52,11 +50,10 @@ def main(cfg: DictConfig) -> float:
         with run.lock(), explain_version_mismatch(run):
             cfg, checkpoint = resume_config(run, launch.overrides)
             return train(cfg, run, checkpoint)
-    with nullcontext() if launch.job is None else current_table(Path(cfg.sweep_dir)):
-        cfg = resolve(cfg, launch)
-        RunDirectory.check_free(Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser())
-        cfg, result = search(cfg, launch, train)
-        return train(cfg, overrides=launch.overrides, search_result=result)
+    cfg = resolve(cfg, launch)
+    RunDirectory.check_free(Path(cfg.run_dir or Path(cfg.paths.logs, cfg.name, "TIME-ID")).expanduser())
+    cfg, result = search(cfg, launch, train)
+    return train(cfg, overrides=launch.overrides, search_result=result)
 
 
 def train(

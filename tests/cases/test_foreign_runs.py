@@ -55,12 +55,18 @@ def test_each_verb_refuses_a_foreign_run(
 
 @pytest.mark.parametrize("verb", ["compare", "backbone.weights"])
 def test_verbs_that_build_nothing_from_the_config(
-    verb: str, copy: RunDirectory, command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    verb: str,
+    run: RunDirectory,
+    copy: RunDirectory,
+    command: Command,
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SECRET", "the password")
     copy.config.write_text(copy.config.read_text() + "secret: ${oc.env:SECRET}\n")
     if verb == "compare":
-        outcome = command("compare", copy.path)
+        copy.environment.write_text("{}")  # its values of the keys of the other run are those of its config
+        outcome = command("compare", copy.path, run.path)
         assert outcome.message.startswith(f"{copy.config}: secret=${{oc.env:SECRET}} is not a plain reference")
         assert not (copy.path / "sweep.csv").exists()
     else:

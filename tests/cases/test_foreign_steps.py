@@ -80,9 +80,13 @@ def test_overrides_that_cannot_be_read(override: str, copy: RunDirectory, comman
 
 
 @pytest.mark.parametrize("override", ["a='", "..x=1"])
-def test_overrides_that_compare_cannot_read(override: str, copy: RunDirectory, command: Command) -> None:
+def test_overrides_that_compare_cannot_read(
+    override: str, run: RunDirectory, copy: RunDirectory, command: Command
+) -> None:
     copy.environment.write_text(json.dumps({"overrides": [override]}))
-    assert command("compare", copy.path).message.startswith("environment.json of a run has an override that cannot")
+    assert command("compare", copy.path, run.path).message.startswith(
+        "environment.json of a run has an override that cannot"
+    )
 
 
 @pytest.mark.parametrize("overrides", [["a=1"] * 1001, ["a=" + "1" * 10_000]])

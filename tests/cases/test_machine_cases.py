@@ -99,7 +99,7 @@ def test_a_signal_before_the_training_leaves_nothing(
 @pytest.mark.usefixtures("no_report")
 def test_a_signal_stops_the_sweep(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_call(FineTuner, "on_after_backward", 1, stop, monkeypatch)
-    outcome = command("train", "-m", *BASE, "seed=1,2", f"sweep_dir={tmp_path}")
+    outcome = command("train", "-m", *BASE, "seed=1,2", "sweep.workers=0", f"sweep_dir={tmp_path}")
     assert outcome.code == 143
     assert RunDirectory.open(tmp_path / "000").read_status()["status"] == "interrupted"
     assert not (tmp_path / "001").exists()

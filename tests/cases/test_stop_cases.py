@@ -30,6 +30,8 @@ from visiontune.runs.files import save_atomically, temporary_path, write_atomica
 from visiontune.signals import Interrupted
 from visiontune.training.resume import explain_failed_write
 
+HERE = ["sweep.workers=0", "sweep.check=false"]  # the jobs run in this process, where the tests replace functions
+
 
 def stop(*_: object) -> None:
     signal.raise_signal(signal.SIGTERM)
@@ -64,13 +66,13 @@ def test_a_sweep_has_its_table_whenever_it_stops(
         return original(cfg, run, *rest)
 
     monkeypatch.setattr(train, "measure", measure)
-    outcome = command("train", "-m", *TINY, "probe=false", "seed=1,2,3", f"sweep_dir={tmp_path}")
+    outcome = command("train", "-m", *TINY, "probe=false", "seed=1,2,3", *HERE, f"sweep_dir={tmp_path}")
     assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n"
-    assert outcome.out.endswith(f"\nthe sweep was stopped; its table: {tmp_path / 'sweep.csv'}\n")
-    assert f"resume with: visiontune train run={tmp_path / '001'}\n" in outcome.out
-    assert [row["status"] for row in tables[0]] == ["finished"]
+    assert outcome.out.endswith(f"\nthe sweep was stopped; resume it with: visiontune work {tmp_path}\n")
+    assert [row["status"] for row in tables[0]] == ["finished", "running", "waiting"]
     table = {row["run"]: (row["seed"], row["status"]) for row in rows(tmp_path / "sweep.csv")}
-    assert table == {"000": ("1", "finished"), "001": ("2", "interrupted")} and not (tmp_path / "002").exists()
+    assert table == {"000": ("1", "finished"), "001": ("2", "interrupted"), "002": ("3", "waiting")}
+    assert not (tmp_path / "002").exists()
 
 
 @pytest.mark.slow
@@ -85,8 +87,9 @@ def test_a_sweep_with_a_failed_job_has_its_table(
         return original(cfg, *rest)
 
     monkeypatch.setattr(train, "measure", measure)
-    outcome = command("train", "-m", *TINY, "seed=1,2", f"sweep_dir={tmp_path}")
-    assert outcome.code == 1 and outcome.err.endswith("\nerror: no result\n")
+    outcome = command("train", "-m", *TINY, "seed=1,2", *HERE, f"sweep_dir={tmp_path}")
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: 1 job has failed:\n  000: RunError: no result\n")
     table = {row["run"]: row["status"] for row in rows(tmp_path / "sweep.csv")}
     assert table == {"001": "finished", "000": "failed"}
 

@@ -27,6 +27,7 @@ from visiontune.runs import RunDirectory
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_results
 from visiontune.sweeps.comparison import table
+from visiontune.sweeps.entries import read_run
 from visiontune.training.load import read_checkpoint
 
 
@@ -186,12 +187,15 @@ def test_runs_that_are_not_whole(run: RunDirectory, copy: RunDirectory, command:
 
 def test_runs_of_the_same_name_have_paths(run: RunDirectory, tmp_path: Path) -> None:
     runs = [RunDirectory(shutil.copytree(run.path, tmp_path / sweep / "000")) for sweep in ("a", "b")]
-    assert [row["run"] for row in table(runs)] == [str(tmp_path / "a" / "000"), str(tmp_path / "b" / "000")]
+    assert [row["run"] for row in table([read_run(run) for run in runs])] == [
+        str(tmp_path / "a" / "000"),
+        str(tmp_path / "b" / "000"),
+    ]
 
 
 def test_jobs_are_checked_together(tmp_path: Path) -> None:
     jobs = check_jobs("train", ["augment=glob(no*)", "seed=0,1"], None)
-    assert [job for job, _ in jobs] == [["augment=none", "seed=0"], ["augment=none", "seed=1"]]
+    assert [job.overrides for job in jobs] == [["augment=none", "seed=0"], ["augment=none", "seed=1"]]
     for overrides, message in (
         (
             ["data.folds=2", "data.fold=0,2"],

@@ -30,14 +30,15 @@ def run_forked(arguments: Sequence[str], output: Path) -> int:
 
 
 def _run(output: Path, arguments: Sequence[str], kill_at: tuple[str, int] | None = None) -> int:
-    process = CONTEXT.Process(target=_work, args=(output, list(arguments), kill_at))
+    process = CONTEXT.Process(target=work, args=(output, list(arguments), kill_at))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _work(output: Path, arguments: list[str], kill_at: tuple[str, int] | None) -> None:
+def work(output: Path, arguments: list[str], kill_at: tuple[str, int] | None) -> None:
+    """Be the process of `visiontune ARGUMENTS`."""
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

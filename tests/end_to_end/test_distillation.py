@@ -270,7 +270,7 @@ def test_the_plan_describes_the_teacher(command: Command, tiny: list[str], teach
 def test_a_sweep_over_teachers(command: Command, tiny: list[str], teacher: RunDirectory, tmp_path: Path) -> None:
     shutil.copytree(teacher.path, tmp_path / "other")
     both = f"distill.teacher={teacher.path},{tmp_path / 'other'}"
-    outcome = command("train", "-m", *tiny, both, f"sweep_dir={tmp_path / 'sweep'}")
+    outcome = command("train", "-m", *tiny, both, "sweep.workers=0", f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 0, outcome.err
     teachers = [RunDirectory.open(tmp_path / "sweep" / name).read_config().distill.teacher for name in ("000", "001")]
     assert teachers == [str(teacher.path), str(tmp_path / "other")]

@@ -11,16 +11,18 @@ from running import Command
 
 from visiontune.runs import RunDirectory
 
+FIXED = ["data.batch_size=8"]
+VARIED = ["strategy=linear_probe,full", "optimizer.lr=0.1,0.001", *FIXED]
+
 Shell = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
 def sweep(command: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sweeps") / "first"
-    mine = ["strategy=linear_probe,full", "optimizer.lr=0.1,0.001", "data.batch_size=8"]
-    outcome = command("train", "-m", *mine, *tiny, f"sweep_dir={place}")
+    outcome = command("train", "-m", *VARIED, *tiny, f"sweep_dir={place}")
     assert outcome.code == 0, outcome.err
-    assert str(place / "003") in outcome.out.splitlines()
+    assert outcome.out.splitlines()[-1] == str(place / "sweep.csv")
     return place
 
 
@@ -83,8 +85,14 @@ def test_the_table_of_some_runs_of_a_sweep(sweep: Path, command: Command, tmp_pa
     assert {row["strategy"] for row in rows} == {"linear_probe", "full"} and "optimizer.lr" not in rows[0]
 
 
-def test_a_second_sweep_does_not_overwrite(sweep: Path, command: Command, tiny: list[str]) -> None:
+def test_the_same_command_repeats_nothing_and_more_values_add_jobs(
+    sweep: Path, command: Command, tiny: list[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*.ckpt")}
-    outcome = command("train", "-m", "strategy=full", *tiny, f"sweep_dir={sweep}")
-    assert outcome.code == 2 and f"{sweep / '000'} already holds a run" in outcome.err
-    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*.ckpt")} == before
+    outcome = command("train", "-m", *VARIED, *tiny, f"sweep_dir={sweep}")
+    assert outcome.code == 0 and "4 jobs, 4 done or queued before" in outcome.out
+    outcome = command("train", "-m", "strategy=full,norm_only", "optimizer.lr=0.1", *FIXED, *tiny, f"sweep_dir={sweep}")
+    assert outcome.code == 0 and "2 jobs, 1 done or queued before" in outcome.out
+    assert RunDirectory.open(sweep / "004").read_overrides()[0] == "strategy=norm_only"
+    assert not (sweep / "005").exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before

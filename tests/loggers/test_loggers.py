@@ -117,7 +117,13 @@ def test_mlflow_has_the_same_as_the_others_of_one_training_and_a_resumed_run_is_
 def test_each_job_of_a_sweep_is_a_run_in_the_group_of_the_sweep(
     command: Command, settings: list[str], tmp_path: Path
 ) -> None:
-    overrides = ["logger=wandb", "logger.wandb.offline=true", "test=false", f"sweep_dir={tmp_path / 'lr'}"]
+    overrides = [
+        "logger=wandb",
+        "logger.wandb.offline=true",
+        "test=false",
+        "sweep.workers=0",
+        f"sweep_dir={tmp_path / 'lr'}",
+    ]
     assert command("train", "-m", "optimizer.lr=1e-3,1e-2", *settings, *overrides).code == 0
     starts = [
         record.run

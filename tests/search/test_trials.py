@@ -183,7 +183,7 @@ def test_the_jobs_of_a_sweep_stay_in_its_folder(
 ) -> None:
     scores |= {"norm_only": 0.7}
     overrides = ["search=strategy", "search.candidates=[norm_only]", "optimizer.lr=1e-3", "seed=0,1"]
-    outcome = command("train", "-m", *tiny, *SETTINGS, *overrides, f"paths.logs={tmp_path}")
+    outcome = command("train", "-m", *tiny, *SETTINGS, *overrides, "sweep.workers=0", f"paths.logs={tmp_path}")
     assert outcome.code == 0, outcome.err
     (sweep,) = (tmp_path / "sweeps").iterdir()  # its name is the time
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"000", "001"}

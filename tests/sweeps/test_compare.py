@@ -11,7 +11,7 @@ from scipy import stats
 
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.sweeps.comparison import average_repeats, find_runs, table
+from visiontune.sweeps.comparison import average_repeats, find_entries, table
 
 
 def write_run(
@@ -33,7 +33,7 @@ def test_the_best_first_and_only_what_varies(tmp_path: Path) -> None:
     write_run(tmp_path, "a", ["optimizer.lr=0.2", "strategy=full", f"run_dir={tmp_path}/a", "seed=1"], 0.5)
     write_run(tmp_path, "b", ["strategy=full", f"run_dir={tmp_path}/b"], 0.75, test=0.7)
     write_run(tmp_path, "c", ["optimizer.lr=0.3", "strategy=full"], None)
-    rows = table(find_runs([tmp_path]))
+    rows = table(find_entries([tmp_path]))
     assert [row["run"] for row in rows] == ["b", "a", "c"]
     assert list(rows[0]) == [
         "run", "optimizer.lr", "objective", "value", "test/x/score", "best epoch", "epochs", "seconds", "status",
@@ -50,7 +50,7 @@ def test_the_best_first_and_only_what_varies(tmp_path: Path) -> None:
 def test_the_smallest_first_where_less_is_better(tmp_path: Path) -> None:
     for name, value in (("a", 0.5), ("b", 0.25), ("c", 0.75)):
         write_run(tmp_path, name, [], value, mode="min")
-    assert [row["run"] for row in table(find_runs([tmp_path]))] == ["b", "a", "c"]
+    assert [row["run"] for row in table(find_entries([tmp_path]))] == ["b", "a", "c"]
 
 
 def test_repetitions_have_students_interval(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_repetitions_have_students_interval(tmp_path: Path) -> None:
     for strategy, scores in values.items():
         for seed, score in enumerate(scores):
             write_run(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
-    averages = {row["strategy"]: row for row in average_repeats(table(find_runs([tmp_path])))}
+    averages = {row["strategy"]: row for row in average_repeats(table(find_entries([tmp_path])))}
     assert set(averages) == set(values)
     for strategy, scores in values.items():
         row = averages[strategy]
@@ -71,21 +71,21 @@ def test_repetitions_have_students_interval(tmp_path: Path) -> None:
 def test_failed_runs_do_not_count_as_repeats(tmp_path: Path) -> None:
     for seed, score in enumerate([0.5, 0.7, None, None]):
         write_run(tmp_path, f"seed{seed}", [f"seed={seed}"], score)
-    (average,) = average_repeats(table(find_runs([tmp_path])))
+    (average,) = average_repeats(table(find_entries([tmp_path])))
     assert average["runs"] == 2 and average["value"] == pytest.approx(0.6)
 
 
 def test_runs_that_differ_in_more_are_no_repeats(tmp_path: Path) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
         write_run(tmp_path, name, [f"optimizer.lr={lr}"], lr)
-    assert average_repeats(table(find_runs([tmp_path]))) == []
+    assert average_repeats(table(find_entries([tmp_path]))) == []
 
 
 def test_a_run_is_listed_once(tmp_path: Path) -> None:
     write_run(tmp_path, "a", [], 0.5)
     (tmp_path / "nothing").mkdir()
-    runs = find_runs([tmp_path, tmp_path / "a"])
-    assert [run.path.name for run in runs] == ["a"]
+    entries = find_entries([tmp_path, tmp_path / "a"])
+    assert [entry.path.name for entry in entries] == ["a"]
 
 
 def test_the_table_of_one_run(trained: object, run: RunDirectory, command: Command, tmp_path: Path) -> None:

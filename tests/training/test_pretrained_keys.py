@@ -122,7 +122,7 @@ def test_a_sweep_over_models(tmp_path: Path) -> None:
         text = yaml.safe_dump(content)
         (tmp_path / "pretrained" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
     jobs = check_jobs("train", ["pretrained=none,a,b", "heads=segmentation", "data=digit_scenes"], tmp_path)
-    configs = [check("train", cfg) for _, cfg in jobs]
+    configs = [check("train", cfg) for _, cfg, _ in jobs]
     assert [cfg.pretrained and cfg.pretrained.task for cfg in configs] == [None, "segmentation", "detection"]
     assert [dict(cfg.heads).keys() for cfg in configs] == [{"segmentation"}] * 3
     assert [cfg.heads.segmentation.channels for cfg in configs] == [128, 32, 128]

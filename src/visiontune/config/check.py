@@ -30,6 +30,7 @@ CLOSED = (
     "frozen_features",
     "pretrained",
     "search",
+    "sweep",
     "technique",
     "technique.sam",
     "technique.wise_ft",

@@ -1,9 +1,13 @@
 """Compose a config from Python."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -13,6 +17,25 @@ def config_dir() -> Path:
     package = Path(__file__).parents[1]
     checkout = package.parents[1] / "configs"
     return checkout if checkout.is_dir() else package / "configs"
+
+
+@contextmanager
+def initialized(user_configs: Path | None) -> Iterator[None]:
+    """Initialize Hydra for `compose` within the block.
+
+    Args:
+        user_configs: the folder of `--config-dir`.
+    """
+    search_path = create_config_search_path(str(config_dir()))
+    if user_configs is not None:
+        anchor = SearchPathQuery(provider="schema")  # Hydra's entry must be the last
+        search_path.prepend("command-line", f"file://{user_configs}", anchor=anchor)
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2("visiontune", search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def train_config(overrides: list[str]) -> DictConfig:

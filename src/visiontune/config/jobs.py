@@ -1,12 +1,10 @@
 """The jobs of a sweep, which are all checked before the first one starts."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -14,14 +12,23 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from visiontune.config.check import check
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import config_dir, initialized
+from visiontune.config.composer import Composer
 from visiontune.config.messages import explain
 from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
 from visiontune.errors import UserError, listed, shell_override
 
 
-def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> list[tuple[list[str], DictConfig]]:
+class ComposedJob(NamedTuple):
+    """The overrides of a job, its config, and Hydra's own config."""
+
+    overrides: list[str]
+    cfg: DictConfig
+    hydra: DictConfig
+
+
+def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> list[ComposedJob]:
     """Compose and check the config of every job of a sweep.
 
     Args:
@@ -29,33 +36,26 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
         user_configs: the folder of `--config-dir`.
 
     Returns:
-        The overrides and the config of each job. Empty if a search decides the values, as with `interval(0,1)`.
+        The jobs. Empty if a search decides the values, as with `interval(0,1)`.
 
     Raises:
         UserError: a job's config is wrong; the message has one line for each mistake.
     """
     config_name = "train" if verb == "plan" else verb
-    search_path = create_config_search_path(str(config_dir()))
-    if user_configs is not None:
-        anchor = SearchPathQuery(provider="schema")  # Hydra's entry must be the last
-        search_path.prepend("command-line", f"file://{user_configs}", anchor=anchor)
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2("visiontune", search_path)
-    try:
+    with initialized(user_configs):
         jobs, mistakes = [], []
         expanded = _expand(config_name, overrides)
+        composer = Composer(config_name, overrides)
         for job in expanded:
             try:
-                cfg = compose(config_name, overrides=job)
+                cfg, hydra = composer.compose(job)
                 check_keys(cfg)
                 check(config_name, cfg)
                 _check_data(cfg)
                 _check_pretrained(cfg, job)
-                jobs.append((job, cfg))
+                jobs.append(ComposedJob(job, cfg, hydra))
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 mistakes.append((job, error))
-    finally:
-        GlobalHydra.instance().clear()
     if mistakes:
         messages = dict.fromkeys(str(explain(error, verb, job, config_dir())) for job, error in mistakes)
         if len(messages) == 1 and len(mistakes) == len(expanded):
@@ -63,13 +63,24 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
         raise UserError(
             f"{len(mistakes)} of {len(expanded)} jobs are wrong, so none is started:{listed(list(messages))}"
         )
-    outputs = [(cfg.output, cfg.get("format")) for _, cfg in jobs if cfg.get("output") is not None]
+    outputs = [(cfg.output, cfg.get("format")) for _, cfg, _ in jobs if cfg.get("output") is not None]
     if len(set(outputs)) < len(outputs):
         raise UserError(
             f"output={outputs[0][0]}: each job would overwrite the files of the one before; leave output out, or run "
             "one job at a time"
         )
     return jobs
+
+
+def swept_keys(hydra: DictConfig, overrides: list[str]) -> list[str]:
+    """The keys and groups of which a sweep has several values.
+
+    Args:
+        hydra: Hydra's own config.
+    """
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *overrides])
+    return list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
 
 
 def _check_data(cfg: DictConfig) -> None:
@@ -119,7 +130,5 @@ def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
         return []
     first = BasicSweeper.split_arguments(parsed, None)[0][0]
     hydra = compose(config_name, overrides=first, return_hydra_config=True).hydra
-    if not hydra.sweeper._target_.endswith(".BasicSweeper"):
-        return []
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
     return BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]

@@ -1,9 +1,10 @@
 """How a run was launched: what Hydra knows in addition to the config."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,20 @@ class Launch:
     sets_lr: bool = False
 
     @classmethod
-    def from_hydra(cls) -> "Launch":
-        """The launch of the Hydra application that is running."""
-        hydra = HydraConfig.get()
-        overrides = tuple(hydra.overrides.task)
+    def from_hydra(cls, hydra: DictConfig | None = None) -> "Launch":
+        """The launch of the Hydra application that is running.
+
+        Args:
+            hydra: its node `hydra`, if it is not running.
+        """
+        node: Any = HydraConfig.get() if hydra is None else hydra
+        overrides = tuple(node.overrides.task)
         values = {key: value for key, _, value in (override.lstrip("+").partition("=") for override in overrides)}
         keys = values.keys()
         return cls(
             overrides=overrides,
-            data=str(hydra.runtime.choices["data"]),
-            job=None if OmegaConf.is_missing(hydra.job, "num") else hydra.job.num,
+            data=str(node.runtime.choices["data"]),
+            job=None if OmegaConf.is_missing(node.job, "num") else node.job.num,
             sets_backbone=not keys.isdisjoint({"backbone", "backbone.name"}),
             backbone=values.get("backbone"),
             backbone_keys=tuple(sorted(key.split(".")[1] for key in keys if key.startswith("backbone."))),

@@ -17,7 +17,8 @@ from omegaconf.errors import (
 )
 
 from visiontune.config.check import describe_key
-from visiontune.errors import UserError, causes, first_line, one_line
+from visiontune.config.compose import config_dir
+from visiontune.errors import RunError, UserError, causes, explain_write, failed_write, first_line, one_line
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
@@ -55,6 +56,17 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
         return _wrong_kind(text, verb) or _unknown_key(text, verb, overrides, config_dir) or text
     return None
+
+
+def describe_error(error: Exception, verb: str, overrides: list[str]) -> tuple[str, int]:
+    """The message for an error of a command, and the exit code: 2 if the config or the data is wrong, else 1."""
+    if message := explain(error, verb, overrides, config_dir()):
+        return message, 2
+    if isinstance(error, RunError):
+        return str(error), 1
+    if cause := failed_write(error):
+        return explain_write(cause), 1
+    return f"{type(error).__name__}: {error} (debug=true shows where)", 1
 
 
 def _wrong_kind(text: str, verb: str) -> str | None:

@@ -32,6 +32,20 @@ def environment(
     }
 
 
+def changed_code(before: dict[str, Any]) -> str | None:
+    """What differs between the code of now and that of an environment.json, in words; None if nothing does.
+
+    Only this package counts: its commit and uncommitted changes in a checkout, else its version.
+    """
+    now, then = _git(), before.get("git")
+    if now is None or not isinstance(then, dict):
+        versions = [(before.get("packages") or {}).get("visiontune"), _version("visiontune")]
+        return None if versions[0] == versions[1] else f"visiontune {versions[0]}, now {versions[1]}"
+    if now["commit"] != then.get("commit"):
+        return f"commit {str(then.get('commit'))[:9]}, now {now['commit'][:9]}"
+    return None if now["diff"] == then.get("diff") else "uncommitted changes differ"
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-# `struct flock` of fcntl(2): (format, position of its type, other fields are 0)
-FLOCK, TYPE = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
+# `struct flock` of fcntl(2): its format, and the positions of the type, the first byte and the number of bytes.
+FLOCK, TYPE, START, LENGTH = ("qqihh", 3, 0, 1) if sys.platform == "darwin" else ("hhqqi", 0, 2, 3)
 
 _held: list[str] = []  # by this process
 

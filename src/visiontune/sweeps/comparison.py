@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import t as student
 
@@ -19,6 +19,8 @@ from visiontune.errors import UserError, first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.output import write_error
+from visiontune.sweeps.entries import Entry, read_run
+from visiontune.sweeps.sweep import Sweep
 
 Rows = list[dict[str, Any]]
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
@@ -34,18 +36,18 @@ def compare(directories: list[Path], target: Path | None = None) -> None:
     Raises:
         UserError: the directories hold no runs, or the CSV file cannot be written or would replace a file of a run.
     """
-    runs = find_runs(directories)
-    target = _check_target(target or directories[0] / "sweep.csv", runs)
-    rows = write_table(runs, target)
+    entries = find_entries(directories)
+    target = _check_target(target or directories[0] / "sweep.csv", entries)
+    rows = write_table(entries, target)
     print(_text("", rows))
     if means := average_repeats(rows):
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
     print(f"\n{target}")
 
 
-def write_table(runs: list[RunDirectory], target: Path) -> Rows:
+def write_table(entries: list[Entry], target: Path) -> Rows:
     """Write the table of the runs as CSV, and return it."""
-    rows = table(runs)
+    rows = table(entries)
     target.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -54,7 +56,7 @@ def write_table(runs: list[RunDirectory], target: Path) -> Rows:
     return rows
 
 
-def _check_target(target: Path, runs: list[RunDirectory]) -> Path:
+def _check_target(target: Path, entries: list[Entry]) -> Path:
     """The path of the CSV file, after a check that it can be written and replaces no file of a run.
 
     Raises:
@@ -64,45 +66,50 @@ def _check_target(target: Path, runs: list[RunDirectory]) -> Path:
     if target.exists() and not target.is_file():
         example = shlex.quote(str(target / "table.csv" if target.is_dir() else "table.csv"))
         raise UserError(f"--csv {target} is not a file: write a file, such as --csv {example}")
-    if target.name != "sweep.csv" and any(target.resolve().is_relative_to(run.path) for run in runs):
+    if target.name != "sweep.csv" and any(target.resolve().is_relative_to(entry.path) for entry in entries):
         raise UserError(f"{target} is in a run directory: write another file, such as --csv table.csv")
     if reason := write_error(target.parent):
         raise UserError(f"cannot write to {target}: {reason}; write --csv FILE in a folder that you may write to")
     return target
 
 
-def find_runs(directories: list[Path]) -> list[RunDirectory]:
-    """The run directories among `directories`, and those directly inside them.
+def find_entries(directories: list[Path]) -> list[Entry]:
+    """The runs among `directories`, the jobs of sweeps among them, and the runs directly inside other folders.
 
     Raises:
         UserError: there are none.
     """
-    paths = [path for folder in directories for path in (folder, *sorted(folder.glob("*")))]
-    runs = [RunDirectory.open(path) for path in dict.fromkeys(paths) if (path / "config.yaml").is_file()]
-    if not runs:
+    entries: dict[Path, Entry] = {}
+    for folder in directories:
+        if (folder / "sweep.yaml").is_file():
+            entries |= {entry.path: entry for entry in Sweep(folder).entries()}
+        else:
+            paths = [path.resolve() for path in (folder, *sorted(folder.glob("*"))) if (path / "config.yaml").is_file()]
+            entries |= {path: read_run(RunDirectory.open(path)) for path in paths}
+    if not entries:
         raise UserError(
             f"{', '.join(map(str, directories))}: expected a run directory or a sweep directory, such as "
             "logs/sweeps/2026-11-22_09-15-02"
         )
-    return runs
+    return list(entries.values())
 
 
-def table(runs: list[RunDirectory]) -> Rows:
+def table(entries: list[Entry]) -> Rows:
     """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status."""
-    settings = _varying_keys(runs)
+    settings = _varying_keys(entries)
     rows, modes = [], set()
-    for name, run, values in zip(_names(runs), runs, settings, strict=True):
-        status = run.read_status()
+    for name, entry, values in zip(_names(entries), entries, settings, strict=True):
+        status = entry.status
         objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
-        metrics = run.read_metrics()
         _, _, metric = objective["name"].partition("/")
-        test = {f"test/{metric}": metrics[f"test/{metric}"]} if f"test/{metric}" in metrics else {}
+        test = {f"test/{metric}": entry.metrics[f"test/{metric}"]} if f"test/{metric}" in entry.metrics else {}
         rows.append(
             {"run": name, **values, "objective": objective["name"], "value": objective["value"], **test}
-            | {"best epoch": objective["epoch"], "epochs": _count_epochs(run)}
+            | {"best epoch": objective["epoch"], "epochs": entry.epochs}
             | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
             | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
             | {"status": status["status"]}
+            | ({"error": entry.error} if entry.error else {})
         )
         modes.add(objective["mode"])
     sign = -1 if modes == {"max"} else 1
@@ -111,10 +118,10 @@ def table(runs: list[RunDirectory]) -> Rows:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def _names(runs: list[RunDirectory]) -> list[str]:
+def _names(entries: list[Entry]) -> list[str]:
     """The names of the directories; paths if two runs, such as 000 of two sweeps, have the same name."""
-    names = [run.path.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+    names = [entry.path.name for entry in entries]
+    return names if len(set(names)) == len(names) else [str(entry.path) for entry in entries]
 
 
 def average_repeats(rows: Rows) -> Rows:
@@ -141,42 +148,32 @@ def average_repeats(rows: Rows) -> Rows:
     return result
 
 
-def _count_epochs(run: RunDirectory) -> int:
-    """The number of epochs that the run has trained."""
-    if not run.history.is_file():
-        return 0
-    try:
-        with run.history.open(newline="") as file:
-            return max((int(row["epoch"]) for row in csv.DictReader(file)), default=0)
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{run.history}: expected a table with a whole number in the column epoch") from error
-
-
-def _varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
+def _varying_keys(entries: list[Entry]) -> list[dict[str, Any]]:
     """For each run, the overridden keys whose values differ; a run without the override has its config's value.
 
     Raises:
         UserError: an override of a run cannot be read.
     """
     try:
-        return _read_varying_keys(runs)
+        return _read_varying_keys(entries)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(
             f"environment.json of a run has an override that cannot be read: {first_line(error)}"
         ) from error
 
 
-def _read_varying_keys(runs: list[RunDirectory]) -> list[dict[str, Any]]:
-    overrides = [dict(map(_split, filter(lambda text: "=" in text, run.read_overrides()))) for run in runs]
+def _read_varying_keys(entries: list[Entry]) -> list[dict[str, Any]]:
+    overrides = [dict(map(_split, filter(lambda text: "=" in text, entry.overrides))) for entry in entries]
     keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
-    for run, run_overrides in zip(runs, overrides, strict=True):
-        cfg = run.read_config()
-        values = {}
+    for entry, values in zip(entries, overrides, strict=True):
+        missing = [key for key in keys if key not in values]
+        cfg = entry.read_config() if missing else DictConfig({})  # reading takes time
+        row = {}
         for key in keys:
-            value = run_overrides.get(key, OmegaConf.select(cfg, key))
-            values[key] = "" if OmegaConf.is_config(value) or value is None else str(value)
-        rows.append(values)
+            value = OmegaConf.select(cfg, key) if key in missing else values[key]
+            row[key] = "" if OmegaConf.is_config(value) or value is None else str(value)
+        rows.append(row)
     varying = [key for key in keys if len({row[key] for row in rows}) > 1]
     return [{key: row[key] for key in varying} for row in rows]
 

@@ -10,7 +10,7 @@ from visiontune.runs.output import check_output
 from visiontune.training.space import check_sweep_space
 
 
-def check_sweep_dir(configs: Sequence[DictConfig]) -> None:
+def check_sweep_dir(folder: Path, configs: Sequence[DictConfig]) -> None:
     """Check that the runs of a new sweep can be created in its directory, and that its disk holds their checkpoints.
 
     Args:
@@ -19,7 +19,7 @@ def check_sweep_dir(configs: Sequence[DictConfig]) -> None:
     Raises:
         UserError: it cannot be written, one of its numbered directories is in use, or the disk has too little space.
     """
-    folder = check_output(Path(configs[0].sweep_dir), key="sweep_dir or paths.logs")
+    folder = check_output(folder, key="sweep_dir or paths.logs")
     for number in range(len(configs)):
         path = folder / f"{number:03d}"
         if path.is_dir() and any(path.iterdir()):

@@ -1,6 +1,5 @@
 """Fit with several ranks, one process each."""
 
-import ctypes
 import math
 import os
 import signal
@@ -22,13 +21,13 @@ from visiontune.errors import RunError, UserError
 from visiontune.loggers import open_loggers
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
+from visiontune.runs.processes import end_with
 from visiontune.training.build import build_data, build_trainer
 from visiontune.training.fit import build_model, fit, seed_everything
 from visiontune.training.rank_control import RankControl
 from visiontune.training.resume import explain_failed_write
 
 GRACE_SECONDS = 15.0  # for ranks that should end
-PR_SET_PDEATHSIG = 1
 MAX_TEXT = 20_000  # characters of a traceback, less than a pipe holds
 
 # When it was raised, rank, message, traceback, and whether the message is for the user.
@@ -131,7 +130,7 @@ def _blocked_signals() -> Iterator[None]:
 
 def _run_rank(rank: int, control: RankControl, errors: Any, parent: int, arguments: tuple[Any, ...]) -> None:
     """Fit as one rank, in its own process; send an error to the parent."""
-    _end_with(parent)
+    end_with(parent)
     control.rank = rank
     try:
         with signals.listen(control):
@@ -144,14 +143,6 @@ def _run_rank(rank: int, control: RankControl, errors: Any, parent: int, argumen
         message = str(error) if is_known else traceback.format_exception_only(error)[-1].strip()
         errors.put((time.monotonic(), rank, message, traceback.format_exc()[-MAX_TEXT:], is_known))
         sys.exit(1)
-
-
-def _end_with(parent: int) -> None:
-    """Let Linux kill this process when the one that started it ends, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _fit_rank(rank: int, ranks: int, port: int, path: Path, checkpoint: Path | None) -> None:

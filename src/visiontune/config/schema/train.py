@@ -55,6 +55,15 @@ class Search(Section):
     lr_range_test: Flag | Literal["auto"] = key("true, false or auto", "auto")
 
 
+class Sweep(Section):
+    workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)
+    threads: Count | Literal["auto"] = key("a number of threads, 1 or more, or auto", 1)
+    check: Flag = key("true or false", "false")
+    fail_fast: Flag = key("true or false", "true")
+    max_retries: Annotated[Int, Ge(0)] = key("a whole number, 0 or more", 2)
+    allow_changed: Flag = key("true or false", "true")
+
+
 class Paths(Section):
     logs: NonEmpty = key("a folder", "logs")
 
@@ -114,6 +123,7 @@ class Train(Section):
     checkpoints: Checkpoints = key("a mapping", "{every_steps: 500}")
     distill: Distill = key("a mapping", "{teacher: null}")
     frozen_features: FrozenFeatures = key("a mapping", "{cache: none}")
+    sweep: Sweep | None = key("the name of a sweep, or a mapping", "lr")
     search: Search | None = key("none or strategy", "strategy")
     technique: Technique = key("a list of techniques", "[ema]")
     strategy: Strategy = key("the name of a strategy", "full")

@@ -1,0 +1,61 @@
+"""Check before a sweep starts that its jobs can train."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from visiontune.config.compose import initialized
+from visiontune.config.derive import derive
+from visiontune.config.jobs import ComposedJob
+from visiontune.config.launch import Launch
+from visiontune.config.messages import describe_error
+from visiontune.errors import UserError, listed
+from visiontune.training.fit import prepare
+from visiontune.training.resolve import AUTO, resolve
+
+MAX_SECONDS = 30.0
+
+
+def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None) -> tuple[str, DictConfig]:
+    """Build the data and the network of each job; return the mode of their objective, and the first config, resolved.
+
+    Jobs that differ only in the seed, the fold or numbers of the optimizer are built once. After 30 seconds the other
+    jobs are left to themselves.
+
+    Args:
+        check: whether to build more than the first job.
+
+    Raises:
+        UserError: jobs cannot train; the message names each mistake once.
+    """
+    distinct = list({_key(job.cfg): job for job in jobs}.values())
+    mistakes, modes, resolved = {}, set(), []
+    started = time.monotonic()
+    with initialized(user_configs):  # the candidates of a search are composed
+        for job in distinct:
+            try:
+                cfg = resolve(job.cfg, replace(Launch.from_hydra(job.hydra), job=0))
+                lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
+                _, model, _ = prepare(derive(cfg, lr), download=False, load=False)
+                modes.add(model.monitor[1])
+                resolved.append(cfg)
+            except Exception as error:
+                mistakes[describe_error(error, "train", job.overrides)[0]] = job
+            if (modes and not check) or time.monotonic() - started > MAX_SECONDS:
+                break
+    if mistakes:
+        raise UserError(f"{len(mistakes)} kinds of jobs cannot train, so none is started:{listed(list(mistakes))}")
+    if len(modes) > 1:
+        raise UserError("some jobs maximize their objective and others minimize it: write monitor=METRIC")
+    return modes.pop(), resolved[0]
+
+
+def _key(cfg: DictConfig) -> str:
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    optimizer = {key: value for key, value in plain["optimizer"].items() if not isinstance(value, int | float)}
+    data = {key: value for key, value in plain["data"].items() if key != "fold"}
+    return str(plain | {"optimizer": optimizer, "data": data, "seed": None})

@@ -1,0 +1,85 @@
+"""Start or resume a sweep: check its jobs, queue those that are not done, and run them on this machine."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from visiontune.config.jobs import check_jobs, swept_keys
+from visiontune.errors import pluralize
+from visiontune.runs.log import log, logging_to
+from visiontune.sweeps.directory import check_sweep_dir
+from visiontune.sweeps.job_process import Train
+from visiontune.sweeps.jobs import build_jobs
+from visiontune.sweeps.prepare import prepare_jobs
+from visiontune.sweeps.resume import check_code
+from visiontune.sweeps.settings import FILE, Settings
+from visiontune.sweeps.slots import count_threads, count_workers, visible_gpus
+from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.work import work
+from visiontune.sweeps.worker import preload
+
+
+def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
+    """Run the sweep of a command line.
+
+    Args:
+        cfg: the composed config with `hydra`, without the values that the sweep varies.
+        arguments: the overrides of the command line, without those of Hydra.
+        train: trains or resumes the run of a config.
+
+    Raises:
+        UserError: a job is wrong, or the directory has another use; nothing is started.
+        RunError: a job has failed.
+        Interrupted: a signal has stopped the sweep.
+    """
+    if cfg.sweep.workers:
+        preload()
+    folder = Path(cfg.sweep_dir).expanduser().absolute()
+    overrides = [*(item for item in cfg.hydra.overrides.hydra if item != "hydra.mode=MULTIRUN"), *arguments]
+    sources = {source.provider: source.path for source in cfg.hydra.runtime.config_sources}
+    user_configs = Path(sources["command-line"]) if "command-line" in sources else None
+    composed = check_jobs("train", overrides, user_configs)
+    jobs = build_jobs(composed, swept_keys(cfg.hydra, arguments), overrides)
+    before = Settings.read(folder) if (folder / FILE).is_file() else None
+    if before is None:
+        check_sweep_dir(folder, [job.cfg for job in composed])
+    mode, resolved = prepare_jobs(composed, cfg.sweep.check, user_configs)
+    gpus = visible_gpus() if resolved.trainer.accelerator != "cpu" else []
+    workers = cfg.sweep.workers
+    if workers == "auto":
+        workers = count_workers(len(jobs), resolved.trainer.devices, gpus)
+    settings = Settings(
+        overrides=overrides,
+        config_dir=str(user_configs) if user_configs else None,
+        working_directory=os.getcwd(),
+        workers=workers,
+        threads=count_threads(workers) if cfg.sweep.threads == "auto" else cfg.sweep.threads,
+        devices=resolved.trainer.devices,
+        accelerator=resolved.trainer.accelerator,
+        fail_fast=cfg.sweep.fail_fast,
+        max_retries=cfg.sweep.max_retries,
+    )
+    if before is not None and cfg.sweep.threads == "auto":
+        settings = replace(settings, threads=before.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep = Sweep.create(folder, settings, "maximize" if mode == "max" else "minimize")
+    with sweep.locks.command():
+        with sweep.locks.schedule():
+            if not cfg.sweep.allow_changed:
+                check_code(sweep)
+            added = sweep.add(jobs)
+        with logging_to(None):
+            log.info(_summary(len(composed), len(jobs), added, folder))
+        work(sweep, workers, train, until_all=True)
+
+
+def _summary(combinations: int, jobs: int, added: int, folder: Path) -> str:
+    """How many jobs there are, in one line."""
+    parts = [pluralize(jobs, "job", "jobs")]
+    if combinations > jobs:
+        parts.append(f"{combinations - jobs} of {combinations} combinations are the same as others")
+    if jobs > added:
+        parts.append(f"{jobs - added} done or queued before")
+    return f"{', '.join(parts)}: {folder}"
