@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from alike import check_results, check_training
 from killing import run_killed
-from running import TINY, Command
+from running import FEW, TINY, Command
 
 from visiontune.runs import RunDirectory
 
 EPOCHS, STEPS = 4, 4  # batches of 16 images
 BASE = [
     *(override for override in TINY if override not in ("logger=none", "data.num_workers=0")),
+    FEW,
     f"trainer.max_epochs={EPOCHS}",
     "data.batch_size=16",
     "trainer.log_every_n_steps=1",
@@ -36,7 +37,7 @@ OFTEN = {
     "batch": EPOCHS * STEPS,
     "backward": EPOCHS * STEPS,
     "step": EPOCHS * 2,
-    "validation": (1 + EPOCHS) * 17,
+    "validation": (1 + EPOCHS) * 4,
     "row": 1 + EPOCHS,
     "saving": 1 + EPOCHS,
     "renaming": 1 + EPOCHS,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from killing import run_killed
-from running import TINY, Command
+from running import FEW, TINY, Command
 
 from visiontune.runs import RunDirectory
 
@@ -26,7 +26,7 @@ KILLS = [("report", 1, 0), ("batch", 3, 1), ("batch", 6, 3), ("quantized", 1, 4)
 @pytest.mark.slow
 @pytest.mark.usefixtures("brief_measurements")
 def test_a_recipe_that_is_killed_in_every_step_resumes_exactly(command: Command, tmp_path: Path) -> None:
-    run = command("train", *TINY, "data.batch_size=16", "strategy=full", "optimizer.lr=0.01").run
+    run = command("train", *TINY, FEW, "data.batch_size=16", "strategy=full", "optimizer.lr=0.01").run
     arguments = ["compress", f"run={run.path}", *PRUNE, *INT8]
     uninterrupted, resumed = tmp_path / "uninterrupted", tmp_path / "resumed"
     command(*arguments, f"output={uninterrupted}")

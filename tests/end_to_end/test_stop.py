@@ -37,7 +37,7 @@ RANKS = [
     "strategy=gradual_unfreeze",
     "trainer.accumulate_grad_batches=3",
 ]
-STOPS_OF_RANKS = [("batch", 9, 0), ("step", 5, 1), ("validation", 20, 1), ("epoch", 3, 0)]
+STOPS_OF_RANKS = [("batch", 9, 0), ("step", 5, 1), ("validation", 10, 1), ("epoch", 3, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def mount(*arguments: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="mounting a small disk needs root and CAP_SYS_ADMIN")
-@pytest.mark.parametrize("kilobytes", sorted(draw.sample(range(148, 244, 4), 10)))
+@pytest.mark.parametrize("kilobytes", sorted(draw.sample(range(116, 192, 4), 6)))
 def test_a_disk_that_fills(
     kilobytes: int,
     uninterrupted: Callable[[int], RunDirectory],
