@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from miniatures import FORMATS
 from omegaconf import DictConfig, OmegaConf
 from real_layouts import LAYOUTS, write_pennfudan
-from running import NARROW, Command, mostly_slow
+from running import FEW, NARROW, Command, mostly_slow
 
 from visiontune.config.compose import config_dir, train_config
 from visiontune.models.backbones import build
@@ -167,6 +167,8 @@ def select(group: str, name: str, tiny: list[str], needs: Needs) -> list[str]:
     overrides += needs.get((group, name), ["data.scenes=24"] if name.startswith("digit_scenes") else [])
     if name in ("image_folder", "photos"):  # all 60 images
         overrides.remove("data.limit_train=64")
+    if group in ("hydra", "logger", "search"):  # of digits
+        overrides.append(FEW)
     if group != "hydra":  # the only group that has no choice on the command line
         overrides.append(f"{group}={name}")
     return overrides
@@ -384,7 +386,7 @@ def test_every_recipe_is_run() -> None:
 @pytest.mark.usefixtures("brief_measurements")
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_recipes_write_a_run(recipe: str, command: Command, tiny: list[str], tmp_path: Path) -> None:
-    source = command("train", *tiny, f"run_dir={tmp_path / 'run'}").run
+    source = command("train", *tiny, FEW, f"run_dir={tmp_path / 'run'}").run
     compressed = command("compress", f"run={source.path}", f"recipe={recipe}", "compile=false", *RECIPES[recipe]).run
     assert compressed.read_status()["status"] == "finished"
     assert "test/classification/accuracy" in compressed.metrics.read_text()

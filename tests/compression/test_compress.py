@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from running import Command
+from running import FEW, Command
 
 from visiontune.compress import write_recipe
 from visiontune.compression import Int8, TrainStep
@@ -22,7 +22,7 @@ from visiontune.runs import RunDirectory
 
 @pytest.fixture(scope="module")
 def run(command: Command, tiny: list[str]) -> RunDirectory:
-    return command("train", *tiny, "seed=3", "optimizer.lr=1e-3").run
+    return command("train", *tiny, FEW, "seed=3", "optimizer.lr=1e-3").run
 
 
 def test_another_option_of_a_group_removes_the_keys_of_the_old_one() -> None:

@@ -188,6 +188,7 @@ def test_several_tasks_at_once(command: Command, tiny: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_train_as_one_process(student: Any, tmp_path: Path) -> None:
     """Two ranks with 16 images each train as one process with 32, also the projections; feature variances differ."""
     same = ["augment=none", "optimizer=sgd", "scheduler=constant", "strategy.batchnorm=frozen", "distill.features=1"]

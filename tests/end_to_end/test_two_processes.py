@@ -40,7 +40,6 @@ CASES: dict[str, list[str]] = {
     "l2_sp": ["probe=true", "optimizer.lr=0.05"],
     "auto_rgn": [],
     "wise_ft": [],
-    "ema": [],
     "swa": ["technique.swa.horizon=0.8"],
     "sam": [],
     "bit_hyperrule": [],
