@@ -1,4 +1,4 @@
-"""One table of a sweep, or of any runs."""
+"""A table and a page of a sweep, or of any runs."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,12 @@ def main(arguments: list[str]) -> None:
     """Parse the arguments after `visiontune compare`."""
     parser = argparse.ArgumentParser(prog="visiontune compare", description=__doc__)
     parser.add_argument("directory", nargs="+", type=Path, help="a sweep directory, or run directories")
-    parser.add_argument("--csv", type=Path, help="where the table is saved (default: sweep.csv in the first directory)")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="where the table is saved, and beside it the page (default: sweep.csv in the first directory)",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="save the table as Markdown, too")
     options = parser.parse_args(arguments)
-    compare(options.directory, options.csv)
+    compare(options.directory, options.csv, options.markdown)

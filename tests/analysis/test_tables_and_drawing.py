@@ -2,7 +2,7 @@
 
 import torch
 
-from visiontune.analysis.tables import render
+from visiontune.analysis.tables import render, render_markdown
 from visiontune.models.heads.drawing import BAD, GOOD, caption, image_grid
 
 
@@ -14,6 +14,16 @@ def test_numbers_are_right_aligned() -> None:
 def test_a_table_of_any_width_is_not_cut_and_has_no_markup() -> None:
     word = "x" * 200
     assert render("", ["key"], [[word], ["[bold]a[/bold]"]]).splitlines() == ["key", word, "[bold]a[/bold]"]
+
+
+def test_markdown_shows_every_text_as_it_is() -> None:
+    text = render_markdown(["a_b", "c"], [["x|y\\", 1], ["[l](u) <b>", "a\nb"]])
+    assert text.splitlines() == [
+        "| a\\_b | c |",
+        "| --- | --- |",
+        "| x\\|y\\\\ | 1 |",
+        "| \\[l\\](u) \\<b\\> | a\\\\nb |",
+    ]
 
 
 def test_caption() -> None:

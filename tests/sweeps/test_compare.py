@@ -1,17 +1,20 @@
-"""The table of runs, and means over seeds with intervals."""
+"""The table and the page of runs, and means over seeds with intervals."""
 
 import json
 import math
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from omegaconf import OmegaConf
 from running import Command
 from scipy import stats
 
+from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.sweeps.comparison import average_repeats, find_entries, table
+from visiontune.sweeps.comparison import average_repeats, compare, find_entries, table
 
 
 def write_run(
@@ -97,3 +100,45 @@ def test_the_table_of_one_run(trained: object, run: RunDirectory, command: Comma
     expected = json.loads(run.metrics.read_text())
     assert float(values["test/classification/accuracy"]) == expected["test/classification/accuracy"]
     assert float(values["value"]) == expected["val/classification/accuracy"]
+    assert outcome.out.splitlines()[-2:] == [str(tmp_path / "one.html"), str(tmp_path / "one.csv")]
+    page = (tmp_path / "one.html").read_text()
+    (link,) = re.findall(r'<th scope="row"><a href="([^"]+)"', page)
+    assert (tmp_path / unquote(link)).resolve() == (run.report / "index.html").resolve()
+    assert "maximum of val/classification/accuracy" in page
+
+
+def test_the_page_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path, "a", ["optimizer.lr=0.2", "seed=1"], 0.5, mode="min")
+    write_run(tmp_path, "b", ["optimizer.lr=0.2", "seed=2"], 0.25, mode="min")
+    write_run(tmp_path, "c", ["optimizer.lr=0.3", "seed=1"], None)
+    (tmp_path / "b" / "metrics.csv").write_text("epoch,val/x/score\n0,0.75\n1,0.25\n")
+    status = json.loads((tmp_path / "c" / "status.json").read_text())
+    write_json(tmp_path / "c" / "status.json", status | {"error": "RuntimeError: a | b\nmore"})
+    compare([tmp_path], markdown=tmp_path / "table.md")
+    page = (tmp_path / "sweep.html").read_text()
+    assert [row.split("</a>")[0] for row in page.split('<th scope="row"><a href="')[1:]] == ['b">b', 'a">a', 'c">c']
+    assert "3: 2 finished, 1 failed" in page and "minimum of val/x/score" in page and "Means over seed" in page
+    assert '<td class="wide bad">RuntimeError: a | b</td>' in page and "visiontune compare" in page
+    assert '{"name":"b","value":0.25,"epochs":[0,1],"values":[0.75,0.25]}' in page
+    assert '{"key":"optimizer.lr","values":[0.2,0.2,0.3],"categories":[],"log":false}' in page
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert table[:3:2] == [
+        "| run | optimizer.lr | seed | objective | value | best epoch | epochs | seconds | status |",
+        "| b | 0.2 | 2 | val/x/score | 0.2500 | 2 | 1 | 2.5000 | finished |",
+    ]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        str(tmp_path / name) for name in ("table.md", "sweep.html", "sweep.csv")
+    ]
+
+
+def test_files_of_the_user_are_not_replaced_by_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", [], 0.5)
+    (tmp_path / "notes.html").write_text("mine")
+    with pytest.raises(UserError, match=r"notes.html exists and is not a page of compare, so it is not replaced"):
+        compare([tmp_path], tmp_path / "notes.csv")
+    assert (tmp_path / "notes.html").read_text() == "mine" and not (tmp_path / "notes.csv").exists()
+    for _ in range(2):  # an earlier page is replaced
+        compare([tmp_path], tmp_path / "table.csv")
+    for name, markdown in (("x.html", None), ("x.csv", "x.csv"), ("x.csv", "x.html")):
+        with pytest.raises(UserError, match="need different names"):
+            compare([tmp_path], tmp_path / name, markdown and tmp_path / markdown)

@@ -1,6 +1,7 @@
-"""Tables as text, for the terminal and train.log."""
+"""Tables as text, for the terminal, train.log and Markdown."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -22,3 +23,13 @@ def render(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]])
     out = io.StringIO()
     Console(file=out, width=1000, highlight=False, markup=False).print(table)
     return "\n".join([*filter(None, [title]), *(line.rstrip() for line in out.getvalue().splitlines())])
+
+
+def render_markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown; what Markdown or HTML would read as markup is escaped."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(_escape(str(cell)) for cell in line)} |\n" for line in lines)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", one_line(text))

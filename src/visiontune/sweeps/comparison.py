@@ -14,12 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from scipy.stats import t as student
 
-from visiontune.analysis.tables import render
+from visiontune.analysis.tables import render, render_markdown
 from visiontune.errors import UserError, first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
+from visiontune.runs.log import logging_to, warn_on_failure
 from visiontune.runs.output import write_error
 from visiontune.sweeps.entries import Entry, read_run
+from visiontune.sweeps.overview import build_page, check_page
+from visiontune.sweeps.page import write_page
 from visiontune.sweeps.sweep import Sweep
 
 Rows = list[dict[str, Any]]
@@ -27,22 +30,39 @@ PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is wri
 REPEATS = ("seed", "data.fold")  # runs that differ only in these keys repeat an experiment
 
 
-def compare(directories: list[Path], target: Path | None = None) -> None:
-    """Print the table of the runs and save it.
+def compare(directories: list[Path], target: Path | None = None, markdown: Path | None = None) -> None:
+    """Print the table of the runs, and save it and the page that compares them.
 
     Args:
-        target: the CSV file; by default sweep.csv in the first directory.
+        target: the CSV file; by default sweep.csv in the first directory. The page, such as sweep.html, is beside it.
+        markdown: a file for the table as Markdown.
 
     Raises:
-        UserError: the directories hold no runs, or the CSV file cannot be written or would replace a file of a run.
+        UserError: the directories hold no runs, or a file cannot be written or would replace a file of a run.
     """
     entries = find_entries(directories)
     target = _check_target(target or directories[0] / "sweep.csv", entries)
+    page = check_page(target.with_suffix(".html"))
+    if markdown is not None:
+        markdown = _check_target(markdown, entries, "--markdown", "table.md")
+    if len({target, page, markdown}) < 3:
+        raise UserError(
+            f"the table {target}, the page {page} and the Markdown {markdown} need different names: write "
+            "--csv table.csv --markdown table.md"
+        )
     rows = write_table(entries, target)
     print(_text("", rows))
     if means := average_repeats(rows):
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
-    print(f"\n{target}")
+    print()
+    if markdown is not None:
+        with write_atomically(markdown) as file:
+            file.write(render_markdown(list(rows[0]), _cells(rows)))
+        print(markdown)
+    with logging_to(None), warn_on_failure(f"{page} is not current"):
+        write_page(page, build_page(directories, entries, rows, means, REPEATS))
+        print(page)
+    print(target)
 
 
 def write_table(entries: list[Entry], target: Path) -> Rows:
@@ -56,20 +76,24 @@ def write_table(entries: list[Entry], target: Path) -> Rows:
     return rows
 
 
-def _check_target(target: Path, entries: list[Entry]) -> Path:
-    """The path of the CSV file, after a check that it can be written and replaces no file of a run.
+def _check_target(target: Path, entries: list[Entry], option: str = "--csv", name: str = "table.csv") -> Path:
+    """The path of a file, after a check that it can be written and replaces no file of a run.
+
+    Args:
+        option: that names the file.
+        name: an example of a file.
 
     Raises:
         UserError: it cannot be written, or is a file of a run.
     """
     target = target.expanduser()
     if target.exists() and not target.is_file():
-        example = shlex.quote(str(target / "table.csv" if target.is_dir() else "table.csv"))
-        raise UserError(f"--csv {target} is not a file: write a file, such as --csv {example}")
+        example = shlex.quote(str(target / name if target.is_dir() else name))
+        raise UserError(f"{option} {target} is not a file: write a file, such as {option} {example}")
     if target.name != "sweep.csv" and any(target.resolve().is_relative_to(entry.path) for entry in entries):
-        raise UserError(f"{target} is in a run directory: write another file, such as --csv table.csv")
+        raise UserError(f"{target} is in a run directory: write another file, such as {option} {name}")
     if reason := write_error(target.parent):
-        raise UserError(f"cannot write to {target}: {reason}; write --csv FILE in a folder that you may write to")
+        raise UserError(f"cannot write to {target}: {reason}; write {option} FILE in a folder that you may write to")
     return target
 
 
@@ -187,5 +211,8 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def _text(title: str, rows: Rows) -> str:
-    cells = [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    return render(title, list(rows[0]), cells)
+    return render(title, list(rows[0]), _cells(rows))
+
+
+def _cells(rows: Rows) -> list[list[Any]]:
+    return [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]

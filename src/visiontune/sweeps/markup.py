@@ -9,6 +9,7 @@ from urllib.parse import quote
 from visiontune.errors import one_line, printable
 
 LONGEST = 400  # characters of a cell
+GENERATOR = "visiontune compare"  # stands in each page
 
 Cell = str | int | float
 

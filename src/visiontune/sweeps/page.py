@@ -15,7 +15,7 @@ from visiontune.runs.files import write_atomically
 from visiontune.sweeps.axes import Axis, build_axis
 from visiontune.sweeps.curves import Curve, thin
 from visiontune.sweeps.importance import MIN_RUNS, key_importance
-from visiontune.sweeps.markup import Cell, format_cell, is_number, kind, link, scroll, section, table, text
+from visiontune.sweeps.markup import GENERATOR, Cell, format_cell, is_number, kind, link, scroll, section, table, text
 from visiontune.sweeps.samples import Sample
 
 WEB = Path(__file__).parent / "web"
@@ -75,6 +75,7 @@ def write_page(path: Path, page: SweepPage) -> None:
     sections = (_curves(page), _parallel(page, axes), _importance(page, axes), _means(page), _samples(page))
     content = Template(_read("page.html")).substitute(
         title=text(page.title),
+        generator=GENERATOR,
         hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=_read("page.css"),
         summary=_summary(page, path.parent),

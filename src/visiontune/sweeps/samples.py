@@ -86,7 +86,7 @@ def _image_loader(run: RunDirectory) -> Callable[[str], str]:
         return lambda path: ""
     root, folder = Path(data["root"]), data.get("images")
     folders = [root, *([root / folder] if isinstance(folder, str) else [])]
-    decoder = ImageDecoder.from_config({**data, "channels": 3})
+    decoder = ImageDecoder.from_config({key: data[key] for key in ("orientation", "grey_range") if key in data})
 
     def load(path: str) -> str:
         files = [place / path for place in folders if ".." not in Path(path).parts and (place / path).is_file()]
