@@ -23,9 +23,9 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from visiontune.sweeps.start import start  # Hydra imports this file for every command
-        from visiontune.train import main
+        from visiontune.work import train
 
-        return start(self.config, arguments, main)
+        return start(self.config, arguments, train)
 
 
 ConfigStore.instance().store(

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from visiontune.errors import UserError
 
 
@@ -17,10 +19,13 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: expected 1 or more")
-    from visiontune.sweeps.resume import resume  # the imports take seconds, for which nobody waits who mistyped
-    from visiontune.sweeps.worker import preload
-
-    preload()
-    from visiontune.train import main as train
+    from visiontune.sweeps.resume import resume  # these imports take seconds
 
     resume(options.directory.expanduser(), options.workers, options.allow_changed, train)
+
+
+def train(cfg: DictConfig) -> float:
+    """Train or resume the run of a job, in its process; a worker does not need these imports."""
+    from visiontune.train import main
+
+    return main(cfg)

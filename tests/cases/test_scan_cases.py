@@ -16,11 +16,11 @@ from PIL import Image
 from running import SMALL, Command, Outcome, can_mount
 
 from visiontune.data import shared_memory
-from visiontune.data.cores import usable_cores
 from visiontune.data.images import ImageDecoder
 from visiontune.data.scan import orientation_note, read_image_sizes, scan
 from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import RunError
+from visiontune.runs.cores import usable_cores
 
 Plan = Callable[..., Outcome]
 ODD_NAMES = [
