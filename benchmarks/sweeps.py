@@ -90,7 +90,7 @@ def overhead(folder: Path, count: int) -> list[list[str]]:
     return [
         ["time between the end of a run and the begin of the next one, mean of 19", f"{fmean(gaps):.2f} s"],
         [
-            f"{count} trivial jobs, two workers: in all, and what the runs take of it",
+            f"{count} trivial jobs, two workers: in all, and the runs alone",
             f"{total:.0f} s, {training:.0f} s",
         ],
     ]

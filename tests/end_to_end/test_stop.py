@@ -177,7 +177,8 @@ def test_two_stopped_ranks_resume_exactly(
 @pytest.mark.slow
 def test_a_stopped_sweep(forked_command: Callable[..., Outcome], tmp_path: Path) -> None:
     prepare = partial(send_sigterm, "batch", 20, signal_group)
-    outcome = forked_command(prepare, "train", "-m", *BASE, *SETTINGS[2].split(), "seed=1,2,3", f"sweep_dir={tmp_path}")
+    settings = [*SETTINGS[2].split(), "seed=1,2,3", "sweep.workers=0"]
+    outcome = forked_command(prepare, "train", "-m", *BASE, *settings, f"sweep_dir={tmp_path}")
     assert outcome.code == 143
     statuses = [RunDirectory.open(tmp_path / name).read_status()["status"] for name in ("000", "001")]
     assert statuses == ["finished", "interrupted"] and not (tmp_path / "002").exists()
@@ -186,13 +187,15 @@ def test_a_stopped_sweep(forked_command: Callable[..., Outcome], tmp_path: Path)
 @pytest.mark.slow
 def test_a_stopped_sweep_of_two_ranks(forked_command: Callable[..., Outcome], tmp_path: Path) -> None:
     prepare = partial(send_sigterm, "batch", 5, signal_parent)
-    outcome = forked_command(prepare, "train", "-m", *BASE, *RANKS, "seed=1,2", f"sweep_dir={tmp_path / 'sweep'}")
+    settings = [*RANKS, "seed=1,2", "sweep.workers=0"]
+    outcome = forked_command(prepare, "train", "-m", *BASE, *settings, f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 143 and outcome.err == "stopped by SIGTERM\n", outcome
     run = RunDirectory.open(tmp_path / "sweep" / "000")
     assert run.read_status()["status"] == "interrupted" and not (tmp_path / "sweep" / "001").exists()
     assert len(torch.load(run.checkpoint("last"), weights_only=True)["exact_resume"]["ranks"]) == 2
-    header, row = (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()
-    assert dict(zip(header.split(","), row.split(","), strict=True))["status"] == "interrupted"
+    header, *rows = (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()
+    statuses = [dict(zip(header.split(","), row.split(","), strict=True))["status"] for row in rows]
+    assert statuses == ["interrupted", "waiting"]
 
 
 def mount(*arguments: str) -> None:
