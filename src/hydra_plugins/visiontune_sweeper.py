@@ -30,7 +30,7 @@ class StudySweeper(Sweeper):
 
 ConfigStore.instance().store(
     group="hydra/sweeper",
-    name="study",
+    name="visiontune",
     node={"_target_": f"{__name__}.{StudySweeper.__name__}", "params": None},
     provider="visiontune",
 )

@@ -182,8 +182,9 @@ def test_another_name(tmp_path: Path) -> None:
     process = subprocess.run([*rename, "NAME=birdwatch"], cwd=copy, capture_output=True, text=True, check=True)
     assert any(line.startswith("visiontune is now birdwatch") for line in process.stdout.splitlines())
 
-    names = [path.name for path in (copy / "src").iterdir()]
-    assert names == ["birdwatch"]
+    sources = {path.relative_to(copy / "src").as_posix() for path in (copy / "src").glob("*")}
+    assert sources == {"birdwatch", "hydra_plugins"}
+    assert [path.name for path in (copy / "src" / "hydra_plugins").iterdir()] == ["birdwatch_sweeper.py"]
     for path in copy.rglob("*"):
         if path.is_file() and ".git" not in path.parts:
             assert b"visiontune" not in path.read_bytes().lower(), path
@@ -200,6 +201,7 @@ def test_another_name(tmp_path: Path) -> None:
         "tests/strategies/test_strategies.py",
         "tests/optim/test_schedulers.py",
         "tests/test_configs.py::test_trainers_of_one_process_train",
+        "tests/end_to_end/test_sweep.py::test_four_runs_and_no_test_split",
     ]
     pytest_ = [python, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *subset]
     passed = subprocess.run(pytest_, cwd=copy, env=environment, capture_output=True, text=True)
