@@ -15,12 +15,12 @@ from inputs import write_coco, write_folders, write_image, write_masks, write_yo
 from PIL import Image
 from running import SMALL, Command, Outcome, can_mount
 
+from visiontune.cores import usable_cores
 from visiontune.data import shared_memory
 from visiontune.data.images import ImageDecoder
 from visiontune.data.scan import orientation_note, read_image_sizes, scan
 from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import RunError
-from visiontune.runs.cores import usable_cores
 
 Plan = Callable[..., Outcome]
 ODD_NAMES = [

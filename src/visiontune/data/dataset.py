@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from visiontune.cores import usable_cores
 from visiontune.data.batch import Batch
 from visiontune.data.frames import Frame
 from visiontune.data.geometry import ShortSide
@@ -18,7 +19,6 @@ from visiontune.data.schema import Sample
 from visiontune.data.seeding import derive
 from visiontune.data.target_transforms import Measure
 from visiontune.data.targets import is_stored
-from visiontune.runs.cores import usable_cores
 
 
 class VisionDataset(Dataset[dict[str, Any]]):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visiontune.cores import usable_cores
 from visiontune.data.image_files import (
     BUDGET,
     BYTES_PER_PIXEL,
@@ -26,7 +27,6 @@ from visiontune.data.image_files import (
 )
 from visiontune.data.pixels import Range, check_pixels, grey_values, has_deep_color, image_pixels, is_deep, upright
 from visiontune.errors import UserError, printable
-from visiontune.runs.cores import usable_cores
 
 AHEAD_BYTES = 300_000_000  # of images that `load_images` decodes ahead
 AHEAD = 16  # images that it decodes ahead at most

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from visiontune.cores import usable_cores
 from visiontune.data.batch import Batch
 from visiontune.data.dataset import VisionDataset, collate
 from visiontune.data.geometry import eval_frame, eval_transform
@@ -18,7 +19,6 @@ from visiontune.data.images import ImageDecoder
 from visiontune.data.sampling import EpochBatches
 from visiontune.data.schema import Sample
 from visiontune.data.shared_memory import check_shared_memory, end_worker_without_memory
-from visiontune.runs.cores import usable_cores
 from visiontune.signals import obey_parent
 
 OPEN_FILES = 65_536

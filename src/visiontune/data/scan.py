@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from visiontune.cores import usable_cores
 from visiontune.data.bad_files import BadFiles, check_names
 from visiontune.data.image_files import PROBLEMS, describe_excess, reason
 from visiontune.data.images import DECODER, Header, ImageDecoder, read_header
 from visiontune.data.progress import show_progress
 from visiontune.errors import UserError, pluralize, some
-from visiontune.runs.cores import usable_cores
 
 CHUNK = 64  # files that a thread reads at a time
 

@@ -130,7 +130,7 @@ def table(entries: list[Entry]) -> Rows:
         rows.append(
             {"run": name, **values, "objective": objective["name"], "value": objective["value"], **test}
             | {"best epoch": objective["epoch"], "epochs": entry.epochs}
-            | {"seconds": round(status.get("updated", 0) - status.get("started", 0), 1)}
+            | {"seconds": round(entry.seconds, 1)}
             | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
             | {"status": status["status"]}
             | ({"error": entry.error} if entry.error else {})

@@ -34,6 +34,11 @@ class Entry:
     epochs: int = 0
     error: str = ""
 
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, or the last process that trained it."""
+        return float(self.status.get("updated", 0.0) - self.status.get("started", 0.0))
+
 
 def read_run(run: RunDirectory) -> Entry:
     """The entry of a run.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from visiontune.cores import usable_cores
 from visiontune.errors import UserError
-from visiontune.runs.cores import usable_cores
 
 MEMORY_GB = 2.0  # of a job on the CPU: torch and a small network
 

@@ -1,12 +1,13 @@
 """Work on a sweep: run its jobs on this machine, and keep its table current."""
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from visiontune.errors import RunError, listed, pluralize
-from visiontune.runs.log import log, logging_to, warn_on_failure
+from visiontune.runs.log import log, logging_to
 from visiontune.signals import Interrupted
-from visiontune.sweeps.comparison import compare, write_table
+from visiontune.sweeps.comparison import compare
 from visiontune.sweeps.job_process import Train
+from visiontune.sweeps.progress import Progress
 from visiontune.sweeps.slots import build_slots, visible_gpus
 from visiontune.sweeps.sweep import Sweep
 from visiontune.sweeps.worker import Worker, run_here
@@ -27,11 +28,12 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
     settings = sweep.settings
     with logging_to(None):
         try:
-            progress = Progress(sweep)
+            progress = Progress(sweep, max(1, workers))
             if workers:
                 gpus = visible_gpus() if settings.accelerator != "cpu" else []
                 slots = build_slots(workers, settings.threads, settings.devices, gpus)
-                Worker(sweep, slots, train, progress).run(until_all)
+                with progress.shown():
+                    Worker(sweep, slots, train, progress).run(until_all)
             else:
                 run_here(sweep, train, progress)
         except Interrupted:
@@ -45,30 +47,3 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
             f"{pluralize(len(failed), 'job has', 'jobs have')} failed:{listed(lines)}\n"
             f"Run them again with: visiontune work {sweep.path}"
         )
-
-
-class Progress:
-    """Prints a line when a job starts or ends, and writes sweep.csv."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.sweep = sweep
-        self.write_table()
-
-    def __call__(self, event: str, trial: FrozenTrial) -> None:
-        log.info(self._line(event, trial))
-        self.write_table()
-
-    def _line(self, event: str, trial: FrozenTrial) -> str:
-        name = f"{trial.number:03d}  {trial.user_attrs['text']}"
-        if event == "started":
-            return f"{name}: starts"
-        if trial.state == TrialState.COMPLETE:
-            return f"{name}: {trial.value:.4f}"
-        if trial.state == TrialState.FAIL:
-            return f"{name}: failed: {trial.user_attrs['error']}"
-        return f"{name}: stopped"
-
-    def write_table(self) -> None:
-        path = self.sweep.path / "sweep.csv"
-        with warn_on_failure(f"{path} is not current"), self.sweep.locks.schedule():
-            write_table(self.sweep.entries(), path)

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from visiontune import signals
 from visiontune.sweeps.job_process import Train, run, run_in_process
+from visiontune.sweeps.progress import Progress
 from visiontune.sweeps.slots import Slot
 from visiontune.sweeps.sweep import Sweep
 
@@ -20,21 +20,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 POLL_SECONDS = 1.0
 SIGNAL = 128  # the exit code of a command that signal 1 has stopped is 129
 UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
-Report = Callable[[str, FrozenTrial], None]
 
 
 class Worker:
     """Runs a job in each of its slots, always the next one that waits."""
 
-    def __init__(self, sweep: Sweep, slots: list[Slot], train: Train, report: Report) -> None:
+    def __init__(self, sweep: Sweep, slots: list[Slot], train: Train, progress: Progress) -> None:
         """Args:
         train: trains or resumes the run of a config; a function of a module, which the process of a job imports.
-        report: called with `started` or `ended`, and the trial.
         """
         self.sweep = sweep
         self.slots = slots
         self.train = train
-        self.report = report
+        self.progress = progress
         self.jobs: dict[int, tuple[int, BaseProcess]] = {}  # by slot: number of the trial and its process
         self.signal: int | None = None  # that stops the jobs
 
@@ -53,6 +51,7 @@ class Worker:
                 while self.jobs or (until_all and self.signal is None and self.sweep.trials(*UNFINISHED)):
                     wait([process.sentinel for _, process in self.jobs.values()], timeout=POLL_SECONDS)
                     self._step()
+                    self.progress.update()
             finally:
                 for _, process in self.jobs.values():
                     process.kill()
@@ -72,9 +71,9 @@ class Worker:
                 if slot not in self.jobs and self.signal is None and (trial := self.sweep.claim()) is not None:
                     claimed[slot] = trial
         for trial in outcomes:
-            self.report("ended", trial)
+            self.progress.ended(trial)
         for slot, trial in claimed.items():
-            self.report("started", trial)
+            self.progress.started(trial)
             self.jobs[slot] = trial.number, self._start(trial, self.slots[slot])
             if self.signal is not None:  # it came after the job was claimed
                 _send(self.signal, self.jobs[slot][1])
@@ -98,7 +97,7 @@ def _send(number: int, process: BaseProcess) -> None:
             os.kill(process.pid, number)
 
 
-def run_here(sweep: Sweep, train: Train, report: Report) -> None:
+def run_here(sweep: Sweep, train: Train, progress: Progress) -> None:
     """Run the jobs one after another in this process, as a debugger needs it.
 
     Raises:
@@ -109,12 +108,12 @@ def run_here(sweep: Sweep, train: Train, report: Report) -> None:
             trial = sweep.claim()
         if trial is None:
             return
-        report("started", trial)
+        progress.started(trial)
         exit_code = run(train, sweep.path, trial.number, trial.user_attrs["overrides"])
         with sweep.locks.schedule():
             trial = sweep.conclude(trial.number, exit_code > SIGNAL, exit_code)
             sweep.locks.release(trial.number)
-        report("ended", trial)
+        progress.ended(trial)
         if exit_code > SIGNAL:
             raise signals.Interrupted(exit_code - SIGNAL)
         if trial.state == TrialState.FAIL and sweep.settings.fail_fast:

@@ -1,0 +1,126 @@
+"""What a sweep shows while it runs: a line for each job that starts or ends, and on a terminal a live table."""
+
+import csv
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import fmean
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from visiontune.errors import visible
+from visiontune.runs.log import log, warn_on_failure
+from visiontune.sweeps.comparison import write_table
+from visiontune.sweeps.entries import Entry
+from visiontune.sweeps.paths import run_path
+from visiontune.sweeps.sweep import Sweep
+
+SHOWN_SECONDS = 2.0  # between two updates of the live table
+
+
+class Progress:
+    """Shows the jobs of a sweep, and keeps its sweep.csv current."""
+
+    def __init__(self, sweep: Sweep, workers: int) -> None:
+        """Args:
+        workers: number of jobs at the same time.
+        """
+        self._sweep = sweep
+        self._workers = workers
+        self._console = Console(highlight=False, markup=False)
+        self._live: Live | None = None
+        self._updated = 0.0
+        self._running: dict[int, str] = {}
+        self._write_table()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live table within the block, on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
+            yield
+        self._live = None
+
+    def started(self, trial: FrozenTrial) -> None:
+        """Show a job that starts."""
+        self._running[trial.number] = trial.user_attrs["text"]
+        self._print(trial, "starts")
+        self._write_table()
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """Show what has become of a job."""
+        self._running.pop(trial.number, None)
+        entries = self._write_table()
+        if trial.state == TrialState.COMPLETE:
+            entry = next(entry for entry in entries if entry.path == run_path(self._sweep.path, trial.number))
+            name, seconds = entry.status["objective"]["name"], entry.seconds
+            self._print(trial, f"{name} {trial.value:.4f}, {seconds:.0f} s; {self._summary(entries)}")
+        elif trial.state == TrialState.FAIL:
+            self._print(trial, f"failed: {trial.user_attrs['error']}; {self._summary(entries)}")
+        else:
+            self._print(trial, "stopped, and waits")
+
+    def update(self) -> None:
+        """Update the live table, at most every two seconds."""
+        if self._live is None or time.monotonic() - self._updated < SHOWN_SECONDS:
+            return
+        self._updated = time.monotonic()
+        table = Table(box=None, pad_edge=False)
+        for column in ("run", "epoch", "job"):
+            table.add_column(column, no_wrap=True)
+        for number, text in self._running.items():
+            table.add_row(f"{number:03d}", self._epoch(number), visible(text))
+        self._live.update(Group(table, Text(self._summary(self._sweep.entries()))), refresh=True)
+
+    def _print(self, trial: FrozenTrial, text: str) -> None:
+        line = f"{trial.number:03d}  {trial.user_attrs['text']}: {text}"
+        if self._live is None:
+            log.info(line)
+        else:
+            self._console.print(visible(line))
+
+    def _summary(self, entries: list[Entry]) -> str:
+        """How many jobs are done, the best one, and the time that is left."""
+        statuses = [entry.status["status"] for entry in entries]
+        finished = [entry for entry in entries if entry.status["status"] == "finished"]
+        failed = statuses.count("failed")
+        parts = [f"{len(finished) + failed} of {len(entries)} done"] + [f"{failed} failed"] * bool(failed)
+        if finished:
+            sign = 1 if self._sweep.study.direction == StudyDirection.MAXIMIZE else -1
+            best = max(finished, key=lambda entry: sign * entry.status["objective"]["value"])
+            parts.append(f"best {best.status['objective']['value']:.4f} ({best.path.name})")
+            remaining = len(entries) - len(finished) - failed
+            seconds = fmean(entry.seconds for entry in finished) * remaining / self._workers
+            parts += [f"about {_duration(seconds)} left"] * bool(remaining)
+        return ", ".join(parts)
+
+    def _epoch(self, number: int) -> str:
+        """The last epoch in the metrics.csv of a run."""
+        path = run_path(self._sweep.path, number) / "metrics.csv"
+        try:
+            with path.open(newline="") as file:
+                return [row["epoch"] for row in csv.DictReader(file)][-1]
+        except (OSError, KeyError, IndexError):  # it has no epoch yet
+            return ""
+
+    def _write_table(self) -> list[Entry]:
+        path = self._sweep.path / "sweep.csv"
+        with self._sweep.locks.schedule():
+            entries = self._sweep.entries()
+            with warn_on_failure(f"{path} is not current"):
+                write_table(entries, path)
+        return entries
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
