@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.sweeps.paths import output_path, run_path
@@ -171,3 +173,23 @@ def test_an_incomplete_line_is_removed(tmp_path: Path) -> None:
     assert claim(sweep) == 0
     assert journal.read_bytes()[length : length + 13] == b'{"op_code":6,' and b'"sta{' not in journal.read_bytes()
     assert states(Sweep(tmp_path)) == ["RUNNING", "WAITING"]
+
+
+def test_a_sweep_has_one_command(tmp_path: Path) -> None:
+    sweep = create(tmp_path, 0)
+
+    def start() -> None:
+        try:
+            with Sweep(tmp_path).locks.command():
+                os._exit(0)
+        except UserError as error:
+            os._exit(3 if str(error).startswith(f"another command runs the sweep in {tmp_path}: help it") else 4)
+
+    codes = []
+    for is_running in (True, False):
+        with sweep.locks.command() if is_running else nullcontext():
+            process = multiprocessing.get_context("fork").Process(target=start)
+            process.start()
+            process.join()
+            codes.append(process.exitcode)
+    assert codes == [3, 0]

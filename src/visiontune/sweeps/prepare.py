@@ -32,11 +32,14 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
     Raises:
         UserError: jobs cannot train; the message names each mistake once.
     """
-    distinct = list({_key(job.cfg): job for job in jobs}.values())
-    mistakes, modes, resolved = {}, set(), []
+    kinds: dict[str, list[ComposedJob]] = {}
+    for job in jobs:
+        kinds.setdefault(_key(job.cfg), []).append(job)
+    mistakes: dict[str, int] = {}  # number of jobs by message
+    modes, resolved = set(), []
     started = time.monotonic()
     with initialized(user_configs):  # the candidates of a search are composed
-        for job in distinct:
+        for job, *others in kinds.values():
             try:
                 cfg = resolve(job.cfg, replace(Launch.from_hydra(job.hydra), job=0))
                 lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
@@ -44,11 +47,15 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
                 modes.add(model.monitor[1])
                 resolved.append(cfg)
             except Exception as error:
-                mistakes[describe_error(error, "train", job.overrides)[0]] = job
+                message = describe_error(error, "train", job.overrides)[0]
+                mistakes[message] = mistakes.get(message, 0) + 1 + len(others)
             if (modes and not check) or time.monotonic() - started > MAX_SECONDS:
                 break
+    count, total = sum(mistakes.values()), sum(map(len, kinds.values()))
+    if count == total and len(mistakes) == 1:
+        raise UserError(*mistakes)
     if mistakes:
-        raise UserError(f"{len(mistakes)} kinds of jobs cannot train, so none is started:{listed(list(mistakes))}")
+        raise UserError(f"{count} of {total} jobs cannot train, so none is started:{listed(list(mistakes))}")
     if len(modes) > 1:
         raise UserError("some jobs maximize their objective and others minimize it: write monitor=METRIC")
     return modes.pop(), resolved[0]
