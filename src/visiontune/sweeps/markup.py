@@ -66,7 +66,7 @@ def table(rows: Sequence[Mapping[str, Cell]], images: Sequence[str] = ()) -> str
         images: an `img` for the first cell of each row.
     """
     first, *others = rows[0]
-    columns = {name: kind("number" if all(is_number(row[name]) for row in rows) else "") for name in others}
+    columns = {name: kind("number" if all(not isinstance(row[name], str) for row in rows) else "") for name in others}
     heads = f'<th scope="col">{text(first)}</th>'
     heads += "".join(f'<th scope="col"{style}>{text(name)}</th>' for name, style in columns.items())
     body = []

@@ -38,6 +38,7 @@ def build_page(
     further = [column for column in columns if column not in ("run", "value", "status", "error", *keys)]
     if len({row["objective"] for row in rows if row["objective"]}) < 2:
         further.remove("objective")
+        means = [{column: cell for column, cell in row.items() if column != "objective"} for row in means]
     runs = []
     for row in rows:
         entry = by_name[row["run"]]

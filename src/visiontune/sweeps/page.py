@@ -184,7 +184,7 @@ def _means(page: SweepPage) -> str:
         return ""
     title = f"Means over {' and '.join(key for key in page.repeats if key in page.runs[0].settings)}"
     explanation = "<p>The columns with +- have half of the 95% interval of a mean (Student's t).</p>\n"
-    return section(title, explanation + scroll(title, table(page.means)))
+    return section(title, explanation + scroll(title, table(page.means), "tall"))
 
 
 def _samples(page: SweepPage) -> str:

@@ -143,7 +143,10 @@ function drawParallel(runs) {
 
 function axisScale({ values, categories, log }, runs, bottom, top) {
   const present = runs.map((run) => values[run]).filter((value) => value !== null);
-  if (!categories.length) return buildScale(present, bottom, top, log, 5);
+  if (!categories.length) {
+    const scale = buildScale(present, bottom, top, log, 5);
+    return { ...scale, ticks: scale.ticks.filter((tick) => Number.isInteger(tick) || !present.every(Number.isInteger)) };
+  }
   const every = Math.ceil(categories.length / LABELS);
   const ticks = categories.map((_, i) => i).filter((i) => i % every === 0);
   return { ...buildScale(categories.length > 1 ? [0, categories.length - 1] : [0], bottom, top, false, 5), ticks };
