@@ -156,7 +156,8 @@ def check_command(words: tuple[str, ...]) -> None:
         return
     assert verb in VERBS, f"there is no verb {verb}"
     if verb in ("compare", "work"):
-        assert {word for word in rest if word.startswith("-")} <= {"--csv", "--workers", "--allow-changed"}
+        options = {"--csv", "--markdown", "--baseline"} if verb == "compare" else {"--workers", "--allow-changed"}
+        assert {word for word in rest if word.startswith("-")} <= options
         return
     overrides = []
     remaining = iter(rest)

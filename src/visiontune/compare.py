@@ -17,5 +17,10 @@ def main(arguments: list[str]) -> None:
         help="where the table is saved, and beside it the page (default: sweep.csv in the first directory)",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="save the table as Markdown, too")
+    parser.add_argument(
+        "--baseline",
+        metavar="RUN|VALUES",
+        help="compare groups of seeds or folds with this one, such as 003 or strategy=full (default: the best)",
+    )
     options = parser.parse_args(arguments)
-    compare(options.directory, options.csv, options.markdown)
+    compare(options.directory, options.csv, options.markdown, options.baseline)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from running import Command
@@ -14,7 +15,8 @@ from scipy import stats
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.sweeps.comparison import average_repeats, compare, find_entries, table
+from visiontune.sweeps.comparison import compare, find_entries, table
+from visiontune.sweeps.groups import summarize_groups
 
 
 def write_run(
@@ -56,32 +58,99 @@ def test_the_smallest_first_where_less_is_better(tmp_path: Path) -> None:
     assert [row["run"] for row in table(find_entries([tmp_path]))] == ["b", "a", "c"]
 
 
-def test_repetitions_have_students_interval(tmp_path: Path) -> None:
-    values = {"full": [0.80, 0.84, 0.88], "linear_probe": [0.70, 0.71, 0.75]}
+def groups(folder: Path, baseline: str | None = None) -> list[dict]:
+    entries = find_entries([folder])
+    return summarize_groups(table(entries), {entry.path.name: entry for entry in entries}, baseline)
+
+
+def write_splits(folder: Path, val: str, test: str = "") -> None:
+    """splits.csv of twelve images, of which those with the letters in `val` and `test` are not trained on."""
+    splits = {letter: "val" if letter in val else "test" if letter in test else "train" for letter in "abcdefghijkl"}
+    lines = [f"{letter},{split},,{letter}," for letter, split in splits.items()]
+    (folder / "splits.csv").write_text("\n".join(["path,split,group,content,labels", *lines]))
+
+
+def test_seeds_are_groups_with_differences_and_verdicts(tmp_path: Path) -> None:
+    values = {"full": [0.80, 0.84, 0.88], "linear_probe": [0.60, 0.63, 0.69], "last_k": [0.79, 0.85, 0.87]}
     for strategy, scores in values.items():
         for seed, score in enumerate(scores):
             write_run(tmp_path, f"{strategy}{seed}", [f"strategy={strategy}", f"seed={seed}"], score, test=score / 2)
-    averages = {row["strategy"]: row for row in average_repeats(table(find_entries([tmp_path])))}
-    assert set(averages) == set(values)
-    for strategy, scores in values.items():
-        row = averages[strategy]
-        low, high = stats.t.interval(0.95, 2, sum(scores) / 3, stats.sem(scores))
-        assert row["runs"] == 3 and row["value"] == pytest.approx(sum(scores) / 3)
-        assert row["value +-"] == pytest.approx((high - low) / 2)
-        assert row["test/x/score"] == pytest.approx(sum(scores) / 6)
+    best, close, worse = groups(tmp_path)
+    low, high = stats.t.interval(0.95, 2, 0.84, stats.sem(values["full"]))
+    assert best == {
+        "strategy": "full", "metric": "val/x/score", "repeats": 3, "mean": pytest.approx(0.84),
+        "low": pytest.approx(low), "high": pytest.approx(high), "difference": "", "difference low": "",
+        "difference high": "", "p": "", "verdict": "best", "test/x/score": pytest.approx(0.42),
+    }  # fmt: skip
+    assert (close["strategy"], close["verdict"]) == ("last_k", "not distinguishable from the best")
+    assert (worse["strategy"], worse["verdict"]) == ("linear_probe", "worse")
+    assert worse["difference"] == pytest.approx(-0.2) and worse["difference high"] < 0 and worse["p"] <= 0.05
+    for baseline in ("linear_probe1", "strategy=linear_probe"):
+        assert [row["verdict"] for row in groups(tmp_path, baseline)] == ["better", "better", "baseline"]
+
+
+def test_seeds_that_draw_other_splits_have_wider_intervals(tmp_path: Path) -> None:
+    for seed, score in enumerate([0.5, 0.6, 0.9]):
+        write_run(tmp_path, f"seed{seed}", [f"seed={seed}"], score)
+        write_splits(tmp_path / f"seed{seed}", "abc")
+    (same,) = groups(tmp_path)
+    for seed, val in enumerate(["abc", "def", "aef"]):
+        write_splits(tmp_path / f"seed{seed}", val)
+    (others,) = groups(tmp_path)
+    widths = [row["high"] - row["low"] for row in (same, others)]
+    assert widths[1] / widths[0] == pytest.approx(math.sqrt((1 / 3 + 3 / 9) / (1 / 3)))
+
+
+def test_folds_are_compared_by_the_held_out_fold(tmp_path: Path) -> None:
+    for fold, (score, held_out) in enumerate([(0.5, "abc"), (0.6, "def"), (0.9, "ghi"), (0.8, "jkl")]):
+        write_run(tmp_path, f"fold{fold}", [f"data.fold={fold}"], 1.0, test=score)
+        write_splits(tmp_path / f"fold{fold}", "abc" if fold else "jkl", held_out)
+    (group,) = groups(tmp_path)
+    assert (group["metric"], group["repeats"], group["mean"]) == ("test/x/score", 4, pytest.approx(0.7))
+    half = stats.t.ppf(0.975, 3) * math.sqrt((1 / 4 + 3 / 6) * np.var([0.5, 0.6, 0.9, 0.8], ddof=1))
+    assert group["high"] - group["mean"] == pytest.approx(half)
 
 
 def test_failed_runs_do_not_count_as_repeats(tmp_path: Path) -> None:
     for seed, score in enumerate([0.5, 0.7, None, None]):
         write_run(tmp_path, f"seed{seed}", [f"seed={seed}"], score)
-    (average,) = average_repeats(table(find_entries([tmp_path])))
-    assert average["runs"] == 2 and average["value"] == pytest.approx(0.6)
+    (group,) = groups(tmp_path)
+    assert group["repeats"] == 2 and group["mean"] == pytest.approx(0.6)
 
 
 def test_runs_that_differ_in_more_are_no_repeats(tmp_path: Path) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
         write_run(tmp_path, name, [f"optimizer.lr={lr}"], lr)
-    assert average_repeats(table(find_entries([tmp_path]))) == []
+    assert groups(tmp_path) == []
+    with pytest.raises(UserError, match=r"--baseline a: no two runs differ only in seed or data\.fold"):
+        groups(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "problem"),
+    [("c", "there is no such run or group"), ("strategy=half", "no such"), ("lr=1", "no such"), ("'", "no such")],
+)
+def test_a_baseline_that_is_not_a_group(tmp_path: Path, baseline: str, problem: str) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, f"run{seed}", ["strategy=full", f"seed={seed}"], 0.5 + seed)
+        write_run(tmp_path, f"other{seed}", ["strategy=last_k", f"seed={seed}"], 0.6 + seed)
+    with pytest.raises(UserError, match=f"{problem}.*such as --baseline strategy=last_k"):
+        groups(tmp_path, baseline)
+
+
+def test_the_groups_are_printed_and_saved(tmp_path: Path, command: Command) -> None:
+    for seed in range(3):
+        write_run(tmp_path, f"00{seed}", ["strategy=full", f"seed={seed}"], 0.8 + 0.01 * seed)
+        write_run(tmp_path, f"01{seed}", ["strategy=last_k", f"seed={seed}"], 0.5 + 0.011 * seed)
+    outcome = command("compare", tmp_path, "--baseline", "strategy=full")
+    assert outcome.code == 0, outcome.err
+    assert "mean over seed" in outcome.out and "worse" in outcome.out
+    header, *lines = (line.split(",") for line in (tmp_path / "sweep_groups.csv").read_text().splitlines())
+    verdicts = {line[0]: line[header.index("verdict")] for line in lines}
+    assert verdicts == {"full": "baseline", "last_k": "worse"}
+    (tmp_path / "mine_groups.csv").write_text("a,b\n")
+    outcome = command("compare", tmp_path, "--csv", tmp_path / "mine.csv")
+    assert outcome.code == 2 and "mine_groups.csv exists and is not a table of groups" in outcome.err
 
 
 def test_a_run_is_listed_once(tmp_path: Path) -> None:

@@ -3,16 +3,12 @@
 import csv
 import math
 import shlex
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from scipy.stats import t as student
 
 from visiontune.analysis.tables import render, render_markdown
 from visiontune.errors import UserError, first_line
@@ -21,46 +17,58 @@ from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to, warn_on_failure
 from visiontune.runs.output import write_error
 from visiontune.sweeps.entries import Entry, read_run
+from visiontune.sweeps.groups import REPEATS, Row, check_groups_file, summarize_groups
 from visiontune.sweeps.overview import build_page, check_page
 from visiontune.sweeps.page import write_page
 from visiontune.sweeps.sweep import Sweep
 
-Rows = list[dict[str, Any]]
+Rows = list[Row]
+TABLES = ("sweep.csv", "sweep_groups.csv")
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
-REPEATS = ("seed", "data.fold")  # runs that differ only in these keys repeat an experiment
 
 
-def compare(directories: list[Path], target: Path | None = None, markdown: Path | None = None) -> None:
-    """Print the table of the runs, and save it and the page that compares them.
+def compare(
+    directories: list[Path], target: Path | None = None, markdown: Path | None = None, baseline: str | None = None
+) -> None:
+    """Print the table of the runs and that of their groups, and save them and the page that compares the runs.
+
+    Runs that differ only in seed or fold are a group; without such runs there is only the first table.
 
     Args:
-        target: the CSV file; by default sweep.csv in the first directory. The page, such as sweep.html, is beside it.
+        target: the CSV file; by default sweep.csv in the first directory. The page (sweep.html) and the table of the
+            groups (sweep_groups.csv) are beside it.
         markdown: a file for the table as Markdown.
+        baseline: the group that the others are compared with, see `summarize_groups`; by default the best.
 
     Raises:
-        UserError: the directories hold no runs, or a file cannot be written or would replace a file of a run.
+        UserError: the directories hold no runs, the baseline is not a group, or a file cannot be written or would
+            replace a file of a run.
     """
     entries = find_entries(directories)
     target = _check_target(target or directories[0] / "sweep.csv", entries)
     page = check_page(target.with_suffix(".html"))
     if markdown is not None:
         markdown = _check_target(markdown, entries, "--markdown", "table.md")
-    if len({target, page, markdown}) < 3:
+    groups_file = check_groups_file(target.with_name(f"{target.stem}_groups.csv"))
+    if len({target, page, markdown, groups_file}) < 4:
         raise UserError(
             f"the table {target}, the page {page} and the Markdown {markdown} need different names: write "
             "--csv table.csv --markdown table.md"
         )
-    rows = write_table(entries, target)
+    rows = table(entries)
+    groups = summarize_groups(rows, dict(zip(run_names(entries), entries, strict=True)), baseline)
+    _write_rows(rows, target)
     print(_text("", rows))
-    if means := average_repeats(rows):
-        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", means))
+    if groups:
+        _write_rows(groups, groups_file)
+        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
     print()
     if markdown is not None:
         with write_atomically(markdown) as file:
             file.write(render_markdown(list(rows[0]), _cells(rows)))
         print(markdown)
     with logging_to(None), warn_on_failure(f"{page} is not current"):
-        write_page(page, build_page(directories, entries, rows, means, REPEATS))
+        write_page(page, build_page(directories, entries, rows, groups, REPEATS))
         print(page)
     print(target)
 
@@ -69,11 +77,15 @@ def write_table(entries: list[Entry], target: Path) -> Rows:
     """Write the table of the runs as CSV, and return it."""
     rows = table(entries)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _write_rows(rows, target)
+    return rows
+
+
+def _write_rows(rows: Rows, target: Path) -> None:
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return rows
 
 
 def _check_target(target: Path, entries: list[Entry], option: str = "--csv", name: str = "table.csv") -> Path:
@@ -90,7 +102,7 @@ def _check_target(target: Path, entries: list[Entry], option: str = "--csv", nam
     if target.exists() and not target.is_file():
         example = shlex.quote(str(target / name if target.is_dir() else name))
         raise UserError(f"{option} {target} is not a file: write a file, such as {option} {example}")
-    if target.name != "sweep.csv" and any(target.resolve().is_relative_to(entry.path) for entry in entries):
+    if target.name not in TABLES and any(target.resolve().is_relative_to(entry.path) for entry in entries):
         raise UserError(f"{target} is in a run directory: write another file, such as {option} {name}")
     if reason := write_error(target.parent):
         raise UserError(f"cannot write to {target}: {reason}; write {option} FILE in a folder that you may write to")
@@ -120,9 +132,9 @@ def find_entries(directories: list[Path]) -> list[Entry]:
 
 def table(entries: list[Entry]) -> Rows:
     """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status."""
-    settings = _varying_keys(entries)
+    settings = _varying_keys(read_settings(entries))
     rows, modes = [], set()
-    for name, entry, values in zip(_names(entries), entries, settings, strict=True):
+    for name, entry, values in zip(run_names(entries), entries, settings, strict=True):
         status = entry.status
         objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
         _, _, metric = objective["name"].partition("/")
@@ -142,51 +154,27 @@ def table(entries: list[Entry]) -> Rows:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
-def _names(entries: list[Entry]) -> list[str]:
+def run_names(entries: list[Entry]) -> list[str]:
     """The names of the directories; paths if two runs, such as 000 of two sweeps, have the same name."""
     names = [entry.path.name for entry in entries]
     return names if len(set(names)) == len(names) else [str(entry.path) for entry in entries]
 
 
-def average_repeats(rows: Rows) -> Rows:
-    """For runs that differ only in seed or fold: their number, mean and half the 95% interval (Student's t).
-
-    Runs without a score, such as failed ones, do not count.
-    """
-    fixed = {"objective"} | set(list(rows[0])[1 : list(rows[0]).index("objective")]) - set(REPEATS)
-    metrics = [name for name in rows[0] if name == "value" or name.startswith("test/")]
-    groups: dict[tuple, Rows] = defaultdict(list)
-    for row in (row for row in rows if not math.isnan(row["value"])):
-        groups[tuple((name, row[name]) for name in row if name in fixed)].append(row)
-    result = []
-    for key, members in groups.items():
-        if len(members) < 2 or not any(name in members[0] for name in REPEATS):
-            continue
-        average: dict[str, Any] = dict(key) | {"runs": len(members)}
-        for name in metrics:
-            values = [float(member[name]) for member in members if member[name] != ""]
-            if len(values) > 1:
-                half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-                average |= {name: fmean(values), f"{name} +-": half}
-        result.append(average)
-    return result
-
-
-def _varying_keys(entries: list[Entry]) -> list[dict[str, Any]]:
-    """For each run, the overridden keys whose values differ; a run without the override has its config's value.
+def read_settings(entries: list[Entry]) -> list[dict[str, str]]:
+    """For each run, all keys that any run overrides; a run without the override has its config's value.
 
     Raises:
         UserError: an override of a run cannot be read.
     """
     try:
-        return _read_varying_keys(entries)
+        return _read_settings(entries)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(
             f"environment.json of a run has an override that cannot be read: {first_line(error)}"
         ) from error
 
 
-def _read_varying_keys(entries: list[Entry]) -> list[dict[str, Any]]:
+def _read_settings(entries: list[Entry]) -> list[dict[str, str]]:
     overrides = [dict(map(_split, filter(lambda text: "=" in text, entry.overrides))) for entry in entries]
     keys = [key for key in dict.fromkeys(key for values in overrides for key in values) if key not in PATH_KEYS]
     rows = []
@@ -198,7 +186,11 @@ def _read_varying_keys(entries: list[Entry]) -> list[dict[str, Any]]:
             value = OmegaConf.select(cfg, key) if key in missing else values[key]
             row[key] = "" if OmegaConf.is_config(value) or value is None else str(value)
         rows.append(row)
-    varying = [key for key in keys if len({row[key] for row in rows}) > 1]
+    return rows
+
+
+def _varying_keys(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    varying = [key for key in rows[0] if len({row[key] for row in rows}) > 1]
     return [{key: row[key] for key in varying} for row in rows]
 
 
@@ -214,5 +206,5 @@ def _text(title: str, rows: Rows) -> str:
     return render(title, list(rows[0]), _cells(rows))
 
 
-def _cells(rows: Rows) -> list[list[Any]]:
+def _cells(rows: Rows) -> list[list[object]]:
     return [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]

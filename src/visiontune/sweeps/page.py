@@ -54,7 +54,7 @@ class SweepPage:
         mode: "max" or "min".
         runs: the best first.
         repeats: keys whose runs repeat an experiment, such as `seed`; they have no importance.
-        means: a row for each group of repeated runs.
+        means: a row for each group of repeated runs, see `summarize_groups`.
         samples: some validation samples with the predictions of the best runs.
     """
 
@@ -183,7 +183,10 @@ def _means(page: SweepPage) -> str:
     if not page.means:
         return ""
     title = f"Means over {' and '.join(key for key in page.repeats if key in page.runs[0].settings)}"
-    explanation = "<p>The columns with +- have half of the 95% interval of a mean (Student's t).</p>\n"
+    explanation = (
+        "<p>Low and high are the ends of 95% intervals, for the differences of all rows together. "
+        "p is adjusted for the number of rows.</p>\n"
+    )
     return section(title, explanation + scroll(title, table(page.means), "tall"))
 
 
