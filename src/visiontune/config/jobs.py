@@ -7,6 +7,7 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +18,7 @@ from visiontune.config.composer import Composer
 from visiontune.config.messages import explain
 from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
+from visiontune.config.space import Space, build_space
 from visiontune.errors import UserError, listed, shell_override
 
 
@@ -36,7 +38,7 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
         user_configs: the folder of `--config-dir`.
 
     Returns:
-        The jobs. Empty if a search decides the values, as with `interval(0,1)`.
+        The jobs. Those of a search have each choice once, and both ends of numbers.
 
     Raises:
         UserError: a job's config is wrong; the message has one line for each mistake.
@@ -119,16 +121,45 @@ def describe(job: list[str], overrides: list[str]) -> str:
     )
 
 
-def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job, as Hydra's basic sweeper combines them."""
+def read_space(config_name: str, overrides: list[str]) -> Space | None:
+    """The space of a search; None for a grid. Hydra is initialized.
+
+    Raises:
+        UserError: the overrides are no sweep.
+    """
+    parsed, sampler = _parse(config_name, overrides)
+    return None if sampler == "grid" else build_space(config_name, parsed)
+
+
+def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], str]:
+    """The overrides of a command line and its option of `sweep`, and the sampler of the sweep.
+
+    Raises:
+        UserError: the sweep has several directories, or an interval has no sampler.
+    """
     hydra = GlobalHydra.instance().hydra
     parser = OverridesParser.create(config_loader=hydra.config_loader if hydra else None)  # `glob` lists its options
     parsed = parser.parse_overrides(overrides)
     if any(override.key_or_group == "sweep_dir" and override.is_sweep_override() for override in parsed):
         raise UserError("sweep_dir has several values: a sweep has one directory; write one sweep_dir=DIR")
-    if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in parsed):
-        return []
-    first = BasicSweeper.split_arguments(parsed, None)[0][0]
-    hydra = compose(config_name, overrides=first, return_hydra_config=True).hydra
-    params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    return BasicSweeper.split_arguments(parser.parse_overrides([*params, *overrides]), None)[0]
+    values = [
+        item for item in parsed if item.is_sweep_override() and ("." in item.key_or_group or item.is_interval_sweep())
+    ]
+    first = BasicSweeper.split_arguments([item for item in parsed if item not in values], None)[0][0]
+    cfg = compose(config_name, overrides=first, return_hydra_config=True)
+    params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+    parsed = parser.parse_overrides([*params, *overrides])
+    sampler = (cfg.get("sweep") or {}).get("sampler", "grid")
+    intervals = [item.input_line for item in parsed if item.is_interval_sweep()]
+    if sampler == "grid" and intervals:
+        hint = "sweep.sampler=random, or values" if config_name == "train" else "values"
+        raise UserError(f"{intervals[0]}: an interval is not a list of values; write {hint} such as 1e-4,1e-3")
+    return parsed, sampler
+
+
+def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a grid, as Hydra's basic sweeper combines them, or of the probes of a search."""
+    parsed, sampler = _parse(config_name, overrides)
+    if sampler != "grid":
+        return build_space(config_name, parsed).probes()
+    return BasicSweeper.split_arguments(parsed, None)[0]

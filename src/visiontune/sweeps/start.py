@@ -6,16 +6,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from visiontune.config.jobs import check_jobs, swept_keys
+from visiontune.config.compose import initialized
+from visiontune.config.jobs import check_jobs, read_space, swept_keys
+from visiontune.config.space import describe_distribution
 from visiontune.errors import pluralize
 from visiontune.runs.log import log, logging_to
 from visiontune.sweeps.directory import check_sweep_dir
 from visiontune.sweeps.job_process import Train
-from visiontune.sweeps.jobs import build_jobs
+from visiontune.sweeps.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.prepare import prepare_jobs
 from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.settings import FILE, Settings
 from visiontune.sweeps.slots import count_threads, count_workers, visible_gpus
+from visiontune.sweeps.suggest import check_resumable
 from visiontune.sweeps.sweep import Sweep
 from visiontune.sweeps.work import work
 from visiontune.sweeps.worker import preload
@@ -41,10 +44,20 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
     sources = {source.provider: source.path for source in cfg.hydra.runtime.config_sources}
     user_configs = Path(sources["command-line"]) if "command-line" in sources else None
     composed = check_jobs("train", overrides, user_configs)
-    jobs = build_jobs(composed, swept_keys(cfg.hydra, arguments), overrides)
+    with initialized(user_configs):
+        space = read_space("train", overrides)
+    search = build_search(space, cfg.sweep) if space else None
+    if space and search:
+        jobs = build_suggestions(space, search, cfg.sweep.trials)
+        configs = [composed[0].cfg] * len(jobs)
+    else:
+        jobs = build_jobs(composed, swept_keys(cfg.hydra, arguments), overrides)
+        configs = [job.cfg for job in composed]
     before = Settings.read(folder) if (folder / FILE).is_file() else None
     if before is None:
-        check_sweep_dir(folder, [job.cfg for job in composed])
+        check_sweep_dir(folder, configs)
+    else:
+        check_resumable(Sweep(folder).study, search)
     mode, resolved = prepare_jobs(composed, cfg.sweep.check, user_configs)
     gpus = visible_gpus() if resolved.trainer.accelerator != "cpu" else []
     workers = cfg.sweep.workers
@@ -69,9 +82,13 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         with sweep.locks.schedule():
             if not cfg.sweep.allow_changed:
                 check_code(sweep)
+            if search:
+                search.store(sweep.study)
             added = sweep.add(jobs)
         with logging_to(None):
-            log.info(_summary(len(composed), len(jobs), added, folder))
+            log.info(_summary(len(configs), len(jobs), added, folder))
+            for key, distribution in (space.distributions if space else {}).items():
+                log.info(f"  {key}: {describe_distribution(distribution)}")
         work(sweep, workers, train, until_all=True)
 
 

@@ -8,13 +8,12 @@ import math
 import shutil
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from visiontune.errors import first_line
@@ -24,6 +23,7 @@ from visiontune.sweeps.journal import open_journal
 from visiontune.sweeps.locks import SweepLocks
 from visiontune.sweeps.paths import ERROR, output_path, run_path
 from visiontune.sweeps.settings import Settings
+from visiontune.sweeps.suggest import suggest
 
 STUDY = "sweep"  # the name of the study in the journal
 OUTPUT_BYTES = 100_000  # at the end of a job's output, where its error is
@@ -38,13 +38,15 @@ class Job:
         overrides: of its command line.
         text: those that the sweep varies, as typed into a shell.
         identity: equal for equal configs, whatever their order in the sweep.
-        params: the numeric keys that the sweep varies.
+        params: the numeric keys that the sweep varies; in a search, the values that are not drawn.
+        attributes: further attributes of the trial.
     """
 
     overrides: list[str]
     text: str
     identity: str
-    params: dict[str, float]
+    params: dict[str, Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 class Sweep:
@@ -109,12 +111,12 @@ class Sweep:
         states = {trial.user_attrs["job"]: trial.state for trial in self.latest()}
         queue = [job for job in jobs if states.get(job.identity, TrialState.FAIL) == TrialState.FAIL]
         ranges = self.study.user_attrs.get("ranges", {})
-        for key, value in (item for job in queue for item in job.params.items()):
+        for key, value in (item for job in queue if not job.attributes for item in job.params.items()):
             low, high = ranges.get(key, (value, value))
             ranges[key] = (min(low, value), max(high, value))
         self.study.set_user_attr("ranges", ranges)
         for job in queue:
-            attributes = {"job": job.identity, "overrides": job.overrides, "text": job.text}
+            attributes = {"job": job.identity, "overrides": job.overrides, "text": job.text, **job.attributes}
             self.study.enqueue_trial(job.params, attributes)
         return len(queue)
 
@@ -136,9 +138,7 @@ class Sweep:
         waiting = self.trials(TrialState.WAITING)
         if not waiting:
             return None
-        ranges = self.study.user_attrs["ranges"]
-        keys = waiting[0].system_attrs["fixed_params"]
-        number = self.study.ask({key: FloatDistribution(*ranges[key]) for key in keys}).number
+        number = self.study.ask(suggest(self.study, waiting[0])).number
         self.locks.hold(number)
         path = run_path(self.path, number)
         if path.is_dir() and not (path / "config.yaml").is_file():  # killed before it could be resumed

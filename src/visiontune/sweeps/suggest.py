@@ -1,0 +1,153 @@
+"""The suggestions of a search: values of its keys, which a sampler of Optuna draws when a job is taken."""
+
+import hashlib
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import (
+    BaseDistribution,
+    FloatDistribution,
+    check_distribution_compatibility,
+    json_to_distribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from visiontune.config.jobs import describe
+from visiontune.config.space import describe_distribution, write
+from visiontune.errors import UserError
+
+ATTRIBUTE = "search"  # of the study
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a sampler needs, stored in the study.
+
+    Attributes:
+        sampler: `random` or `tpe`.
+        seed: of the suggestions, together with their number.
+        config: the identity of the config of all jobs, without the keys that vary, the seed and the fold.
+        start: the values of `sweep.start`.
+        fixed: the overrides of all jobs.
+        absent: see `Space`.
+        distributions: key -> distribution as JSON.
+    """
+
+    sampler: str
+    seed: int
+    config: str
+    start: list[dict[str, Any]]
+    fixed: list[str]
+    absent: dict[str, list[str]]
+    distributions: dict[str, str]
+
+    @classmethod
+    def read(cls, study: Study) -> "Search | None":
+        """The search of a study; None if it is a grid."""
+        values = study.user_attrs.get(ATTRIBUTE)
+        return values and cls(**values)
+
+    def store(self, study: Study) -> None:
+        study.set_user_attr(ATTRIBUTE, asdict(self))
+
+    def space(self) -> dict[str, BaseDistribution]:
+        return {key: json_to_distribution(text) for key, text in self.distributions.items()}
+
+
+def check_resumable(study: Study, search: Search | None) -> None:
+    """Check that a sweep can be resumed with a search; more trials, seeds and wider intervals are allowed.
+
+    Raises:
+        UserError: the sweep is a grid, or another search.
+    """
+    before = Search.read(study)
+    other = "write another sweep_dir=DIR"
+    if (before is None) != (search is None):
+        samplers = [item.sampler if item else "grid" for item in (search, before)]
+        raise UserError(
+            "sweep.sampler={}: the sweep in this directory has sweep.sampler={}; {}".format(*samplers, other)
+        )
+    if before is None or search is None:
+        return
+    if before.distributions.keys() != search.distributions.keys():
+        raise UserError(
+            f"the search in this directory varies {', '.join(before.distributions)}, and this one "
+            f"{', '.join(search.distributions)}; {other}"
+        )
+    then, now = before.space(), search.space()
+    for key in now:
+        try:
+            check_distribution_compatibility(then[key], now[key])
+        except ValueError:
+            words = " and this one has ".join(describe_distribution(space[key]) for space in (then, now))
+            raise UserError(
+                f"{key}: the search in this directory has {words}: choices and scales cannot change; {other}"
+            ) from None
+    if before.config != search.config:
+        raise UserError(f"the search in this directory has another config of its jobs; {other}")
+    if before.start != search.start:
+        raise UserError(f"the search in this directory has sweep.start={before.start}; {other}")
+
+
+def suggest(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    """Give the next trial its values and overrides, unless it has them; return its distributions.
+
+    The values are written at once, before the trial is taken: a worker that is killed here draws no others.
+    """
+    search, attributes, fixed = Search.read(study), trial.user_attrs, trial.system_attrs["fixed_params"]
+    if search is None:
+        ranges = study.user_attrs["ranges"]
+        return {key: FloatDistribution(*ranges[key]) for key in fixed}
+    space = search.space()
+    if "suggestion" not in attributes:  # a rerun of a failed job, which has its values
+        return space
+    if missing := [key for key in space if key not in fixed]:
+        number = attributes["suggestion"]
+        values = _find_values(study, number, space) or fixed | _draw(study, trial, search, number, missing)
+        fixed = {key: values[key] for key in space}
+        study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
+    varied = [*attributes["repeat"], *write(fixed, search.absent)]
+    changed = {"text": describe(varied, []), "overrides": [*search.fixed, *varied]}
+    for name, value in changed.items():
+        if attributes[name] != value:
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+    return space
+
+
+def _find_values(study: Study, number: int, space: dict[str, BaseDistribution]) -> dict[str, Any] | None:
+    """The values of a suggestion that runs with another seed already."""
+    for trial in study.get_trials(deepcopy=False):
+        values = trial.system_attrs["fixed_params"]
+        if trial.user_attrs.get("suggestion") == number and values.keys() == space.keys():
+            return values
+    return None
+
+
+def _draw(study: Study, trial: FrozenTrial, search: Search, number: int, keys: list[str]) -> dict[str, Any]:
+    """Draw the values of some keys; those of `random` depend only on the seed and the number of the suggestion."""
+    seed = int(hashlib.sha256(f"{search.seed} {number}".encode()).hexdigest()[:8], 16)
+    distributions = search.space()
+    independent, values = RandomSampler(seed), {}
+    if search.sampler == "tpe":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        several = {key: distributions[key] for key in keys if not distributions[key].single()}
+        values = sampler.sample_relative(study, trial, several)  # none before it has seen ten trials
+    for key in keys:
+        value = values[key] if key in values else independent.sample_independent(study, trial, key, distributions[key])
+        values[key] = _shorten(value, distributions[key])
+    return values
+
+
+def _shorten(value: Any, distribution: BaseDistribution) -> Any:
+    """A float with four digits, which is easy to type again."""
+    if not isinstance(distribution, FloatDistribution):
+        return value
+    if distribution.step is not None:
+        return float(f"{value:.12g}")
+    return min(max(float(f"{value:.4g}"), distribution.low), distribution.high)
