@@ -63,10 +63,9 @@ def groups(folder: Path, baseline: str | None = None) -> list[dict]:
     return summarize_groups(table(entries), {entry.path.name: entry for entry in entries}, baseline)
 
 
-def write_splits(folder: Path, val: str, test: str = "") -> None:
-    """splits.csv of twelve images, of which those with the letters in `val` and `test` are not trained on."""
-    splits = {letter: "val" if letter in val else "test" if letter in test else "train" for letter in "abcdefghijkl"}
-    lines = [f"{letter},{split},,{letter}," for letter, split in splits.items()]
+def write_splits(folder: Path, val: str) -> None:
+    """splits.csv of nine images, of which those in `val` are not trained on."""
+    lines = [f"{letter},{'val' if letter in val else 'train'},,{letter}," for letter in "abcdefghi"]
     (folder / "splits.csv").write_text("\n".join(["path,split,group,content,labels", *lines]))
 
 
@@ -98,16 +97,17 @@ def test_seeds_that_draw_other_splits_have_wider_intervals(tmp_path: Path) -> No
         write_splits(tmp_path / f"seed{seed}", val)
     (others,) = groups(tmp_path)
     widths = [row["high"] - row["low"] for row in (same, others)]
-    assert widths[1] / widths[0] == pytest.approx(math.sqrt((1 / 3 + 3 / 9) / (1 / 3)))
+    assert widths[1] / widths[0] == pytest.approx(math.sqrt((1 / 3 + 3 / 6) / (1 / 3)))
 
 
 def test_folds_are_compared_by_the_held_out_fold(tmp_path: Path) -> None:
-    for fold, (score, held_out) in enumerate([(0.5, "abc"), (0.6, "def"), (0.9, "ghi"), (0.8, "jkl")]):
+    scores = [0.5, 0.6, 0.9, 0.8]
+    for fold, score in enumerate(scores):
         write_run(tmp_path, f"fold{fold}", [f"data.fold={fold}"], 1.0, test=score)
-        write_splits(tmp_path / f"fold{fold}", "abc" if fold else "jkl", held_out)
+        RunDirectory(tmp_path / f"fold{fold}").write_config(OmegaConf.create({"data": {"folds": 5, "fold": fold}}))
     (group,) = groups(tmp_path)
     assert (group["metric"], group["repeats"], group["mean"]) == ("test/x/score", 4, pytest.approx(0.7))
-    half = stats.t.ppf(0.975, 3) * math.sqrt((1 / 4 + 3 / 6) * np.var([0.5, 0.6, 0.9, 0.8], ddof=1))
+    half = stats.t.ppf(0.975, 3) * math.sqrt((1 / 4 + 1 / 4) * np.var(scores, ddof=1))
     assert group["high"] - group["mean"] == pytest.approx(half)
 
 
@@ -136,6 +136,9 @@ def test_a_baseline_that_is_not_a_group(tmp_path: Path, baseline: str, problem: 
         write_run(tmp_path, f"other{seed}", ["strategy=last_k", f"seed={seed}"], 0.6 + seed)
     with pytest.raises(UserError, match=f"{problem}.*such as --baseline strategy=last_k"):
         groups(tmp_path, baseline)
+    write_run(tmp_path, "failed", ["strategy=lp_ft", "seed=0"], None)
+    with pytest.raises(UserError, match="--baseline failed: expected a group with finished runs"):
+        groups(tmp_path, "failed")
 
 
 def test_the_groups_are_printed_and_saved(tmp_path: Path, command: Command) -> None:

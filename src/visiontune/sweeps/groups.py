@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from visiontune.data.recorded import read_rows
 from visiontune.errors import UserError
 from visiontune.sweeps.entries import Entry
@@ -22,7 +24,8 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
     """A row for each group: its mean, its difference from the best group or from a baseline, and a verdict.
 
     Folds are compared by their test metric, which is that of the held-out fold; other runs by their objective. Runs
-    without a score, such as failed ones, do not count. Groups with another objective are compared among themselves.
+    that have not finished, such as failed and pruned ones, do not count. Groups with another objective are compared
+    among themselves.
 
     Args:
         rows: the table of the runs.
@@ -38,7 +41,7 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
     varying = list(rows[0])[1 : list(rows[0]).index("objective")]
     keys = [key for key in varying if key not in REPEATS]
     repeats = [key for key in varying if key in (*REPEATS, "data.folds")]  # fold 0 of 5 is not fold 0 of 10
-    scored = [row for row in rows if math.isfinite(row["value"])]
+    scored = [row for row in rows if row["status"] == "finished" and math.isfinite(row["value"])]
     reference = None if baseline is None else _find_baseline(baseline, rows, keys)
     result = []
     for objective in dict.fromkeys(row["objective"] for row in scored):
@@ -50,7 +53,7 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
         if all(len(group) < 2 for group in scores.values()):
             continue
         mode = entries[members[0]["run"]].status["objective"]["mode"]
-        overlap = _measure_overlap(members, entries, repeats, "test" if is_held_out else "val")
+        overlap = _measure_overlap(members, entries, repeats)
         summaries = compare_groups(scores, mode, overlap, reference if reference in scores else None)
         tests = _collect(members, keys, repeats, test) if has_test and not is_held_out else {}
         for summary in summaries:
@@ -58,6 +61,8 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
             result.append(row | ({test: fmean(tests[summary.name].values())} if tests else {}))
     if baseline is not None and not result:
         raise UserError(f"--baseline {baseline}: no two runs differ only in {' or '.join(REPEATS)}; sweep seed=0,1,2")
+    if baseline is not None and all(row["verdict"] != "baseline" for row in result):
+        raise UserError(f"--baseline {baseline}: expected a group with finished runs of several seeds or folds")
     columns = dict.fromkeys(name for row in result for name in row)
     return [{name: row.get(name, "") for name in columns} for row in result]
 
@@ -131,24 +136,23 @@ def _find_baseline(text: str, rows: list[Row], keys: list[str]) -> tuple[str, ..
     return matches.pop()
 
 
-def _measure_overlap(rows: list[Row], entries: Mapping[str, Entry], repeats: list[str], split: str) -> float:
+def _measure_overlap(rows: list[Row], entries: Mapping[str, Entry], repeats: list[str]) -> float:
     """Evaluated images divided by training images if the repeats evaluate other images, else 0.
 
-    It compares splits.csv of two runs that are different repeats.
-
-    Args:
-        split: that is evaluated.
+    For folds it is 1 / (folds - 1). For seeds it compares splits.csv of two runs with different seeds.
 
     Raises:
-        UserError: a splits.csv cannot be read.
+        UserError: a file of a run cannot be read.
     """
+    if "data.fold" in repeats:
+        folds = OmegaConf.select(entries[rows[0]["run"]].read_config(), "data.folds")
+        fewest = len({row["data.fold"] for row in rows})
+        return 1 / max(1, (folds if isinstance(folds, int) else fewest) - 1)
     other = next((row for row in rows if _group(row, repeats) != _group(rows[0], repeats)), rows[0])
     images, train = [], 0
     for row in (rows[0], other):
         path = entries[row["run"]].path / "splits.csv"
         content = read_rows(path) if path.is_file() else []
-        images.append({line["path"] for line in content if line["split"] == split})
+        images.append({line["path"] for line in content if line["split"] == "val"})
         train = train or sum(line["split"] == "train" for line in content)
-    if "data.fold" in repeats and not train:  # without splits.csv, the fewest folds that there can be
-        return 1 / max(1, len({row["data.fold"] for row in rows}) - 1)
     return 0.0 if images[0] == images[1] else len(images[0]) / max(train, 1)
