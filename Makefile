@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/uv/bin/uv)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint schema bench tensorboard lock audit-deps rename clean
+.PHONY: help setup train test test-slow test-hydra-next lint schema bench tensorboard lock audit-deps rename clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,20 @@ test: $(READY) ## The tests, in 4 minutes on 2 cores (offline, no GPU needed)
 test-slow: $(READY) ## Products, whole searches, real processes and kills: 15 minutes more
 	$(PYTEST) -m slow $(ARGS)
 
+# Its environment has only Hydra and what Hydra needs; all other packages are those of .venv.
+HYDRA_NEXT ?= 1.4.0rc3
+NEXT := .venv-hydra-next
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+NEXT_TESTS := tests/test_package.py tests/sweeps tests/config tests/test_cli.py tests/test_command_line.py tests/training/test_resolve.py \
+  tests/cases/test_command_lines.py tests/cases/test_config_nodes.py \
+  tests/end_to_end/test_processes.py tests/end_to_end/test_sweep.py tests/end_to_end/test_sweep_failures.py
+
+test-hydra-next: $(READY) ## The tests of sweeps and configs with the next Hydra, whose deprecations are errors
+	@[ -x $(NEXT)/bin/python ] || $(UV) venv -q --python $(BIN)/python $(NEXT)
+	VIRTUAL_ENV=$(NEXT) $(UV) pip install -q --prerelease=allow hydra-core==$(HYDRA_NEXT)
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" > $$($(NEXT)/bin/python $(PACKAGES))/venv.pth
+	HYDRA_DEPRECATION_WARNINGS_AS_ERRORS=1 $(subst $(BIN),$(NEXT)/bin,$(PYTEST)) -W "error:Implicit conversion" $(NEXT_TESTS) $(ARGS)
+
 lint: $(READY) ## ruff, mypy, the direction of imports, and the limits of scripts/house.py
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -63,4 +77,4 @@ rename: $(READY) ## Give the project another name: make rename NAME=birdwatch
 	$(BIN)/python scripts/rename.py "$(NAME)"
 
 clean: ## Remove the environment and caches (never logs/)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEXT) .mypy_cache .ruff_cache .pytest_cache

@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
@@ -26,7 +26,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.data import VisionData
 from visiontune.models.backbones import build
 from visiontune.models.heads.coco_metrics import CocoMetrics
@@ -92,7 +92,7 @@ def measure(model: nn.Module, data: VisionData, split: str) -> dict[str, float]:
 
 
 def config(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         return compose("train", overrides=[f"heads={TASK}", "data=voc", *overrides])
 
 

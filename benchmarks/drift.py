@@ -18,14 +18,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 from torch.nn.utils import parameters_to_vector
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.models.finetuner import FineTuner
 from visiontune.runs.log import logging_to
 from visiontune.training.build import distributed
@@ -76,7 +76,7 @@ def config(epochs: int) -> DictConfig:
         f"strategy.head_epochs={UNFREEZE_AT}",
         "strategy.unfrozen_by=0",
     ]
-    with initialize_config_dir(str(config_dir()), version_base=None):
+    with initialized(None):
         return compose("train", overrides=overrides)
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from lightning.pytorch.callbacks import BackboneFinetuning
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.data import VisionData
 from visiontune.frozen_features.plans import stage_paths
 from visiontune.models.replay import FrozenOutputs, plan_replay, record_outputs, replay
@@ -38,7 +38,7 @@ BATCH, SIDE = 32, 160
 
 def config(overrides: list[str]) -> DictConfig:
     base = ["data=image_folder", f"data.image_size={SIDE}", f"data.batch_size={BATCH}", "augment=standard"]
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         return compose("train", overrides=[*base, "strategy=linear_probe", "name=bench", "test=false", *overrides])
 
 

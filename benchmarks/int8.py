@@ -12,17 +12,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra import compose
 
 from benchmarks.document import COMPRESSION, machine, markdown, write_block
 from visiontune.compress import apply_step
 from visiontune.compression.measuring import input_images
 from visiontune.compression.timing import time_alternately
 from visiontune.compression.variants import eager_variant
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.deployment.evaluation import evaluate_run
 from visiontune.models.heads import ClassificationHead
+from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 from visiontune.training.build import build_data
 from visiontune.training.load import load_model
@@ -75,8 +75,9 @@ def main() -> None:
         sys.exit(__doc__)
     runs, rows = [RunDirectory.open(Path(path)) for path in sys.argv[1:]], []
     torch.set_num_threads(1)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        step = instantiate(compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe.steps.int8, _convert_="all")
+    with initialized(None):
+        recipe = compose("compress", overrides=["run=RUN", "recipe=int8"]).recipe
+        step = build(recipe.steps.int8, "recipe.steps.int8", "a step")
     for run in runs:
         rows.append(row(run, apply_step(step, run, run.path / "compressed" / "int8" / "0_int8")))
         print(markdown(COLUMNS, rows[-1:]).splitlines()[-1], flush=True)

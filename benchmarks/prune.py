@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra import compose
 from scipy.stats import t as student
 
 from benchmarks.document import DOCS, machines, markdown, write_block
 from visiontune.compress import apply_step
 from visiontune.compression import TrainStep
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
+from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 
 FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strategy.batchnorm=train"]
@@ -28,10 +28,10 @@ FROM_SCRATCH = ["backbone.weights=null", "probe=false", "strategy=full", "strate
 def compare(run: RunDirectory) -> list[RunDirectory]:
     """The run, the pruned run, the pruned and trained run, and the narrow network trained directly."""
     folder = run.path / "compressed" / "prune"
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         recipe = compose("compress", overrides=[f"run={run.path}", "recipe=prune"]).recipe
-        pruned = apply_step(instantiate(recipe.steps.prune, _convert_="all"), run, folder / "0_prune")
-        trained = apply_step(instantiate(recipe.steps.train, _convert_="all"), pruned, folder / "1_train")
+        pruned = apply_step(build(recipe.steps.prune, "recipe.steps.prune", "a step"), run, folder / "0_prune")
+        trained = apply_step(build(recipe.steps.train, "recipe.steps.train", "a step"), pruned, folder / "1_train")
         epochs = sum(part.read_config().trainer.max_epochs for part in (run, trained))
         direct = TrainStep([*FROM_SCRATCH, f"epochs={epochs}"], from_source=False)
         return [run, pruned, trained, apply_step(direct, pruned, folder / "direct")]

@@ -20,13 +20,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torchvision import tv_tensors
 
 from benchmarks.document import machine, markdown, write_block
 from visiontune import cli
 from visiontune.callbacks import Checkpoints
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.data.dataset import VisionDataset
 from visiontune.models import finetuner
 from visiontune.models.epoch_means import EpochMeans
@@ -121,7 +121,7 @@ def time_steps(folder: Path, overrides: list[str], rounds: int) -> Alternate:
         "probe=false", "name=bench", "test=false", f"trainer.max_epochs={2 * rounds + 2}",
         "trainer.limit_val_batches=0", "logger=none",
     ]  # fmt: skip
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         cfg = compose("train", overrides=overrides)
     data, model, _ = prepare(cfg)
     alternate = Alternate()

@@ -17,14 +17,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.document import machine, markdown, write_block
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.data import VisionData
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import logging_to
@@ -91,7 +91,7 @@ def measure(folder: Path, images: int, rounds: int) -> list[dict[str, float]]:
         "trainer=cpu", "trainer.gradient_clip_val=null", "technique=none",
         "name=bench", "test=false", f"trainer.max_epochs={rounds + 1}", "trainer.limit_val_batches=0",
     ]  # fmt: skip
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         cfg = compose("train", overrides=overrides)
     data, model, _ = prepare(cfg)
     loops = {"loop, NCHW": Loop(cfg, data, channels_last=False), "loop, channels_last": Loop(cfg, data, True)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before torch starts: idle threads of several processes that share cores would spin, at up to ten times the CPU time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,7 +54,9 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # otherwise triton reports its types as leaks
 
 
-def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+def get_mode(
+    hydra: Hydra, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
+) -> RunMode | None:
     """Replaces Hydra's method, which composes everything a second time to read `hydra.mode`; no config sets it."""
     return None
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import timm
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
@@ -27,7 +27,7 @@ from running import SMALL, TINY, Command
 from safetensors.torch import save_file
 
 from visiontune.cli import VERBS
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import config_dir, initialized
 
 ROOT = config_dir().parent
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,7 +120,7 @@ def keys() -> frozenset[str]:
 
 @cache
 def composed(config: str, choices: tuple[str, ...] = ()) -> DictConfig:
-    with initialize_config_dir(str(config_dir()), version_base=None):
+    with initialized(None):
         return compose(config, overrides=list(choices))
 
 

@@ -43,13 +43,13 @@ def _run(verb: str, options: list[str], overrides: list[str]) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from visiontune.config.compose import config_dir
+    from visiontune.config.compose import MAIN, config_dir
     from visiontune.config.imports import import_verb
 
     errors: list[Exception] = []
     typed = sys.argv
 
-    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train" if verb == "plan" else verb)
+    @hydra.main(config_path=str(config_dir()), config_name="train" if verb == "plan" else verb, **MAIN)
     def application(cfg: Any) -> object:
         sys.argv = typed
         try:

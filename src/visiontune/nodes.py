@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from hydra.utils import instantiate
+import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 from visiontune.errors import UserError, first_line, some
@@ -20,6 +20,11 @@ from visiontune.errors import UserError, first_line, some
 LIBRARIES = ("visiontune", "torch", "torchvision", "lightning", "torchmetrics", "timm")
 SPECIAL = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 Bases = type | tuple[type, ...]
+
+# Hydra 1.4 deprecates `instantiate` without a list of the targets that a config may name. It would need the class of
+# every callable object that a function returns. This module and `training/trusted.py` check the targets instead.
+UNCHECKED = getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)  # None below Hydra 1.4
+WHITELIST = {} if UNCHECKED is None else {"_execution_whitelist_": UNCHECKED}
 
 
 def build(
@@ -46,7 +51,7 @@ def build(
     if only_classes and not isinstance(value, type):
         raise UserError(f"{key}._target_={plain['_target_']}: expected {expected}, got {_kind(value)}")
     with wrong_arguments(key, plain["_target_"]):
-        return instantiate(plain, _convert_="all")
+        return hydra.utils.instantiate(plain, _convert_="all", **WHITELIST)
 
 
 def check(node: Mapping[Any, Any], key: str, expected: str, bases: Bases = object) -> Any:

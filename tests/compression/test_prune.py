@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from omegaconf import DictConfig
 from running import Command, mostly_slow
 
@@ -17,7 +16,7 @@ from visiontune.compression import Prune, prune
 from visiontune.compression.costs import macs, params
 from visiontune.compression.pruning import Ranking, _join_single_images, prune_channels, prune_to_target
 from visiontune.compression.step import source_config
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import initialized
 from visiontune.config.derive import derive
 from visiontune.data import TaskInfo
 from visiontune.errors import UserError
@@ -252,7 +251,7 @@ def test_a_pruned_run_can_train(smaller: RunDirectory, run: RunDirectory, comman
 def test_rounds_are_runs_and_a_killed_step_resumes(
     run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+    with initialized(None):
         step = Prune(params=0.25, rounds=2, multiple=1, overrides=["strategy=full", "epochs=1"])
         step.check(source_config(run))
         result = step.apply(run, tmp_path / "0_prune")

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
+from visiontune.config.compose import initialized
 from visiontune.data import VisionData, build_data
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +49,7 @@ def make() -> Callable[..., VisionData]:
     """`make("data=image_folder", "data.root=...")`: from the shipped YAML, as the commands do."""
 
     def run(*overrides: Any) -> VisionData:
-        with initialize_config_dir(str(CONFIGS), version_base=None):
+        with initialized(None):
             # The groups alone: the other keys of a run are no business of these tests.
             config = compose(overrides=[f"+{o}" if o.split("=")[0] in ("data", "augment") else o for o in overrides])
         return build_data(config.data, config.get("augment"), seed=3)

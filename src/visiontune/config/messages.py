@@ -17,7 +17,7 @@ from omegaconf.errors import (
 )
 
 from visiontune.config.check import describe_key
-from visiontune.config.compose import config_dir
+from visiontune.config.compose import config_dir, initialized
 from visiontune.errors import RunError, UserError, causes, explain_write, failed_write, first_line, one_line
 
 
@@ -102,8 +102,8 @@ def _unknown_key(text: str, verb: str, overrides: list[str], config_dir: Path) -
     inner = re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text)
     key = inner[2] if inner and inner[2].endswith(f".{inner[1]}") else match[1]
     parent, _, leaf = key.rpartition(".")
-    known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent, config_dir)
-    if not known and key.replace(".", "_") in _keys(verb, [], "", config_dir):
+    known = _keys(verb, [o for o in overrides if _is_group_choice(o, config_dir)], parent)
+    if not known and key.replace(".", "_") in _keys(verb, [], ""):
         return f"unknown config key {key!r}; near it: {key.replace('.', '_')}"
     if not known:
         package = "hydra" if key.startswith("hydra.") else "job"
@@ -123,13 +123,11 @@ def _is_group_choice(override: str, config_dir: Path) -> bool:
     return "=" in override and "," not in override and (config_dir / key.split("@")[0]).is_dir()
 
 
-def _keys(verb: str, choices: list[str], parent: str, config_dir: Path) -> list[str]:
+def _keys(verb: str, choices: list[str], parent: str) -> list[str]:
     """The keys below `parent` in the config of a verb; empty if there is no such mapping."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
+    with initialized(None):
         try:
             cfg = compose("train" if verb == "plan" else verb, overrides=choices)
             node = OmegaConf.select(cfg, parent) if parent else cfg

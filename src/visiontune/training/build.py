@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -233,7 +232,7 @@ def _callbacks(cfg: DictConfig, model: FineTuner) -> list[L.Callback]:
 
 
 def distributed(strategy: Any) -> Any:
-    """Replace "ddp" by a DDPStrategy that allows frozen stages and unequal numbers of evaluation batches.
+    """Replace "ddp" by the node of a DDPStrategy that allows frozen stages and unequal numbers of evaluation batches.
 
     DDP registers all parameters before any is frozen; frozen ones then count as unused. Buffers are not broadcast in
     each forward pass, since a rank with one more batch would wait forever. Instead, BatchNorm statistics are averaged
@@ -241,6 +240,9 @@ def distributed(strategy: Any) -> Any:
     """
     if strategy != "ddp":
         return strategy
-    from lightning.pytorch.strategies import DDPStrategy
-
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=timedelta(minutes=10))
+    return {
+        "_target_": "lightning.pytorch.strategies.DDPStrategy",
+        "find_unused_parameters": True,
+        "broadcast_buffers": False,
+        "timeout": {"_target_": "datetime.timedelta", "minutes": 10},
+    }
