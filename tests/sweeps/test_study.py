@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_jobs_are_taken_in_order_and_once(tmp_path: Path) -> None:
     assert [claim(sweep), claim(sweep), claim(sweep)] == [0, 1, None]
     assert [trial.params for trial in sweep.trials()] == [{"seed": 3.0}, {"seed": 5.0}]
     assert states(sweep) == ["RUNNING", "RUNNING"]
+
+
+def test_no_job_is_taken_after_the_time_of_the_command(tmp_path: Path) -> None:
+    sweep = create(tmp_path, 0, 1)
+    sweep.settings = replace(SETTINGS, max_hours=1e-9)
+    assert claim(sweep) is None and sweep.is_done()
+    sweep.settings = replace(SETTINGS, max_hours=1)
+    assert claim(sweep) == 0 and not sweep.is_done()
 
 
 def test_only_new_and_failed_jobs_are_added(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Settings:
         devices: ranks of each job, the largest number if it varies.
         accelerator: `gpu` or `cpu`.
         fail_fast: stop the sweep when a job fails.
+        max_hours: no job is started after this time of a command; None is no limit.
         max_retries: how often a job is resumed that the machine has stopped.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     accelerator: str
     fail_fast: bool
     max_retries: int
+    max_hours: float | None = None
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":

@@ -73,6 +73,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         accelerator=resolved.trainer.accelerator,
         fail_fast=cfg.sweep.fail_fast,
         max_retries=cfg.sweep.max_retries,
+        max_hours=cfg.sweep.max_hours,
     )
     if before is not None and cfg.sweep.threads == "auto":
         settings = replace(settings, threads=before.threads)

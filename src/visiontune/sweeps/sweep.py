@@ -7,6 +7,7 @@ the locks say is true; the study repeats it.
 import math
 import shutil
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -54,6 +55,7 @@ class Sweep:
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
+        self._opened = time.monotonic()
         self.settings = Settings.read(self.path)
         self._finished: dict[int, Entry] = {}  # they change no more, and reading takes time
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -98,6 +100,16 @@ class Sweep:
             self._finished[trial.number] = entry
         return entry
 
+    def is_over(self) -> bool:
+        """Whether the time of this command is over, so that no job is started."""
+        hours = self.settings.max_hours
+        return hours is not None and time.monotonic() - self._opened > 3600 * hours
+
+    def is_done(self) -> bool:
+        """Whether no job runs, and none is started."""
+        states = [TrialState.RUNNING] if self.is_over() else [TrialState.RUNNING, TrialState.WAITING]
+        return not self.trials(*states)
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in some states, or all of them."""
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -136,7 +148,7 @@ class Sweep:
             if not self.locks.is_held(trial.number) and self.read_status(trial.number)["status"] != "running":
                 self.conclude(trial.number, stopped=True)
         waiting = self.trials(TrialState.WAITING)
-        if not waiting:
+        if not waiting or self.is_over():
             return None
         number = self.study.ask(suggest(self.study, waiting[0])).number
         self.locks.hold(number)

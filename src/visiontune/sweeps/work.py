@@ -39,6 +39,9 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
         except Interrupted:
             log.info(f"the sweep was stopped; resume it with: visiontune work {sweep.path}")
             raise
+        if sweep.is_over() and (waiting := sweep.trials(TrialState.WAITING)):
+            jobs = pluralize(len(waiting), "job waits", "jobs wait")
+            log.info(f"sweep.max_hours={settings.max_hours} is over: {jobs}; run with: visiontune work {sweep.path}")
     compare([sweep.path])
     failed = [trial for trial in sweep.latest() if trial.state == TrialState.FAIL]
     if failed:

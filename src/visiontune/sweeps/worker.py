@@ -19,7 +19,6 @@ from visiontune.sweeps.sweep import Sweep
 CONTEXT = multiprocessing.get_context("forkserver")
 POLL_SECONDS = 1.0
 SIGNAL = 128  # the exit code of a command that signal 1 has stopped is 129
-UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
 
 
 class Worker:
@@ -48,7 +47,7 @@ class Worker:
         with signals.forwarded(self._stop):
             try:
                 self._step()
-                while self.jobs or (until_all and self.signal is None and self.sweep.trials(*UNFINISHED)):
+                while self.jobs or (until_all and self.signal is None and not self.sweep.is_done()):
                     wait([process.sentinel for _, process in self.jobs.values()], timeout=POLL_SECONDS)
                     self._step()
                     self.progress.update()

@@ -60,6 +60,7 @@ class Sweep(Section):
     trials: Count = key("a number of suggestions, 1 or more", 50)
     start: list[dict[str, Any]] = key("a list of mappings of keys to values", "[{optimizer.lr: 1e-3}]")
     workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)
+    max_hours: Positive | None = key("a number of hours above 0, or null", 8)
     threads: Count | Literal["auto"] = key("a number of threads, 1 or more, or auto", 1)
     check: Flag = key("true or false", "false")
     fail_fast: Flag = key("true or false", "true")
