@@ -21,7 +21,7 @@ import yaml
 from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from omegaconf import DictConfig
 from running import SMALL, TINY, Command
 from safetensors.torch import save_file
@@ -139,6 +139,9 @@ def variants(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line or ""]
     value = override.value()
+    if isinstance(value, Glob):
+        names = [path.stem for path in (config_dir() / override.key_or_group).glob("*.yaml")]
+        return [f"{override.get_key_element()}={name}" for name in value.filter(names)]
     assert isinstance(value, Sweep)
     if not override.is_discrete_sweep():  # an interval, for a search
         return [f"{override.get_key_element()}={value.start}"]  # type: ignore[attr-defined]
