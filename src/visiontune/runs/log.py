@@ -94,6 +94,12 @@ def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
             logging.captureWarnings(False)
 
 
+def announce(message: str) -> None:
+    """Print a message that belongs to no run."""
+    with logging_to(None):
+        log.info(message)
+
+
 @contextmanager
 def warn_on_failure(what: str) -> Iterator[None]:
     """Log an error in the block as a warning: a finished training stays finished.

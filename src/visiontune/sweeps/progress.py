@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from visiontune.errors import visible
-from visiontune.runs.log import log, warn_on_failure
+from visiontune.runs.log import announce, logging_to, warn_on_failure
 from visiontune.sweeps.comparison import write_table
 from visiontune.sweeps.entries import Entry
 from visiontune.sweeps.paths import run_path
@@ -82,7 +82,7 @@ class Progress:
     def _print(self, trial: FrozenTrial, text: str) -> None:
         line = f"{trial.number:03d}  {trial.user_attrs['text']}: {text}"
         if self._live is None:
-            log.info(line)
+            announce(line)
         else:
             self._console.print(visible(line))
 
@@ -114,7 +114,7 @@ class Progress:
         path = self._sweep.path / "sweep.csv"
         with self._sweep.locks.schedule():
             entries = self._sweep.entries()
-            with warn_on_failure(f"{path} is not current"):
+            with logging_to(None), warn_on_failure(f"{path} is not current"):
                 write_table(entries, path)
         return entries
 

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from visiontune.errors import UserError, some
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import changed_code
-from visiontune.runs.log import log, logging_to
+from visiontune.runs.log import announce
 from visiontune.sweeps.job_process import Train
 from visiontune.sweeps.paths import run_path
 from visiontune.sweeps.sweep import Sweep
@@ -35,8 +35,7 @@ def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train)
             check_code(sweep)
         failed = sweep.requeue_failed()
     waiting = len(sweep.trials(TrialState.WAITING, TrialState.RUNNING))
-    with logging_to(None):
-        log.info(f"{waiting} of {len(sweep.latest())} jobs are not done, {failed} of them have failed before")
+    announce(f"{waiting} of {len(sweep.latest())} jobs are not done, {failed} of them have failed before")
     work(sweep, workers or max(1, sweep.settings.workers), train, until_all=False)
 
 

@@ -10,7 +10,7 @@ from visiontune.config.compose import initialized
 from visiontune.config.jobs import check_jobs, read_space, swept_keys
 from visiontune.config.space import describe_distribution
 from visiontune.errors import pluralize
-from visiontune.runs.log import log, logging_to
+from visiontune.runs.log import announce
 from visiontune.sweeps.directory import check_sweep_dir
 from visiontune.sweeps.job_process import Train
 from visiontune.sweeps.jobs import build_jobs, build_search, build_suggestions
@@ -86,10 +86,9 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
             if search:
                 search.store(sweep.study)
             added = sweep.add(jobs)
-        with logging_to(None):
-            log.info(_summary(len(configs), len(jobs), added, folder))
-            for key, distribution in (space.distributions if space else {}).items():
-                log.info(f"  {key}: {describe_distribution(distribution)}")
+        announce(_summary(len(configs), len(jobs), added, folder))
+        for key, distribution in (space.distributions if space else {}).items():
+            announce(f"  {key}: {describe_distribution(distribution)}")
         work(sweep, workers, train, until_all=True)
 
 

@@ -3,7 +3,7 @@
 from optuna.trial import TrialState
 
 from visiontune.errors import RunError, listed, pluralize
-from visiontune.runs.log import log, logging_to
+from visiontune.runs.log import announce
 from visiontune.signals import Interrupted
 from visiontune.sweeps.comparison import compare
 from visiontune.sweeps.job_process import Train
@@ -26,22 +26,21 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
         Interrupted: a signal has stopped the jobs, which can be resumed.
     """
     settings = sweep.settings
-    with logging_to(None):
-        try:
-            progress = Progress(sweep, max(1, workers))
-            if workers:
-                gpus = visible_gpus() if settings.accelerator != "cpu" else []
-                slots = build_slots(workers, settings.threads, settings.devices, gpus)
-                with progress.shown():
-                    Worker(sweep, slots, train, progress).run(until_all)
-            else:
-                run_here(sweep, train, progress)
-        except Interrupted:
-            log.info(f"the sweep was stopped; resume it with: visiontune work {sweep.path}")
-            raise
-        if sweep.is_over() and (waiting := sweep.trials(TrialState.WAITING)):
-            jobs = pluralize(len(waiting), "job waits", "jobs wait")
-            log.info(f"sweep.max_hours={settings.max_hours} is over: {jobs}; run with: visiontune work {sweep.path}")
+    try:
+        progress = Progress(sweep, max(1, workers))
+        if workers:
+            gpus = visible_gpus() if settings.accelerator != "cpu" else []
+            slots = build_slots(workers, settings.threads, settings.devices, gpus)
+            with progress.shown():
+                Worker(sweep, slots, train, progress).run(until_all)
+        else:
+            run_here(sweep, train, progress)
+    except Interrupted:
+        announce(f"the sweep was stopped; resume it with: visiontune work {sweep.path}")
+        raise
+    if sweep.is_over() and (waiting := sweep.trials(TrialState.WAITING)):
+        jobs = pluralize(len(waiting), "job waits", "jobs wait")
+        announce(f"sweep.max_hours={settings.max_hours} is over: {jobs}; run with: visiontune work {sweep.path}")
     compare([sweep.path])
     failed = [trial for trial in sweep.latest() if trial.state == TrialState.FAIL]
     if failed:
