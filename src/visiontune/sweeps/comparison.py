@@ -64,6 +64,7 @@ def compare(
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
     print()
     if markdown is not None:
+        markdown.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(markdown) as file:
             file.write(render_markdown(list(rows[0]), _cells(rows)))
         print(markdown)
@@ -76,12 +77,12 @@ def compare(
 def write_table(entries: list[Entry], target: Path) -> Rows:
     """Write the table of the runs as CSV, and return it."""
     rows = table(entries)
-    target.parent.mkdir(parents=True, exist_ok=True)
     _write_rows(rows, target)
     return rows
 
 
 def _write_rows(rows: Rows, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(target) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
