@@ -1,6 +1,6 @@
 """What sweeps cost: time of one and of two workers, overhead of a job, a worker that is added, and kills.
 
-python -m benchmarks.sweeps [--folder logs/sweep_benchmark] [--kills 20] [--trivial 200]
+python -m benchmarks.sweeps [--folder logs/sweep_benchmark] [--kills 20] [--trivial 200] [--rounds 1]
 
 All jobs have one thread, and each worker has a core of its own. It takes about ten minutes on two idle cores, and
 writes the block `sweeps` of docs/sweeps.md.
@@ -30,7 +30,8 @@ COMMAND = [sys.executable, "-m", "visiontune"]
 NETWORK = ["trainer=cpu", "backbone=small_cnn", "backbone.widths=[4,8]", "backbone.depth=1", "data.num_workers=0"]
 COMMON = [*NETWORK, "data.image_size=16", "strategy=full", "logger=none", "probe=false", "sweep.threads=1"]
 TRIVIAL = [*COMMON, "data.limit_train=64", "epochs=1"]
-EQUAL = [*COMMON, "epochs=25"]
+EQUAL = [*COMMON, "epochs=5"]
+TRIAL_TIMES = ("datetime_start", "datetime_complete")
 TIMES = ("seconds", "peak_memory_mb")
 
 
@@ -59,24 +60,25 @@ def read_results(folder: Path) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: row["run"])
 
 
-def two_workers(folder: Path) -> list[list[str]]:
+def two_workers(folder: Path, rounds: int) -> list[list[str]]:
     """Wall time of 12 equal jobs with one and two workers, in turn, and of jobs whose lengths vary tenfold."""
     times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(3):
+    for _ in range(rounds):
         for workers in times:
             arguments = [*EQUAL, seeds(12), f"sweep.workers={workers}"]
             sweep(folder, arguments)
             runs = intervals(folder)
             times[workers].append(max(end for _, end in runs) - runs[0][0])
     ratio = median(times[2]) / median(times[1])
-    sweep(folder, [*COMMON, "epochs=6,60", seeds(10), "sweep.workers=2"])
-    runs = intervals(folder)
-    first_end = sorted(end for _, end in runs)[-2]  # the other worker trains its last job
-    busy = sum(min(end, first_end) - start for start, end in runs)
-    idle = 1 - busy / (2 * (first_end - runs[0][0]))
+    sweep(folder, [*COMMON, "epochs=2,20", seeds(6), "sweep.workers=2"])
+    trials = Sweep(folder).trials()
+    starts, ends = ([getattr(trial, name).timestamp() for trial in trials] for name in TRIAL_TIMES)
+    first_end = sorted(ends)[-2]  # the other worker trains its last job
+    busy = sum(min(end, first_end) - start for start, end in zip(starts, ends, strict=True))
+    idle = 1 - busy / (2 * (first_end - min(starts)))
     return [
         ["12 equal jobs: time of two workers over that of one", f"{ratio:.2f}"],
-        ["jobs whose lengths vary tenfold: fraction of the workers' time without a run", f"{idle:.1%}"],
+        ["jobs whose lengths vary tenfold: fraction of the workers' time without a job", f"{idle:.1%}"],
     ]
 
 
@@ -128,7 +130,7 @@ def kills(folder: Path, count: int) -> list[list[str]]:
         command = [*COMMAND, "train", "-m", *arguments, f"sweep_dir={killed}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
-            process.wait(rng.uniform(8, 14) if done < count else None)
+            process.wait(rng.uniform(7, 11) if done < count else None)
             break
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -165,11 +167,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("logs/sweep_benchmark"), help="of all sweeps")
     parser.add_argument("--kills", type=int, default=20, help="how often the sweep is killed")
     parser.add_argument("--trivial", type=int, default=200, help="number of trivial jobs")
+    parser.add_argument("--rounds", type=int, default=1, help="how often one and two workers are compared")
     options = parser.parse_args()
     folder = options.folder.absolute()
     rows = ask_and_tell(folder / "study")
     rows += overhead(folder / "trivial", options.trivial)
-    rows += two_workers(folder / "equal")
+    rows += two_workers(folder / "equal", options.rounds)
     rows += added_worker(folder / "added")
     rows += kills(folder, options.kills)
     text = f"{machine()}.\n\n{markdown(['', ''], rows)}"

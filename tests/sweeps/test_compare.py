@@ -1,5 +1,6 @@
 """The table and the page of runs, and means over seeds with intervals."""
 
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from scipy import stats
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
+from visiontune.runs.predictions import Row, write_predictions
 from visiontune.sweeps.comparison import compare, find_entries, table
 from visiontune.sweeps.groups import summarize_groups
 
@@ -100,6 +102,23 @@ def test_seeds_that_draw_other_splits_have_wider_intervals(tmp_path: Path) -> No
     assert widths[1] / widths[0] == pytest.approx(math.sqrt((1 / 3 + 3 / 6) / (1 / 3)))
 
 
+def test_predictions_of_held_out_folds_are_joined(tmp_path: Path, command: Command) -> None:
+    for fold, lr in itertools.product((0, 1), (0.1, 0.2)):
+        name = f"{fold}-{lr}"
+        write_run(tmp_path, name, [f"data.fold={fold}", f"optimizer.lr={lr}"], 0.5, test=0.5)
+        rows = [Row(f"{split}{fold}.png", split, "x", "cat", "dog", 0.5, lr) for split in ("val", "test")]
+        write_predictions(RunDirectory(tmp_path / name).predictions, rows)
+    assert command("compare", tmp_path, "--csv", tmp_path / "table.csv").code == 0
+    lines = (tmp_path / "table_out_of_fold.csv").read_text().splitlines()
+    assert lines == [
+        "run,data.fold,optimizer.lr,path,split,task,truth,prediction,score,loss",
+        "0-0.1,0,0.1,test0.png,test,x,cat,dog,0.500000,0.100000",
+        "0-0.2,0,0.2,test0.png,test,x,cat,dog,0.500000,0.200000",
+        "1-0.1,1,0.1,test1.png,test,x,cat,dog,0.500000,0.100000",
+        "1-0.2,1,0.2,test1.png,test,x,cat,dog,0.500000,0.200000",
+    ]
+
+
 def test_folds_are_compared_by_the_held_out_fold(tmp_path: Path) -> None:
     scores = [0.5, 0.6, 0.9, 0.8]
     for fold, score in enumerate(scores):
@@ -153,7 +172,7 @@ def test_the_groups_are_printed_and_saved(tmp_path: Path, command: Command) -> N
     assert verdicts == {"full": "baseline", "last_k": "worse"}
     (tmp_path / "mine_groups.csv").write_text("a,b\n")
     outcome = command("compare", tmp_path, "--csv", tmp_path / "mine.csv")
-    assert outcome.code == 2 and "mine_groups.csv exists and is not a table of groups" in outcome.err
+    assert outcome.code == 2 and "mine_groups.csv exists and has no column verdict" in outcome.err
 
 
 def test_a_run_is_listed_once(tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to, warn_on_failure
 from visiontune.runs.output import write_error
 from visiontune.sweeps.entries import Entry, read_run
-from visiontune.sweeps.groups import REPEATS, Row, check_groups_file, summarize_groups
+from visiontune.sweeps.groups import REPEATS, Row, check_table, summarize_groups
+from visiontune.sweeps.out_of_fold import write_out_of_fold
 from visiontune.sweeps.overview import build_page, check_page
 from visiontune.sweeps.page import write_page
 from visiontune.sweeps.sweep import Sweep
 
 Rows = list[Row]
-TABLES = ("sweep.csv", "sweep_groups.csv")
+TABLES = ("sweep.csv", "sweep_groups.csv", "sweep_out_of_fold.csv")
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
 
 
@@ -35,8 +36,8 @@ def compare(
     Runs that differ only in seed or fold are a group; without such runs there is only the first table.
 
     Args:
-        target: the CSV file; by default sweep.csv in the first directory. The page (sweep.html) and the table of the
-            groups (sweep_groups.csv) are beside it.
+        target: the CSV file; by default sweep.csv in the first directory. The page (sweep.html), the table of the
+            groups (sweep_groups.csv) and the predictions of held-out folds (sweep_out_of_fold.csv) are beside it.
         markdown: a file for the table as Markdown.
         baseline: the group that the others are compared with, see `summarize_groups`; by default the best.
 
@@ -49,20 +50,24 @@ def compare(
     page = check_page(target.with_suffix(".html"))
     if markdown is not None:
         markdown = _check_target(markdown, entries, "--markdown", "table.md")
-    groups_file = check_groups_file(target.with_name(f"{target.stem}_groups.csv"))
-    if len({target, page, markdown, groups_file}) < 4:
+    groups_file = check_table(target.with_name(f"{target.stem}_groups.csv"), "verdict")
+    folds_file = check_table(target.with_name(f"{target.stem}_out_of_fold.csv"), "loss")
+    if len({target, page, markdown, groups_file, folds_file}) < 5:
         raise UserError(
             f"the table {target}, the page {page} and the Markdown {markdown} need different names: write "
             "--csv table.csv --markdown table.md"
         )
     rows = table(entries)
-    groups = summarize_groups(rows, dict(zip(run_names(entries), entries, strict=True)), baseline)
+    by_name = dict(zip(run_names(entries), entries, strict=True))
+    groups = summarize_groups(rows, by_name, baseline)
     _write_rows(rows, target)
     print(_text("", rows))
     if groups:
         _write_rows(groups, groups_file)
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
     print()
+    if write_out_of_fold(rows, by_name, folds_file):
+        print(folds_file)
     if markdown is not None:
         markdown.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(markdown) as file:

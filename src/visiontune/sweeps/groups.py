@@ -67,8 +67,11 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
     return [{name: row.get(name, "") for name in columns} for row in result]
 
 
-def check_groups_file(path: Path) -> Path:
-    """The path of the table of groups, after a check that it replaces nothing but an earlier one.
+def check_table(path: Path, column: str) -> Path:
+    """The path of a table, after a check that it replaces nothing but an earlier one.
+
+    Args:
+        column: the last one of the table.
 
     Raises:
         UserError: another file has this name.
@@ -77,10 +80,10 @@ def check_groups_file(path: Path) -> Path:
     if path.is_file():
         with path.open("rb") as file:
             header = file.readline(MAX_HEADER)
-    if path.exists() and b",verdict" not in header:
+    if path.exists() and f",{column}".encode() not in header:
         raise UserError(
-            f"{path} exists and is not a table of groups, so it is not replaced: write another name, such as "
-            "--csv table.csv"
+            f"{path} exists and has no column {column}, so it is not a table of compare and is not replaced: write "
+            "another name, such as --csv table.csv"
         )
     return path
 
