@@ -4,6 +4,7 @@ import csv
 import math
 import shlex
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,13 +18,10 @@ from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to, warn_on_failure
 from visiontune.runs.output import write_error
 from visiontune.sweeps.entries import Entry, read_run
-from visiontune.sweeps.groups import REPEATS, Row, check_table, summarize_groups
 from visiontune.sweeps.out_of_fold import write_out_of_fold
-from visiontune.sweeps.overview import build_page, check_page
-from visiontune.sweeps.page import write_page
 from visiontune.sweeps.sweep import Sweep
 
-Rows = list[Row]
+Rows = list[dict[str, Any]]
 TABLES = ("sweep.csv", "sweep_groups.csv", "sweep_out_of_fold.csv")
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
 
@@ -45,6 +43,11 @@ def compare(
         UserError: the directories hold no runs, the baseline is not a group, or a file cannot be written or would
             replace a file of a run.
     """
+    # A worker writes tables with this module, and needs neither statistics nor a page.
+    from visiontune.sweeps.groups import REPEATS, check_table, summarize_groups
+    from visiontune.sweeps.overview import build_page, check_page
+    from visiontune.sweeps.page import write_page
+
     entries = find_entries(directories)
     target = _check_target(target or directories[0] / "sweep.csv", entries)
     page = check_page(target.with_suffix(".html"))

@@ -12,7 +12,6 @@ from visiontune.sweeps.job_process import Train
 from visiontune.sweeps.paths import run_path
 from visiontune.sweeps.sweep import Sweep
 from visiontune.sweeps.work import work
-from visiontune.sweeps.worker import preload
 
 
 def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train) -> None:
@@ -29,7 +28,6 @@ def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train)
         Interrupted: a signal has stopped the jobs.
     """
     sweep = Sweep(folder)
-    preload()
     with sweep.locks.schedule():
         if not allow_changed:
             check_code(sweep)

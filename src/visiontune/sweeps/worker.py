@@ -71,6 +71,8 @@ class Worker:
                     claimed[slot] = trial
         for trial in outcomes:
             self.progress.ended(trial)
+        if claimed:
+            preload()
         for slot, trial in claimed.items():
             self.progress.started(trial)
             self.jobs[slot] = trial.number, self._start(trial, self.slots[slot])
