@@ -213,10 +213,11 @@ def _main() -> None:
     except BrokenPipeError:  # the reader of stdout has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        from visiontune.config.messages import describe_error
+        from visiontune.config.messages import describe_error, raise_interruption
 
         if debug:
             traceback.print_exc()
+        raise_interruption(error)
         message, code = describe_error(error, verb, overrides)
         print(f"error: {visible(message, 20_000)}", file=sys.stderr)
         sys.exit(code)

@@ -56,7 +56,7 @@ def test_failed_jobs_are_recorded_and_run_again_alone(command: Command, tmp_path
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    """SIGKILL of the command at random moments; its jobs end with it."""
+    """SIGKILL or SIGTERM of the command at random moments; its jobs end with it."""
     rng, output = random.Random(0), tmp_path / "output.txt"
     base = ["train", "-m", "seed=0,1", "optimizer.lr=0.1,0.01", *TINY, "trainer.max_epochs=3", "strategy=full"]
     assert run_forked([*base, f"sweep_dir={tmp_path / 'whole'}"], output) == 0, output.read_text()
@@ -68,8 +68,10 @@ def test_a_sweep_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(t
         process.join(rng.uniform(0.5, 4) if kills < 6 else None)
         if process.exitcode is not None:
             break
-        os.kill(process.pid or 0, signal.SIGKILL)
+        number = (signal.SIGKILL, signal.SIGTERM)[kills % 2]
+        os.kill(process.pid or 0, number)
         process.join()
+        assert process.exitcode in (-number, 128 + number), output.read_text()
         kills += 1
     assert process.exitcode == 0 and kills >= 2, (kills, output.read_text())
     assert read_results(tmp_path / "killed") == read_results(tmp_path / "whole")

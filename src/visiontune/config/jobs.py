@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from visiontune.config.check import check
 from visiontune.config.compose import config_dir, initialized
 from visiontune.config.composer import Composer
-from visiontune.config.messages import explain
+from visiontune.config.messages import explain, raise_interruption
 from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
 from visiontune.config.space import Space, build_space
@@ -57,6 +57,7 @@ def check_jobs(verb: str, overrides: list[str], user_configs: Path | None) -> li
                 _check_pretrained(cfg, job)
                 jobs.append(ComposedJob(job, cfg, hydra))
             except (UserError, HydraException, OmegaConfBaseException) as error:
+                raise_interruption(error)
                 mistakes.append((job, error))
     if mistakes:
         messages = dict.fromkeys(str(explain(error, verb, job, config_dir())) for job, error in mistakes)

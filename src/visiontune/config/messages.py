@@ -19,6 +19,7 @@ from omegaconf.errors import (
 from visiontune.config.check import describe_key
 from visiontune.config.compose import config_dir, initialized
 from visiontune.errors import RunError, UserError, causes, explain_write, failed_write, first_line, one_line
+from visiontune.signals import Interrupted
 
 
 def explain(error: BaseException, verb: str, overrides: list[str], config_dir: Path) -> str | None:
@@ -56,6 +57,22 @@ def explain(error: BaseException, verb: str, overrides: list[str], config_dir: P
         text = "\n".join(dict.fromkeys(str(link).strip() for link in chain if str(link).strip()))
         return _wrong_kind(text, verb) or _unknown_key(text, verb, overrides, config_dir) or text
     return None
+
+
+def raise_interruption(error: Exception) -> None:
+    """Raise the `Interrupted` that an error has replaced.
+
+    A signal may come while a library changes its state. The library's cleanup then fails, with an error that says
+    nothing about the user's config. A `UserError`, a `RunError` and a failed write are reported as they are.
+
+    Raises:
+        Interrupted: it is among the causes of the error.
+    """
+    if isinstance(error, UserError | RunError) or failed_write(error):
+        return
+    for link in causes(error):
+        if isinstance(link, Interrupted):
+            raise link
 
 
 def describe_error(error: Exception, verb: str, overrides: list[str]) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from visiontune import signals
 from visiontune.config.compose import initialized
-from visiontune.config.messages import describe_error
+from visiontune.config.messages import describe_error, raise_interruption
 from visiontune.errors import visible
 from visiontune.runs.processes import end_with
 from visiontune.sweeps.paths import ERROR, output_path, run_path
@@ -50,7 +50,11 @@ def run(train: Train, sweep: Path, number: int, overrides: list[str]) -> int:
     """Train or resume a job; return the exit code of a command. The message of an error goes to the job's file."""
     try:
         with signals.listen():
-            train_job(train, sweep, number, overrides)
+            try:
+                train_job(train, sweep, number, overrides)
+            except Exception as error:
+                raise_interruption(error)
+                raise
     except signals.Interrupted as interruption:
         return 128 + interruption.number
     except Exception as error:

@@ -12,7 +12,7 @@ from visiontune.config.compose import initialized
 from visiontune.config.derive import derive
 from visiontune.config.jobs import ComposedJob
 from visiontune.config.launch import Launch
-from visiontune.config.messages import describe_error
+from visiontune.config.messages import describe_error, raise_interruption
 from visiontune.errors import UserError, listed
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, resolve
@@ -47,6 +47,7 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
                 modes.add(model.monitor[1])
                 resolved.append(cfg)
             except Exception as error:
+                raise_interruption(error)
                 message = describe_error(error, "train", job.overrides)[0]
                 mistakes[message] = mistakes.get(message, 0) + 1 + len(others)
             if (modes and not check) or time.monotonic() - started > MAX_SECONDS:
