@@ -39,7 +39,7 @@ class Progress:
         self._write_table()
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def live_table(self) -> Iterator[None]:
         """Show the live table within the block, on a terminal."""
         if not self._console.is_terminal:
             yield

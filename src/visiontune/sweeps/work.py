@@ -31,7 +31,7 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
         if workers:
             gpus = visible_gpus() if settings.accelerator != "cpu" else []
             slots = build_slots(workers, settings.threads, settings.devices, gpus)
-            with progress.shown():
+            with progress.live_table():
                 Worker(sweep, slots, train, progress).run(until_all)
         else:
             run_here(sweep, train, progress)
