@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from benchmarks.document import COMPRESSION, PAGE, machines, markdown, write_block
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
-from visiontune.sweeps.comparison import find_entries
+from visiontune.sweeps.comparison.table import find_entries
 
 
 def finished_runs(sweep: str) -> list[RunDirectory]:

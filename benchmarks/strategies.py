@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from benchmarks.document import STRATEGIES, machines, markdown, write_block
 from visiontune.runs import RunDirectory
-from visiontune.sweeps.comparison import find_entries, table
+from visiontune.sweeps.comparison.table import find_entries, table
 
 
 def summary(name: str, runs: list[dict[str, Any]], metric: str) -> tuple[float, list[str]]:

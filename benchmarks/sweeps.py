@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 
 from benchmarks.document import DOCS, machine, markdown, write_block
 from visiontune.runs import RunDirectory
-from visiontune.sweeps.settings import Settings
-from visiontune.sweeps.sweep import Job, Sweep
+from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.sweep import Job, Sweep
 
 COMMAND = [sys.executable, "-m", "visiontune"]
 NETWORK = ["trainer=cpu", "backbone=small_cnn", "backbone.widths=[4,8]", "backbone.depth=1", "data.num_workers=0"]

@@ -26,7 +26,7 @@ from visiontune.config.compose import config_dir, train_config
 from visiontune.models.backbones import build
 from visiontune.runs import RunDirectory
 from visiontune.sweeps import start
-from visiontune.sweeps.sweep import Job
+from visiontune.sweeps.study.sweep import Job
 
 Config = Callable[..., DictConfig]
 FOLDER = config_dir()

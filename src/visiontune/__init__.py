@@ -20,6 +20,6 @@ def load_sweep(directory: str | Path) -> Any:
     Raises:
         UserError: there are no runs, or a file cannot be read.
     """
-    from visiontune.sweeps.frame import load_sweep  # pandas takes time to import
+    from visiontune.sweeps.comparison.frame import load_sweep  # pandas takes time to import
 
     return load_sweep(directory)

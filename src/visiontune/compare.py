@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from visiontune.sweeps.comparison import compare
+from visiontune.sweeps.comparison.compare import compare
 
 
 def main(arguments: list[str]) -> None:

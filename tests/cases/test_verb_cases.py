@@ -26,8 +26,8 @@ from visiontune.models.heads.classification import ClassificationHead
 from visiontune.runs import RunDirectory
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.output import check_results
-from visiontune.sweeps.comparison import table
-from visiontune.sweeps.entries import read_run
+from visiontune.sweeps.comparison.table import table
+from visiontune.sweeps.study.entries import read_run
 from visiontune.training.load import read_checkpoint
 
 

@@ -17,8 +17,9 @@ from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.runs.predictions import Row, write_predictions
-from visiontune.sweeps.comparison import compare, find_entries, table
-from visiontune.sweeps.groups import summarize_groups
+from visiontune.sweeps.comparison.compare import compare
+from visiontune.sweeps.comparison.groups import summarize_groups
+from visiontune.sweeps.comparison.table import find_entries, table
 
 
 def write_run(

@@ -14,11 +14,11 @@ from PIL import Image
 
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import Row, write_predictions
-from visiontune.sweeps.axes import build_axis
-from visiontune.sweeps.curves import read_curve, thin
-from visiontune.sweeps.importance import key_importance
-from visiontune.sweeps.page import PageRun, SweepPage, write_page
-from visiontune.sweeps.samples import compare_predictions
+from visiontune.sweeps.page.axes import build_axis
+from visiontune.sweeps.page.curves import read_curve, thin
+from visiontune.sweeps.page.importance import key_importance
+from visiontune.sweeps.page.page import PageRun, SweepPage, write_page
+from visiontune.sweeps.page.samples import compare_predictions
 
 OBJECTIVE = "val/classification/accuracy"
 
@@ -87,7 +87,7 @@ def read_data(page: str) -> dict:
 
 
 def test_a_thousand_runs_are_one_file_that_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("visiontune.sweeps.page.key_importance", lambda axes, values: {"optimizer.lr": 0.75})
+    monkeypatch.setattr("visiontune.sweeps.page.page.key_importance", lambda axes, values: {"optimizer.lr": 0.75})
     runs = build_runs(1000, 300, random.Random(0))
     write_page(tmp_path / "sweep.html", SweepPage("first", "visiontune train -m", OBJECTIVE, "max", runs, ("seed",)))
     page = (tmp_path / "sweep.html").read_text()

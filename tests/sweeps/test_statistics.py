@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from visiontune.sweeps.differences import adjust_holm
-from visiontune.sweeps.statistics import GroupSummary, compare_groups
+from visiontune.sweeps.comparison.differences import adjust_holm
+from visiontune.sweeps.comparison.statistics import GroupSummary, compare_groups
 
 Scores = NDArray[np.float64]
 MOST_FALSE_CLAIMS = 0.064  # two standard errors above 5% in 1,000 sweeps

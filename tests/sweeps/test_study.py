@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from visiontune.errors import UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
-from visiontune.sweeps.paths import output_path, run_path
-from visiontune.sweeps.settings import Settings
-from visiontune.sweeps.sweep import Job, Sweep
+from visiontune.sweeps.study.paths import output_path, run_path
+from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.sweep import Job, Sweep
 
 SETTINGS = Settings(
     overrides=["seed=0,1,2"],

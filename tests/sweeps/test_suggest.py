@@ -13,10 +13,10 @@ from visiontune.config.compose import initialized
 from visiontune.config.jobs import read_space
 from visiontune.config.space import Space
 from visiontune.errors import UserError
-from visiontune.sweeps.jobs import build_search, build_suggestions
-from visiontune.sweeps.settings import Settings
-from visiontune.sweeps.suggest import check_resumable
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.study.jobs import build_search, build_suggestions
+from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.suggest import check_resumable
+from visiontune.sweeps.study.sweep import Sweep
 
 SETTINGS = Settings([], None, "/", 2, 1, 1, "cpu", fail_fast=False, max_retries=0)
 LR = "optimizer.lr=tag(log,interval(1e-5,1e-1))"

@@ -1,1 +1,1 @@
-"""Sweeps: their table and the comparison of runs."""
+"""Sweeps: a study of jobs, workers that run them, and the comparison of their runs."""

@@ -8,10 +8,10 @@ from visiontune.errors import UserError, some
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import changed_code
 from visiontune.runs.log import announce
-from visiontune.sweeps.job_process import Train
-from visiontune.sweeps.paths import run_path
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.study.paths import run_path
+from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.work import work
+from visiontune.sweeps.workers.job_process import Train
 
 
 def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train) -> None:

@@ -11,17 +11,17 @@ from visiontune.config.jobs import check_jobs, read_space, swept_keys
 from visiontune.config.space import describe_distribution
 from visiontune.errors import pluralize
 from visiontune.runs.log import announce
-from visiontune.sweeps.directory import check_sweep_dir
-from visiontune.sweeps.job_process import Train
-from visiontune.sweeps.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.prepare import prepare_jobs
 from visiontune.sweeps.resume import check_code
-from visiontune.sweeps.settings import FILE, Settings
-from visiontune.sweeps.slots import count_threads, count_workers, visible_gpus
-from visiontune.sweeps.suggest import check_resumable
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.study.directory import check_sweep_dir
+from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
+from visiontune.sweeps.study.settings import FILE, Settings
+from visiontune.sweeps.study.suggest import check_resumable
+from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.work import work
-from visiontune.sweeps.worker import preload
+from visiontune.sweeps.workers.job_process import Train
+from visiontune.sweeps.workers.slots import count_threads, count_workers, visible_gpus
+from visiontune.sweeps.workers.worker import preload
 
 
 def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:

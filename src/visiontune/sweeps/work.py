@@ -5,12 +5,11 @@ from optuna.trial import TrialState
 from visiontune.errors import RunError, listed, pluralize
 from visiontune.runs.log import announce
 from visiontune.signals import Interrupted
-from visiontune.sweeps.comparison import compare
-from visiontune.sweeps.job_process import Train
-from visiontune.sweeps.progress import Progress
-from visiontune.sweeps.slots import build_slots, visible_gpus
-from visiontune.sweeps.sweep import Sweep
-from visiontune.sweeps.worker import Worker, run_here
+from visiontune.sweeps.study.sweep import Sweep
+from visiontune.sweeps.workers.job_process import Train
+from visiontune.sweeps.workers.progress import Progress
+from visiontune.sweeps.workers.slots import build_slots, visible_gpus
+from visiontune.sweeps.workers.worker import Worker, run_here
 
 
 def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
@@ -41,6 +40,8 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
     if sweep.is_over() and (waiting := sweep.trials(TrialState.WAITING)):
         jobs = pluralize(len(waiting), "job waits", "jobs wait")
         announce(f"sweep.max_hours={settings.max_hours} is over: {jobs}; run with: visiontune work {sweep.path}")
+    from visiontune.sweeps.comparison.compare import compare  # its imports take time, and come after the jobs
+
     compare([sweep.path])
     failed = [trial for trial in sweep.latest() if trial.state == TrialState.FAIL]
     if failed:

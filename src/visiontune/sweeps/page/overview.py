@@ -7,12 +7,12 @@ from typing import Any
 
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
-from visiontune.sweeps.curves import read_curve
-from visiontune.sweeps.entries import Entry
-from visiontune.sweeps.markup import GENERATOR
-from visiontune.sweeps.page import PageRun, SweepPage
-from visiontune.sweeps.samples import compare_predictions
-from visiontune.sweeps.settings import FILE, Settings
+from visiontune.sweeps.page.curves import read_curve
+from visiontune.sweeps.page.markup import GENERATOR
+from visiontune.sweeps.page.page import PageRun, SweepPage
+from visiontune.sweeps.page.samples import compare_predictions
+from visiontune.sweeps.study.entries import Entry
+from visiontune.sweeps.study.settings import FILE, Settings
 
 Rows = list[dict[str, Any]]
 START_BYTES = 1000  # of a page; they name its generator

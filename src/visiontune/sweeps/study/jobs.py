@@ -12,8 +12,8 @@ from optuna.distributions import distribution_to_json
 from visiontune.config.jobs import ComposedJob, describe
 from visiontune.config.space import REPEATS, Space, describe_distribution
 from visiontune.errors import UserError
-from visiontune.sweeps.suggest import Search
-from visiontune.sweeps.sweep import Job
+from visiontune.sweeps.study.suggest import Search
+from visiontune.sweeps.study.sweep import Job
 
 PLACES = ("run_dir", "sweep_dir", "paths", "sweep")  # where a job runs, and how
 

@@ -11,10 +11,10 @@ from multiprocessing.process import BaseProcess
 from optuna.trial import FrozenTrial, TrialState
 
 from visiontune import signals
-from visiontune.sweeps.job_process import Train, run, run_in_process
-from visiontune.sweeps.progress import Progress
-from visiontune.sweeps.slots import Slot
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.study.sweep import Sweep
+from visiontune.sweeps.workers.job_process import Train, run, run_in_process
+from visiontune.sweeps.workers.progress import Progress
+from visiontune.sweeps.workers.slots import Slot
 
 CONTEXT = multiprocessing.get_context("forkserver")
 POLL_SECONDS = 1.0
@@ -123,5 +123,5 @@ def run_here(sweep: Sweep, train: Train, progress: Progress) -> None:
 
 def preload() -> None:
     """Start the process whose forks are the jobs, unless it runs; it imports everything meanwhile."""
-    CONTEXT.set_forkserver_preload(["visiontune.sweeps.job_process", "visiontune.train"])
+    CONTEXT.set_forkserver_preload(["visiontune.sweeps.workers.job_process", "visiontune.train"])
     forkserver.ensure_running()

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from visiontune.data.recorded import read_rows
 from visiontune.errors import UserError
-from visiontune.sweeps.entries import Entry
-from visiontune.sweeps.statistics import GroupSummary, compare_groups
+from visiontune.sweeps.comparison.statistics import GroupSummary, compare_groups
+from visiontune.sweeps.study.entries import Entry
 
 Row = dict[str, Any]
 MAX_HEADER = 100_000  # bytes of the first line

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 
-from visiontune.sweeps.axes import Axis
+from visiontune.sweeps.page.axes import Axis
 
 MIN_RUNS = 8
 TREES, DEPTH = 32, 8  # Optuna's 64 and 64 have shares within 0.01 of these for 1,000 runs, and take 15 times as long

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from visiontune.errors import visible
 from visiontune.runs.log import announce, logging_to, warn_on_failure
-from visiontune.sweeps.comparison import write_table
-from visiontune.sweeps.entries import Entry
-from visiontune.sweeps.paths import run_path
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.comparison.table import write_table
+from visiontune.sweeps.study.entries import Entry
+from visiontune.sweeps.study.paths import run_path
+from visiontune.sweeps.study.sweep import Sweep
 
 SHOWN_SECONDS = 2.0  # between two updates of the live table
 

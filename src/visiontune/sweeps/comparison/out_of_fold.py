@@ -8,7 +8,7 @@ from typing import Any
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.predictions import COLUMNS, read_predictions
-from visiontune.sweeps.entries import Entry
+from visiontune.sweeps.study.entries import Entry
 
 FOLD = "data.fold"
 

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,111 +10,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from visiontune.analysis.tables import render, render_markdown
 from visiontune.errors import UserError, first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
-from visiontune.runs.log import logging_to, warn_on_failure
-from visiontune.runs.output import write_error
-from visiontune.sweeps.entries import Entry, read_run
-from visiontune.sweeps.out_of_fold import write_out_of_fold
-from visiontune.sweeps.sweep import Sweep
+from visiontune.sweeps.study.entries import Entry, read_run
+from visiontune.sweeps.study.sweep import Sweep
 
 Rows = list[dict[str, Any]]
-TABLES = ("sweep.csv", "sweep_groups.csv", "sweep_out_of_fold.csv")
 PATH_KEYS = ("run_dir", "sweep_dir", "name", "paths.logs")  # where a run is written
-
-
-def compare(
-    directories: list[Path], target: Path | None = None, markdown: Path | None = None, baseline: str | None = None
-) -> None:
-    """Print the table of the runs and that of their groups, and save them and the page that compares the runs.
-
-    Runs that differ only in seed or fold are a group; without such runs there is only the first table.
-
-    Args:
-        target: the CSV file; by default sweep.csv in the first directory. The page (sweep.html), the table of the
-            groups (sweep_groups.csv) and the predictions of held-out folds (sweep_out_of_fold.csv) are beside it.
-        markdown: a file for the table as Markdown.
-        baseline: the group that the others are compared with, see `summarize_groups`; by default the best.
-
-    Raises:
-        UserError: the directories hold no runs, the baseline is not a group, or a file cannot be written or would
-            replace a file of a run.
-    """
-    # A worker writes tables with this module, and needs neither statistics nor a page.
-    from visiontune.sweeps.groups import REPEATS, check_table, summarize_groups
-    from visiontune.sweeps.overview import build_page, check_page
-    from visiontune.sweeps.page import write_page
-
-    entries = find_entries(directories)
-    target = _check_target(target or directories[0] / "sweep.csv", entries)
-    page = check_page(target.with_suffix(".html"))
-    if markdown is not None:
-        markdown = _check_target(markdown, entries, "--markdown", "table.md")
-    groups_file = check_table(target.with_name(f"{target.stem}_groups.csv"), "verdict")
-    folds_file = check_table(target.with_name(f"{target.stem}_out_of_fold.csv"), "loss")
-    if len({target, page, markdown, groups_file, folds_file}) < 5:
-        raise UserError(
-            f"the table {target}, the page {page} and the Markdown {markdown} need different names: write "
-            "--csv table.csv --markdown table.md"
-        )
-    rows = table(entries)
-    by_name = dict(zip(run_names(entries), entries, strict=True))
-    groups = summarize_groups(rows, by_name, baseline)
-    _write_rows(rows, target)
-    print(_text("", rows))
-    if groups:
-        _write_rows(groups, groups_file)
-        print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
-    print()
-    if write_out_of_fold(rows, by_name, folds_file):
-        print(folds_file)
-    if markdown is not None:
-        markdown.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(markdown) as file:
-            file.write(render_markdown(list(rows[0]), _cells(rows)))
-        print(markdown)
-    with logging_to(None), warn_on_failure(f"{page} is not current"):
-        write_page(page, build_page(directories, entries, rows, groups, REPEATS))
-        print(page)
-    print(target)
-
-
-def write_table(entries: list[Entry], target: Path) -> Rows:
-    """Write the table of the runs as CSV, and return it."""
-    rows = table(entries)
-    _write_rows(rows, target)
-    return rows
-
-
-def _write_rows(rows: Rows, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(target) as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _check_target(target: Path, entries: list[Entry], option: str = "--csv", name: str = "table.csv") -> Path:
-    """The path of a file, after a check that it can be written and replaces no file of a run.
-
-    Args:
-        option: that names the file.
-        name: an example of a file.
-
-    Raises:
-        UserError: it cannot be written, or is a file of a run.
-    """
-    target = target.expanduser()
-    if target.exists() and not target.is_file():
-        example = shlex.quote(str(target / name if target.is_dir() else name))
-        raise UserError(f"{option} {target} is not a file: write a file, such as {option} {example}")
-    if target.name not in TABLES and any(target.resolve().is_relative_to(entry.path) for entry in entries):
-        raise UserError(f"{target} is in a run directory: write another file, such as {option} {name}")
-    if reason := write_error(target.parent):
-        raise UserError(f"cannot write to {target}: {reason}; write {option} FILE in a folder that you may write to")
-    return target
 
 
 def find_entries(directories: list[Path]) -> list[Entry]:
@@ -137,6 +39,22 @@ def find_entries(directories: list[Path]) -> list[Entry]:
             "logs/sweeps/2026-11-22_09-15-02"
         )
     return list(entries.values())
+
+
+def write_table(entries: list[Entry], target: Path) -> Rows:
+    """Write the table of the runs as CSV, and return it."""
+    rows = table(entries)
+    write_rows(rows, target)
+    return rows
+
+
+def write_rows(rows: Rows, target: Path) -> None:
+    """Write rows as CSV."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(target) as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def table(entries: list[Entry]) -> Rows:
@@ -209,11 +127,3 @@ def _split(override: str) -> tuple[str, str]:
     if value.startswith(("'", '"')):
         value = str(OverridesParser.create().parse_override(override).value())
     return key, value
-
-
-def _text(title: str, rows: Rows) -> str:
-    return render(title, list(rows[0]), _cells(rows))
-
-
-def _cells(rows: Rows) -> list[list[object]]:
-    return [[f"{value:.4f}" if isinstance(value, float) else value for value in row.values()] for row in rows]

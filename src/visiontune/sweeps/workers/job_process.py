@@ -19,9 +19,9 @@ from visiontune.config.compose import initialized
 from visiontune.config.messages import describe_error, raise_interruption
 from visiontune.errors import visible
 from visiontune.runs.processes import end_with
-from visiontune.sweeps.paths import ERROR, output_path, run_path
-from visiontune.sweeps.settings import Settings
-from visiontune.sweeps.slots import Slot
+from visiontune.sweeps.study.paths import ERROR, output_path, run_path
+from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.workers.slots import Slot
 
 Train = Callable[[DictConfig], float]
 

@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from visiontune.errors import first_line
 from visiontune.runs.directory import RunDirectory
-from visiontune.sweeps.entries import Entry, read_run
-from visiontune.sweeps.journal import open_journal
-from visiontune.sweeps.locks import SweepLocks
-from visiontune.sweeps.paths import ERROR, output_path, run_path
-from visiontune.sweeps.settings import Settings
-from visiontune.sweeps.suggest import suggest
+from visiontune.sweeps.study.entries import Entry, read_run
+from visiontune.sweeps.study.journal import open_journal
+from visiontune.sweeps.study.locks import SweepLocks
+from visiontune.sweeps.study.paths import ERROR, output_path, run_path
+from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.suggest import suggest
 
 STUDY = "sweep"  # the name of the study in the journal
 OUTPUT_BYTES = 100_000  # at the end of a job's output, where its error is

@@ -12,11 +12,22 @@ from typing import Any
 
 from visiontune.errors import one_line, printable
 from visiontune.runs.files import write_atomically
-from visiontune.sweeps.axes import Axis, build_axis
-from visiontune.sweeps.curves import Curve, thin
-from visiontune.sweeps.importance import MIN_RUNS, key_importance
-from visiontune.sweeps.markup import GENERATOR, Cell, format_cell, is_number, kind, link, scroll, section, table, text
-from visiontune.sweeps.samples import Sample
+from visiontune.sweeps.page.axes import Axis, build_axis
+from visiontune.sweeps.page.curves import Curve, thin
+from visiontune.sweeps.page.importance import MIN_RUNS, key_importance
+from visiontune.sweeps.page.markup import (
+    GENERATOR,
+    Cell,
+    format_cell,
+    is_number,
+    kind,
+    link,
+    scroll,
+    section,
+    table,
+    text,
+)
+from visiontune.sweeps.page.samples import Sample
 
 WEB = Path(__file__).parent / "web"
 CURVE_POINTS, ALL_POINTS = 200, 200_000  # at most, of one run and of all runs

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from visiontune.sweeps.comparison import find_entries, read_settings, run_names
+from visiontune.sweeps.comparison.table import find_entries, read_settings, run_names
 
 
 def load_sweep(directory: str | Path) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from visiontune.sweeps.differences import LEVEL, ROUNDING, Floats, compare_with
+from visiontune.sweeps.comparison.differences import LEVEL, ROUNDING, Floats, compare_with
 
 NOT_COMPARABLE = "not comparable"
 

@@ -1,0 +1,1 @@
+"""Workers, which run the jobs of a sweep on a machine."""
