@@ -63,6 +63,36 @@ def states(sweep: Sweep) -> list[str]:
     return [trial.state.name for trial in sweep.trials()]
 
 
+def test_the_settings_of_older_sweeps_are_read(tmp_path: Path) -> None:
+    SETTINGS.write(tmp_path)
+    assert Settings.read(tmp_path) == SETTINGS
+    path = tmp_path / "sweep.yaml"
+    path.write_text(path.read_text().replace("max_hours: null\n", ""))
+    assert "max_hours" not in path.read_text() and Settings.read(tmp_path) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("workers:", "wokers:", "unknown keys: wokers; expected overrides, config_dir, "),
+        ("workers: 2\n", "", "missing keys: workers"),
+        ("workers: 2", "workers: [2]", "workers=[2]: expected int"),
+        ("fail_fast: false", "fail_fast: 0", "fail_fast=0: expected bool"),
+        ("- seed=0,1,2", "- 7", "overrides=[7]: expected list[str]"),
+        ("max_hours: null", "max_hours: much", "max_hours=much: expected float | None"),
+    ],
+)
+def test_wrong_settings_are_one_message(tmp_path: Path, before: str, after: str, message: str) -> None:
+    SETTINGS.write(tmp_path)
+    path = tmp_path / "sweep.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(UserError) as error:
+        Settings.read(tmp_path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
 def test_jobs_are_taken_in_order_and_once(tmp_path: Path) -> None:
     sweep = create(tmp_path, 3, 5)
     assert [claim(sweep), claim(sweep), claim(sweep)] == [0, 1, None]

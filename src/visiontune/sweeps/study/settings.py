@@ -1,11 +1,13 @@
 """What was asked of a sweep, in its sweep.yaml."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
-from visiontune.errors import UserError
+from visiontune.errors import UserError, one_line, some
 from visiontune.runs.files import write_atomically
 from visiontune.runs.reading import read_yaml
 
@@ -42,10 +44,10 @@ class Settings:
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":
-        """The settings in the directory of a sweep.
+        """The settings in the directory of a sweep. Keys with a default may be missing, as in older files.
 
         Raises:
-            UserError: it is not the directory of a sweep, or the file cannot be read.
+            UserError: it is not the directory of a sweep, the file cannot be read, or a key or type is wrong.
         """
         path = sweep / FILE
         if not path.is_file():
@@ -53,11 +55,21 @@ class Settings:
                 f"{sweep} is not a sweep directory (it has no {FILE}): write one that train -m made, such as "
                 "logs/sweeps/2026-11-22_09-15-02"
             )
-        values = OmegaConf.to_container(read_yaml(path))
-        names = [field.name for field in fields(cls)]
-        if not isinstance(values, dict) or sorted(map(str, values)) != sorted(names):
-            raise UserError(f"{path}: expected the keys {', '.join(names)}")
-        return cls(**values)  # type: ignore[arg-type]
+        values: Any = OmegaConf.to_container(read_yaml(path))
+        known = {field.name: field for field in fields(cls)}
+        if unknown := [str(key) for key in values if key not in known]:
+            raise UserError(f"{path}: unknown keys: {some(unknown)}; expected {', '.join(known)}")
+        required = [name for name, field in known.items() if field.default is field.default_factory is MISSING]
+        if missing := [name for name in required if name not in values]:
+            raise UserError(f"{path}: missing keys: {some(missing)}")
+        for name, value in values.items():
+            kind: Any = known[name].type
+            try:
+                TypeAdapter(kind).validate_python(value, strict=True)
+            except ValidationError:
+                expected = kind.__name__ if isinstance(kind, type) else kind
+                raise UserError(f"{path}: {name}={one_line(str(value), 60)}: expected {expected}") from None
+        return cls(**values)
 
     def write(self, sweep: Path) -> None:
         """Write the file of the directory `sweep`."""
