@@ -11,12 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from visiontune.errors import UserError
+from visiontune.errors import RunError, UserError
 from visiontune.runs import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.sweeps.study.paths import output_path, run_path
 from visiontune.sweeps.study.settings import Settings
 from visiontune.sweeps.study.sweep import Job, Sweep
+from visiontune.sweeps.work import check_done
 
 SETTINGS = Settings(
     overrides=["seed=0,1,2"],
@@ -106,6 +107,24 @@ def test_no_job_is_taken_after_the_time_of_the_command(tmp_path: Path) -> None:
     assert claim(sweep) is None and sweep.is_done()
     sweep.settings = replace(SETTINGS, max_hours=1)
     assert claim(sweep) == 0 and not sweep.is_done()
+
+
+def test_jobs_that_wait_or_have_failed_are_an_error(tmp_path: Path) -> None:
+    sweep = create(tmp_path, 0, 1, 2)
+    sweep.settings = replace(SETTINGS, max_hours=1e-9)
+    with pytest.raises(RunError) as error:
+        check_done(sweep)
+    assert str(error.value) == f"3 jobs wait after sweep.max_hours=1e-09\nRun them with: visiontune work {tmp_path}"
+    sweep.settings = SETTINGS
+    for number, status in enumerate(("finished", "finished", "failed")):
+        assert claim(sweep) == number
+        write_run(sweep, number, status, objective=objective(0.5), error="no")
+        sweep.conclude(number, exit_code=0)
+        sweep.locks.release(number)
+    with pytest.raises(RunError, match=r"1 job has failed:\n  002: no\nRun them with"):
+        check_done(sweep)
+    assert sweep.requeue_failed() == 1 and claim(sweep) == 3
+    check_done(sweep)  # a job of another worker may run
 
 
 def test_only_new_and_failed_jobs_are_added(tmp_path: Path) -> None:

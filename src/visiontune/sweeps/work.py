@@ -1,5 +1,7 @@
 """Work on a sweep: run its jobs on this machine, and keep its table current."""
 
+import shlex
+
 from optuna.trial import TrialState
 
 from visiontune.errors import RunError, listed, pluralize
@@ -21,7 +23,7 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
         until_all: wait for the jobs of other workers as well.
 
     Raises:
-        RunError: a job of the sweep has failed.
+        RunError: a job of the sweep has failed, or waits.
         Interrupted: a signal has stopped the jobs, which can be resumed.
     """
     settings = sweep.settings
@@ -37,16 +39,23 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
     except Interrupted:
         announce(f"the sweep was stopped; resume it with: visiontune work {sweep.path}")
         raise
-    if sweep.is_over() and (waiting := sweep.trials(TrialState.WAITING)):
-        jobs = pluralize(len(waiting), "job waits", "jobs wait")
-        announce(f"sweep.max_hours={settings.max_hours} is over: {jobs}; run with: visiontune work {sweep.path}")
     from visiontune.sweeps.comparison.compare import compare  # its imports take time, and come after the jobs
 
     compare([sweep.path])
+    check_done(sweep)
+
+
+def check_done(sweep: Sweep) -> None:
+    """Raise a RunError with the jobs that have failed, and the number of those that wait, if there are any."""
     failed = [trial for trial in sweep.latest() if trial.state == TrialState.FAIL]
+    waiting = len(sweep.trials(TrialState.WAITING))
+    problems = []
     if failed:
         lines = [f"{trial.number:03d}: {trial.user_attrs['error']}" for trial in failed]
-        raise RunError(
-            f"{pluralize(len(failed), 'job has', 'jobs have')} failed:{listed(lines)}\n"
-            f"Run them again with: visiontune work {sweep.path}"
-        )
+        problems.append(f"{pluralize(len(failed), 'job has', 'jobs have')} failed:{listed(lines)}")
+    if waiting:
+        reason = f" after {limit}" if (limit := sweep.exhausted()) else ""
+        problems.append(f"{pluralize(waiting, 'job waits', 'jobs wait')}{reason}")
+    if problems:
+        command = f"visiontune work {shlex.quote(str(sweep.path))}"
+        raise RunError("\n".join([*problems, f"Run them with: {command}"]))

@@ -100,14 +100,15 @@ class Sweep:
             self._finished[trial.number] = entry
         return entry
 
-    def is_over(self) -> bool:
-        """Whether the time of this command is over, so that no job is started."""
+    def exhausted(self) -> str:
+        """The limit after which this command starts no job, such as `sweep.max_hours=8`; empty before it is reached."""
         hours = self.settings.max_hours
-        return hours is not None and time.monotonic() - self._opened > 3600 * hours
+        is_over = hours is not None and time.monotonic() - self._opened > 3600 * hours
+        return f"sweep.max_hours={hours}" if is_over else ""
 
     def is_done(self) -> bool:
         """Whether no job runs, and none is started."""
-        states = [TrialState.RUNNING] if self.is_over() else [TrialState.RUNNING, TrialState.WAITING]
+        states = [TrialState.RUNNING] if self.exhausted() else [TrialState.RUNNING, TrialState.WAITING]
         return not self.trials(*states)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -148,7 +149,7 @@ class Sweep:
             if not self.locks.is_held(trial.number) and self.read_status(trial.number)["status"] != "running":
                 self.conclude(trial.number, stopped=True)
         waiting = self.trials(TrialState.WAITING)
-        if not waiting or self.is_over():
+        if not waiting or self.exhausted():
             return None
         number = self.study.ask(suggest(self.study, waiting[0])).number
         self.locks.hold(number)
