@@ -33,7 +33,8 @@ USAGE = (
     + "\n  visiontune -sc install=bash|zsh|fish      the shell's completion script (docs/configuration.md)"
     + "\n  visiontune train data=image_folder data.root=PHOTOS strategy=gradual_unfreeze optimizer.lr=1e-3"
     + "\n\nExit codes: 0 done, 1 failed, 2 the config or the data is wrong (nothing was started),"
-    + "\n128 + n stopped by signal n: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP; resume with train run=DIR."
+    + "\n128 + n stopped by signal n: 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP;"
+    + "\n75 paused by checkpoints.pause_after; resume with train run=DIR."
 )
 
 
@@ -170,7 +171,7 @@ def main() -> None:
             _main()
     except Interrupted as interruption:
         print(f"stopped by {interruption}", file=sys.stderr)
-        sys.exit(128 + interruption.number)
+        sys.exit(interruption.exit_code)
 
 
 def _main() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # `timeout`, terminals and Slurm signal all processes of a group, some of them twice.
 REPEAT_SECONDS = 1.0
+PAUSED = 75  # EX_TEMPFAIL in sysexits.h: the command is to be continued later
 
 Handlers = dict[signal.Signals, Any]
 
@@ -30,8 +31,35 @@ class Interrupted(BaseException):
         super().__init__(number)  # a launcher of Hydra may pickle it
         self.number = number
 
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+    @property
+    def event(self) -> str:
+        return f"interrupted by {self}"
+
     def __str__(self) -> str:
         return signal.Signals(self.number).name
+
+
+class Paused(Interrupted):
+    """A training has reached `checkpoints.pause_after`, and stops with the exit code `PAUSED`."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(epochs)
+        self.epochs = epochs
+
+    @property
+    def exit_code(self) -> int:
+        return PAUSED
+
+    @property
+    def event(self) -> str:
+        return f"paused after epoch {self.epochs}"
+
+    def __str__(self) -> str:
+        return f"checkpoints.pause_after after epoch {self.epochs}"
 
 
 class Control(Protocol):

@@ -11,7 +11,7 @@ from visiontune import signals
 from visiontune.callbacks import Checkpoints
 from visiontune.callbacks.checkpoints import AtomicCheckpointIO
 from visiontune.runs import RunDirectory
-from visiontune.signals import SIGNALS, Interrupted
+from visiontune.signals import SIGNALS, Interrupted, Paused
 from visiontune.training.rank_control import RankControl
 
 
@@ -145,6 +145,17 @@ def test_a_signal_stops_between_two_batches(number: signal.Signals, place: RunDi
     assert trainer.saved == ["next"] and (place.checkpoints / "last.ckpt").is_file()
     callback.on_exception(trainer, None, Interrupted(number))
     assert signal.getsignal(number) is before
+
+
+def test_a_training_pauses_after_a_number_of_epochs(place: RunDirectory) -> None:
+    callback, trainer = made(place, pause_after=2), Stub()
+    callback.on_train_start(trainer, None)
+    trainer.current_epoch = 1
+    callback.on_train_batch_start(trainer, None, None, 0)
+    trainer.current_epoch = 2
+    with pytest.raises(Paused, match="after epoch 2"):
+        callback.on_train_batch_start(trainer, None, None, 0)
+    assert trainer.saved == ["next"] and (place.checkpoints / "last.ckpt").is_file()
 
 
 def test_before_the_first_batch_there_is_nothing_to_save(place: RunDirectory) -> None:

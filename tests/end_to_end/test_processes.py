@@ -156,8 +156,10 @@ def test_two_processes_resume_within_an_epoch(
     shared += ["strategy=full", "strategy.batchnorm=train", "optimizer.lr=0.01"]
     whole = command("train", *shared, f"run_dir={tmp_path / 'whole'}").run
     stop = [f"+callbacks.stop.{key}" for key in ("_target_=watching.Stop", "epoch=1", "batch=2", f"folder={tmp_path}")]
-    assert command("train", *shared, *stop, f"run_dir={tmp_path / 'parts'}").code == 1
+    paused = command("train", *shared, *stop, "checkpoints.pause_after=1", f"run_dir={tmp_path / 'parts'}")
+    assert paused.code == 75 and "paused after epoch 1; resume with" in paused.out, paused.err
     parts = RunDirectory.open(tmp_path / "parts")
+    assert command("train", f"run={parts.path}", "checkpoints.pause_after=null", "trust=true").code == 1
     ranks = torch.load(parts.checkpoint("last"), weights_only=True)["exact_resume"]["ranks"]
     name = "backbone.model.block1.norm1.running_mean"
     assert not torch.equal(*(rank["buffers"][0][name] for rank in ranks))

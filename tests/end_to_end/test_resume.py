@@ -14,6 +14,7 @@ from running import FEW, SCENES, SMALL, Command, mostly_slow, strategy_overrides
 from visiontune import train
 from visiontune.callbacks import Checkpoints
 from visiontune.models.finetuner import FineTuner
+from visiontune.runs import RunDirectory
 
 EPOCHS, STEPS = 4, 4  # each of 16 images
 BASE = [
@@ -102,7 +103,12 @@ def test_resumed_equals_uninterrupted(
         else:
             stopped = command("train", *arguments, f"run_dir={tmp_path / 'parts'}")
             assert stopped.code == 130 and "interrupted by SIGINT; resume with" in stopped.out, stopped.err
-    parts = command("train", f"run={tmp_path / 'parts'}").run
+    if number == 2:  # also paused, in its third epoch
+        paused = command("train", f"run={tmp_path / 'parts'}", "checkpoints.pause_after=3")
+        resume = f"visiontune train run={tmp_path / 'parts'} checkpoints.pause_after=null"
+        assert paused.code == 75 and f"paused after epoch 3; resume with: {resume}" in paused.out, paused.err
+        assert RunDirectory.open(tmp_path / "parts").read_status()["status"] == "interrupted"
+    parts = command("train", f"run={tmp_path / 'parts'}", "checkpoints.pause_after=null").run
     check_training(whole, parts)
     if reported:
         check_results(whole, parts)

@@ -66,6 +66,7 @@ class Checkpoints(Checkpoint):
         every_steps: write `last.ckpt` after this number of steps as well.
         every_minutes: write it after this number of minutes as well.
         keep_start: also save the weights before the first step, as `start.ckpt`.
+        pause_after: stop after this number of epochs, as a signal would; the run can be resumed.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class Checkpoints(Checkpoint):
         every_steps: int | None = None,
         every_minutes: float | None = None,
         keep_start: bool = False,
+        pause_after: int | None = None,
     ) -> None:
         self.run = run
         self.every_steps, self.every_minutes = every_steps, every_minutes
         self.keep_start = keep_start
+        self.pause_after = pause_after
         self.monitor, self.mode = monitor
         self.best_score: float | None = None
         self.best_epoch: int | None = None
@@ -122,10 +125,13 @@ class Checkpoints(Checkpoint):
         # After a resume Lightning's count, which is the step of logged values, is off by one.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         stops = self._stops(trainer, batch_idx)
-        if self.validated or stops or self._is_due(trainer, batch_idx):
+        pauses = self.pause_after is not None and trainer.current_epoch >= self.pause_after
+        if self.validated or stops or pauses or self._is_due(trainer, batch_idx):
             self._save(trainer)
         if stops:
             raise signals.interruption()
+        if pauses:
+            raise signals.Paused(trainer.current_epoch)
 
     def _stops(self, trainer: L.Trainer, batch_idx: int) -> bool:
         """Whether a signal stops the training before this batch."""

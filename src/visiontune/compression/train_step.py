@@ -97,7 +97,7 @@ def merge_overrides(before: list[str], after: list[str]) -> list[str]:
     """Join the overrides of two commands; a key of `after` replaces the same key of `before` and all keys below it."""
     parser = OverridesParser.create()
     new_keys = {_key(override.key_or_group) for override in parser.parse_overrides(after)}
-    replaced = new_keys | {"run_dir", "sweep_dir", "weights_from", "name", "debug", "trust"}
+    replaced = new_keys | {"run_dir", "sweep_dir", "weights_from", "name", "debug", "trust", "checkpoints.pause_after"}
     remaining = []
     for override in parser.parse_overrides(before):
         key = _key(override.key_or_group)

@@ -241,7 +241,7 @@ class RunDirectory:
         value |= outcome or {}
         if error is not None:
             value["error"] = f"{type(error).__name__}: {error}"
-            if isinstance(error, signals.Interrupted):
+            if isinstance(error, signals.Interrupted) and not isinstance(error, signals.Paused):
                 value["signal"] = str(error)
             value["traceback"] = "".join(traceback.format_exception(error))
         write_json(self.status, value)

@@ -152,7 +152,7 @@ def _run_trial(cfg: DictConfig, config: DictConfig, name: str, train: Callable[[
     epochs = max(MIN_EPOCHS, round(cfg.search.epochs * config.trainer.max_epochs))
     data = build_data(config)
     images = len(data.samples("train"))
-    changes = {"trainer.max_epochs": epochs, "test": False, "logger": {}}
+    changes = {"trainer.max_epochs": epochs, "test": False, "logger": {}, "checkpoints.pause_after": None}
     if config.data.per_class is None:
         min_images = math.ceil(MIN_STEPS / epochs) * data.batch_size
         images = changes["data.limit_train"] = min(images, max(min_images, round(cfg.search.images * images)))

@@ -147,7 +147,6 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
     settings = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(settings, dict)
     history = History(run.history, model.monitor)
-    intervals = cfg.checkpoints
     nonfinite = NonFinite(skip=cfg.get("on_nonfinite") == "skip")  # runs of older versions have no such key
     first: list[L.Callback] = [ExactResume(), nonfinite, LastWindowScale(), AverageBatchNorm(), history]
     first += [ProbeInitialization()] if cfg.probe else []
@@ -155,7 +154,7 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, model: FineTuner, loggers:
         StageMonitor(),
         UnfreezeMonitor(model.monitor),
         InitialValidation(history),
-        Checkpoints(run, model.monitor, intervals.every_steps, intervals.every_minutes, "wise_ft" in cfg.technique),
+        Checkpoints(run, model.monitor, keep_start="wise_ft" in cfg.technique, **cfg.checkpoints),
     ]
     settings["strategy"] = distributed(settings["strategy"])
     terminal = sys.stdout.isatty()

@@ -48,7 +48,7 @@ def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
 
     Raises:
         RunError: a rank failed; the others are stopped. The cause holds its traceback.
-        Interrupted: a signal has stopped the ranks.
+        Interrupted: a signal has stopped the ranks, or `checkpoints.pause_after`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -76,6 +76,8 @@ def fit_ranks(run: RunDirectory, ranks: int, checkpoint: Path | None) -> None:
         reports = [errors.get() for _ in iter(errors.empty, True)]
         if failed is not None or any(is_known for *_, is_known in reports):
             raise _error(processes, failed, reports)
+        if any(process.exitcode == signals.PAUSED for process in processes):
+            raise signals.Paused(run.read_config().checkpoints.pause_after)
 
 
 def _join(processes: list[Any], control: RankControl) -> int | None:
@@ -102,7 +104,7 @@ def _join(processes: list[Any], control: RankControl) -> int | None:
 
 def _failures(processes: list[Any]) -> list[int]:
     """The ranks that have ended with an error."""
-    return [rank for rank, process in enumerate(processes) if process.exitcode]
+    return [rank for rank, process in enumerate(processes) if process.exitcode not in (None, 0, signals.PAUSED)]
 
 
 def _error(processes: list[Any], failed: int | None, reports: list[Report]) -> RunError:
@@ -137,7 +139,7 @@ def _run_rank(rank: int, control: RankControl, errors: Any, parent: int, argumen
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
             _fit_rank(rank, *arguments)
     except signals.Interrupted as error:
-        sys.exit(128 + error.number)
+        sys.exit(error.exit_code)
     except Exception as error:
         is_known = isinstance(error, UserError | RunError)
         message = str(error) if is_known else traceback.format_exception_only(error)[-1].strip()

@@ -21,7 +21,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log, logging_to
 from visiontune.runs.log_files import cut_log_files
 from visiontune.runs.torch_file import check_sums, load_torch_file
-from visiontune.signals import Interrupted
+from visiontune.signals import Interrupted, Paused
 from visiontune.training.load import check_config, read_checkpoint, version_mismatch, written_by
 from visiontune.training.resolve import resolve_machine
 
@@ -226,13 +226,14 @@ def explain_failed_write(run: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def explain_interruption(run: RunDirectory) -> Iterator[None]:
-    """Log how to resume a run that a signal stops."""
+    """Log how to resume a run that a signal or `checkpoints.pause_after` stops."""
     try:
         yield
     except (Interrupted, KeyboardInterrupt, SystemExit) as error:
-        reason = f" by {error}" if isinstance(error, Interrupted) else ""
+        event = error.event if isinstance(error, Interrupted) else "interrupted"
+        change = " checkpoints.pause_after=null" if isinstance(error, Paused) else ""
         with suppress(OSError), logging_to(run.log):  # the disk may be full
-            log.info(f"\ninterrupted{reason}; resume with: {resume_command(run)}")
+            log.info(f"\n{event}; resume with: {resume_command(run)}{change}")
         raise
 
 

@@ -29,6 +29,7 @@ from visiontune.config.schema.types import (
 class Checkpoints(Section):
     every_steps: Count | None = key("a number of optimizer steps, 1 or more, or null", 500)
     every_minutes: Positive | None = key("a number of minutes above 0, or null", 10)
+    pause_after: Count | None = key("a number of epochs, 1 or more, or null", 5)
 
 
 class Distill(Section):

@@ -56,7 +56,7 @@ def run(train: Train, sweep: Path, number: int, overrides: list[str]) -> int:
                 raise_interruption(error)
                 raise
     except signals.Interrupted as interruption:
-        return 128 + interruption.number
+        return interruption.exit_code
     except Exception as error:
         if "debug=traceback" in overrides:
             traceback.print_exc()
