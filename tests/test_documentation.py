@@ -159,7 +159,11 @@ def check_command(words: tuple[str, ...]) -> None:
         return
     assert verb in VERBS, f"there is no verb {verb}"
     if verb in ("compare", "work"):
-        options = {"--csv", "--markdown", "--baseline"} if verb == "compare" else {"--workers", "--allow-changed"}
+        options = (
+            {"--csv", "--markdown", "--baseline", "--test", "--test-again"}
+            if verb == "compare"
+            else {"--workers", "--allow-changed"}
+        )
         assert {word for word in rest if word.startswith("-")} <= options
         return
     overrides = []

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -12,7 +11,6 @@ from visiontune.analysis.results import report
 from visiontune.config.launch import Launch
 from visiontune.data import VisionData
 from visiontune.loggers import open_loggers
-from visiontune.models.finetuner import FineTuner
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_atomically, write_json
@@ -21,10 +19,9 @@ from visiontune.runs.log import log, logging_to
 from visiontune.search.trials import SearchResult, search
 from visiontune.signals import held
 from visiontune.training.build import build_data, build_trainer
-from visiontune.training.evaluation import Evaluation, evaluate, measured_splits
+from visiontune.training.evaluation import best_score, measure
 from visiontune.training.fit import build_model, fit, seed_everything
 from visiontune.training.launch import fit_ranks
-from visiontune.training.load import read_checkpoint
 from visiontune.training.memory import forget_peak, peak_mb
 from visiontune.training.resolve import resolve
 from visiontune.training.resume import (
@@ -132,16 +129,3 @@ def record(cfg: DictConfig, run: RunDirectory, data: VisionData, overrides: Sequ
             writer.writeheader()
             writer.writerows(data.splits_rows())
     run.write_config(cfg)  # last: a directory with a config can be resumed
-
-
-def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
-    """Load the best checkpoint into `model` and evaluate it on one device, on each of `measured_splits`."""
-    model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
-    splits = measured_splits(cfg, data)
-    return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
-
-
-def best_score(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
-    """The monitored metric of the best checkpoint, and the number of epochs after which it was written."""
-    (name, mode), state = model.monitor, read_checkpoint(run.checkpoint("best"))
-    return {"name": name, "mode": mode, "value": results[0].metrics[name], "epoch": state["visiontune"]["epochs"]}

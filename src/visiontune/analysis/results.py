@@ -23,7 +23,7 @@ from visiontune.models.heads.drawing import image_grid, save_figure, save_image,
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_json
 from visiontune.runs.log import log, warn_on_failure
-from visiontune.runs.predictions import write_predictions
+from visiontune.runs.predictions import Row, read_predictions, write_predictions
 from visiontune.training.evaluation import Evaluation
 from visiontune.training.load import read_checkpoint
 
@@ -77,6 +77,15 @@ def write_results(run: RunDirectory, results: list[Evaluation], folder: Path) ->
     return finite
 
 
+def add_results(run: RunDirectory, result: Evaluation) -> None:
+    """Write the metrics and predictions of one split beside those of the run's other splits."""
+    others = [Row.parse(row) for row in read_predictions(run.predictions) if row["split"] != result.split]
+    write_predictions(run.predictions, [*others, *result.rows])
+    metrics = {name: value for name, value in run.read_metrics().items() if not name.startswith(f"{result.split}/")}
+    finite = {name: value for name, value in result.metrics.items() if math.isfinite(value)}
+    write_json(run.metrics, metrics | finite)  # last: it says that the split has been evaluated
+
+
 def _skipped_steps(run: RunDirectory) -> dict[str, float]:
     """`train/skipped_steps` of a run with `on_nonfinite=skip`."""
     if not run.history.is_file():
@@ -98,7 +107,8 @@ def write_report(
     with warn_on_failure("the report is not complete"):
         folder.mkdir(parents=True, exist_ok=True)
         images = write_images(folder, data, model, results[-1])
-        metrics = {name: value for result in results for name, value in result.metrics.items()} | _skipped_steps(run)
+        metrics = run.read_metrics() if folder == run.report else {}  # also of splits that were evaluated before
+        metrics |= {name: value for result in results for name, value in result.metrics.items()} | _skipped_steps(run)
         source, split = cfg.get("compressed_from"), results[-1].split
         write_page(folder, run, split, metrics, list(images.values()), source, per_class_names(results))
     return images

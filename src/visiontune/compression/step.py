@@ -16,9 +16,8 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.runs.environment import environment
 from visiontune.runs.files import write_json
 from visiontune.runs.log import logging_to
-from visiontune.train import best_score
 from visiontune.training.build import build_data
-from visiontune.training.evaluation import measured_splits
+from visiontune.training.evaluation import best_score, measured_splits
 from visiontune.training.load import load_model
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,13 @@ class Row:
     score: float
     loss: float
 
+    @classmethod
+    def parse(cls, cells: Mapping[str, str]) -> "Row":
+        """The row that was written as `cells`."""
+        score, loss = (float(cells[name] or "nan") for name in ("score", "loss"))
+        path, split, task, truth, prediction = (cells[name] for name in COLUMNS[:5])
+        return cls(path, split, task, truth, prediction, score, loss)
+
 
 def write_predictions(path: Path, rows: Iterable[Row]) -> None:
     """Write `path` atomically, with the header `COLUMNS`."""
@@ -41,5 +48,8 @@ def write_predictions(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
+    """The rows of `path`; none if there is no such file."""
+    if not path.is_file():
+        return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

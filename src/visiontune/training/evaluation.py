@@ -15,9 +15,11 @@ from visiontune.data.shared_memory import shared_memory_errors
 from visiontune.errors import UserError, first_line
 from visiontune.models.finetuner import FineTuner
 from visiontune.models.heads.metrics import PerClass, Value
+from visiontune.runs.directory import RunDirectory
 from visiontune.runs.log import log
 from visiontune.runs.predictions import Row
 from visiontune.training.cluster import own_processes
+from visiontune.training.load import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,19 @@ def evaluate(
 def measured_splits(cfg: DictConfig, data: VisionData) -> list[str]:
     """The splits that are evaluated when a run ends."""
     return ["val", "test"] if cfg.test and data.samples("test") else ["val"]
+
+
+def measure(cfg: DictConfig, run: RunDirectory, data: VisionData, model: FineTuner) -> list[Evaluation]:
+    """Load the best checkpoint into `model` and evaluate it on one device, on each of `measured_splits`."""
+    model.load_state_dict(read_checkpoint(run.checkpoint("best"))["state_dict"])
+    splits = measured_splits(cfg, data)
+    return [evaluate(model, data, split, cfg.trainer.accelerator, cfg.trainer.precision) for split in splits]
+
+
+def best_score(run: RunDirectory, model: FineTuner, results: list[Evaluation]) -> dict[str, Any]:
+    """The monitored metric of the best checkpoint, and the number of epochs after which it was written."""
+    (name, mode), state = model.monitor, read_checkpoint(run.checkpoint("best"))
+    return {"name": name, "mode": mode, "value": results[0].metrics[name], "epoch": state["visiontune"]["epochs"]}
 
 
 def quiet_trainer(accelerator: str, precision: str, callbacks: list[L.Callback] | None = None) -> L.Trainer:

@@ -10,6 +10,7 @@ from visiontune.runs.log import logging_to, warn_on_failure
 from visiontune.runs.output import write_error
 from visiontune.sweeps.comparison.groups import REPEATS, check_table, summarize_groups
 from visiontune.sweeps.comparison.out_of_fold import write_out_of_fold
+from visiontune.sweeps.comparison.records import read_tests
 from visiontune.sweeps.comparison.table import Rows, find_entries, run_names, table, write_rows
 from visiontune.sweeps.page.overview import build_page, check_page
 from visiontune.sweeps.page.page import write_page
@@ -55,6 +56,9 @@ def compare(
     if groups:
         write_rows(groups, groups_file)
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
+    for folder in directories:
+        for test in read_tests(folder):
+            print("\n" + test.describe())
     print()
     if write_out_of_fold(rows, by_name, folds_file):
         print(folds_file)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -53,7 +53,7 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
         if all(len(group) < 2 for group in scores.values()):
             continue
         mode = entries[members[0]["run"]].status["objective"]["mode"]
-        overlap = _measure_overlap(members, entries, repeats)
+        overlap = measure_overlap(members, entries, repeats)
         summaries = compare_groups(scores, mode, overlap, reference if reference in scores else None)
         tests = _collect(members, keys, repeats, test) if has_test and not is_held_out else {}
         for summary in summaries:
@@ -139,10 +139,15 @@ def _find_baseline(text: str, rows: list[Row], keys: list[str]) -> tuple[str, ..
     return matches.pop()
 
 
-def _measure_overlap(rows: list[Row], entries: Mapping[str, Entry], repeats: list[str]) -> float:
+def measure_overlap(
+    rows: list[Row], entries: Mapping[str, Entry], repeats: list[str], split: Literal["val", "test"] = "val"
+) -> float:
     """Evaluated images divided by training images if the repeats evaluate other images, else 0.
 
     For folds it is 1 / (folds - 1). For seeds it compares splits.csv of two runs with different seeds.
+
+    Args:
+        split: that is evaluated.
 
     Raises:
         UserError: a file of a run cannot be read.
@@ -156,6 +161,6 @@ def _measure_overlap(rows: list[Row], entries: Mapping[str, Entry], repeats: lis
     for row in (rows[0], other):
         path = entries[row["run"]].path / "splits.csv"
         content = read_rows(path) if path.is_file() else []
-        images.append({line["path"] for line in content if line["split"] == "val"})
+        images.append({line["path"] for line in content if line["split"] == split})
         train = train or sum(line["split"] == "train" for line in content)
     return 0.0 if images[0] == images[1] else len(images[0]) / max(train, 1)

@@ -28,7 +28,7 @@ def write_out_of_fold(rows: list[dict[str, Any]], entries: Mapping[str, Entry], 
     joined: list[list[str]] = []
     for row in sorted(rows, key=lambda row: str(row["run"])):
         run = RunDirectory(entries[row["run"]].path)
-        if row["status"] == "finished" and row[FOLD] != "" and run.predictions.is_file():
+        if row["status"] == "finished" and row[FOLD] != "":
             values = [str(row[key]) for key in keys]
             held_out = (line for line in read_predictions(run.predictions) if line["split"] == "test")
             joined += [[*values, *(line[name] for name in COLUMNS)] for line in held_out]

@@ -97,7 +97,7 @@ def compare_groups(
     present = np.isfinite(values)
     values = np.where(present, values, 0.0)
 
-    means = [_estimate_mean(row[flags], overlap) for row, flags in zip(values, present, strict=True)]
+    means = [estimate_mean(row[flags], overlap) for row, flags in zip(values, present, strict=True)]
     order = sorted(range(len(names)), key=lambda row: np.nan_to_num(-means[row].value, nan=np.inf))
     best = next((row for row in order if present[row].sum() > 1), order[0] if order else 0)
     reference = best if baseline is None else names.index(baseline)
@@ -125,7 +125,7 @@ def _verdict(difference: float, p: float, kind: str) -> str:
     return "better" if difference > 0 else "worse"
 
 
-def _estimate_mean(values: Floats, overlap: float) -> Estimate:
+def estimate_mean(values: Floats, overlap: float) -> Estimate:
     """The mean of independent repeats, or of overlapping ones, with Student's interval."""
     n = len(values)
     if n < 2:

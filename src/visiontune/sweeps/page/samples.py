@@ -48,7 +48,7 @@ def compare_predictions(runs: dict[str, RunDirectory], task: str) -> list[Sample
     """
     tables: dict[str, dict[str, Row]] = {}
     for name, run in runs.items():
-        rows = read_predictions(run.predictions) if len(tables) < MAX_RUNS and run.predictions.is_file() else []
+        rows = read_predictions(run.predictions) if len(tables) < MAX_RUNS else []
         if table := {row["path"]: row for row in rows if row["split"] == "val" and row["task"] == task}:
             tables[name] = table
     if len(tables) < 2:
