@@ -16,7 +16,7 @@ from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
 from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.study.settings import FILE, Settings
-from visiontune.sweeps.study.suggest import check_resumable
+from visiontune.sweeps.study.suggest import check_resumable, check_sampler
 from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.work import work
 from visiontune.sweeps.workers.job_process import Train
@@ -48,6 +48,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         space = read_space("train", overrides)
     search = build_search(space, cfg.sweep) if space else None
     if space and search:
+        check_sampler(search)
         jobs = build_suggestions(space, search, cfg.sweep.trials)
         configs = [composed[0].cfg] * len(jobs)
     else:

@@ -57,7 +57,7 @@ class Search(Section):
 
 
 class Sweep(Section):
-    sampler: Literal["grid", "random", "tpe"] = key("grid, random or tpe", "tpe")
+    sampler: Literal["grid", "random", "tpe", "cmaes"] = key("grid, random, tpe or cmaes", "tpe")
     trials: Count = key("a number of suggestions, 1 or more", 50)
     start: list[dict[str, Any]] = key("a list of mappings of keys to values", "[{optimizer.lr: 1e-3}]")
     workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)

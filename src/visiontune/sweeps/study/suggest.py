@@ -3,22 +3,26 @@
 import hashlib
 import warnings
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
+import optuna
 from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
+    CategoricalDistribution,
     FloatDistribution,
     check_distribution_compatibility,
     json_to_distribution,
 )
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from visiontune.config.jobs import describe
 from visiontune.config.space import describe_distribution, write
 from visiontune.errors import UserError
+from visiontune.sweeps.study.observations import STATE, Drawn, Observations, build_observation, read_drawn
 
 ATTRIBUTE = "search"  # of the study
 
@@ -28,7 +32,7 @@ class Search:
     """What a sampler needs, stored in the study.
 
     Attributes:
-        sampler: `random` or `tpe`.
+        sampler: `random`, `tpe` or `cmaes`.
         seed: of the suggestions, together with their number.
         config: the identity of the config of all jobs, without the keys that vary, the seed and the fold.
         start: the values of `sweep.start`.
@@ -56,6 +60,24 @@ class Search:
 
     def space(self) -> dict[str, BaseDistribution]:
         return {key: json_to_distribution(text) for key, text in self.distributions.items()}
+
+
+def check_sampler(search: Search) -> None:
+    """Check that the sampler of a search is installed and can draw its keys.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if search.sampler != "cmaes":
+        return
+    if find_spec("cmaes") is None:
+        raise UserError("sweep.sampler=cmaes needs cmaes, an extra of this package: pip install 'visiontune[cmaes]'")
+    for key, distribution in search.space().items():
+        if isinstance(distribution, CategoricalDistribution):
+            raise UserError(
+                f"{key} has choices, and sweep.sampler=cmaes draws only numbers, such as interval(1e-4,1e-2): write "
+                "sweep.sampler=tpe"
+            )
 
 
 def check_resumable(study: Study, search: Search | None) -> None:
@@ -87,6 +109,8 @@ def check_resumable(study: Study, search: Search | None) -> None:
             raise UserError(
                 f"{key}: the search in this directory has {words}: choices and scales cannot change; {other}"
             ) from None
+    if search.sampler == "cmaes" and then != now:
+        raise UserError(f"sweep.sampler=cmaes: the intervals of a search in progress cannot change; {other}")
     if before.config != search.config:
         raise UserError(f"the search in this directory has another config of its jobs; {other}")
     if before.start != search.start:
@@ -103,11 +127,13 @@ def suggest(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         ranges = study.user_attrs["ranges"]
         return {key: FloatDistribution(*ranges[key]) for key in fixed}
     space = search.space()
-    if "suggestion" not in attributes:  # a rerun of a failed job, which has its values
-        return space
     if missing := [key for key in space if key not in fixed]:
         number = attributes["suggestion"]
-        values = _find_values(study, number, space) or fixed | _draw(study, trial, search, number, missing)
+        drawn = read_drawn(study, space)
+        if number in drawn.suggestions:  # it runs with another seed already
+            values = drawn.jobs[drawn.suggestions.index(number)].system_attrs["fixed_params"]
+        else:
+            values = fixed | _draw(study, trial, search, drawn, missing)
         fixed = {key: values[key] for key in space}
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
     varied = [*attributes["repeat"], *write(fixed, search.absent)]
@@ -118,30 +144,33 @@ def suggest(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
     return space
 
 
-def _find_values(study: Study, number: int, space: dict[str, BaseDistribution]) -> dict[str, Any] | None:
-    """The values of a suggestion that runs with another seed already."""
-    for trial in study.get_trials(deepcopy=False):
-        values = trial.system_attrs["fixed_params"]
-        if trial.user_attrs.get("suggestion") == number and values.keys() == space.keys():
-            return values
-    return None
-
-
-def _draw(study: Study, trial: FrozenTrial, search: Search, number: int, keys: list[str]) -> dict[str, Any]:
+def _draw(study: Study, trial: FrozenTrial, search: Search, drawn: Drawn, keys: list[str]) -> dict[str, Any]:
     """Draw the values of some keys; those of `random` depend only on the seed and the number of the suggestion."""
+    number = trial.user_attrs["suggestion"]
     seed = int(hashlib.sha256(f"{search.seed} {number}".encode()).hexdigest()[:8], 16)
-    distributions = search.space()
+    space = search.space()
     independent, values = RandomSampler(seed), {}
-    if search.sampler == "tpe":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        several = {key: distributions[key] for key in keys if not distributions[key].single()}
-        values = sampler.sample_relative(study, trial, several)  # none before it has seen ten trials
+    if search.sampler != "random" and len(keys) == len(space):
+        observations = Observations(study, drawn, space, number)
+        seen = optuna.create_study(storage=observations, directions=study.directions)
+        suggestion = build_observation(number, space, {}, TrialState.RUNNING)
+        several = {key: item for key, item in space.items() if not item.single()}
+        values = _build_sampler(search.sampler, seed).sample_relative(seen, suggestion, several)
+        if search.sampler == "cmaes":
+            study._storage.set_trial_system_attr(trial._trial_id, STATE, observations.attributes)
     for key in keys:
-        value = values[key] if key in values else independent.sample_independent(study, trial, key, distributions[key])
-        values[key] = _shorten(value, distributions[key])
+        value = values[key] if key in values else independent.sample_independent(study, trial, key, space[key])
+        values[key] = _shorten(value, space[key])
     return values
+
+
+def _build_sampler(name: str, seed: int) -> BaseSampler:
+    """The sampler of a search; it draws nothing before it has seen some observations."""
+    if name == "cmaes":
+        return CmaEsSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
 
 def _shorten(value: Any, distribution: BaseDistribution) -> Any:

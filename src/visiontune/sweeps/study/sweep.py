@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from visiontune.errors import first_line
@@ -59,7 +60,11 @@ class Sweep:
         self.settings = Settings.read(self.path)
         self._finished: dict[int, Entry] = {}  # they change no more, and reading takes time
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.load_study(study_name=STUDY, storage=open_journal(self.path / "study.journal"))
+        self.study = optuna.load_study(
+            study_name=STUDY,
+            storage=open_journal(self.path / "study.journal"),
+            sampler=RandomSampler(),  # asked for nothing, since `suggest` has drawn all values; the default takes time
+        )
 
     @classmethod
     def create(cls, path: Path, settings: Settings, direction: Literal["maximize", "minimize"]) -> "Sweep":
@@ -139,7 +144,8 @@ class Sweep:
             return 0
         failed = [trial for trial in self.latest() if trial.state == TrialState.FAIL]
         for trial in failed:
-            attributes = {key: trial.user_attrs[key] for key in ("job", "overrides", "text")}
+            names = ("job", "overrides", "text", "suggestion", "repeat")
+            attributes = {key: trial.user_attrs[key] for key in names if key in trial.user_attrs}
             self.study.enqueue_trial(trial.system_attrs["fixed_params"], attributes)
         return len(failed)
 
