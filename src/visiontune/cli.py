@@ -23,7 +23,7 @@ VERBS = {
     "export": "write a run's model as one file: export run=DIR format=onnx|torch_export",
     "compress": "make a run smaller and faster: compress run=DIR recipe=int8|qat|prune|sparsify|distill|small",
     "work": "one more worker for a sweep, and how a sweep is resumed: work SWEEP_DIR",
-    "compare": "one table of a sweep or of any runs: compare DIR...",
+    "compare": "one table of a sweep or of any runs: compare DIR... [--test] [soup=greedy]",
     "fetch": "write pretrained weights into a folder: fetch pretrained=NAME|backbone=NAME output=DIR",
 }
 USAGE = (

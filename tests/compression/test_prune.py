@@ -231,7 +231,7 @@ def test_a_pruned_run_is_an_ordinary_run(
     objective = smaller.read_status()["objective"]
     assert values["val/classification/accuracy"] == pytest.approx(objective["value"], abs=1e-6)
     assert command("compare", smaller.path, run.path).code == 0
-    assert "was made by a step of compress" in command("train", f"run={smaller.path}", "epochs=99").message
+    assert "was made by compress" in command("train", f"run={smaller.path}", "epochs=99").message
 
 
 @pytest.mark.slow

@@ -138,6 +138,15 @@ def test_failed_runs_do_not_count_as_repeats(tmp_path: Path) -> None:
     assert group["repeats"] == 2 and group["mean"] == pytest.approx(0.6)
 
 
+def test_a_soup_is_no_repeat(tmp_path: Path) -> None:
+    for seed, score in enumerate([0.5, 0.7]):
+        write_run(tmp_path, f"seed{seed}", [f"seed={seed}"], score)
+    write_run(tmp_path, "soup", ["seed=1"], 0.9)  # with the command line of its best member
+    (tmp_path / "soup/soup.json").write_text("{}")
+    (group,) = groups(tmp_path)
+    assert group["repeats"] == 2 and group["mean"] == pytest.approx(0.6)
+
+
 def test_runs_that_differ_in_more_are_no_repeats(tmp_path: Path) -> None:
     for name, lr in (("a", 0.1), ("b", 0.2)):
         write_run(tmp_path, name, [f"optimizer.lr={lr}"], lr)

@@ -13,10 +13,9 @@ from visiontune.deployment.evaluation import evaluate_run
 from visiontune.errors import UserError
 from visiontune.loggers import open_loggers
 from visiontune.runs.directory import RunDirectory
-from visiontune.runs.environment import environment
-from visiontune.runs.files import write_json
 from visiontune.runs.log import logging_to
 from visiontune.training.build import build_data
+from visiontune.training.derived_run import create_derived_run
 from visiontune.training.evaluation import best_score, measured_splits
 from visiontune.training.load import load_model
 
@@ -63,13 +62,9 @@ def derive_run(source: RunDirectory, cfg: DictConfig, output: Path) -> RunDirect
         cfg: the config of `source` with the changes of the step.
     """
     shutil.rmtree(output, ignore_errors=True)
-    run = RunDirectory.create(output)
     overrides = cfg.get("overrides") or source_config(source).overrides
-    changes = {"run_dir": str(output), "weights_from": None, "compressed_from": str(source.path)}
-    run.write_config(derive(cfg, changes, without=["overrides"]))
-    write_json(run.environment, environment(cfg.seed, list(overrides)))
-    shutil.copy(source.splits, run.splits)
-    return run
+    changes = {"weights_from": None, "compressed_from": str(source.path)}
+    return create_derived_run(output, source, derive(cfg, changes, without=["overrides"]), overrides)
 
 
 def finalize_run(run: RunDirectory) -> None:

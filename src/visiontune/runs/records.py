@@ -1,7 +1,7 @@
 """The records of a run in JSON, checked for their types."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -9,6 +9,7 @@ from visiontune.errors import UserError
 from visiontune.runs.reading import read_json
 
 MAX_OVERRIDES, MAX_TEXT = 1000, 10_000
+Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(max_length=300)]
 
 
@@ -44,12 +45,21 @@ def read_status(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or a value has the wrong type.
     """
     content = read_json(path)
+    validate(path, content, Status)
+    return content
+
+
+def validate(path: Path, content: Any, model: type[Model]) -> Model:
+    """The content of the file `path` as a model.
+
+    Raises:
+        UserError: a value has the wrong type, or is missing.
+    """
     try:
-        Status.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    return content
 
 
 def read_overrides(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ from visiontune.data.recorded import read_rows
 from visiontune.errors import RunError, UserError, some
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.links import check_links
-from visiontune.runs.log import announce, logging_to
+from visiontune.runs.log import log, logging_to
 from visiontune.sweeps.comparison.records import WinnerTest, read_tests, write_tests
 from visiontune.sweeps.comparison.table import run_names, table
 from visiontune.sweeps.comparison.winner import find_winner
@@ -76,7 +76,7 @@ def read_or_evaluate(run: RunDirectory, cfg: DictConfig, metric: str, trust: boo
     with logging_to(None), run.lock():
         if metric in (metrics := run.read_metrics()):
             return metrics[metric]
-        announce(f"{run.path}: evaluate the test split")
+        log.info(f"{run.path}: evaluate the test split")
         data = build_data(cfg, download=trust)
         data.assign_as(run.splits)
         model, _ = load_model(run, cfg)

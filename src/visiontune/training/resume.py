@@ -125,8 +125,8 @@ def check_fits(run: RunDirectory, model: FineTuner, checkpoint: Path, epochs: in
     """Check that a run can resume from a checkpoint for `epochs` epochs on `world` ranks.
 
     Raises:
-        UserError: a step of compress wrote the checkpoint, it has trained for more epochs, it was written within an
-            epoch by another number of ranks, or its weights or optimizer do not fit `model`.
+        UserError: the checkpoint was not trained but made from others, it has trained for more epochs, it was written
+            within an epoch by another number of ranks, or its weights or optimizer do not fit `model`.
     """
     state = _read(checkpoint)
     try:
@@ -149,7 +149,7 @@ def _check_fits(
 ) -> None:
     if "optimizer_states" not in state:
         raise UserError(
-            f"{run.path} was made by a step of compress and has no training to resume; start a new run "
+            f"{run.path} was made by compress or soup=greedy and has no training to resume; start a new run "
             f"from its weights with {shell_override('weights_from', run.path)}"
         )
     if (trained := state["visiontune"]["epochs"]) > epochs:

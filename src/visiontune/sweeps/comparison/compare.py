@@ -11,6 +11,7 @@ from visiontune.runs.output import write_error
 from visiontune.sweeps.comparison.groups import REPEATS, check_table, summarize_groups
 from visiontune.sweeps.comparison.out_of_fold import write_out_of_fold
 from visiontune.sweeps.comparison.records import read_tests
+from visiontune.sweeps.comparison.soups import read_soups
 from visiontune.sweeps.comparison.table import Rows, find_entries, run_names, table, write_rows
 from visiontune.sweeps.page.overview import build_page, check_page
 from visiontune.sweeps.page.page import write_page
@@ -59,6 +60,8 @@ def compare(
     for folder in directories:
         for test in read_tests(folder):
             print("\n" + test.describe())
+        for path, soup in read_soups(folder):
+            print("\n" + soup.describe(path.name))
     print()
     if write_out_of_fold(rows, by_name, folds_file):
         print(folds_file)

@@ -24,8 +24,8 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
     """A row for each group: its mean, its difference from the best group or from a baseline, and a verdict.
 
     Folds are compared by their test metric, which is that of the held-out fold; other runs by their objective. Runs
-    that have not finished, such as failed and pruned ones, do not count. Groups with another objective are compared
-    among themselves.
+    that have not finished, such as failed and pruned ones, do not count, and neither do soups. Groups with another
+    objective are compared among themselves.
 
     Args:
         rows: the table of the runs.
@@ -42,6 +42,7 @@ def summarize_groups(rows: list[Row], entries: Mapping[str, Entry], baseline: st
     keys = [key for key in varying if key not in REPEATS]
     repeats = [key for key in varying if key in (*REPEATS, "data.folds")]  # fold 0 of 5 is not fold 0 of 10
     scored = [row for row in rows if row["status"] == "finished" and math.isfinite(row["value"])]
+    scored = [row for row in scored if not entries[row["run"]].is_soup]
     reference = None if baseline is None else _find_baseline(baseline, rows, keys)
     result = []
     for objective in dict.fromkeys(row["objective"] for row in scored):

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from visiontune.errors import UserError, pluralize
+from visiontune.errors import pluralize
 from visiontune.runs.files import write_json
 from visiontune.runs.reading import read_json
+from visiontune.runs.records import validate
 from visiontune.sweeps.comparison.statistics import estimate_mean
 
 FILE = "sweep_test.json"
@@ -64,13 +65,7 @@ def read_tests(sweep: Path) -> list[WinnerTest]:
         UserError: the file cannot be read.
     """
     path = sweep / FILE
-    if not path.is_file():
-        return []
-    try:
-        return _Content.model_validate(read_json(path)).tests
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return validate(path, read_json(path), _Content).tests if path.is_file() else []
 
 
 def write_tests(sweep: Path, tests: list[WinnerTest]) -> None:

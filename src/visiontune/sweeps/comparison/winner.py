@@ -39,17 +39,9 @@ def find_winner(rows: list[Row], entries: Mapping[str, Entry]) -> Winner:
         entries: the runs by their name in the table.
 
     Raises:
-        UserError: no run has finished, the runs have several objectives, or they are folds of a cross-validation.
+        UserError: as `rank_runs`, or the runs are folds of a cross-validation.
     """
-    scored = [row for row in rows if row["status"] == "finished" and math.isfinite(row["value"])]
-    if not scored:
-        raise UserError("--test: no run has finished, so there is no winner")
-    objectives = sorted({row["objective"] for row in scored})
-    if len(objectives) > 1:
-        raise UserError(
-            f"--test: expected runs with the same objective, got {', '.join(objectives)}; evaluate a run with "
-            "visiontune evaluate run=DIR"
-        )
+    ranked = rank_runs(entries)
     varying = list(rows[0])[1 : list(rows[0]).index("objective")]
     if "data.fold" in varying:
         raise UserError(
@@ -59,14 +51,32 @@ def find_winner(rows: list[Row], entries: Mapping[str, Entry]) -> Winner:
     keys = [key for key in varying if key not in REPEATS]
     best = next((group for group in summarize_groups(rows, entries) if group["verdict"] == "best"), None)
     if best is None:
-        sign = 1 if entries[scored[0]["run"]].status["objective"]["mode"] == "max" else -1
-        best = max(scored, key=lambda row: sign * row["value"])
-        members = [best]
+        members = [row for row in rows if row["run"] == ranked[0]]
     else:
-        members = [row for row in scored if all(row[key] == best[key] for key in keys)]
+        members = [row for row in rows if row["run"] in ranked and all(row[key] == best[key] for key in keys)]
     return Winner(
-        " ".join(f"{key}={best[key]}" for key in keys),
+        " ".join(f"{key}={members[0][key]}" for key in keys),
         sorted(row["run"] for row in members),
-        f"test/{objectives[0].partition('/')[2]}",
+        f"test/{members[0]['objective'].partition('/')[2]}",
         measure_overlap(members, entries, [key for key in varying if key in REPEATS], "test"),
     )
+
+
+def rank_runs(entries: Mapping[str, Entry]) -> list[str]:
+    """The names of the runs that have finished, the best objective first.
+
+    Raises:
+        UserError: there are none, or they have several objectives.
+    """
+    statuses = {name: entry.status for name, entry in entries.items() if entry.status["status"] == "finished"}
+    objectives = {name: status["objective"] for name, status in statuses.items() if status.get("objective")}
+    objectives = {name: objective for name, objective in objectives.items() if math.isfinite(objective["value"])}
+    if not objectives:
+        raise UserError("no run has finished, so none is the best")
+    kinds = sorted({(objective["name"], objective["mode"]) for objective in objectives.values()})
+    if len(kinds) > 1:
+        raise UserError(
+            f"the runs have several objectives, so none is the best: {', '.join(name for name, _ in kinds)}"
+        )
+    sign = -1 if kinds[0][1] == "max" else 1
+    return sorted(objectives, key=lambda name: sign * objectives[name]["value"])

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
 
+SOUP = "soup.json"  # in a run whose weights are the mean of those of other runs
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -38,6 +40,11 @@ class Entry:
     def seconds(self) -> float:
         """How long the run has taken, or the last process that trained it."""
         return float(self.status.get("updated", 0.0) - self.status.get("started", 0.0))
+
+    @property
+    def is_soup(self) -> bool:
+        """Whether the run was made from others, so that it repeats no experiment."""
+        return (self.path / SOUP).is_file()
 
 
 def read_run(run: RunDirectory) -> Entry:
