@@ -20,14 +20,19 @@ from visiontune.training.resolve import AUTO, resolve
 MAX_SECONDS = 30.0
 
 
-def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None) -> tuple[str, DictConfig]:
-    """Build the data and the network of each job; return the mode of their objective, and the first config, resolved.
+def prepare_jobs(
+    jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None
+) -> tuple[str, list[tuple[DictConfig, int]]]:
+    """Build the data and the network of each job; return the mode of their objective, and their kinds.
 
     Jobs that differ only in the seed, the fold or numbers of the optimizer are built once. After 30 seconds the other
     jobs are left to themselves.
 
     Args:
         check: whether to build more than the first job.
+
+    Returns:
+        `max` or `min`, and of each kind of job that was built a resolved config and the number of jobs.
 
     Raises:
         UserError: jobs cannot train; the message names each mistake once.
@@ -36,7 +41,8 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
     for job in jobs:
         kinds.setdefault(_key(job.cfg), []).append(job)
     mistakes: dict[str, int] = {}  # number of jobs by message
-    modes, resolved = set(), []
+    modes: set[str] = set()
+    built = []
     started = time.monotonic()
     with initialized(user_configs):  # the candidates of a search are composed
         for job, *others in kinds.values():
@@ -45,7 +51,7 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
                 lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
                 _, model, _ = prepare(derive(cfg, lr), download=False, load=False)
                 modes.add(model.monitor[1])
-                resolved.append(cfg)
+                built.append((cfg, 1 + len(others)))
             except Exception as error:
                 raise_interruption(error)
                 message = describe_error(error, "train", job.overrides)[0]
@@ -59,7 +65,7 @@ def prepare_jobs(jobs: Iterable[ComposedJob], check: bool, user_configs: Path | 
         raise UserError(f"{count} of {total} jobs cannot train, so none is started:{listed(list(mistakes))}")
     if len(modes) > 1:
         raise UserError("some jobs maximize their objective and others minimize it: write monitor=METRIC")
-    return modes.pop(), resolved[0]
+    return modes.pop(), built
 
 
 def _key(cfg: DictConfig) -> str:

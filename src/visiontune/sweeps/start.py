@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
+from optuna.trial import TrialState
 
 from visiontune.config.compose import initialized
-from visiontune.config.jobs import check_jobs, read_space, swept_keys
-from visiontune.config.space import describe_distribution
-from visiontune.errors import pluralize
+from visiontune.config.jobs import ComposedJob, check_jobs, read_space, swept_keys
+from visiontune.config.space import Space, describe_distribution
+from visiontune.errors import pluralize, some
 from visiontune.runs.log import announce
+from visiontune.sweeps.estimate import announce_time
 from visiontune.sweeps.prepare import prepare_jobs
 from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
@@ -20,7 +22,7 @@ from visiontune.sweeps.study.suggest import check_resumable, check_sampler
 from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.work import work
 from visiontune.sweeps.workers.job_process import Train
-from visiontune.sweeps.workers.slots import count_threads, count_workers, visible_gpus
+from visiontune.sweeps.workers.slots import build_slots, count_threads, count_workers, visible_gpus
 from visiontune.sweeps.workers.worker import preload
 
 
@@ -59,7 +61,8 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         check_sweep_dir(folder, configs)
     else:
         check_resumable(Sweep(folder).study, search)
-    mode, resolved = prepare_jobs(composed, cfg.sweep.check, user_configs)
+    mode, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs)
+    resolved = kinds[0][0]
     gpus = visible_gpus() if resolved.trainer.accelerator != "cpu" else []
     workers = cfg.sweep.workers
     if workers == "auto":
@@ -88,9 +91,27 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
                 search.store(sweep.study)
             added = sweep.add(jobs)
         announce(_summary(len(configs), len(jobs), added, folder))
-        for key, distribution in (space.distributions if space else {}).items():
-            announce(f"  {key}: {describe_distribution(distribution)}")
+        for line in _describe_space(space, composed, overrides):
+            announce(f"  {line}")
+        if workers and cfg.sweep.check:
+            slot = build_slots(workers, settings.threads, settings.devices, gpus)[0]
+            announce_time(kinds, len(sweep.trials(TrialState.WAITING)), workers, slot)
         work(sweep, workers, train, until_all=True)
+
+
+def _describe_space(space: Space | None, composed: list[ComposedJob], common: list[str]) -> list[str]:
+    """What the jobs vary: a line for each key, with its values or their distribution.
+
+    Args:
+        common: the overrides of all jobs.
+    """
+    if space:
+        return [f"{key}: {describe_distribution(item)}" for key, item in space.distributions.items()]
+    values: dict[str, list[str]] = {}
+    for override in dict.fromkeys(item for job in composed for item in job.overrides if item not in common):
+        key, _, value = override.lstrip("+").partition("=")
+        values.setdefault(key, []).append(value)
+    return [f"{key}: {some(texts, 8)}" for key, texts in values.items()]
 
 
 def _summary(combinations: int, jobs: int, added: int, folder: Path) -> str:

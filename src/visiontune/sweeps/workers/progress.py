@@ -98,7 +98,7 @@ class Progress:
             parts.append(f"best {best.status['objective']['value']:.4f} ({best.path.name})")
             remaining = len(entries) - len(finished) - failed
             seconds = fmean(entry.seconds for entry in finished) * remaining / self._workers
-            parts += [f"about {_duration(seconds)} left"] * bool(remaining)
+            parts += [f"about {format_duration(seconds)} left"] * bool(remaining)
         return ", ".join(parts)
 
     def _epoch(self, number: int) -> str:
@@ -119,7 +119,7 @@ class Progress:
         return entries
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `12 min` or `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
