@@ -7,8 +7,9 @@ from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 
 from visiontune.config.compose import initialized
+from visiontune.config.distributions import build_distribution
 from visiontune.config.jobs import check_jobs, read_space
-from visiontune.config.space import Space, build_distribution
+from visiontune.config.space import Space
 from visiontune.errors import UserError
 
 SEARCH = ["sweep=random"]

@@ -1,7 +1,8 @@
 """The jobs of a sweep, which are all checked before the first one starts."""
 
+import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -9,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from visiontune.config.check import check
@@ -19,6 +20,7 @@ from visiontune.config.messages import explain, raise_interruption
 from visiontune.config.pretrained import check_pretrained
 from visiontune.config.renamed import check_keys
 from visiontune.config.space import Space, build_space
+from visiontune.config.zips import split_zips
 from visiontune.errors import UserError, listed, shell_override
 
 
@@ -128,12 +130,12 @@ def read_space(config_name: str, overrides: list[str]) -> Space | None:
     Raises:
         UserError: the overrides are no sweep.
     """
-    parsed, sampler = _parse(config_name, overrides)
-    return None if sampler == "grid" else build_space(config_name, parsed)
+    parsed, sweep = _parse(config_name, overrides)
+    return None if sweep["sampler"] == "grid" else build_space(config_name, parsed, sweep["zip"])
 
 
-def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], str]:
-    """The overrides of a command line and its option of `sweep`, and the sampler of the sweep.
+def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], dict[str, Any]]:
+    """The overrides of a command line and its option of `sweep`, and the sampler and the zip of the sweep.
 
     Raises:
         UserError: the sweep has several directories, or an interval has no sampler.
@@ -150,17 +152,20 @@ def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], str]
     cfg = compose(config_name, overrides=first, return_hydra_config=True)
     params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
     parsed = parser.parse_overrides([*params, *overrides])
-    sampler = (cfg.get("sweep") or {}).get("sampler", "grid")
+    sweep: Any = OmegaConf.to_container(OmegaConf.merge({"sampler": "grid", "zip": []}, cfg.get("sweep") or {}))
     intervals = [item.input_line for item in parsed if item.is_interval_sweep()]
-    if sampler == "grid" and intervals:
+    if sweep["sampler"] == "grid" and intervals:
         hint = "sweep.sampler=random, or values" if config_name == "train" else "values"
         raise UserError(f"{intervals[0]}: an interval is not a list of values; write {hint} such as 1e-4,1e-3")
-    return parsed, sampler
+    return parsed, sweep
 
 
 def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
     """The overrides of each job of a grid, as Hydra's basic sweeper combines them, or of the probes of a search."""
-    parsed, sampler = _parse(config_name, overrides)
-    if sampler != "grid":
-        return build_space(config_name, parsed).probes()
-    return BasicSweeper.split_arguments(parsed, None)[0]
+    parsed, sweep = _parse(config_name, overrides)
+    if sweep["sampler"] != "grid":
+        return build_space(config_name, parsed, sweep["zip"]).probes()
+    others, zips = split_zips(parsed, sweep["zip"])
+    jobs = BasicSweeper.split_arguments(others, None)[0]
+    rows = itertools.product(*(choices.values() for choices in zips.values()))
+    return [list(itertools.chain(job, *row)) for job, row in itertools.product(jobs, rows)]

@@ -1,22 +1,21 @@
 """The space of a search: what its overrides fix, what they vary, and what they repeat."""
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from visiontune.config.distributions import EXAMPLE, build_distribution, ends, find, middle
+from visiontune.config.zips import Zips, split_zips
 from visiontune.errors import UserError
 
 REPEATS = ("seed", "data.fold")  # a search runs each suggestion with all of their values
-EXAMPLE = "'optimizer.lr=tag(log,interval(1e-4,1e-2))'"
-WHOLE_ENDS = re.compile(r"interval\(\s*[+-]?\d+\s*,\s*[+-]?\d+\s*\)")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,9 @@ class Space:
     """What a search varies, and what all its jobs have.
 
     Attributes:
-        distributions: of the keys, written as in an override. Choices are texts in Hydra's grammar.
+        distributions: of the keys, written as in an override. Choices are texts in Hydra's grammar. Keys that vary
+            together are one choice.
+        zips: the keys that vary together, see `split_zips`.
         absent: key -> the options of its group that do not have it.
         defaults: the values of the keys in the config, if they lie in the space.
         fixed: the overrides with one value.
@@ -33,6 +34,7 @@ class Space:
     """
 
     distributions: dict[str, BaseDistribution]
+    zips: Zips
     absent: dict[str, list[str]]
     defaults: dict[str, Any]
     fixed: list[str]
@@ -44,39 +46,57 @@ class Space:
 
         The other keys have their default or the middle of their interval.
         """
-        base = {key: self.defaults.get(key, _middle(item)) for key, item in self.distributions.items()}
+        base = {key: self.defaults.get(key, middle(item)) for key, item in self.distributions.items()}
         points = [base]
         for key, item in self.distributions.items():
-            points += [base | {key: value} for value in _ends(item)]
-        jobs = [[*self.fixed, *self.repeats[0], *write(point, self.absent)] for point in points]
-        jobs += [[*self.fixed, *repeat, *write(base, self.absent)] for repeat in self.repeats]
+            points += [base | {key: value} for value in ends(item)]
+        jobs = [[*self.fixed, *self.repeats[0], *write(point, self.absent, self.zips)] for point in points]
+        jobs += [[*self.fixed, *repeat, *write(base, self.absent, self.zips)] for repeat in self.repeats]
         return [list(job) for job in dict.fromkeys(map(tuple, jobs))]
 
-    def find(self, key: str, value: object) -> Any:
-        """A value of a config as a value of the space; None if it does not lie in it."""
-        return _find(self.distributions[key], value)
+    @property
+    def keys(self) -> list[str]:
+        """All keys that vary."""
+        return [key for name in self.distributions for key in (name.split(",") if name in self.zips else [name])]
+
+    def find(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a config as values of the space, without those that do not lie in it."""
+        point = {}
+        for name, distribution in self.distributions.items():
+            if name in self.zips:
+                choices = self.zips[name]
+                point[name] = next((choice for choice in choices if _matches(choices[choice], values)), None)
+            elif name in values:
+                point[name] = find(distribution, values[name])
+        return {name: value for name, value in point.items() if value is not None}
 
 
-def write(values: dict[str, Any], absent: dict[str, list[str]]) -> list[str]:
+def write(values: dict[str, Any], absent: dict[str, list[str]], zips: Zips) -> list[str]:
     """The overrides of values, without keys that the chosen option of a group does not have."""
     texts = {key: value if isinstance(value, str) else repr(value) for key, value in values.items()}
-    return [
-        f"{key}={text}"
-        for key, text in texts.items()
-        if key not in absent or texts[key.partition(".")[0]] not in absent[key]
-    ]
+    overrides = []
+    for key, text in texts.items():
+        if key in zips:
+            overrides += zips[key][text]
+        elif key not in absent or texts[key.partition(".")[0]] not in absent[key]:
+            overrides.append(f"{key}={text}")
+    return overrides
 
 
-def build_space(config_name: str, overrides: Iterable[Override]) -> Space:
+def build_space(config_name: str, overrides: Iterable[Override], lists: Any) -> Space:
     """Read the space of a search from its overrides.
 
+    Args:
+        lists: the value of `sweep.zip`.
+
     Raises:
-        UserError: an interval or a choice is empty, or no key has several values.
+        UserError: an interval or a choice is empty, no key has several values, or keys cannot vary together.
         HydraException, OmegaConfBaseException: a fixed override is wrong.
     """
     latest = {override.get_key_element(): override for override in overrides}
+    others, zips = split_zips(latest.values(), lists)
     searched, repeated, fixed = {}, [], []
-    for key, override in latest.items():
+    for key, override in ((item.get_key_element(), item) for item in others):
         if not override.is_sweep_override():
             fixed.append(override)
         elif override.key_or_group not in REPEATS:
@@ -85,66 +105,23 @@ def build_space(config_name: str, overrides: Iterable[Override]) -> Space:
             repeated.append(override)
         else:
             raise UserError(f"{override.input_line}: each suggestion runs with all values; write {key}=0,1,2")
-    if not searched:
+    if any(key in REPEATS for name in zips for key in name.split(",")):
+        raise UserError("sweep.zip: each suggestion runs with all values of seed and data.fold; leave them out")
+    if not searched and not zips:
         raise UserError(f"a search needs keys with several values, such as {EXAMPLE} or strategy=full,lp_ft")
     texts = BasicSweeper.split_arguments(fixed, None)[0][0]
     cfg = compose(config_name, overrides=texts, return_hydra_config=True)
-    distributions, defaults = {}, {}
+    distributions: dict[str, BaseDistribution] = {}
+    defaults = {key: _read_default(cfg, key) for key in [*searched, *(key for name in zips for key in name.split(","))]}
     for key, override in searched.items():
-        value = _read_default(cfg, key)
-        distributions[key] = build_distribution(override, value)
-        if (default := _find(distributions[key], value)) is not None:
-            defaults[key] = default
+        distributions[key] = build_distribution(override, defaults[key])
     absent = _find_absent(config_name, texts, distributions)
+    distributions |= {name: CategoricalDistribution(tuple(choices)) for name, choices in zips.items()}
     with open_dict(cfg):
         del cfg["hydra"]
-    return Space(distributions, absent, defaults, texts, BasicSweeper.split_arguments(repeated, None)[0], cfg)
-
-
-def build_distribution(override: Override, default: object = None) -> BaseDistribution:
-    """The distribution of an override with several values.
-
-    Args:
-        default: the value of the config. An interval of whole numbers has only whole numbers, unless this is a float.
-
-    Raises:
-        UserError: there are no values, or a logarithm of them is impossible.
-    """
-    typed, value = override.input_line or override.get_key_element(), override.value()
-    tags = value.tags if isinstance(value, Sweep) else set()
-    log = tags == {"log"}
-    if tags and (not log or not isinstance(value, IntervalSweep)):
-        raise UserError(f"{typed}: tag takes log and an interval, as in {EXAMPLE}")
-    if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
-        if low is None or high is None or not low <= high or (log and low <= 0):
-            raise UserError(f"{typed}: expected {'0 < ' * log}low <= high, as in {EXAMPLE}")
-        is_whole = isinstance(low, int) and isinstance(high, int)
-        if is_whole or (WHOLE_ENDS.search(typed) and not isinstance(default, float)):
-            return IntDistribution(int(low), int(high), log=log)
-        return FloatDistribution(low, high, log=log)
-    if isinstance(value, RangeSweep):
-        numbers = [item if isinstance(item, int) else float(f"{item:.12g}") for item in value.range()]
-        if numbers and isinstance(numbers[0], int):
-            return IntDistribution(int(min(numbers)), int(max(numbers)), step=abs(int(value.step)))
-        if numbers:
-            return FloatDistribution(min(numbers), max(numbers), step=abs(value.step))
-    if isinstance(value, ChoiceSweep):
-        value.shuffle = False
-    texts = () if isinstance(value, RangeSweep) else tuple(dict.fromkeys(override.sweep_string_iterator()))
-    if not texts:
-        raise UserError(f"{typed}: expected values, and there are none")
-    return CategoricalDistribution(texts)
-
-
-def describe_distribution(distribution: BaseDistribution) -> str:
-    """What a key may be, for a reader."""
-    if isinstance(distribution, CategoricalDistribution):
-        return ", ".join(map(str, distribution.choices))
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
-    kind = "whole numbers " if isinstance(distribution, IntDistribution) else ""
-    return f"{kind}{distribution.low} to {distribution.high}{step}{' on a log scale' * distribution.log}"
+    repeats = BasicSweeper.split_arguments(repeated, None)[0]
+    space = Space(distributions, zips, absent, {}, texts, repeats, cfg)
+    return replace(space, defaults=space.find(defaults))
 
 
 def _read_default(cfg: DictConfig, key: str) -> Any:
@@ -157,15 +134,10 @@ def _read_default(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
-def _find(distribution: BaseDistribution, value: object) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        parser = OverridesParser.create()
-        values = {text: parser.parse_override(f"key={text}").value() for text in map(str, distribution.choices)}
-        return next((text for text, item in values.items() if item == value), None)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    if type(value) not in (int, float) or not distribution._contains(float(value)):  # type: ignore[arg-type]
-        return None
-    return distribution.to_external_repr(float(value))  # type: ignore[arg-type]
+def _matches(overrides: list[str], values: dict[str, Any]) -> bool:
+    """Whether each override has the value of its key."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return all(item.get_key_element() in values and item.value() == values[item.get_key_element()] for item in parsed)
 
 
 def _find_absent(
@@ -188,23 +160,3 @@ def _find_absent(
             if len(absent.get(key, ())) == len(options):
                 raise UserError(f"{key}: no option of {group} in this search has this key")
     return absent
-
-
-def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    """All choices, or the lowest and the highest number."""
-    if isinstance(distribution, CategoricalDistribution):
-        return tuple(distribution.choices)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return distribution.low, distribution.high
-
-
-def _middle(distribution: BaseDistribution) -> Any:
-    """A value inside a distribution: the first choice, or the middle."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    low, high = distribution.low, distribution.high
-    value = (low * high) ** 0.5 if distribution.log else (low + high) / 2
-    if distribution.step is not None and not distribution.log:
-        value = low + round((value - low) / distribution.step) * distribution.step
-    return round(value) if isinstance(distribution, IntDistribution) else float(f"{value:.12g}")

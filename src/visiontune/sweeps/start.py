@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from visiontune.config.compose import initialized
+from visiontune.config.distributions import describe_distribution
 from visiontune.config.jobs import ComposedJob, check_jobs, read_space, swept_keys
-from visiontune.config.space import Space, describe_distribution
+from visiontune.config.space import Space
 from visiontune.errors import pluralize, some
 from visiontune.runs.log import announce
 from visiontune.sweeps.estimate import announce_time

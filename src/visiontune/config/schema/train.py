@@ -59,6 +59,9 @@ class Search(Section):
 class Sweep(Section):
     sampler: Literal["grid", "random", "tpe", "cmaes"] = key("grid, random, tpe or cmaes", "tpe")
     trials: Count = key("a number of suggestions, 1 or more", 50)
+    zip: list[Annotated[list[Text], Field(min_length=2)]] = key(
+        "lists of two keys or more", "[[optimizer.lr,data.batch_size]]"
+    )
     start: list[dict[str, Any]] = key("a list of mappings of keys to values", "[{optimizer.lr: 1e-3}]")
     workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)
     max_hours: Positive | None = key("a number of hours above 0, or null", 8)

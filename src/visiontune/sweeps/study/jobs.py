@@ -9,8 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import distribution_to_json
 
+from visiontune.config.distributions import describe_distribution
 from visiontune.config.jobs import ComposedJob, describe
-from visiontune.config.space import REPEATS, Space, describe_distribution
+from visiontune.config.space import REPEATS, Space
 from visiontune.errors import UserError
 from visiontune.sweeps.study.suggest import Search
 from visiontune.sweeps.study.sweep import Job
@@ -48,7 +49,7 @@ def build_search(space: Space, sweep: DictConfig) -> Search:
         sweep: the keys of `sweep`.
     """
     cfg = deepcopy(space.cfg)
-    keys = [key.lstrip("+").partition("@")[0] for key in space.distributions]
+    keys = [key.lstrip("+").partition("@")[0] for key in space.keys]
     for key in sorted([*keys, *REPEATS], key=lambda key: -key.count(".")):  # a group after the keys inside
         OmegaConf.update(cfg, key, None, merge=False, force_add=True)
     return Search(
@@ -58,6 +59,7 @@ def build_search(space: Space, sweep: DictConfig) -> Search:
         start=OmegaConf.to_container(sweep.start),  # type: ignore[arg-type]
         fixed=space.fixed,
         absent=space.absent,
+        zips=space.zips,
         distributions={key: distribution_to_json(item) for key, item in space.distributions.items()},
     )
 
@@ -86,11 +88,13 @@ def _read_repeat(space: Space, repeat: list[str]) -> dict[str, Any]:
 
 
 def _read_start(space: Space, start: dict[str, Any]) -> dict[str, Any]:
-    values = {}
+    point = space.find(start)
     for key, value in start.items():
-        if key not in space.distributions:
-            raise UserError(f"sweep.start: the search does not vary {key}; it varies {', '.join(space.distributions)}")
-        values[key] = space.find(key, value)
-        if values[key] is None:
-            raise UserError(f"sweep.start: {key}={value} is not in {describe_distribution(space.distributions[key])}")
-    return values
+        if key not in space.keys:
+            raise UserError(f"sweep.start: the search does not vary {key}; it varies {', '.join(space.keys)}")
+        name = next(name for name in space.distributions if key == name or key in name.split(","))
+        if name not in point:
+            words = describe_distribution(space.distributions[name])
+            together = f" for {name}, which vary together" if name in space.zips else ""
+            raise UserError(f"sweep.start: {key}={value} is not in {words}{together}")
+    return point

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,8 +19,10 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from visiontune.config.distributions import describe_distribution
 from visiontune.config.jobs import describe
-from visiontune.config.space import describe_distribution, write
+from visiontune.config.space import write
+from visiontune.config.zips import Zips
 from visiontune.errors import UserError
 from visiontune.sweeps.study.observations import STATE, Drawn, Observations, build_observation, read_drawn
 
@@ -39,6 +41,7 @@ class Search:
         fixed: the overrides of all jobs.
         absent: see `Space`.
         distributions: key -> distribution as JSON.
+        zips: see `Space`.
     """
 
     sampler: str
@@ -48,6 +51,7 @@ class Search:
     fixed: list[str]
     absent: dict[str, list[str]]
     distributions: dict[str, str]
+    zips: Zips = field(default_factory=dict)
 
     @classmethod
     def read(cls, study: Study) -> "Search | None":
@@ -136,7 +140,7 @@ def suggest(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
             values = fixed | _draw(study, trial, search, drawn, missing)
         fixed = {key: values[key] for key in space}
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", fixed)
-    varied = [*attributes["repeat"], *write(fixed, search.absent)]
+    varied = [*attributes["repeat"], *write(fixed, search.absent, search.zips)]
     changed = {"text": describe(varied, []), "overrides": [*search.fixed, *varied]}
     for name, value in changed.items():
         if attributes[name] != value:
