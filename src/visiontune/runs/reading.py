@@ -59,6 +59,24 @@ def read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path} cannot be read as a config: {first_line(error)}") from error
 
 
+def read_plain_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping in which references such as `${data.root}` are texts.
+
+    Raises:
+        UserError: the file is too large or too deep, is not a mapping, or has aliases.
+    """
+    _check_size(path, MAX_YAML)
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_events(path, text)
+        values = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping")
+    return {str(key): value for key, value in values.items()}
+
+
 def _check_size(path: Path, most: int) -> None:
     if (size := path.stat().st_size) > most:
         raise UserError(f"{path} has {size:,} bytes: expected at most {most:,}, which the files of a run never reach")

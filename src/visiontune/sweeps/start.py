@@ -19,6 +19,7 @@ from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
 from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.study.settings import FILE, Settings
+from visiontune.sweeps.study.storage import check_storage, name_study, typed_storage
 from visiontune.sweeps.study.suggest import check_resumable, check_sampler
 from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.work import work
@@ -44,6 +45,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         preload()
     folder = Path(cfg.sweep_dir).expanduser().absolute()
     overrides = [*(item for item in cfg.hydra.overrides.hydra if item != "hydra.mode=MULTIRUN"), *arguments]
+    overrides = [item for item in overrides if not item.startswith("sweep.storage=")]  # its password is not of the jobs
     sources = {source.provider: source.path for source in cfg.hydra.runtime.config_sources}
     user_configs = Path(sources["command-line"]) if "command-line" in sources else None
     composed = check_jobs("train", overrides, user_configs)
@@ -58,6 +60,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         jobs = build_jobs(composed, swept_keys(cfg.hydra, arguments), overrides)
         configs = [job.cfg for job in composed]
     before = Settings.read(folder) if (folder / FILE).is_file() else None
+    storage = check_storage(folder, typed_storage(cfg.sweep), before)
     if before is None:
         check_sweep_dir(folder, configs)
     else:
@@ -79,6 +82,8 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         fail_fast=cfg.sweep.fail_fast,
         max_retries=cfg.sweep.max_retries,
         max_hours=cfg.sweep.max_hours,
+        storage=storage,
+        study=before.study if before else name_study(folder, storage),
     )
     if before is not None and cfg.sweep.threads == "auto":
         settings = replace(settings, threads=before.threads)

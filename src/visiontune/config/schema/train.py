@@ -69,6 +69,7 @@ class Sweep(Section):
     check: Flag = key("true or false", "false")
     fail_fast: Flag = key("true or false", "true")
     max_retries: Annotated[Int, Ge(0)] = key("a whole number, 0 or more", 2)
+    storage: NonEmpty | None = key("the address of a database, or null", "${oc.env:SWEEP_STORAGE}")
     allow_changed: Flag = key("true or false", "true")
 
 

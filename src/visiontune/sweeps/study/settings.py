@@ -4,12 +4,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from visiontune.errors import UserError, one_line, some
 from visiontune.runs.files import write_atomically
-from visiontune.runs.reading import read_yaml
+from visiontune.runs.reading import read_plain_yaml
 
 FILE = "sweep.yaml"
 
@@ -29,6 +29,8 @@ class Settings:
         fail_fast: stop the sweep when a job fails.
         max_hours: no job is started after this time of a command; None is no limit.
         max_retries: how often a job is resumed that the machine has stopped.
+        storage: the address of the database with the study, or a variable that has it; None is the journal.
+        study: its name in the storage.
     """
 
     overrides: list[str]
@@ -41,6 +43,8 @@ class Settings:
     fail_fast: bool
     max_retries: int
     max_hours: float | None = None
+    storage: str | None = None
+    study: str = "sweep"
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":
@@ -55,7 +59,7 @@ class Settings:
                 f"{sweep} is not a sweep directory (it has no {FILE}): write one that train -m made, such as "
                 "logs/sweeps/2026-11-22_09-15-02"
             )
-        values: Any = OmegaConf.to_container(read_yaml(path))
+        values = read_plain_yaml(path)
         known = {field.name: field for field in fields(cls)}
         if unknown := [str(key) for key in values if key not in known]:
             raise UserError(f"{path}: unknown keys: {some(unknown)}; expected {', '.join(known)}")
@@ -74,4 +78,4 @@ class Settings:
     def write(self, sweep: Path) -> None:
         """Write the file of the directory `sweep`."""
         with write_atomically(sweep / FILE) as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.create(asdict(self))))
+            yaml.safe_dump(asdict(self), file, sort_keys=False, allow_unicode=True)

@@ -14,20 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
-from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from visiontune.errors import first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.sweeps.study.entries import Entry, read_run
-from visiontune.sweeps.study.journal import open_journal
 from visiontune.sweeps.study.locks import SweepLocks
 from visiontune.sweeps.study.paths import ERROR, output_path, run_path
 from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.storage import create_study, load_study
 from visiontune.sweeps.study.suggest import suggest
 
-STUDY = "sweep"  # the name of the study in the journal
 OUTPUT_BYTES = 100_000  # at the end of a job's output, where its error is
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "CUDA out of memory", "Cannot allocate memory")
 
@@ -59,12 +56,7 @@ class Sweep:
         self._opened = time.monotonic()
         self.settings = Settings.read(self.path)
         self._finished: dict[int, Entry] = {}  # they change no more, and reading takes time
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.load_study(
-            study_name=STUDY,
-            storage=open_journal(self.path / "study.journal"),
-            sampler=RandomSampler(),  # asked for nothing, since `suggest` has drawn all values; the default takes time
-        )
+        self.study = load_study(self.path, self.settings)
 
     @classmethod
     def create(cls, path: Path, settings: Settings, direction: Literal["maximize", "minimize"]) -> "Sweep":
@@ -72,11 +64,12 @@ class Sweep:
 
         Args:
             direction: of the objective.
+
+        Raises:
+            UserError: see `create_study`.
         """
         with SweepLocks(path / "study.locks").schedule():
-            storage = open_journal(path / "study.journal")
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            optuna.create_study(storage=storage, study_name=STUDY, direction=direction, load_if_exists=True)
+            create_study(path, settings, direction)
             settings.write(path)
         return cls(path)
 
