@@ -1,6 +1,7 @@
 """The jobs of a sweep, which are all checked before the first one starts."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,11 @@ def swept_keys(hydra: DictConfig, overrides: list[str]) -> list[str]:
     params = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*params, *overrides])
     return list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
+
+
+def select_overrides(job: list[str], keys: Iterable[str]) -> list[str]:
+    """The overrides of a job that set one of `keys`, as from `swept_keys`."""
+    return [item for item in job if item.lstrip("+~").partition("=")[0].partition("@")[0] in keys]
 
 
 def _check_data(cfg: DictConfig) -> None:

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from visiontune.config.compose import initialized
 from visiontune.config.distributions import describe_distribution
-from visiontune.config.jobs import ComposedJob, check_jobs, read_space, swept_keys
+from visiontune.config.jobs import ComposedJob, check_jobs, read_space, select_overrides, swept_keys
 from visiontune.config.space import Space
 from visiontune.errors import pluralize, some
 from visiontune.runs.log import announce
@@ -51,13 +51,14 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
     composed = check_jobs("train", overrides, user_configs)
     with initialized(user_configs):
         space = read_space("train", overrides)
+    keys = swept_keys(cfg.hydra, arguments)
     search = build_search(space, cfg.sweep) if space else None
     if space and search:
         check_sampler(search)
         jobs = build_suggestions(space, search, cfg.sweep.trials)
         configs = [composed[0].cfg] * len(jobs)
     else:
-        jobs = build_jobs(composed, swept_keys(cfg.hydra, arguments), overrides)
+        jobs = build_jobs(composed, keys)
         configs = [job.cfg for job in composed]
     before = Settings.read(folder) if (folder / FILE).is_file() else None
     storage = check_storage(folder, typed_storage(cfg.sweep), before)
@@ -97,7 +98,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
                 search.store(sweep.study)
             added = sweep.add(jobs)
         announce(_summary(len(configs), len(jobs), added, folder))
-        for line in _describe_space(space, composed, overrides):
+        for line in _describe_space(space, composed, keys):
             announce(f"  {line}")
         if workers and cfg.sweep.check:
             slot = build_slots(workers, settings.threads, settings.devices, gpus)[0]
@@ -105,16 +106,12 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         work(sweep, workers, train, until_all=True)
 
 
-def _describe_space(space: Space | None, composed: list[ComposedJob], common: list[str]) -> list[str]:
-    """What the jobs vary: a line for each key, with its values or their distribution.
-
-    Args:
-        common: the overrides of all jobs.
-    """
+def _describe_space(space: Space | None, composed: list[ComposedJob], keys: list[str]) -> list[str]:
+    """What the jobs vary: a line for each key, with its values or their distribution."""
     if space:
         return [f"{key}: {describe_distribution(item)}" for key, item in space.distributions.items()]
     values: dict[str, list[str]] = {}
-    for override in dict.fromkeys(item for job in composed for item in job.overrides if item not in common):
+    for override in dict.fromkeys(item for job in composed for item in select_overrides(job.overrides, keys)):
         key, _, value = override.lstrip("+").partition("=")
         values.setdefault(key, []).append(value)
     return [f"{key}: {some(texts, 8)}" for key, texts in values.items()]

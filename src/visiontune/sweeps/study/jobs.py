@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import distribution_to_json
 
 from visiontune.config.distributions import describe_distribution
-from visiontune.config.jobs import ComposedJob, describe
+from visiontune.config.jobs import ComposedJob, describe, select_overrides
 from visiontune.config.space import REPEATS, Space
 from visiontune.errors import UserError
 from visiontune.sweeps.study.suggest import Search
@@ -19,19 +19,18 @@ from visiontune.sweeps.study.sweep import Job
 PLACES = ("run_dir", "sweep_dir", "paths", "sweep")  # where a job runs, and how
 
 
-def build_jobs(composed: list[ComposedJob], keys: list[str], common: list[str]) -> list[Job]:
+def build_jobs(composed: list[ComposedJob], keys: list[str]) -> list[Job]:
     """A job for each distinct config.
 
     Args:
         keys: that the sweep varies; those with numbers become parameters of the study.
-        common: the overrides of the command line.
     """
     jobs: dict[str, Job] = {}
     for overrides, cfg, _ in composed:
         values = {key: OmegaConf.select(cfg, key) for key in keys}
         params = {key: float(value) for key, value in values.items() if type(value) in (int, float)}
         name = identity(cfg)
-        jobs.setdefault(name, Job(overrides, describe(overrides, common), name, params))
+        jobs.setdefault(name, Job(overrides, describe(select_overrides(overrides, keys), []), name, params))
     return list(jobs.values())
 
 
