@@ -13,7 +13,7 @@ from visiontune.config.check import VERBS
 
 FOLDER = Path(__file__).parents[1] / "configs" / ".schema"
 # Groups whose files hold the keys of the group; files of other groups begin at the top of the config.
-GROUPS = ("augment", "backbone", "data", "optimizer", "paths", "scheduler", "search", "strategy", "trainer")
+GROUPS = ("augment", "backbone", "data", "launcher", "optimizer", "paths", "scheduler", "search", "strategy", "trainer")
 
 BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}  # names in JSON schema
 

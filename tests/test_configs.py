@@ -94,7 +94,7 @@ def check_values(cfg: DictConfig, group: str, name: str, overrides: list[str], l
 
 def test_every_group_has_a_test() -> None:
     assert {path.stem for path in FILES if path.parent == FOLDER} <= VERBS
-    assert {*TRAINED, "trainer", "backbone", "pretrained", "sweep", "recipe"} == GROUPS
+    assert {*TRAINED, "trainer", "backbone", "pretrained", "sweep", "launcher", "recipe"} == GROUPS
 
 
 TRAINED = ["augment", "callbacks", "data", "debug", "experiment", "heads", "hydra", "logger", "optimizer", "paths"]

@@ -110,7 +110,7 @@ def _run_verb(verb: str, arguments: list[str]) -> None:
 
 
 def _check_single_values(verb: str, overrides: list[str], multirun: bool) -> None:
-    """Refuse overrides that would have no effect: the first of two inputs, and a group of sweeps without `-m`.
+    """Refuse overrides that would have no effect: the first of two inputs, and groups of sweeps without `-m`.
 
     Raises:
         UserError: the message says what to write instead.
@@ -120,7 +120,8 @@ def _check_single_values(verb: str, overrides: list[str], multirun: bool) -> Non
         if len(typed) > 1:
             raise UserError(f"{typed[0]} {typed[1]}: expected one {key}; write {typed[-1]}, or one command for each")
     for override in overrides:
-        if override.startswith("sweep=") and verb in ("train", "plan") and not multirun and override != "sweep=null":
+        is_of_sweep = override.startswith(("sweep=", "launcher=")) and override != "sweep=null"
+        if is_of_sweep and verb in ("train", "plan") and not multirun:
             raise UserError(f"{override} needs -m: write visiontune {verb} -m {override}")
 
 
@@ -137,6 +138,8 @@ def _check_sweep_keys(overrides: list[str]) -> None:
                 f"{override}: the runs of a sweep are in numbered directories of one folder; write "
                 f"{shell_override('sweep_dir', value)}"
             )
+        if key.startswith(("hydra/launcher", "hydra.launcher")):
+            raise UserError(f"{override}: sweeps use no launcher of Hydra; write launcher=local, slurm or ray")
         if key == "run":
             raise UserError(f"{override}: -m starts new runs; resume one run at a time with visiontune train run=DIR")
 

@@ -16,12 +16,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--allow-changed", action="store_true", help="resume interrupted jobs though the code has changed since"
     )
+    parser.add_argument("--keep-failed", action="store_true", help="do not run the failed jobs again")
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: expected 1 or more")
     from visiontune.sweeps.resume import resume  # these imports take seconds
 
-    resume(options.directory.expanduser(), options.workers, options.allow_changed, train)
+    resume(options.directory.expanduser(), options.workers, options.allow_changed, options.keep_failed, train)
 
 
 def train(cfg: DictConfig) -> float:

@@ -61,6 +61,7 @@ def test_values_out_of_range() -> None:
         (["data.split_ratio=[0.7,0.3]"], "data.split_ratio=[0.7,0.3]: expected a fraction for each split; write data."),
         (["data.root=???"], "data.root=???: ??? marks a value that is missing; write data.root=VALUE"),
         (["sweep=lr"], "sweep=lr needs -m: write visiontune plan -m sweep=lr"),
+        (["launcher=slurm"], "launcher=slurm needs -m: write visiontune plan -m launcher=slurm"),
         (["name=../x"], "name=../x: expected the name of a folder in paths.logs; for another place write run_dir=../x"),
         (
             ["data=torchvision", "data.name=cifar10"],
@@ -206,6 +207,8 @@ def test_jobs_are_checked_together(tmp_path: Path) -> None:
             "1 of 2 jobs are wrong, so none is started:\n  data.root: ",
         ),
         (["sweep_dir=a,b"], "sweep_dir has several values: a sweep has one directory; write one sweep_dir=DIR"),
+        (["launcher=ray,slurm"], "launcher has several values: a sweep has one launcher; write one launcher=slurm"),
+        (["launcher=ray", "launcher.cpus=1,2"], "launcher.cpus has several values: a sweep has one launcher; write "),
     ):
         with pytest.raises(UserError) as error:
             check_jobs("train", overrides, None)

@@ -149,8 +149,13 @@ def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], dict
     hydra = GlobalHydra.instance().hydra
     parser = OverridesParser.create(config_loader=hydra.config_loader if hydra else None)  # `glob` lists its options
     parsed = parser.parse_overrides(overrides)
-    if any(override.key_or_group == "sweep_dir" and override.is_sweep_override() for override in parsed):
-        raise UserError("sweep_dir has several values: a sweep has one directory; write one sweep_dir=DIR")
+    for override in parsed:
+        key = override.key_or_group.split(".")[0]
+        if key in ("sweep_dir", "launcher") and override.is_sweep_override():
+            noun, example = ("directory", "DIR") if key == "sweep_dir" else ("launcher", "slurm")
+            raise UserError(
+                f"{override.key_or_group} has several values: a sweep has one {noun}; write one {key}={example}"
+            )
     values = [
         item for item in parsed if item.is_sweep_override() and ("." in item.key_or_group or item.is_interval_sweep())
     ]

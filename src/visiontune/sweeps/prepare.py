@@ -21,7 +21,7 @@ MAX_SECONDS = 30.0
 
 
 def prepare_jobs(
-    jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None
+    jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None, is_remote: bool = False
 ) -> tuple[str, list[tuple[DictConfig, int]]]:
     """Build the data and the network of each job; return the mode of their objective, and their kinds.
 
@@ -30,6 +30,7 @@ def prepare_jobs(
 
     Args:
         check: whether to build more than the first job.
+        is_remote: whether the jobs run on other machines, so that this one need not have their GPUs.
 
     Returns:
         `max` or `min`, and of each kind of job that was built a resolved config and the number of jobs.
@@ -47,10 +48,13 @@ def prepare_jobs(
     with initialized(user_configs):  # the candidates of a search are composed
         for job, *others in kinds.values():
             try:
-                cfg = resolve(job.cfg, replace(Launch.from_hydra(job.hydra), job=0))
+                composed = derive(job.cfg, {"trainer.accelerator": "cpu"}) if is_remote else job.cfg
+                cfg = resolve(composed, replace(Launch.from_hydra(job.hydra), job=0))
                 lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
                 _, model, _ = prepare(derive(cfg, lr), download=False, load=False)
                 modes.add(model.monitor[1])
+                if is_remote:
+                    cfg = derive(cfg, {"trainer.accelerator": job.cfg.trainer.accelerator})
                 built.append((cfg, 1 + len(others)))
             except Exception as error:
                 raise_interruption(error)

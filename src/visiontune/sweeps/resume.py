@@ -14,12 +14,13 @@ from visiontune.sweeps.work import work
 from visiontune.sweeps.workers.job_process import Train
 
 
-def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train) -> None:
+def resume(folder: Path, workers: int | None, allow_changed: bool, keep_failed: bool, train: Train) -> None:
     """Run the jobs of a sweep that wait, were interrupted, or have failed.
 
     Args:
         workers: number of jobs at the same time; None is that of the sweep.
         allow_changed: see `check_code`.
+        keep_failed: do not run failed jobs again, as a worker that a launcher has started.
         train: trains or resumes the run of a config.
 
     Raises:
@@ -31,7 +32,7 @@ def resume(folder: Path, workers: int | None, allow_changed: bool, train: Train)
     with sweep.locks.schedule():
         if not allow_changed:
             check_code(sweep)
-        failed = sweep.requeue_failed()
+        failed = 0 if keep_failed else sweep.requeue_failed()
     waiting = len(sweep.trials(TrialState.WAITING, TrialState.RUNNING))
     announce(f"{waiting} of {len(sweep.latest())} jobs are not done, {failed} of them have failed before")
     work(sweep, workers or max(1, sweep.settings.workers), train, until_all=False)

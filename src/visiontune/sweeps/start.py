@@ -1,4 +1,4 @@
-"""Start or resume a sweep: check its jobs, queue those that are not done, and run them on this machine."""
+"""Start or resume a sweep: check its jobs, queue those that are not done, and launch workers."""
 
 import os
 from dataclasses import replace
@@ -14,18 +14,18 @@ from visiontune.config.space import Space
 from visiontune.errors import pluralize, some
 from visiontune.runs.log import announce
 from visiontune.sweeps.estimate import announce_time
+from visiontune.sweeps.launchers.launcher import build_launcher
 from visiontune.sweeps.prepare import prepare_jobs
 from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
 from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
+from visiontune.sweeps.study.locks import SweepLocks
 from visiontune.sweeps.study.settings import FILE, Settings
 from visiontune.sweeps.study.storage import check_storage, name_study, typed_storage
 from visiontune.sweeps.study.suggest import check_resumable, check_sampler
 from visiontune.sweeps.study.sweep import Sweep
-from visiontune.sweeps.work import work
 from visiontune.sweeps.workers.job_process import Train
-from visiontune.sweeps.workers.slots import build_slots, count_threads, count_workers, visible_gpus
-from visiontune.sweeps.workers.worker import preload
+from visiontune.sweeps.workers.slots import build_slots, visible_gpus
 
 
 def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
@@ -41,8 +41,8 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         RunError: a job has failed.
         Interrupted: a signal has stopped the sweep.
     """
-    if cfg.sweep.workers:
-        preload()
+    launcher = build_launcher(cfg.launcher)
+    launcher.prepare(cfg)
     folder = Path(cfg.sweep_dir).expanduser().absolute()
     overrides = [*(item for item in cfg.hydra.overrides.hydra if item != "hydra.mode=MULTIRUN"), *arguments]
     overrides = [item for item in overrides if not item.startswith("sweep.storage=")]  # its password is not of the jobs
@@ -66,18 +66,15 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         check_sweep_dir(folder, configs)
     else:
         check_resumable(Sweep(folder).study, search)
-    mode, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs)
+    mode, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, launcher.is_remote)
     resolved = kinds[0][0]
-    gpus = visible_gpus() if resolved.trainer.accelerator != "cpu" else []
-    workers = cfg.sweep.workers
-    if workers == "auto":
-        workers = count_workers(len(jobs), resolved.trainer.devices, gpus)
+    workers, threads = launcher.share(cfg.sweep, resolved.trainer, len(jobs))
     settings = Settings(
         overrides=overrides,
         config_dir=str(user_configs) if user_configs else None,
         working_directory=os.getcwd(),
         workers=workers,
-        threads=count_threads(workers) if cfg.sweep.threads == "auto" else cfg.sweep.threads,
+        threads=threads,
         devices=resolved.trainer.devices,
         accelerator=resolved.trainer.accelerator,
         fail_fast=cfg.sweep.fail_fast,
@@ -89,8 +86,8 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
     if before is not None and cfg.sweep.threads == "auto":
         settings = replace(settings, threads=before.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    sweep = Sweep.create(folder, settings, "maximize" if mode == "max" else "minimize")
-    with sweep.locks.command():
+    with SweepLocks(folder / "study.locks").command():
+        sweep = Sweep.create(folder, settings, "maximize" if mode == "max" else "minimize")
         with sweep.locks.schedule():
             if not cfg.sweep.allow_changed:
                 check_code(sweep)
@@ -100,10 +97,11 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         announce(_summary(len(configs), len(jobs), added, folder))
         for line in _describe_space(space, composed, keys):
             announce(f"  {line}")
-        if workers and cfg.sweep.check:
+        if workers and cfg.sweep.check and not launcher.is_remote:
+            gpus = visible_gpus() if settings.accelerator != "cpu" else []
             slot = build_slots(workers, settings.threads, settings.devices, gpus)[0]
             announce_time(kinds, len(sweep.trials(TrialState.WAITING)), workers, slot)
-        work(sweep, workers, train, until_all=True)
+        launcher.launch(sweep, cfg.sweep, train)
 
 
 def _describe_space(space: Space | None, composed: list[ComposedJob], keys: list[str]) -> list[str]:

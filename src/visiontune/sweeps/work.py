@@ -39,6 +39,15 @@ def work(sweep: Sweep, workers: int, train: Train, until_all: bool) -> None:
     except Interrupted:
         announce(f"the sweep was stopped; resume it with: visiontune work {sweep.path}")
         raise
+    report(sweep)
+
+
+def report(sweep: Sweep) -> None:
+    """Print the table of a sweep whose workers have ended.
+
+    Raises:
+        RunError: a job of the sweep has failed, or waits.
+    """
     from visiontune.sweeps.comparison.compare import compare  # its imports take time, and come after the jobs
 
     compare([sweep.path])

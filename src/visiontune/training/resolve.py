@@ -40,7 +40,7 @@ def resolve(cfg: DictConfig, launch: Launch) -> DictConfig:
         cfg = OmegaConf.merge(cfg, {"name": _default_name(cfg, launch)})  # type: ignore[assignment]
     new = check("train", cfg)
     check_closed(new)
-    new.sweep = None  # of the sweep, not of this run
+    new.sweep = new.launcher = None  # of the sweep, not of this run
     if Path(new.name).is_absolute() or ".." in Path(new.name).parts:
         raise UserError(
             f"name={new.name}: expected the name of a folder in paths.logs; for another place write "

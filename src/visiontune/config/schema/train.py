@@ -71,6 +71,20 @@ class Sweep(Section):
     max_retries: Annotated[Int, Ge(0)] = key("a whole number, 0 or more", 2)
     storage: NonEmpty | None = key("the address of a database, or null", "${oc.env:SWEEP_STORAGE}")
     allow_changed: Flag = key("true or false", "true")
+    submit: Flag = key("true or false", "true")
+
+
+class Launcher(Node):
+    workers: Count = key("a number of workers, 1 or more", 8)
+    cpus: Count = key("a number of cores, 1 or more", 8)
+    gpus: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of GPUs, 0 or more, or auto", 1)
+    memory_gb: Positive | None = key("a number of GB above 0, or null", 32)
+    hours: Positive = key("a number of hours above 0", 12)
+    partition: Text | None = key("the name of a partition, or null", "gpu")
+    options: dict[str, Any] | None = key("a mapping of options of sbatch, or null", "{account: vision}")
+    setup: Texts = key("a list of shell commands", "[module load cuda]")
+    cluster: Literal["slurm", "local"] = key("slurm or local", "local")
+    address: Text = key("local, auto or HOST:PORT", "auto")
 
 
 class Paths(Section):
@@ -133,6 +147,7 @@ class Train(Section):
     distill: Distill = key("a mapping", "{teacher: null}")
     frozen_features: FrozenFeatures = key("a mapping", "{cache: none}")
     sweep: Sweep | None = key("the name of a sweep, or a mapping", "lr")
+    launcher: Launcher | None = key("local, slurm or ray", "slurm")
     search: Search | None = key("none or strategy", "strategy")
     technique: Technique = key("a list of techniques", "[ema]")
     strategy: Strategy = key("the name of a strategy", "full")

@@ -16,7 +16,7 @@ from visiontune.errors import UserError
 from visiontune.sweeps.study.suggest import Search
 from visiontune.sweeps.study.sweep import Job
 
-PLACES = ("run_dir", "sweep_dir", "paths", "sweep")  # where a job runs, and how
+PLACES = ("run_dir", "sweep_dir", "paths", "sweep", "launcher")  # where a job runs, and how
 
 
 def build_jobs(composed: list[ComposedJob], keys: list[str]) -> list[Job]:

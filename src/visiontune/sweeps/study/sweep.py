@@ -144,9 +144,7 @@ class Sweep:
 
     def claim(self) -> FrozenTrial | None:
         """Take the next job that waits, and its lock; None if none waits. The caller holds the lock of the schedule."""
-        for trial in self.trials(TrialState.RUNNING):
-            if not self.locks.is_held(trial.number) and self.read_status(trial.number)["status"] != "running":
-                self.conclude(trial.number, stopped=True)
+        self.reconcile()
         waiting = self.trials(TrialState.WAITING)
         if not waiting or self.exhausted():
             return None
@@ -156,6 +154,12 @@ class Sweep:
         if path.is_dir() and not (path / "config.yaml").is_file():  # killed before it could be resumed
             shutil.rmtree(path)
         return self.trials()[number]
+
+    def reconcile(self) -> None:
+        """Conclude the jobs whose worker has ended without it. The caller holds the lock of the schedule."""
+        for trial in self.trials(TrialState.RUNNING):
+            if not self.locks.is_held(trial.number) and self.read_status(trial.number)["status"] != "running":
+                self.conclude(trial.number, stopped=True)
 
     def conclude(self, number: int, stopped: bool = False, exit_code: int | None = None) -> FrozenTrial:
         """Tell the study what has become of a job whose process has ended; the caller holds the lock of the schedule.
