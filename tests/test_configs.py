@@ -344,8 +344,14 @@ def test_sweeps_run(
 ) -> None:
     """Every job is composed and checked; the first two train, or two suggestions."""
     content = yaml.safe_load((FOLDER / "sweep" / f"{name}.yaml").read_text())
-    is_search = content.get("sweep", {}).get("sampler", "grid") != "grid"
-    keys = ["optimizer.lr=tag(log,interval(1e-3,1e-1))", "sweep.trials=2"] if is_search else []
+    settings, params = content.get("sweep", {}), content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    keys: list[str] = []
+    if settings.get("sampler", "grid") != "grid":
+        keys = ["optimizer.lr=tag(log,interval(1e-3,1e-1))", "sweep.trials=2"]
+    elif not params:
+        keys = ["optimizer.lr=0.1,0.001"]
+    is_pruned = settings.get("pruner", "none") != "none"
+    more = ["trainer.max_epochs=2"] if is_pruned else []  # a job is pruned after one epoch at the earliest
     jobs: list[Job] = []
     original = start.build_jobs
 
@@ -354,17 +360,16 @@ def test_sweeps_run(
         return jobs[:2]
 
     monkeypatch.setattr(start, "build_jobs", build_two)
-    arguments = [f"sweep={name}", *keys, *tiny, "sweep.workers=0", f"sweep_dir={tmp_path / 'sweep'}"]
+    arguments = [f"sweep={name}", *keys, *tiny, *more, "sweep.workers=0", f"sweep_dir={tmp_path / 'sweep'}"]
     outcome = command("train", "-m", *arguments)
     assert outcome.code == 0, outcome.err
-    if not is_search:
-        params = [f"{key}={values}" for key, values in content["hydra"]["sweeper"]["params"].items()]
-        sweeps = OverridesParser.create().parse_overrides(params)
+    if params:
+        sweeps = OverridesParser.create().parse_overrides([f"{key}={values}" for key, values in params.items()])
         assert len(jobs) == math.prod(len(list(sweep.sweep_string_iterator())) for sweep in sweeps)
     assert [path.name for path in sorted((tmp_path / "sweep").iterdir()) if path.is_dir()] == ["000", "001"]
     for number in ("000", "001"):
         run = RunDirectory.open(tmp_path / "sweep" / number)
-        assert run.read_status()["status"] == "finished"
+        assert run.read_status()["status"] in (["finished", "pruned"] if is_pruned else ["finished"])
         assert run.read_config().test is (name == "folds")  # a cross-validation evaluates the held-out fold
 
 

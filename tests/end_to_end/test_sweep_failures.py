@@ -27,6 +27,14 @@ def read_results(sweep: Path) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: row["run"])
 
 
+def check_weights(*runs: Path) -> None:
+    """Check that the best checkpoints of two runs have equal weights."""
+    first, second = (
+        torch.load(RunDirectory.open(run).checkpoint("best"), weights_only=True)["state_dict"] for run in runs
+    )
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
 @pytest.mark.slow
 def test_failed_jobs_are_recorded_and_run_again_alone(command: Command, tmp_path: Path) -> None:
     sweep, mended = tmp_path / "sweep", tmp_path / "mended"
@@ -55,10 +63,12 @@ def test_failed_jobs_are_recorded_and_run_again_alone(command: Command, tmp_path
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pruner", ["none", "halving"])
+def test_a_sweep_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(pruner: str, tmp_path: Path) -> None:
     """SIGKILL or SIGTERM of the command at random moments; its jobs end with it."""
     rng, output = random.Random(0), tmp_path / "output.txt"
-    base = ["train", "-m", "seed=0,1", "optimizer.lr=0.1,0.01", *TINY, "trainer.max_epochs=3", "strategy=full"]
+    common = [*TINY, "trainer.max_epochs=3", "strategy=full"]
+    base = ["train", "-m", "seed=0,1", "optimizer.lr=0.1,0.01", *common, f"sweep.pruner={pruner}", "sweep.workers=2"]
     assert run_forked([*base, f"sweep_dir={tmp_path / 'whole'}"], output) == 0, output.read_text()
     arguments = [*base, f"sweep_dir={tmp_path / 'killed'}"]
     kills = 0
@@ -77,9 +87,13 @@ def test_a_sweep_that_is_killed_again_and_again_ends_like_an_uninterrupted_one(t
     assert read_results(tmp_path / "killed") == read_results(tmp_path / "whole")
     names = [path.name for path in sorted((tmp_path / "killed").iterdir()) if path.is_dir()]
     assert names == [f"00{number}" for number in range(4)]
+    rows = read_rows(tmp_path / "killed")
+    if pruner == "halving":
+        assert [row["status"] for row in rows].count("pruned") == 2
+        (lr,) = {row["optimizer.lr"] for row in rows if row["status"] == "finished"}
+        single = ["train", "seed=1", f"optimizer.lr={lr}", *common, "test=false", f"run_dir={tmp_path / 'single'}"]
+        assert run_forked(single, output) == 0, output.read_text()
+        (winner,) = [row["run"] for row in rows if row["status"] == "finished" and row["seed"] == "1"]
+        check_weights(tmp_path / "single", tmp_path / "killed" / winner)
     for name in names:
-        weights = [
-            torch.load(RunDirectory.open(tmp_path / sweep / name).checkpoint("best"), weights_only=True)["state_dict"]
-            for sweep in ("killed", "whole")
-        ]
-        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+        check_weights(tmp_path / "killed" / name, tmp_path / "whole" / name)

@@ -15,10 +15,11 @@ from PIL import Image
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import Row, write_predictions
 from visiontune.sweeps.page.axes import build_axis
-from visiontune.sweeps.page.curves import read_curve, thin
+from visiontune.sweeps.page.curves import thin
 from visiontune.sweeps.page.importance import key_importance
 from visiontune.sweeps.page.page import PageRun, SweepPage, write_page
 from visiontune.sweeps.page.samples import compare_predictions
+from visiontune.sweeps.study.curves import read_curve
 
 OBJECTIVE = "val/classification/accuracy"
 

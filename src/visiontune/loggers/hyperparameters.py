@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Keys that only say where a run is written and how it was started.
-EXCLUDED = ("run", "run_dir", "sweep_dir", "paths", "logger", "callbacks", "trust", "name", "note")
+EXCLUDED = ("run", "run_dir", "sweep_dir", "paths", "logger", "callbacks", "checkpoints", "trust", "name", "note")
 
 
 def flatten(cfg: DictConfig) -> dict[str, Any]:

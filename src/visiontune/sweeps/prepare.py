@@ -22,8 +22,8 @@ MAX_SECONDS = 30.0
 
 def prepare_jobs(
     jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None, is_remote: bool = False
-) -> tuple[str, list[tuple[DictConfig, int]]]:
-    """Build the data and the network of each job; return the mode of their objective, and their kinds.
+) -> tuple[set[tuple[str, str]], list[tuple[DictConfig, int]]]:
+    """Build the data and the network of each job; return their objectives and their kinds.
 
     Jobs that differ only in the seed, the fold or numbers of the optimizer are built once. After 30 seconds the other
     jobs are left to themselves.
@@ -33,7 +33,8 @@ def prepare_jobs(
         is_remote: whether the jobs run on other machines, so that this one need not have their GPUs.
 
     Returns:
-        `max` or `min`, and of each kind of job that was built a resolved config and the number of jobs.
+        The names and modes of the objectives, which have one mode, and of each kind of job that was built a resolved
+        config and the number of jobs.
 
     Raises:
         UserError: jobs cannot train; the message names each mistake once.
@@ -42,7 +43,7 @@ def prepare_jobs(
     for job in jobs:
         kinds.setdefault(_key(job.cfg), []).append(job)
     mistakes: dict[str, int] = {}  # number of jobs by message
-    modes: set[str] = set()
+    objectives: set[tuple[str, str]] = set()
     built = []
     started = time.monotonic()
     with initialized(user_configs):  # the candidates of a search are composed
@@ -52,7 +53,7 @@ def prepare_jobs(
                 cfg = resolve(composed, replace(Launch.from_hydra(job.hydra), job=0))
                 lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
                 _, model, _ = prepare(derive(cfg, lr), download=False, load=False)
-                modes.add(model.monitor[1])
+                objectives.add(model.monitor)
                 if is_remote:
                     cfg = derive(cfg, {"trainer.accelerator": job.cfg.trainer.accelerator})
                 built.append((cfg, 1 + len(others)))
@@ -60,16 +61,16 @@ def prepare_jobs(
                 raise_interruption(error)
                 message = describe_error(error, "train", job.overrides)[0]
                 mistakes[message] = mistakes.get(message, 0) + 1 + len(others)
-            if (modes and not check) or time.monotonic() - started > MAX_SECONDS:
+            if (objectives and not check) or time.monotonic() - started > MAX_SECONDS:
                 break
     count, total = sum(mistakes.values()), sum(map(len, kinds.values()))
     if count == total and len(mistakes) == 1:
         raise UserError(*mistakes)
     if mistakes:
         raise UserError(f"{count} of {total} jobs cannot train, so none is started:{listed(list(mistakes))}")
-    if len(modes) > 1:
+    if len({mode for _, mode in objectives}) > 1:
         raise UserError("some jobs maximize their objective and others minimize it: write monitor=METRIC")
-    return modes.pop(), built
+    return objectives, built
 
 
 def _key(cfg: DictConfig) -> str:

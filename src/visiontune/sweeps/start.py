@@ -1,7 +1,7 @@
 """Start or resume a sweep: check its jobs, queue those that are not done, and launch workers."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,6 +20,7 @@ from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
 from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.study.locks import SweepLocks
+from visiontune.sweeps.study.pruner import build_pruner, check_same_pruner
 from visiontune.sweeps.study.settings import FILE, Settings
 from visiontune.sweeps.study.storage import check_storage, name_study, typed_storage
 from visiontune.sweeps.study.suggest import check_resumable, check_sampler
@@ -66,8 +67,9 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         check_sweep_dir(folder, configs)
     else:
         check_resumable(Sweep(folder).study, search)
-    mode, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, launcher.is_remote)
+    objectives, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, launcher.is_remote)
     resolved = kinds[0][0]
+    pruner = build_pruner(cfg.sweep, [job.cfg for job in composed], objectives, resolved.trainer.max_epochs)
     workers, threads = launcher.share(cfg.sweep, resolved.trainer, len(jobs))
     settings = Settings(
         overrides=overrides,
@@ -82,10 +84,14 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         max_hours=cfg.sweep.max_hours,
         storage=storage,
         study=before.study if before else name_study(folder, storage),
+        pruner=asdict(pruner) if pruner else None,
     )
+    if before is not None:
+        check_same_pruner(before.pruner, settings.pruner)
     if before is not None and cfg.sweep.threads == "auto":
         settings = replace(settings, threads=before.threads)
     folder.mkdir(parents=True, exist_ok=True)
+    (mode,) = {mode for _, mode in objectives}
     with SweepLocks(folder / "study.locks").command():
         sweep = Sweep.create(folder, settings, "maximize" if mode == "max" else "minimize")
         with sweep.locks.schedule():

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, Field
 
 from visiontune.config.schema.data import Augment, Data
@@ -17,6 +17,7 @@ from visiontune.config.schema.types import (
     Node,
     NonEmpty,
     NotNegative,
+    Number,
     Positive,
     PositiveFraction,
     Section,
@@ -56,6 +57,13 @@ class Search(Section):
     lr_range_test: Flag | Literal["auto"] = key("true, false or auto", "auto")
 
 
+class Pruning(Section):
+    min_epochs: Count = key("a number of epochs, 1 or more", 2)
+    factor: Annotated[Int, Ge(2)] = key("a whole number, 2 or more", 3)
+    percentile: Annotated[Number, Gt(0), Lt(100)] = key("a number above 0 and below 100", 25)
+    startup_jobs: Count = key("a number of jobs, 1 or more", 5)
+
+
 class Sweep(Section):
     sampler: Literal["grid", "random", "tpe", "cmaes"] = key("grid, random, tpe or cmaes", "tpe")
     trials: Count = key("a number of suggestions, 1 or more", 50)
@@ -63,6 +71,10 @@ class Sweep(Section):
         "lists of two keys or more", "[[optimizer.lr,data.batch_size]]"
     )
     start: list[dict[str, Any]] = key("a list of mappings of keys to values", "[{optimizer.lr: 1e-3}]")
+    pruner: Literal["none", "halving", "hyperband", "median", "percentile"] = key(
+        "none, halving, hyperband, median or percentile", "halving"
+    )
+    pruning: Pruning = key("a mapping", "{min_epochs: 2}")
     workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)
     max_hours: Positive | None = key("a number of hours above 0, or null", 8)
     threads: Count | Literal["auto"] = key("a number of threads, 1 or more, or auto", 1)

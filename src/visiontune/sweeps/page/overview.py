@@ -7,10 +7,10 @@ from typing import Any
 
 from visiontune.errors import UserError
 from visiontune.runs.directory import RunDirectory
-from visiontune.sweeps.page.curves import read_curve
 from visiontune.sweeps.page.markup import GENERATOR
 from visiontune.sweeps.page.page import PageRun, SweepPage
 from visiontune.sweeps.page.samples import compare_predictions
+from visiontune.sweeps.study.curves import read_curve
 from visiontune.sweeps.study.entries import Entry
 from visiontune.sweeps.study.settings import FILE, Settings
 

@@ -13,7 +13,7 @@ from typing import Any
 from visiontune.errors import one_line, printable
 from visiontune.runs.files import write_atomically
 from visiontune.sweeps.page.axes import Axis, build_axis
-from visiontune.sweeps.page.curves import Curve, thin
+from visiontune.sweeps.page.curves import thin
 from visiontune.sweeps.page.importance import MIN_RUNS, key_importance
 from visiontune.sweeps.page.markup import (
     GENERATOR,
@@ -28,6 +28,7 @@ from visiontune.sweeps.page.markup import (
     text,
 )
 from visiontune.sweeps.page.samples import Sample
+from visiontune.sweeps.study.curves import Curve
 
 WEB = Path(__file__).parent / "web"
 CURVE_POINTS, ALL_POINTS = 200, 200_000  # at most, of one run and of all runs

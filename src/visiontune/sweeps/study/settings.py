@@ -31,6 +31,7 @@ class Settings:
         max_retries: how often a job is resumed that the machine has stopped.
         storage: the address of the database with the study, or a variable that has it; None is the journal.
         study: its name in the storage.
+        pruner: the values of a `Pruner`; None trains all jobs to their end.
     """
 
     overrides: list[str]
@@ -45,6 +46,7 @@ class Settings:
     max_hours: float | None = None
     storage: str | None = None
     study: str = "sweep"
+    pruner: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":

@@ -6,7 +6,6 @@ the locks say is true; the study repeats it.
 
 import math
 import shutil
-import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -14,19 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from visiontune.errors import first_line
 from visiontune.runs.directory import RunDirectory
+from visiontune.sweeps.study.endings import find_error, has_machine_stopped
 from visiontune.sweeps.study.entries import Entry, read_run
 from visiontune.sweeps.study.locks import SweepLocks
-from visiontune.sweeps.study.paths import ERROR, output_path, run_path
+from visiontune.sweeps.study.paths import output_path, run_path
+from visiontune.sweeps.study.pruner import Pruner
+from visiontune.sweeps.study.pruning import Pruning
 from visiontune.sweeps.study.settings import Settings
 from visiontune.sweeps.study.storage import create_study, load_study
 from visiontune.sweeps.study.suggest import suggest
-
-OUTPUT_BYTES = 100_000  # at the end of a job's output, where its error is
-OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "CUDA out of memory", "Cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Sweep:
         self.settings = Settings.read(self.path)
         self._finished: dict[int, Entry] = {}  # they change no more, and reading takes time
         self.study = load_study(self.path, self.settings)
+        pruner = self.settings.pruner
+        self.pruning = Pruning(self.path, self.study, Pruner(**pruner)) if pruner else None
 
     @classmethod
     def create(cls, path: Path, settings: Settings, direction: Literal["maximize", "minimize"]) -> "Sweep":
@@ -104,10 +104,15 @@ class Sweep:
         is_over = hours is not None and time.monotonic() - self._opened > 3600 * hours
         return f"sweep.max_hours={hours}" if is_over else ""
 
-    def is_done(self) -> bool:
-        """Whether no job runs, and none is started."""
-        states = [TrialState.RUNNING] if self.exhausted() else [TrialState.RUNNING, TrialState.WAITING]
-        return not self.trials(*states)
+    def is_done(self, everywhere: bool = True) -> bool:
+        """Whether no job is started any more, and none runs.
+
+        Args:
+            everywhere: also wait for jobs of other workers after which no other job can start.
+        """
+        if not self.exhausted() and self.trials(TrialState.WAITING):
+            return False
+        return not (everywhere and self.trials(TrialState.RUNNING))
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in some states, or all of them."""
@@ -145,21 +150,41 @@ class Sweep:
     def claim(self) -> FrozenTrial | None:
         """Take the next job that waits, and its lock; None if none waits. The caller holds the lock of the schedule."""
         self.reconcile()
-        waiting = self.trials(TrialState.WAITING)
-        if not waiting or self.exhausted():
+        waiting = None if self.exhausted() else self._next()
+        if waiting is None:
             return None
-        number = self.study.ask(suggest(self.study, waiting[0])).number
+        distributions, number = suggest(self.study, waiting), waiting.number
+        self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)  # `ask` takes the first one
+        running = Trial(self.study, waiting._trial_id)
+        for key, distribution in distributions.items():
+            running._suggest(key, distribution)
         self.locks.hold(number)
         path = run_path(self.path, number)
         if path.is_dir() and not (path / "config.yaml").is_file():  # killed before it could be resumed
             shutil.rmtree(path)
         return self.trials()[number]
 
+    def _next(self) -> FrozenTrial | None:
+        """The job to start next."""
+        if self.pruning is not None:
+            return self.pruning.select(self.latest())
+        waiting = self.trials(TrialState.WAITING)
+        return waiting[0] if waiting else None
+
     def reconcile(self) -> None:
         """Conclude the jobs whose worker has ended without it. The caller holds the lock of the schedule."""
         for trial in self.trials(TrialState.RUNNING):
             if not self.locks.is_held(trial.number) and self.read_status(trial.number)["status"] != "running":
                 self.conclude(trial.number, stopped=True)
+
+    def report(self, numbers: Iterable[int]) -> list[int]:
+        """Tell the study the new scores of running jobs; return those that its pruner stops."""
+        changed = self.pruning.find_changed(numbers) if self.pruning is not None else []
+        if self.pruning is None or not changed:
+            return []
+        with self.locks.schedule():
+            trials = self.trials()
+            return [number for number in changed if self.pruning.report(trials[number])]
 
     def conclude(self, number: int, stopped: bool = False, exit_code: int | None = None) -> FrozenTrial:
         """Tell the study what has become of a job whose process has ended; the caller holds the lock of the schedule.
@@ -169,13 +194,15 @@ class Sweep:
             exit_code: of the process, negative if a signal has killed it; None if another process had started it.
         """
         trial, status = self.trials()[number], self.read_status(number)
+        if self.pruning is not None and self.pruning.conclude(trial, status["status"]):
+            return self.trials()[number]
         value = (status.get("objective") or {}).get("value", math.nan)
         if status["status"] == "finished" and math.isfinite(value):
             self.study.tell(number, value)
             output_path(self.path, number).unlink(missing_ok=True)
             return self.trials()[number]
-        error, attempts = self._error(number, status, stopped, exit_code), trial.user_attrs.get("attempts", 0)
-        is_machine = error is not None and (_is_signal(exit_code) or any(text in error for text in OUT_OF_MEMORY))
+        error, attempts = find_error(self.path, number, status, stopped, exit_code), trial.user_attrs.get("attempts", 0)
+        is_machine = error is not None and has_machine_stopped(error, exit_code)
         if error is None or (is_machine and attempts < self.settings.max_retries):
             self._set(trial, "attempts", attempts + is_machine)
             self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -190,28 +217,3 @@ class Sweep:
 
     def _set(self, trial: FrozenTrial, name: str, value: Any) -> None:
         self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
-
-    def _error(self, number: int, status: dict[str, Any], stopped: bool, exit_code: int | None) -> str | None:
-        """Why a job has not finished, in one line; None if it can be resumed."""
-        if status["status"] == "finished":
-            objective = status.get("objective") or {}
-            return f"{objective.get('name')} is {objective.get('value')}: expected a finite number"
-        if status["status"] == "failed":
-            return first_line(status.get("error", "failed")).rstrip(": ")
-        if exit_code in (0, 1, 2):
-            return self._printed_error(number) or f"ended with exit code {exit_code} and without a result"
-        if stopped or exit_code is None:
-            return None
-        if exit_code == -signal.SIGKILL:
-            return "killed by SIGKILL: the system may have run out of memory"
-        return f"stopped by {signal.Signals(-exit_code if exit_code < 0 else exit_code - 128).name}"
-
-    def _printed_error(self, number: int) -> str | None:
-        """The last error that a job has printed."""
-        path = output_path(self.path, number)
-        lines = path.read_text(errors="replace")[-OUTPUT_BYTES:].splitlines() if path.is_file() else []
-        return next((line.removeprefix(ERROR) for line in reversed(lines) if line.startswith(ERROR)), None)
-
-
-def _is_signal(exit_code: int | None) -> bool:
-    return exit_code is not None and (exit_code < 0 or exit_code > 128)

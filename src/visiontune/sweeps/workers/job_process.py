@@ -26,7 +26,9 @@ from visiontune.sweeps.workers.slots import Slot
 Train = Callable[[DictConfig], float]
 
 
-def run_in_process(train: Train, sweep: Path, number: int, overrides: list[str], slot: Slot) -> None:
+def run_in_process(
+    train: Train, sweep: Path, number: int, overrides: list[str], pause_after: int | None, slot: Slot
+) -> None:
     """Be the process of a job: end with the worker, use the cores of `slot`, and print into a file."""
     end_with(os.getppid())  # the fork server
     worker = multiprocessing.parent_process()
@@ -37,7 +39,7 @@ def run_in_process(train: Train, sweep: Path, number: int, overrides: list[str],
     with output_path(sweep, number).open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(run(train, sweep, number, overrides))
+    sys.exit(run(train, sweep, number, overrides, pause_after))
 
 
 def _end_with_worker(sentinel: int) -> None:
@@ -46,12 +48,12 @@ def _end_with_worker(sentinel: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(train: Train, sweep: Path, number: int, overrides: list[str]) -> int:
+def run(train: Train, sweep: Path, number: int, overrides: list[str], pause_after: int | None) -> int:
     """Train or resume a job; return the exit code of a command. The message of an error goes to the job's file."""
     try:
         with signals.listen():
             try:
-                train_job(train, sweep, number, overrides)
+                train_job(train, sweep, number, overrides, pause_after)
             except Exception as error:
                 raise_interruption(error)
                 raise
@@ -67,12 +69,17 @@ def run(train: Train, sweep: Path, number: int, overrides: list[str]) -> int:
     return 0
 
 
-def train_job(train: Train, sweep: Path, number: int, overrides: list[str]) -> None:
-    """Train the run of a job, or resume it in its directory."""
+def train_job(train: Train, sweep: Path, number: int, overrides: list[str], pause_after: int | None) -> None:
+    """Train the run of a job, or resume it in its directory.
+
+    Args:
+        pause_after: number of epochs; None trains to the end.
+    """
     settings, path = Settings.read(sweep), run_path(sweep, number)
     os.chdir(settings.working_directory)
     if (path / "config.yaml").is_file():
-        arguments = [f"run={path}", *(override for override in overrides if override == "trust=true")]
+        pause = f"checkpoints.pause_after={'null' if pause_after is None else pause_after}"
+        arguments = [f"run={path}", pause, *(override for override in overrides if override == "trust=true")]
     else:
         arguments = [*overrides, f"sweep_dir={sweep}", f"hydra.job.num={number}"]
     with initialized(Path(settings.config_dir) if settings.config_dir else None):
@@ -80,4 +87,6 @@ def train_job(train: Train, sweep: Path, number: int, overrides: list[str]) -> N
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
+        if pause_after is not None:  # no override, which tables would show
+            cfg.checkpoints.pause_after = pause_after
         train(cfg)

@@ -18,6 +18,7 @@ from visiontune.runs.log import announce, logging_to, warn_on_failure
 from visiontune.sweeps.comparison.table import write_table
 from visiontune.sweeps.study.entries import Entry
 from visiontune.sweeps.study.paths import run_path
+from visiontune.sweeps.study.pruning import STOP
 from visiontune.sweeps.study.sweep import Sweep
 
 SHOWN_SECONDS = 2.0  # between two updates of the live table
@@ -36,7 +37,7 @@ class Progress:
         self._live: Live | None = None
         self._updated = 0.0
         self._running: dict[int, str] = {}
-        self._write_table()
+        self._pruned = {entry.path for entry in self._write_table() if entry.status["status"] == "pruned"}
 
     @contextmanager
     def live_table(self) -> Iterator[None]:
@@ -51,8 +52,9 @@ class Progress:
     def started(self, trial: FrozenTrial) -> None:
         """Show a job that starts."""
         self._running[trial.number] = trial.user_attrs["text"]
-        self._print(trial, "starts")
-        self._write_table()
+        self._print_pruned(self._write_table())
+        stop = trial.user_attrs.get(STOP)
+        self._print(trial, "starts" if stop is None else f"trains up to epoch {stop}")
 
     def ended(self, trial: FrozenTrial) -> None:
         """Show what has become of a job."""
@@ -64,8 +66,20 @@ class Progress:
             self._print(trial, f"{name} {trial.value:.4f}, {seconds:.0f} s; {self._summary(entries)}")
         elif trial.state == TrialState.FAIL:
             self._print(trial, f"failed: {trial.user_attrs['error']}; {self._summary(entries)}")
-        else:
-            self._print(trial, "stopped, and waits")
+        elif trial.state == TrialState.WAITING:
+            stop = trial.user_attrs.get(STOP)
+            is_paused = stop is not None and self._epoch(trial.number) == str(stop)
+            self._print(trial, f"waits after epoch {stop} for the other jobs" if is_paused else "stopped, and waits")
+        self._print_pruned(entries)
+
+    def _print_pruned(self, entries: list[Entry]) -> None:
+        """Show the jobs that were pruned since the last time."""
+        pruned = [entry for entry in entries if entry.status["status"] == "pruned" and entry.path not in self._pruned]
+        self._pruned |= {entry.path for entry in pruned}
+        trials = {run_path(self._sweep.path, trial.number): trial for trial in self._sweep.latest()} if pruned else {}
+        for entry in pruned:
+            score = f", {entry.status['objective']['value']:.4f}" if "objective" in entry.status else ""
+            self._print(trials[entry.path], f"pruned after epoch {entry.epochs}{score}")
 
     def update(self) -> None:
         """Update the live table, at most every two seconds."""
@@ -90,13 +104,14 @@ class Progress:
         """How many jobs are done, the best one, and the time that is left."""
         statuses = [entry.status["status"] for entry in entries]
         finished = [entry for entry in entries if entry.status["status"] == "finished"]
-        failed = statuses.count("failed")
-        parts = [f"{len(finished) + failed} of {len(entries)} done"] + [f"{failed} failed"] * bool(failed)
+        ended = {status: statuses.count(status) for status in ("failed", "pruned")}
+        done = len(finished) + sum(ended.values())
+        parts = [f"{done} of {len(entries)} done"] + [f"{count} {status}" for status, count in ended.items() if count]
         if finished:
             sign = 1 if self._sweep.study.direction == StudyDirection.MAXIMIZE else -1
             best = max(finished, key=lambda entry: sign * entry.status["objective"]["value"])
             parts.append(f"best {best.status['objective']['value']:.4f} ({best.path.name})")
-            remaining = len(entries) - len(finished) - failed
+            remaining = len(entries) - done
             seconds = fmean(entry.seconds for entry in finished) * remaining / self._workers
             parts += [f"about {format_duration(seconds)} left"] * bool(remaining)
         return ", ".join(parts)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -11,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from optuna.trial import FrozenTrial, TrialState
 
 from visiontune import signals
+from visiontune.sweeps.study.pruning import STOP
 from visiontune.sweeps.study.sweep import Sweep
 from visiontune.sweeps.workers.job_process import Train, run, run_in_process
 from visiontune.sweeps.workers.progress import Progress
@@ -47,9 +49,10 @@ class Worker:
         with signals.forwarded(self._stop):
             try:
                 self._step()
-                while self.jobs or (until_all and self.signal is None and not self.sweep.is_done()):
+                while self.jobs or (self.signal is None and not self.sweep.is_done(until_all)):
                     wait([process.sentinel for _, process in self.jobs.values()], timeout=POLL_SECONDS)
                     self._step()
+                    self._prune()
                     self.progress.update()
             finally:
                 for _, process in self.jobs.values():
@@ -79,8 +82,15 @@ class Worker:
             if self.signal is not None:  # it came after the job was claimed
                 _send(self.signal, self.jobs[slot][1])
 
+    def _prune(self) -> None:
+        """Stop the jobs whose scores are too low."""
+        processes = dict(self.jobs.values())
+        for number in self.sweep.report(processes):
+            _send(signal.SIGTERM, processes[number])
+
     def _start(self, trial: FrozenTrial, slot: Slot) -> BaseProcess:
-        arguments = (self.train, self.sweep.path, trial.number, trial.user_attrs["overrides"], slot)
+        attributes = trial.user_attrs
+        arguments = (self.train, self.sweep.path, trial.number, attributes["overrides"], attributes.get(STOP), slot)
         process = CONTEXT.Process(target=run_in_process, args=arguments)
         process.start()
         return process
@@ -107,10 +117,13 @@ def run_here(sweep: Sweep, train: Train, progress: Progress) -> None:
     while True:
         with sweep.locks.schedule():
             trial = sweep.claim()
-        if trial is None:
+        if trial is None and sweep.is_done(everywhere=False):
             return
+        if trial is None:  # other workers run jobs that decide which of those that wait start
+            time.sleep(POLL_SECONDS)
+            continue
         progress.started(trial)
-        exit_code = run(train, sweep.path, trial.number, trial.user_attrs["overrides"])
+        exit_code = run(train, sweep.path, trial.number, trial.user_attrs["overrides"], trial.user_attrs.get(STOP))
         with sweep.locks.schedule():
             trial = sweep.conclude(trial.number, exit_code > SIGNAL, exit_code)
             sweep.locks.release(trial.number)
