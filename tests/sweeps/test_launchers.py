@@ -86,8 +86,7 @@ def test_a_missing_extra(name: str, package: str, monkeypatch: pytest.MonkeyPatc
 def test_wrong_launchers(
     overrides: list[str], message: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if len(overrides) > 1:
-        monkeypatch.setattr(slurm.shutil, "which", lambda program: program)
+    monkeypatch.setattr(slurm.shutil, "which", lambda program: program if len(overrides) > 1 else None)
     outcome = command("train", "-m", "seed=0,1", *TINY, *overrides, f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.message.startswith(message) and not (tmp_path / "sweep").exists()
 

@@ -2,8 +2,9 @@
 
 import math
 import shutil
+import subprocess
+import time
 from importlib.util import find_spec
-from subprocess import CalledProcessError
 from typing import Any
 
 from omegaconf import DictConfig
@@ -14,6 +15,7 @@ from visiontune.sweeps.launchers.worker_command import WorkerCommand
 from visiontune.sweeps.study.sweep import Sweep
 
 SIGNAL_SECONDS = 120  # before the time limit, for checkpoints
+QUERY_SECONDS = 10.0  # between two questions to the controller of the cluster
 TIME_LIMITS = 1000  # how often a worker is queued again; it ends when no job waits
 
 
@@ -43,6 +45,8 @@ class Slurm(Cluster):
         super().__init__(workers, cpus, gpus, memory_gb)
         self.cluster = cluster
         self._jobs: list[Any] = []
+        self._count = 0  # of the workers that are queued or run
+        self._next_query = 0.0
         self._parameters = {
             "timeout_min": math.ceil(60 * hours),
             "cpus_per_task": cpus,
@@ -79,16 +83,33 @@ class Slurm(Cluster):
         try:
             with executor.batch():
                 jobs = [executor.submit(command) for command in commands]
-        except (submitit.core.utils.FailedJobError, CalledProcessError, OSError) as error:
+        except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
             raise UserError(f"sbatch does not accept the workers: {first_line(error)}") from error
-        self._jobs = jobs
+        self._jobs, self._count = jobs, len(jobs)
         return [job.job_id for job in jobs]
 
     def count_workers(self) -> int:
-        return sum(not job.done() for job in self._jobs)
+        if self.cluster == "local":
+            return sum(not job.done() for job in self._jobs)
+        if self._jobs and time.monotonic() > self._next_query:
+            command = ["squeue", "--noheader", "--array", "--format=%T", f"--jobs={self._array}"]
+            queue = subprocess.run(command, capture_output=True, text=True)  # submitit's sacct needs a database
+            if queue.returncode == 0 or "Invalid job id" in queue.stderr:  # not while the controller is away
+                self._count = len(queue.stdout.split())
+            self._next_query = time.monotonic() + QUERY_SECONDS
+        return self._count
 
     def cancel(self) -> None:
-        for job in self._jobs:
-            if not job.done():
-                job.cancel(check=False)
+        if self.count_workers():
+            if self.cluster == "local":
+                for job in self._jobs:
+                    job.cancel()
+            else:
+                subprocess.run(["scancel", self._array])
+            self._next_query = 0.0
         self._wait()
+
+    @property
+    def _array(self) -> str:
+        """The number of the job array."""
+        return str(self._jobs[0].job_id).partition("_")[0]
