@@ -120,6 +120,14 @@ def test_predictions_of_held_out_folds_are_joined(tmp_path: Path, command: Comma
     ]
 
 
+def test_damaged_predictions_are_one_message(tmp_path: Path, command: Command) -> None:
+    for fold in (0, 1):
+        write_run(tmp_path, str(fold), [f"data.fold={fold}"], 0.5, test=0.5)
+        RunDirectory(tmp_path / str(fold)).predictions.write_text("path,loss\na.png,1\n")
+    outcome = command("compare", tmp_path)
+    assert outcome.code == 2 and "predictions.csv: expected the columns path, split, task" in outcome.err
+
+
 def test_folds_are_compared_by_the_held_out_fold(tmp_path: Path) -> None:
     scores = [0.5, 0.6, 0.9, 0.8]
     for fold, score in enumerate(scores):
@@ -128,6 +136,16 @@ def test_folds_are_compared_by_the_held_out_fold(tmp_path: Path) -> None:
     (group,) = groups(tmp_path)
     assert (group["metric"], group["repeats"], group["mean"]) == ("test/x/score", 4, pytest.approx(0.7))
     half = stats.t.ppf(0.975, 3) * math.sqrt((1 / 4 + 1 / 4) * np.var(scores, ddof=1))
+    assert group["high"] - group["mean"] == pytest.approx(half)
+
+
+def test_the_overlap_of_several_numbers_of_folds_is_that_of_the_smallest(tmp_path: Path) -> None:
+    for folds, fold in ((10, 0), (5, 1), (5, 2)):
+        name = f"{fold}of{folds}"
+        write_run(tmp_path, name, [f"data.fold={fold}", f"data.folds={folds}"], 1.0 - fold / 10, test=fold / 10)
+        RunDirectory(tmp_path / name).write_config(OmegaConf.create({"data": {"folds": folds, "fold": fold}}))
+    group = next(group for group in groups(tmp_path) if group["data.folds"] == "5")
+    half = stats.t.ppf(0.975, 1) * math.sqrt((1 / 2 + 1 / 4) * np.var([0.1, 0.2], ddof=1))
     assert group["high"] - group["mean"] == pytest.approx(half)
 
 

@@ -121,6 +121,7 @@ def test_the_winner_is_evaluated_once(sweep: Path, trained: tuple[Path, Reads], 
     assert (test["settings"], test["runs"], test["metric"]) == ("optimizer.lr=0.01", ["000", "001"], METRIC)
     assert test["values"] == scores and test["overlap"] == pytest.approx(54 / 64)
     assert METRIC not in RunDirectory.open(sweep / "002").read_metrics()
+    assert f"{METRIC} of optimizer.lr=0.01: mean of 2 runs" in (sweep / "sweep.html").read_text()
     mean = sum(scores.values()) / 2
     assert f"{METRIC} of optimizer.lr=0.01: mean of 2 runs {mean:.4f}, 95% interval" in first.out
     with counted_reads() as reads:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from visiontune.errors import UserError
 from visiontune.runs.files import write_atomically
 
 COLUMNS = ("path", "split", "task", "truth", "prediction", "score", "loss")
@@ -48,8 +49,18 @@ def write_predictions(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
-    """The rows of `path`; none if there is no such file."""
+    """The rows of `path`; none if there is no such file.
+
+    Raises:
+        UserError: it is not a table with these columns.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if any(row.get(name) is None for row in rows for name in COLUMNS):
+        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}")
+    return rows

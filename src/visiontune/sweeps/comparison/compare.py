@@ -57,12 +57,8 @@ def compare(
     if groups:
         write_rows(groups, groups_file)
         print("\n" + _text(f"mean over {' and '.join(key for key in REPEATS if key in rows[0])}", groups))
-    for folder in directories:
-        for test in read_tests(folder):
-            print("\n" + test.describe())
-        for path, soup in read_soups(folder):
-            print("\n" + soup.describe(path.name))
-    print()
+    results = [line for folder in directories for line in _describe_results(folder)]
+    print("\n".join(["", *results, ""] if results else [""]))
     if write_out_of_fold(rows, by_name, folds_file):
         print(folds_file)
     if markdown is not None:
@@ -71,9 +67,16 @@ def compare(
             file.write(render_markdown(list(rows[0]), _cells(rows)))
         print(markdown)
     with logging_to(None), warn_on_failure(f"{page} is not current"):
-        write_page(page, build_page(directories, entries, rows, groups, REPEATS))
+        write_page(page, build_page(directories, entries, rows, groups, REPEATS, results))
         print(page)
     print(target)
+
+
+def _describe_results(folder: Path) -> list[str]:
+    """What came after a sweep: the test of its winner, and soups."""
+    return [test.describe() for test in read_tests(folder)] + [
+        soup.describe(path.name) for path, soup in read_soups(folder)
+    ]
 
 
 def _check_target(target: Path, entries: list[Entry], option: str = "--csv", name: str = "table.csv") -> Path:

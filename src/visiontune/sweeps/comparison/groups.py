@@ -145,7 +145,8 @@ def measure_overlap(
 ) -> float:
     """Evaluated images divided by training images if the repeats evaluate other images, else 0.
 
-    For folds it is 1 / (folds - 1). For seeds it compares splits.csv of two runs with different seeds.
+    For folds it is 1 / (folds - 1), with the smallest number of folds. For seeds it compares splits.csv of two runs
+    with different seeds.
 
     Args:
         split: that is evaluated.
@@ -154,9 +155,10 @@ def measure_overlap(
         UserError: a file of a run cannot be read.
     """
     if "data.fold" in repeats:
-        folds = OmegaConf.select(entries[rows[0]["run"]].read_config(), "data.folds")
-        fewest = len({row["data.fold"] for row in rows})
-        return 1 / max(1, (folds if isinstance(folds, int) else fewest) - 1)
+        one_of_each = {row.get("data.folds"): row["run"] for row in rows}  # the key may vary
+        numbers = [OmegaConf.select(entries[run].read_config(), "data.folds") for run in one_of_each.values()]
+        present = len({row["data.fold"] for row in rows})
+        return 1 / max(1, min(number if isinstance(number, int) else present for number in numbers) - 1)
     other = next((row for row in rows if _group(row, repeats) != _group(rows[0], repeats)), rows[0])
     images, train = [], 0
     for row in (rows[0], other):

@@ -19,7 +19,12 @@ START_BYTES = 1000  # of a page; they name its generator
 
 
 def build_page(
-    directories: list[Path], entries: list[Entry], rows: Rows, means: Rows, repeats: tuple[str, ...]
+    directories: list[Path],
+    entries: list[Entry],
+    rows: Rows,
+    means: Rows,
+    repeats: tuple[str, ...],
+    results: list[str],
 ) -> SweepPage:
     """The page of runs.
 
@@ -27,6 +32,7 @@ def build_page(
         directories: that are compared.
         rows: the table of the entries, the best first.
         means: over runs that differ only in the keys `repeats`.
+        results: see `SweepPage`.
     """
     by_name = {name: entry for entry in entries for name in (entry.path.name, str(entry.path))}
     columns = list(rows[0])
@@ -65,6 +71,7 @@ def build_page(
         repeats,
         means,
         compare_predictions(finished, task) if task else [],
+        results,
     )
 
 

@@ -68,6 +68,7 @@ class SweepPage:
         repeats: keys whose runs repeat an experiment, such as `seed`; they have no importance.
         means: a row for each group of repeated runs, see `summarize_groups`.
         samples: some validation samples with the predictions of the best runs.
+        results: what came after the sweep, the test of its winner and soups, each in one line.
     """
 
     title: str
@@ -78,6 +79,7 @@ class SweepPage:
     repeats: tuple[str, ...] = ()
     means: list[dict[str, Cell]] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
 
 
 def write_page(path: Path, page: SweepPage) -> None:
@@ -116,6 +118,8 @@ def _summary(page: SweepPage, folder: Path) -> str:
         settings = " ".join(f"{key}={value}" for key, value in best.settings.items())
         rows["Best"] = f"{_name(best, folder)}, {format_cell(best.value)}"
         rows["Best"] += f", <code>{text(settings, 4000)}</code>" if settings else ""
+    if page.results:
+        rows["Results"] = "<br>".join(text(line, 4000) for line in page.results)
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items()) + "</dl>"
 
 
@@ -179,7 +183,8 @@ def _importance(page: SweepPage, axes: list[Axis]) -> str:
     )
     if omitted := [axis.key for axis in candidates if axis.key not in shares]:
         explanation += (
-            f" Not estimated, since some runs have no number or the values are too many: {', '.join(omitted)}."
+            f" Not estimated, since some runs have no number, the values are too many, or only unfinished runs differ: "
+            f"{', '.join(omitted)}."
         )
     bars = "\n".join(
         f'<tr><th scope="row">{text(key)}</th><td class="number">{share:.0%}</td>'

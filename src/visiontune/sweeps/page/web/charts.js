@@ -89,11 +89,11 @@ function drawCurves(runs) {
   element(image, "line", { x1: left, x2: width - 12, y1: bottom, y2: bottom, class: "axis" });
   element(image, "text", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }, "epoch");
   for (const run of [...shown].reverse()) {
-    const { name, epochs, values } = data.runs[run];
+    const { epochs, values } = data.runs[run];
     const points = epochs.map((epoch, i) => [x.position(epoch), y.position(values[i])]);
     if (points.length === 1) points.push([points[0][0] + 4, points[0][1]]); // a single point has no line
     const line = element(image, "path", { d: path(points), class: lineClass(run) });
-    element(line, "title", {}, describeRun(run, name));
+    element(line, "title", {}, describeRun(run));
   }
   drawLegend(shown);
 }
