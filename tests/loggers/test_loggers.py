@@ -131,7 +131,10 @@ def test_each_job_of_a_sweep_is_a_run_in_the_group_of_the_sweep(
         for _, record in wandb_records(tmp_path / "lr" / job)
         if record.WhichOneof("record_type") == "run"
     ]
-    assert {(start.display_name, start.run_group) for start in starts} == {("lr/000", "lr"), ("lr/001", "lr")}
+    assert {(start.display_name, start.run_group) for start in starts} == {
+        ("lr/000 optimizer.lr=0.001", "lr"),
+        ("lr/001 optimizer.lr=0.01", "lr"),
+    }
     assert len({start.run_id for start in starts}) == 2
     assert not (tmp_path / "lr" / "000" / "tensorboard").exists()
 

@@ -91,7 +91,13 @@ def swept_keys(hydra: DictConfig, overrides: list[str]) -> list[str]:
 
 def select_overrides(job: list[str], keys: Iterable[str]) -> list[str]:
     """The overrides of a job that set one of `keys`, as from `swept_keys`."""
-    return [item for item in job if item.lstrip("+~").partition("=")[0].partition("@")[0] in keys]
+    return [item for item in job if split_override(item)[0] in keys]
+
+
+def split_override(text: str) -> tuple[str, str]:
+    """The key or group of an override, without its package, and its value as text."""
+    key, _, value = text.lstrip("+~").partition("=")
+    return key.partition("@")[0], value
 
 
 def _check_data(cfg: DictConfig) -> None:

@@ -20,6 +20,7 @@ class LoggedRun:
         path: the run directory; `RUN/loggers` holds what loggers remember for a resumed run.
         name: what dashboards show.
         group: the name of the sweep that the run is a job of.
+        varied: the overrides of the keys that this sweep varies, such as `optimizer.lr=0.001`.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class LoggedRun:
     group: str | None = None
     tags: tuple[str, ...] = ()
     note: str | None = None
+    varied: tuple[str, ...] = ()
 
     def read(self, logger: str) -> dict[str, Any]:
         """The values that `write` saved for this logger; empty in a new run."""

@@ -4,6 +4,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from visiontune.config.jobs import select_overrides
 from visiontune.errors import UserError, failed_write
 from visiontune.loggers.base import LoggedRun
 from visiontune.loggers.log import warn_on_error
 from visiontune.nodes import build, check_arguments, find, wrong_arguments
+from visiontune.runs.directory import RunDirectory
+from visiontune.runs.reading import read_plain_yaml
 
 LOGGER = "a Logger, such as visiontune.loggers.CSVLogger"
 
@@ -93,9 +97,17 @@ def _warn_when_finalize_fails(logger: Logger) -> None:
 
 
 def _logged_run(cfg: DictConfig, path: Path) -> LoggedRun:
-    """A job of a sweep has the name `SWEEP/000` and the group SWEEP; any other run has the name of its directory."""
-    group = None
-    if cfg.get("run_dir") and cfg.get("sweep_dir") and Path(cfg.run_dir).parent == Path(cfg.sweep_dir):
-        group = Path(cfg.sweep_dir).name
+    """A job of a sweep has the name `SWEEP/000 KEY=VALUE` and the group SWEEP; another run that of its directory."""
     tags: Any = cfg.get("tags") or ()
-    return LoggedRun(path, f"{group}/{path.name}" if group else path.name, group, tuple(tags), cfg.get("note"))
+    run = LoggedRun(path, path.name, tags=tuple(tags), note=cfg.get("note"))
+    if not (cfg.get("run_dir") and cfg.get("sweep_dir") and Path(cfg.run_dir).parent == Path(cfg.sweep_dir)):
+        return run
+    group, varied = Path(cfg.sweep_dir).name, _read_varied(path)
+    return replace(run, name=" ".join([f"{group}/{path.name}", *varied]), group=group, varied=tuple(varied))
+
+
+def _read_varied(path: Path) -> list[str]:
+    """The overrides of a job that its sweep varies."""
+    sweep = path.parent / "sweep.yaml"
+    keys = read_plain_yaml(sweep).get("keys", []) if sweep.is_file() else []
+    return select_overrides(RunDirectory(path).read_overrides(), keys)

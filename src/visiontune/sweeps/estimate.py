@@ -33,7 +33,9 @@ JOB_SECONDS = 2.0  # the process of a job, its checkpoints, and its report
 BATCHES = 2  # of each epoch that is measured; the first one also allocates memory
 
 
-def announce_time(kinds: Sequence[tuple[DictConfig, int]], jobs: int, workers: int, slot: Slot) -> None:
+def announce_time(
+    kinds: Sequence[tuple[DictConfig, int]], jobs: int, workers: int, slot: Slot, is_pruned: bool = False
+) -> None:
     """Print how long the jobs of a sweep will take, unless it cannot be known.
 
     Args:
@@ -41,15 +43,16 @@ def announce_time(kinds: Sequence[tuple[DictConfig, int]], jobs: int, workers: i
         jobs: that wait.
         workers: number of jobs at the same time.
         slot: what each job gets of this machine.
+        is_pruned: whether jobs may stop early.
     """
     if not jobs or any(cfg.search for cfg, _ in kinds):  # trials train for an unknown time
         return
     seconds, measured = estimate(kinds, slot)
     if measured:
-        is_cached = any(cfg.frozen_features.cache != "none" for cfg, _ in kinds)
+        is_less = is_pruned or any(cfg.frozen_features.cache != "none" for cfg, _ in kinds)
         duration = format_duration(seconds * math.ceil(jobs / workers))
         announce(
-            f"  time: {'at most' if is_cached else 'about'} {duration} with {pluralize(workers, 'worker', 'workers')}, "
+            f"  time: {'at most' if is_less else 'about'} {duration} with {pluralize(workers, 'worker', 'workers')}, "
             f"estimated from a few batches of {measured} of {pluralize(len(kinds), 'kind', 'kinds')} of jobs"
         )
 

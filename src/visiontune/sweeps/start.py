@@ -1,6 +1,7 @@
 """Start or resume a sweep: check its jobs, queue those that are not done, and launch workers."""
 
 import os
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 
 from visiontune.config.compose import initialized
 from visiontune.config.distributions import describe_distribution
-from visiontune.config.jobs import ComposedJob, check_jobs, read_space, select_overrides, swept_keys
+from visiontune.config.jobs import ComposedJob, check_jobs, read_space, select_overrides, split_override, swept_keys
 from visiontune.config.space import Space
 from visiontune.errors import pluralize, some
 from visiontune.runs.log import announce
@@ -85,6 +86,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         storage=storage,
         study=before.study if before else name_study(folder, storage),
         pruner=asdict(pruner) if pruner else None,
+        keys=list(dict.fromkeys([*(before.keys if before else []), *keys])),
     )
     if before is not None:
         check_same_pruner(before.pruner, settings.pruner)
@@ -103,10 +105,12 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         announce(_summary(len(configs), len(jobs), added, folder))
         for line in _describe_space(space, composed, keys):
             announce(f"  {line}")
+        if "tensorboard" in resolved.logger:
+            announce(f"  tensorboard --logdir {shlex.quote(str(folder))}")
         if workers and cfg.sweep.check and not launcher.is_remote:
             gpus = visible_gpus() if settings.accelerator != "cpu" else []
             slot = build_slots(workers, settings.threads, settings.devices, gpus)[0]
-            announce_time(kinds, len(sweep.trials(TrialState.WAITING)), workers, slot)
+            announce_time(kinds, len(sweep.trials(TrialState.WAITING)), workers, slot, is_pruned=pruner is not None)
         launcher.launch(sweep, cfg.sweep, train)
 
 
@@ -116,7 +120,7 @@ def _describe_space(space: Space | None, composed: list[ComposedJob], keys: list
         return [f"{key}: {describe_distribution(item)}" for key, item in space.distributions.items()]
     values: dict[str, list[str]] = {}
     for override in dict.fromkeys(item for job in composed for item in select_overrides(job.overrides, keys)):
-        key, _, value = override.lstrip("+").partition("=")
+        key, value = split_override(override)
         values.setdefault(key, []).append(value)
     return [f"{key}: {some(texts, 8)}" for key, texts in values.items()]
 

@@ -1,6 +1,6 @@
 """What was asked of a sweep, in its sweep.yaml."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Settings:
         storage: the address of the database with the study, or a variable that has it; None is the journal.
         study: its name in the storage.
         pruner: the values of a `Pruner`; None trains all jobs to their end.
+        keys: that this command or an earlier one varies.
     """
 
     overrides: list[str]
@@ -47,6 +48,7 @@ class Settings:
     storage: str | None = None
     study: str = "sweep"
     pruner: dict[str, Any] | None = None
+    keys: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":
@@ -62,10 +64,10 @@ class Settings:
                 "logs/sweeps/2026-11-22_09-15-02"
             )
         values = read_plain_yaml(path)
-        known = {field.name: field for field in fields(cls)}
+        known = {item.name: item for item in fields(cls)}
         if unknown := [str(key) for key in values if key not in known]:
             raise UserError(f"{path}: unknown keys: {some(unknown)}; expected {', '.join(known)}")
-        required = [name for name, field in known.items() if field.default is field.default_factory is MISSING]
+        required = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
         if missing := [name for name in required if name not in values]:
             raise UserError(f"{path}: missing keys: {some(missing)}")
         for name, value in values.items():
