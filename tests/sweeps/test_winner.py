@@ -49,6 +49,14 @@ def test_the_winner_without_repeats_is_the_best_run(tmp_path: Path) -> None:
     assert winner(tmp_path) == Winner("optimizer.lr=0.98", ["b"], "test/x/score", 0.0)
 
 
+def test_a_cost_has_no_winner(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", [], 0.5)
+    status = RunDirectory(tmp_path / "a").read_status()
+    write_json(tmp_path / "a/status.json", status | {"objective": status["objective"] | {"name": "seconds"}})
+    with pytest.raises(UserError, match="the objective seconds is no metric of the validation split"):
+        winner(tmp_path)
+
+
 def test_folds_have_been_tested(tmp_path: Path) -> None:
     for fold in (0, 1):
         write_run(tmp_path, f"fold{fold}", [f"data.fold={fold}"], 0.5, test=0.5)

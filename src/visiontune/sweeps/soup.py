@@ -59,11 +59,13 @@ def make_soup(folder: Path, trust: bool = False) -> RunDirectory:
         data = build_data(cfg, download=trust)
         data.assign_as(best.splits)
         model, _ = load_model(best, cfg, plain=True)
-        objective, mode = model.monitor
+        objective, mode = (entries[ranked[0]].status["objective"][key] for key in ("name", "mode"))
 
         def score(state: State) -> float:
             model.load_state_dict(state)
-            return evaluate(model, data, "val", cfg.trainer.accelerator, cfg.trainer.precision).metrics[objective]
+            return evaluate(model, data, "val", cfg.trainer.accelerator, cfg.trainer.precision).metrics.get(
+                objective, math.nan
+            )
 
         log.info(f"{objective} of the mean of the runs so far:")
         state, candidates = average_greedily(_read_states(similar, reasons), score, mode)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visiontune.config.check import check
 from visiontune.config.compose import config_dir, train_config
+from visiontune.config.derive import derive
 from visiontune.errors import UserError, first_line
 from visiontune.runs.reading import read_json
 from visiontune.training.slots import PACKAGE, UnknownName, find_slot, is_in_package
@@ -95,7 +96,8 @@ def check_overrides(overrides: Sequence[str], trust: bool = False) -> None:
         composed = train_config(list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"the overrides in the run's environment.json cannot be read: {first_line(error)}") from error
-    check_trusted(check("train", composed), loggers=True)
+    # The launcher belongs to a sweep, and a single run does not build it.
+    check_trusted(derive(check("train", composed), {"launcher": None}), loggers=True)
 
 
 def targets(cfg: DictConfig) -> Iterator[tuple[str, str]]:

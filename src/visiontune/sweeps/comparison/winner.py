@@ -66,7 +66,7 @@ def rank_runs(entries: Mapping[str, Entry]) -> list[str]:
     """The names of the runs that have finished, the best objective first.
 
     Raises:
-        UserError: there are none, or they have several objectives.
+        UserError: there are none, or they have several objectives, or one that is no metric of the validation split.
     """
     statuses = {name: entry.status for name, entry in entries.items() if entry.status["status"] == "finished"}
     objectives = {name: status["objective"] for name, status in statuses.items() if status.get("objective")}
@@ -78,5 +78,8 @@ def rank_runs(entries: Mapping[str, Entry]) -> list[str]:
         raise UserError(
             f"the runs have several objectives, so none is the best: {', '.join(name for name, _ in kinds)}"
         )
-    sign = -1 if kinds[0][1] == "max" else 1
+    ((objective, mode),) = kinds
+    if not objective.startswith("val/"):
+        raise UserError(f"the objective {objective} is no metric of the validation split, which chooses the best run")
+    sign = -1 if mode == "max" else 1
     return sorted(objectives, key=lambda name: sign * objectives[name]["value"])
