@@ -6,16 +6,20 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 from running import TINY, Command
-from test_study import SETTINGS, create
+from test_study import SETTINGS, claim, create, objective, write_run
 
 from visiontune.config.compose import config_dir, train_config
-from visiontune.errors import UserError
+from visiontune.errors import RunError, UserError
+from visiontune.signals import Interrupted
 from visiontune.sweeps.launchers import slurm
+from visiontune.sweeps.launchers.cluster import Cluster
 from visiontune.sweeps.launchers.launcher import build_launcher
 from visiontune.sweeps.launchers.local import Local
 from visiontune.sweeps.launchers.ray import Ray
 from visiontune.sweeps.launchers.slurm import Slurm
+from visiontune.sweeps.launchers.worker_command import WorkerCommand
 from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.sweep import Sweep
 
 
 def no_train(cfg: DictConfig) -> float:
@@ -35,6 +39,56 @@ def add_programs(folder: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str) -> 
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+class Instant(Cluster):
+    """Its only worker runs one job, while the command watches for the first time."""
+
+    name = "instant"
+    is_cancelled = False
+
+    def submit(self, sweep: Sweep, commands: list[WorkerCommand]) -> list[str]:
+        self.sweep = sweep
+        commands[0].output.write_text("000  seed=0: starts\nerror: no more\n")
+        return ["w0"]
+
+    def count_workers(self) -> int:
+        assert claim(self.sweep) == 0
+        write_run(self.sweep, 0, "finished", objective=objective(0.75), started=1.0, updated=3.0)
+        self.sweep.conclude(0)
+        return 0
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Stopped(Instant):
+    def count_workers(self) -> int:
+        raise Interrupted(2)
+
+
+def test_a_command_shows_what_workers_do_and_why_they_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = Instant(workers=4, cpus=1, gpus=0, memory_gb=None)
+    launcher._wait = lambda: None  # type: ignore[method-assign]
+    sweep = create(tmp_path, 0, 1)
+    sweep.settings = Settings(**(vars(SETTINGS) | {"workers": 2}))
+    with pytest.raises(RunError, match=r"^1 job waits\n"):
+        launcher.launch(sweep, train_config([]).sweep, no_train)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        f"1 worker (w0), with their output in {tmp_path / 'instant'}",
+        "000  seed=0: val/x/score 0.7500, 2 s; 1 of 2 done, best 0.7500 (000), about 1 s left",
+        f"{tmp_path / 'instant' / 'worker_0.txt'}: error: no more",
+    ]
+    assert launcher.is_cancelled
+
+
+def test_an_interrupted_command_stops_the_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = Stopped(workers=1, cpus=1, gpus=0, memory_gb=None)
+    with pytest.raises(Interrupted):
+        launcher.launch(create(tmp_path, 0, 1), train_config([]).sweep, no_train)
+    assert launcher.is_cancelled
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"or here: visiontune work {tmp_path}")
 
 
 def test_every_launcher_is_built() -> None:

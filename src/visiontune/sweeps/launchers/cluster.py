@@ -80,10 +80,11 @@ class Cluster(Launcher):
         jobs = len(sweep.trials(TrialState.WAITING, TrialState.RUNNING))
         workers = min(self.workers, math.ceil(jobs / settings.workers))
         values = (sweep.path, settings.workers, settings.threads, settings.working_directory, options.allow_changed)
+        commands = [WorkerCommand(*values, output / f"worker_{i}.txt") for i in range(workers)]
         output.mkdir(exist_ok=True)
         try:
-            if workers:
-                names = self.submit(sweep, [WorkerCommand(*values, output / f"worker_{i}.txt") for i in range(workers)])
+            if commands:
+                names = self.submit(sweep, commands)
                 announce(f"{pluralize(workers, 'worker', 'workers')} ({some(names)}), with their output in {output}")
             if options.submit:
                 announce(f"see the results with: visiontune compare {sweep.path}")
@@ -98,6 +99,9 @@ class Cluster(Launcher):
                 self.cancel()
         with sweep.locks.schedule():
             sweep.reconcile()
+        if not sweep.is_done():
+            for command in commands:
+                announce(command.describe_end())
         report(sweep)
 
     def _wait(self) -> None:

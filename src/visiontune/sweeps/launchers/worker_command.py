@@ -25,7 +25,7 @@ class WorkerCommand:
         threads: of each job.
         folder: the working directory of the command that started the sweep.
         allow_changed: resume interrupted jobs though the code has changed.
-        output: a file for what the worker prints; None leaves it to the scheduler.
+        output: the file for what the worker prints.
     """
 
     sweep: Path
@@ -33,7 +33,7 @@ class WorkerCommand:
     threads: int
     folder: str
     allow_changed: bool
-    output: Path | None = None
+    output: Path
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
 
     def __call__(self) -> int:
@@ -41,8 +41,8 @@ class WorkerCommand:
         command = [sys.executable, "-m", __name__, str(os.getpid()), "work", str(self.sweep), "--keep-failed"]
         command += ["--workers", str(self.jobs), *["--allow-changed"] * self.allow_changed]
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}  # Ray sets another number
-        output = self.output.open("a") if self.output else None
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=output)
+        with self.output.open("a") as file:
+            self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=file, stderr=file)
         try:
             while self.process.poll() is None:  # Ray's KeyboardInterrupt does not end `wait`
                 time.sleep(POLL_SECONDS)
@@ -58,6 +58,11 @@ class WorkerCommand:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait()
+
+    def describe_end(self) -> str:
+        """The last line that the worker has printed, with the file."""
+        lines = self.output.read_text(errors="replace").splitlines() if self.output.is_file() else []
+        return f"{self.output}: {lines[-1] if lines else 'the worker has not started'}"
 
     def checkpoint(self) -> Any:
         """Stop the worker and start it again later; submitit asks for it before the time limit and a preemption."""
