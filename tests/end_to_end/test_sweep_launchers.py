@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from alike import check_training
-from killing import CONTEXT, run_forked
+from killing import CONTEXT, run_forked, work
 from running import FEW, TINY, Command
 from torch.multiprocessing import start_processes
 
@@ -20,9 +22,9 @@ PR_SET_CHILD_SUBREAPER = 36
 SEEDS = (0, 1, 2)
 RANKS = [*(item for item in TINY if item != "trainer=cpu"), FEW, "trainer=ddp_cpu", "strategy=full", "test=false"]
 LAUNCHERS = {
-    "local": [],
-    "slurm": ["launcher=slurm", "launcher.cluster=local", "launcher.workers=2", "sweep.threads=1"],
-    "ray": ["launcher=ray", "launcher.workers=2", "sweep.threads=1"],
+    "local": ["sweep.workers=1", "sweep.threads=1"],
+    "slurm": ["launcher=slurm", "launcher.cluster=local", "launcher.workers=2", "launcher.cpus=1"],
+    "ray": ["launcher=ray", "launcher.workers=1"],
 }
 # Of a job of Slurm with two tasks, and of torchrun; the command runs in them.
 VARIABLES = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
@@ -53,12 +55,12 @@ def read_children() -> dict[int, list[int]]:
     return children
 
 
-def descendants() -> set[int]:
-    """The processes below this one, also those whose parent has ended."""
-    children, found = read_children(), [os.getpid()]
-    for pid in found:
-        found += children.get(pid, [])
-    return set(found[1:])
+def descendants(pid: int) -> set[int]:
+    """The processes that a process has started, and those that these have started."""
+    children, below = read_children(), [pid]
+    for parent in below:
+        below += children.get(parent, [])
+    return set(below[1:])
 
 
 @pytest.fixture
@@ -67,15 +69,15 @@ def no_process_remains() -> Iterator[Callable[[], None]]:
     process = CONTEXT.Process(target=os.getpid)  # starts the fork server
     process.start()
     process.join()
-    libc, before = ctypes.CDLL(None), descendants()
+    libc, before = ctypes.CDLL(None), descendants(os.getpid())
 
     def check() -> None:
         end = time.monotonic() + 10
-        while (left := descendants() - before) and time.monotonic() < end:
+        while (left := descendants(os.getpid()) - before) and time.monotonic() < end:
             time.sleep(0.1)
         assert not left, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
 
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # processes whose parent has ended get this one as parent
     yield check
     libc.prctl(PR_SET_CHILD_SUBREAPER, 0)
 
@@ -92,7 +94,9 @@ def test_jobs_with_two_ranks_train_as_single_runs(
         monkeypatch.setenv(name, value)
     sweep, output = tmp_path / "sweep", tmp_path / "output.txt"
     seeds = f"seed={','.join(map(str, SEEDS))}"
-    code = run_forked(["train", "-m", seeds, *RANKS, *LAUNCHERS[launcher], f"sweep_dir={sweep}"], output)
+    code = run_forked(
+        ["train", "-m", seeds, *RANKS, *LAUNCHERS[launcher], "sweep.check=false", f"sweep_dir={sweep}"], output
+    )
     assert code == 0, output.read_text()
     no_process_remains()
     assert output.read_text().count("starts\n") == len(SEEDS)
@@ -104,8 +108,26 @@ def test_jobs_with_two_ranks_train_as_single_runs(
         check_training(single, job)
 
 
-def wait_for(path: Path, output: Path) -> None:
+def test_a_preempted_worker_resumes_its_job(
+    command: Command, no_process_remains: Callable[[], None], tmp_path: Path
+) -> None:
+    """SIGUSR2 of all processes of a worker, as Slurm sends it before the time limit."""
+    base = [*TINY, FEW, "trainer.max_epochs=40", "strategy=full", "optimizer.lr=0.01", "seed=3"]
+    single = command("train", *base, "test=false", f"run_dir={tmp_path / 'single'}").run
+    sweep, output = tmp_path / "sweep", tmp_path / "output.txt"
+    arguments = ["train", "-m", *base, *LAUNCHERS["slurm"], "sweep.check=false", f"sweep_dir={sweep}"]
+    process = CONTEXT.Process(target=work, args=(output, arguments, None))
+    process.start()
     end = time.monotonic() + 120
-    while not path.is_file():
+    while not (sweep / "000" / "checkpoints" / "last.ckpt").is_file():
         assert time.monotonic() < end, output.read_text()
         time.sleep(0.05)
+    (controller,) = re.findall(r"1 worker \((\d+)\)", output.read_text())
+    for pid in descendants(int(controller)):
+        os.kill(pid, signal.SIGUSR2)
+    process.join()
+    assert process.exitcode == 0, output.read_text()
+    no_process_remains()
+    text = (sweep / "slurm" / "worker_0.txt").read_text()
+    assert text.count("starts\n") == 2 and text.count("stopped by SIGTERM\n") == 1
+    check_training(single, RunDirectory.open(sweep / "000"))
