@@ -6,24 +6,24 @@ Each sweep directory holds the folds of one experiment (`train -m data.folds=5 d
 If it holds several experiments, KEY=VALUE of the config chooses one. Every image is in one test split per seed, so all
 test splits together have one prediction per image and seed. The interval is Wilson's, of the mean over seeds.
 Unfinished folds are left out; the number of images shows that. The first two experiments are also compared fold by fold
-(Student's interval of the difference) and image by image (McNemar's exact test; with several seeds, an image counts for
-the experiment that is right about it more often).
+(the interval of the mean difference has Nadeau and Bengio's corrected variance) and image by image (McNemar's exact
+test; with several seeds, an image counts for the experiment that is right about it more often).
 """
 
 import csv
-import math
 import sys
 from collections import defaultdict
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from omegaconf import OmegaConf
 from scipy.stats import binomtest
-from scipy.stats import t as student
 
 from benchmarks.document import COMPRESSION, PAGE, machines, markdown, write_block
 from visiontune.runs import RunDirectory
 from visiontune.runs.predictions import read_predictions
+from visiontune.sweeps.comparison.statistics import Estimate, compare_groups
 from visiontune.sweeps.comparison.table import find_entries
 
 
@@ -65,22 +65,32 @@ def table_row(name: str, sweep: str) -> list[str]:
     return [name, accuracy, f"{interval.low:.3f} to {interval.high:.3f}", str(len(right)), f"{fmean(minutes):.2f}"]
 
 
+def mean_difference(points: Mapping[Hashable, float], folds: int) -> Estimate:
+    """The mean over folds, whose training splits overlap, with its interval.
+
+    Args:
+        points: the difference by seed and fold.
+        folds: number of folds of each seed.
+    """
+    (summary,) = compare_groups({"difference": points}, overlap=1 / (folds - 1))
+    return summary.mean
+
+
 def compare_pairs(first: str, second: str, second_name: str) -> str:
     """In how many folds, and on how many images, the first sweep is better than the second."""
     firsts, seconds = ({seed_and_fold(run): run for run in finished_runs(sweep)} for sweep in (first, second))
     both = sorted(firsts.keys() & seconds.keys())
+    folds = int(firsts[both[0]].read_config().data.folds)
     means = [[fmean(score_images([runs[key]]).values()) for key in both] for runs in (firsts, seconds)]
     points = [100 * (a - b) for a, b in zip(*means, strict=True)]
     scores, other_scores = (score_images([runs[key] for key in both]) for runs in (firsts, seconds))
     only_first = sum(scores[path] > other_scores[path] for path in scores)
     only_second = sum(other_scores[path] > scores[path] for path in scores)
     p = binomtest(only_first, only_first + only_second).pvalue
-    above, half = sum(value > 0 for value in points), math.nan
-    if len(both) > 1:
-        half = float(student.ppf(0.975, len(both) - 1)) * stdev(points) / math.sqrt(len(both))
+    above, difference = sum(value > 0 for value in points), mean_difference(dict(zip(both, points, strict=True)), folds)
     return (
-        f"{above} of {len(both)} folds, by {fmean(points):+.1f} +- {half:.1f} points. Images right with it alone: "
-        f"{only_first}; with {second_name} alone: {only_second} (McNemar's exact test: p = {p:.2g})."
+        f"{above} of {len(both)} folds, by {difference.value:+.1f} +- {difference.margin:.1f} points. Images right "
+        f"with it alone: {only_first}; with {second_name} alone: {only_second} (McNemar's exact test: p = {p:.2g})."
     )
 
 
