@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from statistics import mean
 
 from optuna.trial import TrialState
@@ -111,9 +112,15 @@ def _mean_differences(scores: Sequence[tuple[JobScores, float]]) -> dict[Hashabl
     """Configuration -> mean difference of its scores from the mean of their seed and fold, without rounding."""
     repeats: dict[Hashable, list[Fraction]] = defaultdict(list)
     for job, score in scores:
-        repeats[job.repeat].append(Fraction(str(score)))
+        repeats[job.repeat].append(_exact(score))
     means = {name: mean(values) for name, values in repeats.items()}
     differences: dict[Hashable, list[Fraction]] = defaultdict(list)
     for job, score in scores:
-        differences[job.configuration].append(Fraction(str(score)) - means[job.repeat])
+        differences[job.configuration].append(_exact(score) - means[job.repeat])
     return {name: mean(values) for name, values in differences.items()}
+
+
+@cache
+def _exact(score: float) -> Fraction:
+    """A number as it is printed, so that equal sums are equal in any order."""
+    return Fraction(str(score))

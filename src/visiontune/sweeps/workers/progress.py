@@ -53,8 +53,8 @@ class Progress:
         """Show a job that starts."""
         self._running[trial.number] = trial.user_attrs["text"]
         self._print_pruned(self._write_table())
-        stop = trial.user_attrs.get(STOP)
-        self._print(trial, "starts" if stop is None else f"trains up to epoch {stop}")
+        stop, is_resumed = trial.user_attrs.get(STOP), self._epoch(trial.number) != ""
+        self._print(trial, ("resumes" if is_resumed else "starts") + (f", up to epoch {stop}" if stop else ""))
 
     def ended(self, trial: FrozenTrial) -> None:
         """Show what has become of a job."""
