@@ -108,6 +108,7 @@ def train(
         report(cfg, run, data, model, results, loggers)
         status["objective"] = best_score(run, model, results)
         status["trained_parameters"] = trained_parameters(model, cfg.trainer.max_epochs)
+        status["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         status["peak_memory_mb"] = round(peak_mb(), 1)
     print(run.path)
     return status["objective"]["value"]

@@ -127,10 +127,12 @@ def test_a_killed_draw_of_cmaes_is_repeated(tmp_path: Path, monkeypatch: pytest.
 def test_what_cmaes_cannot_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = read("sweep.sampler=cmaes", LR).cfg.sweep
     with pytest.raises(UserError, match=r"strategy has choices, and sweep\.sampler=cmaes draws only numbers"):
-        check_sampler(build_search(read("sweep.sampler=cmaes", LR, "strategy=full,lp_ft"), options))
+        check_sampler(build_search(read("sweep.sampler=cmaes", LR, "strategy=full,lp_ft"), options), 1)
+    with pytest.raises(UserError, match=r"sweep\.sampler=cmaes has one objective: write sweep\.sampler=tpe"):
+        check_sampler(build_search(read(LR), options), 2)
     sweep = create(tmp_path, read(LR), 2, "cmaes")
     with pytest.raises(UserError, match="the intervals of a search in progress cannot change"):
         check_resumable(sweep.study, build_search(read("optimizer.lr=tag(log,interval(1e-6,1))"), options))
     monkeypatch.setattr(suggest, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs cmaes, an extra of this package: pip install 'visiontune\[cmaes\]'"):
-        check_sampler(build_search(read(LR), options))
+        check_sampler(build_search(read(LR), options), 1)

@@ -18,4 +18,8 @@ def test_what_cannot_train_is_named_and_nothing_starts(command: Command, tmp_pat
     metrics = "val/classification/accuracy,val/classification/loss"
     message = command("train", "-m", *arguments, f"monitor={metrics}").message
     assert message == "some jobs maximize their objective and others minimize it: write monitor=METRIC"
+    message = command("train", "-m", *arguments, "sweep.objectives=[val/classification/acc]").message
+    assert message.startswith(
+        "sweep.objectives: runs have no val/classification/acc; write some of val/classification/"
+    )
     assert list(tmp_path.iterdir()) == []

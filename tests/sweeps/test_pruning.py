@@ -183,7 +183,7 @@ def test_a_job_that_has_finished_or_failed_is_not_pruned_afterwards(name: str, t
 
 
 CONFIG = {"checkpoints": {"pause_after": None}, "trainer": {"max_epochs": 9}}
-SWEEP = {"pruner": "halving", "sampler": "grid", "workers": 2}
+SWEEP = {"pruner": "halving", "sampler": "grid", "workers": 2, "objectives": []}
 PRUNING = {"min_epochs": 1, "factor": 3, "percentile": 25, "startup_jobs": 5}
 
 
@@ -193,6 +193,7 @@ PRUNING = {"min_epochs": 1, "factor": 3, "percentile": 25, "startup_jobs": 5}
         ({}, [{"checkpoints": {"pause_after": 3}}], [METRIC], "checkpoints.pause_after is a key of single runs"),
         ({}, [{}, {"trainer": {"max_epochs": 5}}], [METRIC], "schedules of different lengths"),
         ({}, [{}], [METRIC, "val/y/score"], "these differ: val/x/score, val/y/score"),
+        ({"objectives": [METRIC, "parameters"]}, [{}], [METRIC], "and not by sweep.objectives: write one of both"),
         ({"sampler": "tpe"}, [{}], [METRIC], "sweep.sampler=tpe: halving trains all suggestions"),
         (
             {"pruner": "median", "workers": 0},

@@ -66,6 +66,12 @@ class SplitMetrics(nn.Module):
             self.failures.setdefault(task, error)
 
 
+def find_directions(heads: Mapping[str, Head]) -> dict[str, str]:
+    """The full names of the metrics that can be a monitor, each with "max" or "min"."""
+    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
+    return directions | ({"val/score": "max"} if len(heads) > 1 else {})
+
+
 def find_monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, str]:
     """The monitored metric's full name, and "max" or "min".
 
@@ -75,9 +81,7 @@ def find_monitor(heads: Mapping[str, Head], monitor: str | None) -> tuple[str, s
     Raises:
         UserError: no head computes it, or it has no direction.
     """
-    directions = {f"val/{t}/{name}": best for t, head in heads.items() for name, best in head.directions.items()}
-    if len(heads) > 1:
-        directions["val/score"] = "max"
+    directions = find_directions(heads)
     if monitor is None:
         first, head = next(iter(heads.items()))
         monitor = "val/score" if len(heads) > 1 else f"val/{first}/{head.monitor}"

@@ -34,6 +34,7 @@ class Status(BaseModel):
     updated: float = 0.0
     pid: int = 0
     trained_parameters: int = 0
+    parameters: int = 0
     peak_memory_mb: float = 0.0
     objective: Objective | None = None
 

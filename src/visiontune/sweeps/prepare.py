@@ -1,7 +1,7 @@
 """Check before a sweep starts that its jobs can train."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from visiontune.config.jobs import ComposedJob
 from visiontune.config.launch import Launch
 from visiontune.config.messages import describe_error, raise_interruption
 from visiontune.errors import UserError, listed
+from visiontune.models.split_metrics import find_directions
+from visiontune.sweeps.study.objectives import find_objectives
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO, resolve
 
@@ -21,20 +23,25 @@ MAX_SECONDS = 30.0
 
 
 def prepare_jobs(
-    jobs: Iterable[ComposedJob], check: bool, user_configs: Path | None, is_remote: bool = False
-) -> tuple[set[tuple[str, str]], list[tuple[DictConfig, int]]]:
-    """Build the data and the network of each job; return their objectives and their kinds.
+    jobs: Iterable[ComposedJob],
+    check: bool,
+    user_configs: Path | None,
+    names: Sequence[str] = (),
+    is_remote: bool = False,
+) -> tuple[dict[str, str], list[tuple[DictConfig, int]]]:
+    """Build the data and the network of each job; return their objectives, and their kinds.
 
     Jobs that differ only in the seed, the fold or numbers of the optimizer are built once. After 30 seconds the other
     jobs are left to themselves.
 
     Args:
         check: whether to build more than the first job.
+        names: of the objectives; by default the monitor of each job.
         is_remote: whether the jobs run on other machines, so that this one need not have their GPUs.
 
     Returns:
-        The names and modes of the objectives, which have one mode, and of each kind of job that was built a resolved
-        config and the number of jobs.
+        Name -> `max` or `min`, the same for all monitors, and of each kind of job that was built a resolved config and
+        the number of jobs.
 
     Raises:
         UserError: jobs cannot train; the message names each mistake once.
@@ -43,7 +50,7 @@ def prepare_jobs(
     for job in jobs:
         kinds.setdefault(_key(job.cfg), []).append(job)
     mistakes: dict[str, int] = {}  # number of jobs by message
-    objectives: set[tuple[str, str]] = set()
+    objectives: dict[str, str] = {}
     built = []
     started = time.monotonic()
     with initialized(user_configs):  # the candidates of a search are composed
@@ -53,7 +60,7 @@ def prepare_jobs(
                 cfg = resolve(composed, replace(Launch.from_hydra(job.hydra), job=0))
                 lr = {"optimizer.lr": 1.0} if cfg.optimizer.lr == AUTO else {}
                 _, model, _ = prepare(derive(cfg, lr), download=False, load=False)
-                objectives.add(model.monitor)
+                objectives |= find_objectives(names, find_directions(model.heads)) or dict([model.monitor])
                 if is_remote:
                     cfg = derive(cfg, {"trainer.accelerator": job.cfg.trainer.accelerator})
                 built.append((cfg, 1 + len(others)))
@@ -68,7 +75,7 @@ def prepare_jobs(
         raise UserError(*mistakes)
     if mistakes:
         raise UserError(f"{count} of {total} jobs cannot train, so none is started:{listed(list(mistakes))}")
-    if len({mode for _, mode in objectives}) > 1:
+    if not names and len(set(objectives.values())) > 1:
         raise UserError("some jobs maximize their objective and others minimize it: write monitor=METRIC")
     return objectives, built
 

@@ -21,6 +21,7 @@ from visiontune.sweeps.resume import check_code
 from visiontune.sweeps.study.directory import check_sweep_dir
 from visiontune.sweeps.study.jobs import build_jobs, build_search, build_suggestions
 from visiontune.sweeps.study.locks import SweepLocks
+from visiontune.sweeps.study.objectives import check_same_objectives
 from visiontune.sweeps.study.pruner import build_pruner, check_same_pruner
 from visiontune.sweeps.study.settings import FILE, Settings
 from visiontune.sweeps.study.storage import check_storage, name_study, typed_storage
@@ -56,7 +57,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
     keys = swept_keys(cfg.hydra, arguments)
     search = build_search(space, cfg.sweep) if space else None
     if space and search:
-        check_sampler(search)
+        check_sampler(search, len(cfg.sweep.objectives))
         jobs = build_suggestions(space, search, cfg.sweep.trials)
         configs = [composed[0].cfg] * len(jobs)
     else:
@@ -68,9 +69,12 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         check_sweep_dir(folder, configs)
     else:
         check_resumable(Sweep(folder).study, search)
-    objectives, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, launcher.is_remote)
+    names = list(cfg.sweep.objectives)
+    objectives, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, names, launcher.is_remote)
     resolved = kinds[0][0]
-    pruner = build_pruner(cfg.sweep, [job.cfg for job in composed], objectives, resolved.trainer.max_epochs)
+    pruner = build_pruner(
+        cfg.sweep, [job.cfg for job in composed], set(objectives.items()), resolved.trainer.max_epochs
+    )
     workers, threads = launcher.share(cfg.sweep, resolved.trainer, len(jobs))
     settings = Settings(
         overrides=overrides,
@@ -87,15 +91,17 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         study=before.study if before else name_study(folder, storage),
         pruner=asdict(pruner) if pruner else None,
         keys=list(dict.fromkeys([*(before.keys if before else []), *keys])),
+        objectives=objectives if names else {},
     )
     if before is not None:
         check_same_pruner(before.pruner, settings.pruner)
+        check_same_objectives(before.objectives, settings.objectives)
     if before is not None and cfg.sweep.threads == "auto":
         settings = replace(settings, threads=before.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    (mode,) = {mode for _, mode in objectives}
+    modes = list(objectives.values()) if names else list(objectives.values())[:1]
     with SweepLocks(folder / "study.locks").command():
-        sweep = Sweep.create(folder, settings, "maximize" if mode == "max" else "minimize")
+        sweep = Sweep.create(folder, settings, *("maximize" if mode == "max" else "minimize" for mode in modes))
         with sweep.locks.schedule():
             if not cfg.sweep.allow_changed:
                 check_code(sweep)

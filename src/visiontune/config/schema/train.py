@@ -67,6 +67,7 @@ class Pruning(Section):
 class Sweep(Section):
     sampler: Literal["grid", "random", "tpe", "cmaes"] = key("grid, random, tpe or cmaes", "tpe")
     trials: Count = key("a number of suggestions, 1 or more", 50)
+    objectives: list[NonEmpty] = key("a list of metrics and costs", "[val/classification/accuracy,parameters]")
     zip: list[Annotated[list[Text], Field(min_length=2)]] = key(
         "lists of two keys or more", "[[optimizer.lr,data.batch_size]]"
     )

@@ -6,12 +6,14 @@ from typing import Any
 import pandas as pd
 
 from visiontune.sweeps.comparison.table import find_entries, read_settings, run_names
+from visiontune.sweeps.study.entries import find_front
 
 
 def load_sweep(directory: str | Path) -> pd.DataFrame:
     """A row for each run, the best first; see `visiontune.load_sweep`."""
     entries = find_entries([Path(directory).expanduser()])
     settings = read_settings(entries)
+    front = find_front(entries)
     rows: list[dict[str, Any]] = []
     for name, entry, values in zip(run_names(entries), entries, settings, strict=True):
         status = entry.status
@@ -23,7 +25,9 @@ def load_sweep(directory: str | Path) -> pd.DataFrame:
             | {"best_epoch": objective.get("epoch"), "trained_epochs": entry.epochs}
             | {"seconds": status.get("updated", 0.0) - status.get("started", 0.0)}
             | {"status": status["status"], "error": entry.error or status.get("error")}
+            | ({"pareto": entry.path in front} if front else {})
             | entry.metrics
+            | entry.values
         )
     frame = pd.DataFrame(rows).astype({"value": float})
     for key in settings[0]:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from visiontune.errors import UserError, first_line
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
-from visiontune.sweeps.study.entries import Entry, read_run
+from visiontune.sweeps.study.entries import Entry, find_front, read_run
 from visiontune.sweeps.study.sweep import Sweep
 
 Rows = list[dict[str, Any]]
@@ -58,16 +58,23 @@ def write_rows(rows: Rows, target: Path) -> None:
 
 
 def table(entries: list[Entry]) -> Rows:
-    """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status."""
+    """A row per run, the best first: directory, varying keys, objective, test metric, epochs, seconds, status.
+
+    Runs of a sweep with several objectives have a column for each, and those on the Pareto front come first.
+    """
     settings = _varying_keys(read_settings(entries))
+    front = find_front(entries)
     rows, modes = [], set()
     for name, entry, values in zip(run_names(entries), entries, settings, strict=True):
         status = entry.status
         objective = status.get("objective") or {"name": "", "mode": "max", "value": math.nan, "epoch": ""}
         _, _, metric = objective["name"].partition("/")
         test = {f"test/{metric}": entry.metrics[f"test/{metric}"]} if f"test/{metric}" in entry.metrics else {}
+        pareto = {"pareto": "yes" if entry.path in front else ""} if front else {}
+        others = {name: value for name, value in entry.values.items() if name != objective["name"]}
         rows.append(
-            {"run": name, **values, "objective": objective["name"], "value": objective["value"], **test}
+            {"run": name, **values, "objective": objective["name"], "value": objective["value"], **pareto, **others}
+            | test
             | {"best epoch": objective["epoch"], "epochs": entry.epochs}
             | {"seconds": round(entry.seconds, 1)}
             | {name: status[name] for name in ("trained_parameters", "peak_memory_mb") if name in status}
@@ -77,6 +84,7 @@ def table(entries: list[Entry]) -> Rows:
         modes.add(objective["mode"])
     sign = -1 if modes == {"max"} else 1
     rows.sort(key=lambda row: math.inf if math.isnan(row["value"]) else sign * row["value"])
+    rows.sort(key=lambda row: row.get("pareto") != "yes")
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in columns} for row in rows]
 

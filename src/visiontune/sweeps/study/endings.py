@@ -20,9 +20,6 @@ def find_error(sweep: Path, number: int, status: dict[str, Any], stopped: bool, 
         stopped: the job was stopped together with its worker.
         exit_code: of the process, negative if a signal has killed it; None if another process had started it.
     """
-    if status["status"] == "finished":
-        objective = status.get("objective") or {}
-        return f"{objective.get('name')} is {objective.get('value')}: expected a finite number"
     if status["status"] == "failed":
         return first_line(status.get("error", "failed")).rstrip(": ")
     if exit_code in (0, 1, 2):

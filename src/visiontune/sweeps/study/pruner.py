@@ -80,6 +80,11 @@ def build_pruner(
     name, options = sweep.pruner, sweep.pruning
     if name == "none":
         return None
+    if sweep.objectives:
+        raise UserError(
+            f"sweep.pruner={name} decides by the metric of the head after each epoch, and not by sweep.objectives: "
+            "write one of both"
+        )
     if len(objectives) > 1:
         names = ", ".join(sorted(objective for objective, _ in objectives))
         raise UserError(f"sweep.pruner={name} compares the objectives of the jobs, and these differ: {names}")

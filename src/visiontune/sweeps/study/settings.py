@@ -33,6 +33,7 @@ class Settings:
         study: its name in the storage.
         pruner: the values of a `Pruner`; None trains all jobs to their end.
         keys: that this command or an earlier one varies.
+        objectives: name -> `max` or `min`, see `find_objectives`; by default the objective of each run.
     """
 
     overrides: list[str]
@@ -49,6 +50,7 @@ class Settings:
     study: str = "sweep"
     pruner: dict[str, Any] | None = None
     keys: list[str] = field(default_factory=list)
+    objectives: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, sweep: Path) -> "Settings":

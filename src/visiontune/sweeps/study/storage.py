@@ -60,11 +60,11 @@ def check_storage(folder: Path, storage: str | None, before: Settings | None) ->
     return storage
 
 
-def create_study(folder: Path, settings: Settings, direction: Literal["maximize", "minimize"]) -> None:
+def create_study(folder: Path, settings: Settings, *directions: Literal["maximize", "minimize"]) -> None:
     """Create the study of a sweep, unless it exists.
 
     Args:
-        direction: of the objective.
+        directions: of the objectives.
 
     Raises:
         UserError: the journal in `folder` has the study of something else; or as `open_storage`.
@@ -74,7 +74,7 @@ def create_study(folder: Path, settings: Settings, direction: Literal["maximize"
     others = [study.study_name for study in storage.get_all_studies() if study.study_name != name]
     if settings.storage is None and others:
         raise UserError(f"{folder / JOURNAL} has the study {others[0]}, of no sweep: write another sweep_dir=DIR")
-    study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     if settings.storage is not None:
         study.set_user_attr(DIRECTORY, str(folder.resolve()))
 

@@ -66,8 +66,8 @@ class Search:
         return {key: json_to_distribution(text) for key, text in self.distributions.items()}
 
 
-def check_sampler(search: Search) -> None:
-    """Check that the sampler of a search is installed and can draw its keys.
+def check_sampler(search: Search, objectives: int) -> None:
+    """Check that the sampler of a search is installed, can draw its keys, and handles so many objectives.
 
     Raises:
         UserError: it cannot.
@@ -76,6 +76,8 @@ def check_sampler(search: Search) -> None:
         return
     if find_spec("cmaes") is None:
         raise UserError("sweep.sampler=cmaes needs cmaes, an extra of this package: pip install 'visiontune[cmaes]'")
+    if objectives > 1:
+        raise UserError("sweep.sampler=cmaes has one objective: write sweep.sampler=tpe, or one in sweep.objectives")
     for key, distribution in search.space().items():
         if isinstance(distribution, CategoricalDistribution):
             raise UserError(

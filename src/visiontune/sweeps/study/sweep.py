@@ -19,6 +19,7 @@ from visiontune.runs.directory import RunDirectory
 from visiontune.sweeps.study.endings import find_error, has_machine_stopped
 from visiontune.sweeps.study.entries import Entry, read_run
 from visiontune.sweeps.study.locks import SweepLocks
+from visiontune.sweeps.study.objectives import read_values
 from visiontune.sweeps.study.paths import output_path, run_path
 from visiontune.sweeps.study.pruner import Pruner
 from visiontune.sweeps.study.pruning import Pruning
@@ -59,17 +60,17 @@ class Sweep:
         self.pruning = Pruning(self.path, self.study, Pruner(**pruner)) if pruner else None
 
     @classmethod
-    def create(cls, path: Path, settings: Settings, direction: Literal["maximize", "minimize"]) -> "Sweep":
+    def create(cls, path: Path, settings: Settings, *directions: Literal["maximize", "minimize"]) -> "Sweep":
         """Create a study in `path`, an existing folder, unless it has one.
 
         Args:
-            direction: of the objective.
+            directions: of the objectives, `maximize` or `minimize`.
 
         Raises:
             UserError: see `create_study`.
         """
         with SweepLocks(path / "study.locks").schedule():
-            create_study(path, settings, direction)
+            create_study(path, settings, *directions)
             settings.write(path)
         return cls(path)
 
@@ -87,7 +88,8 @@ class Sweep:
             return self._finished[trial.number]
         path = run_path(self.path, trial.number)
         has_run = (path / "config.yaml").is_file()
-        entry = read_run(RunDirectory.open(path)) if has_run else Entry(path, [], {"status": "unknown"})
+        modes = self.settings.objectives
+        entry = read_run(RunDirectory.open(path), modes) if has_run else Entry(path, [], {"status": "unknown"})
         status, error = entry.status, trial.user_attrs.get("error", "")
         if trial.state == TrialState.FAIL and status["status"] != "failed":
             status = {**status, "status": "failed", "objective": None}
@@ -196,12 +198,15 @@ class Sweep:
         trial, status = self.trials()[number], self.read_status(number)
         if self.pruning is not None and self.pruning.conclude(trial, status["status"]):
             return self.trials()[number]
-        value = (status.get("objective") or {}).get("value", math.nan)
-        if status["status"] == "finished" and math.isfinite(value):
-            self.study.tell(number, value)
+        values = self._read_values(number, status) if status["status"] == "finished" else {}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if values and not wrong:
+            self.study.tell(number, list(values.values()))
             output_path(self.path, number).unlink(missing_ok=True)
             return self.trials()[number]
         error, attempts = find_error(self.path, number, status, stopped, exit_code), trial.user_attrs.get("attempts", 0)
+        if wrong:
+            error = f"{wrong[0]} is {values[wrong[0]]}: expected a finite number"
         is_machine = error is not None and has_machine_stopped(error, exit_code)
         if error is None or (is_machine and attempts < self.settings.max_retries):
             self._set(trial, "attempts", attempts + is_machine)
@@ -214,6 +219,13 @@ class Sweep:
     def read_status(self, number: int) -> dict[str, Any]:
         """The content of a run's status.json; its status is `unknown` if the run has none."""
         return RunDirectory(run_path(self.path, number)).read_status()
+
+    def _read_values(self, number: int, status: dict[str, Any]) -> dict[str, float]:
+        """The objectives of a run; NaN for one that it does not have."""
+        if self.settings.objectives:
+            return read_values(RunDirectory(run_path(self.path, number)), self.settings.objectives)
+        objective = status.get("objective") or {}
+        return {objective.get("name", "the objective"): objective.get("value", math.nan)}
 
     def _set(self, trial: FrozenTrial, name: str, value: Any) -> None:
         self.study._storage.set_trial_user_attr(trial._trial_id, name, value)

@@ -16,7 +16,7 @@ from rich.text import Text
 from visiontune.errors import visible
 from visiontune.runs.log import announce, logging_to, warn_on_failure
 from visiontune.sweeps.comparison.table import write_table
-from visiontune.sweeps.study.entries import Entry
+from visiontune.sweeps.study.entries import Entry, find_front
 from visiontune.sweeps.study.paths import run_path
 from visiontune.sweeps.study.pruning import STOP
 from visiontune.sweeps.study.sweep import Sweep
@@ -62,8 +62,10 @@ class Progress:
         entries = self._write_table()
         if trial.state == TrialState.COMPLETE:
             entry = next(entry for entry in entries if entry.path == run_path(self._sweep.path, trial.number))
-            name, seconds = entry.status["objective"]["name"], entry.seconds
-            self._print(trial, f"{name} {trial.value:.4f}, {seconds:.0f} s; {self._summary(entries)}")
+            objective = entry.status["objective"]
+            scores = entry.values or {objective["name"]: objective["value"]}
+            text = ", ".join(f"{name} {value:.{4 if abs(value) < 100 else 0}f}" for name, value in scores.items())
+            self._print(trial, f"{text}, {entry.seconds:.0f} s; {self._summary(entries)}")
         elif trial.state == TrialState.FAIL:
             self._print(trial, f"failed: {trial.user_attrs['error']}; {self._summary(entries)}")
         elif trial.state == TrialState.WAITING:
@@ -108,9 +110,12 @@ class Progress:
         done = len(finished) + sum(ended.values())
         parts = [f"{done} of {len(entries)} done"] + [f"{count} {status}" for status, count in ended.items() if count]
         if finished:
-            sign = 1 if self._sweep.study.direction == StudyDirection.MAXIMIZE else -1
-            best = max(finished, key=lambda entry: sign * entry.status["objective"]["value"])
-            parts.append(f"best {best.status['objective']['value']:.4f} ({best.path.name})")
+            if front := find_front(entries):
+                parts.append(f"{len(front)} on the Pareto front")
+            else:
+                sign = 1 if self._sweep.study.direction == StudyDirection.MAXIMIZE else -1
+                best = max(finished, key=lambda entry: sign * entry.status["objective"]["value"])
+                parts.append(f"best {best.status['objective']['value']:.4f} ({best.path.name})")
             remaining = len(entries) - done
             seconds = fmean(entry.seconds for entry in finished) * remaining / self._workers
             parts += [f"about {format_duration(seconds)} left"] * bool(remaining)
