@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from running import Command
 
 from visiontune.runs import RunDirectory
+from visiontune.sweeps.study.locks import SweepLocks
 
 FIXED = ["data.batch_size=8"]
 VARIED = ["strategy=linear_probe,full", "optimizer.lr=0.1,0.001", *FIXED]
@@ -83,6 +85,25 @@ def test_the_table_of_some_runs_of_a_sweep(sweep: Path, command: Command, tmp_pa
     with (tmp_path / "two.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["strategy"] for row in rows} == {"linear_probe", "full"} and "optimizer.lr" not in rows[0]
+
+
+def test_a_second_command_is_refused_while_the_first_runs(sweep: Path, command: Command, tiny: list[str]) -> None:
+    """Two commands in one directory; `visiontune work` is the way to help."""
+    first = multiprocessing.get_context("fork")
+    held, ended = first.Event(), first.Event()
+
+    def run() -> None:
+        with SweepLocks(sweep / "study.locks").command():
+            held.set()
+            ended.wait()
+
+    process = first.Process(target=run, daemon=True)
+    process.start()
+    assert held.wait(30)
+    message = command("train", "-m", *VARIED, *tiny, f"sweep_dir={sweep}").message
+    assert message.startswith(f"another command runs the sweep in {sweep}: help it with visiontune work {sweep}, or")
+    ended.set()
+    process.join()
 
 
 def test_the_same_command_repeats_nothing_and_more_values_add_jobs(

@@ -68,6 +68,8 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
     if before is None:
         check_sweep_dir(folder, configs)
     else:
+        with SweepLocks(folder / "study.locks").command():  # refused here, before anything is built
+            pass
         check_resumable(Sweep(folder).study, search)
     names = list(cfg.sweep.objectives)
     objectives, kinds = prepare_jobs(composed, cfg.sweep.check, user_configs, names, launcher.is_remote)
