@@ -127,6 +127,24 @@ def test_jobs_that_wait_or_have_failed_are_an_error(tmp_path: Path) -> None:
     check_done(sweep)  # a job of another worker may run
 
 
+def test_no_job_is_taken_after_all_runs_have_trained_the_epochs_of_the_sweep(tmp_path: Path) -> None:
+    sweep = create(tmp_path, 0, 1, 2)
+    sweep.settings = replace(SETTINGS, max_epochs=5)
+    for number, status in ((0, "failed"), (1, "finished")):
+        assert claim(sweep) == number
+        write_run(sweep, number, status, objective=objective(0.5), error="ValueError: no")
+        (run_path(tmp_path, number) / "metrics.csv").write_text("epoch,seconds\n0,1\n1,2\n2,3\n3,4\n")
+        sweep.conclude(number, exit_code=number)
+        sweep.locks.release(number)
+    assert claim(sweep) is None and sweep.is_done()
+    with pytest.raises(
+        RunError, match=r"1 job waits after sweep\.max_epochs=5\nRun them with: the same command, and a larg"
+    ):
+        check_done(sweep)
+    sweep.settings = replace(SETTINGS, max_epochs=7)
+    assert claim(sweep) == 2
+
+
 def test_only_new_and_failed_jobs_are_added(tmp_path: Path) -> None:
     sweep = create(tmp_path, 0, 1)
     claim(sweep)

@@ -89,6 +89,7 @@ def start(cfg: DictConfig, arguments: list[str], train: Train) -> None:
         fail_fast=cfg.sweep.fail_fast,
         max_retries=cfg.sweep.max_retries,
         max_hours=cfg.sweep.max_hours,
+        max_epochs=cfg.sweep.max_epochs,
         storage=storage,
         study=before.study if before else name_study(folder, storage),
         pruner=asdict(pruner) if pruner else None,

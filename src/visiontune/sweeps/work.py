@@ -58,13 +58,15 @@ def check_done(sweep: Sweep) -> None:
     """Raise a RunError with the jobs that have failed, and the number of those that wait, if there are any."""
     failed = [trial for trial in sweep.latest() if trial.state == TrialState.FAIL]
     waiting = len(sweep.trials(TrialState.WAITING))
-    problems = []
+    problems, limit = [], sweep.exhausted()
     if failed:
         lines = [f"{trial.number:03d}: {trial.user_attrs['error']}" for trial in failed]
         problems.append(f"{pluralize(len(failed), 'job has', 'jobs have')} failed:{listed(lines)}")
     if waiting:
-        reason = f" after {limit}" if (limit := sweep.exhausted()) else ""
+        reason = f" after {limit}" if limit else ""
         problems.append(f"{pluralize(waiting, 'job waits', 'jobs wait')}{reason}")
     if problems:
         command = f"visiontune work {shlex.quote(str(sweep.path))}"
+        if limit.startswith("sweep.max_epochs"):
+            command = "the same command, and a larger sweep.max_epochs"
         raise RunError("\n".join([*problems, f"Run them with: {command}"]))

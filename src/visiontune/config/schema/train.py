@@ -77,6 +77,7 @@ class Sweep(Section):
     )
     pruning: Pruning = key("a mapping", "{min_epochs: 2}")
     workers: Annotated[Int, Ge(0)] | Literal["auto"] = key("a number of jobs, 0 or more, or auto", 2)
+    max_epochs: Count | None = key("a number of epochs, 1 or more, or null", 200)
     max_hours: Positive | None = key("a number of hours above 0, or null", 8)
     threads: Count | Literal["auto"] = key("a number of threads, 1 or more, or auto", 1)
     check: Flag = key("true or false", "false")

@@ -28,6 +28,7 @@ class Settings:
         accelerator: `gpu` or `cpu`.
         fail_fast: stop the sweep when a job fails.
         max_hours: no job is started after this time of a command; None is no limit.
+        max_epochs: no job is started after all runs together have trained so many epochs; None is no limit.
         max_retries: how often a job is resumed that the machine has stopped.
         storage: the address of the database with the study, or a variable that has it; None is the journal.
         study: its name in the storage.
@@ -46,6 +47,7 @@ class Settings:
     fail_fast: bool
     max_retries: int
     max_hours: float | None = None
+    max_epochs: int | None = None
     storage: str | None = None
     study: str = "sweep"
     pruner: dict[str, Any] | None = None

@@ -102,9 +102,12 @@ class Sweep:
 
     def exhausted(self) -> str:
         """The limit after which this command starts no job, such as `sweep.max_hours=8`; empty before it is reached."""
-        hours = self.settings.max_hours
-        is_over = hours is not None and time.monotonic() - self._opened > 3600 * hours
-        return f"sweep.max_hours={hours}" if is_over else ""
+        hours, epochs = self.settings.max_hours, self.settings.max_epochs
+        if hours is not None and time.monotonic() - self._opened > 3600 * hours:
+            return f"sweep.max_hours={hours}"
+        if epochs is not None and sum(self._entry(trial).epochs for trial in self.trials()) >= epochs:
+            return f"sweep.max_epochs={epochs}"
+        return ""
 
     def is_done(self, everywhere: bool = True) -> bool:
         """Whether no job is started any more, and none runs.
