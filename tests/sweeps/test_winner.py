@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -55,6 +56,15 @@ def test_a_cost_has_no_winner(tmp_path: Path) -> None:
     write_json(tmp_path / "a/status.json", status | {"objective": status["objective"] | {"name": "seconds"}})
     with pytest.raises(UserError, match="the objective seconds is no metric of the validation split"):
         winner(tmp_path)
+
+
+def test_several_objectives_have_no_winner(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path, name, [], 0.5)
+    modes = {"val/x/score": "max", "parameters": "min"}
+    entries = {entry.path.name: replace(entry, modes=modes) for entry in find_entries([tmp_path])}
+    with pytest.raises(UserError, match="several objectives, so none is the best: parameters, val/x/score"):
+        find_winner(table(list(entries.values())), entries)
 
 
 def test_folds_have_been_tested(tmp_path: Path) -> None:

@@ -73,12 +73,14 @@ def rank_runs(entries: Mapping[str, Entry]) -> list[str]:
     objectives = {name: objective for name, objective in objectives.items() if math.isfinite(objective["value"])}
     if not objectives:
         raise UserError("no run has finished, so none is the best")
-    kinds = sorted({(objective["name"], objective["mode"]) for objective in objectives.values()})
-    if len(kinds) > 1:
+    modes = {(objective["name"], objective["mode"]) for objective in objectives.values()}
+    modes |= {item for entry in entries.values() for item in entry.modes.items()}
+    if len(modes) > 1:
         raise UserError(
-            f"the runs have several objectives, so none is the best: {', '.join(name for name, _ in kinds)}"
+            f"the runs have several objectives, so none is the best: {', '.join(sorted(name for name, _ in modes))}. "
+            "Choose a run by its validation metrics, and test it with visiontune evaluate run=DIR"
         )
-    ((objective, mode),) = kinds
+    ((objective, mode),) = modes
     if not objective.startswith("val/"):
         raise UserError(f"the objective {objective} is no metric of the validation split, which chooses the best run")
     sign = -1 if mode == "max" else 1
