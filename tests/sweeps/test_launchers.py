@@ -104,6 +104,8 @@ def test_every_launcher_is_built() -> None:
         (["launcher=ray", "sweep.submit=true"], "sweep.submit=true needs a queue: write launcher=slurm"),
         (["launcher=slurm"], "launcher=slurm: there is no sbatch on the PATH: start the command on a machine of the "),
         (["launcher=ray", "sweep.workers=0"], "sweep.workers=0 runs the jobs in this process: launcher=ray needs 1"),
+        (["launcher=ray", "launcher.address=there"], "launcher.address=there: no Ray cluster answers (invalid literal"),
+        (["launcher=ray", "launcher.address=127.0.0.1:9"], "launcher.address=127.0.0.1:9: no Ray cluster answers ([Er"),
         (["launcher=ray", "trainer.devices=-1"], "trainer.devices=-1: launcher=ray needs a number; write trainer.dev"),
     ],
 )

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +13,8 @@ from visiontune.errors import UserError, first_line
 from visiontune.sweeps.launchers.cluster import Cluster
 from visiontune.sweeps.launchers.worker_command import WorkerCommand, run_worker
 from visiontune.sweeps.study.sweep import Sweep
+
+CONNECT_SECONDS = 5.0
 
 
 class Ray(Cluster):
@@ -33,6 +36,8 @@ class Ray(Cluster):
             raise UserError("sweep.submit=true needs a queue: write launcher=slurm")
         if find_spec("ray") is None:
             raise UserError("launcher=ray needs ray, an extra of this package: pip install 'visiontune[ray]'")
+        if self.address not in ("local", "auto"):
+            self._check_address()
 
     def submit(self, sweep: Sweep, commands: list[WorkerCommand]) -> list[str]:
         import ray
@@ -71,6 +76,21 @@ class Ray(Cluster):
             ray.cancel(ref)
         self._wait()
         ray.shutdown()
+
+    def _check_address(self) -> None:
+        """Refuse an address where nothing answers; Ray would try for minutes.
+
+        Raises:
+            UserError: there is no server.
+        """
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"launcher.address={self.address}: no Ray cluster answers ({first_line(error)}); write local, auto or "
+                "HOST:PORT"
+            ) from error
 
     def _check_resources(self, ray: Any, gpus: int) -> None:
         """Refuse workers for which a cluster of this machine is too small. Others may grow.
