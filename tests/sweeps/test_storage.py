@@ -28,7 +28,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis://host", "sweep.storage=redis://host: expected null, which is study.journal"),
         ("study.db", "sweep.storage=study.db: expected null, which is study.journal"),
         ("postgresql://${oc.env:SECRET}@host/db", "sweep.storage=postgresql://${oc.env:SECRET}@host/db: expected an"),
-        ("${oc.env:UNSET_STORAGE}", "sweep.storage=${oc.env:UNSET_STORAGE}: "),
+        ("${oc.env:UNSET_STORAGE}", "sweep.storage=${oc.env:UNSET_STORAGE}: set the variable UNSET_STORAGE, as in "),
         (SECRET, "sweep.storage=postgresql://me:***@host/db needs a driver: pip install 'psycopg[binary]'"),
         ("mysql+other://host/db", "sweep.storage=mysql+other://host/db needs a driver: pip install 'pymysql'"),
     ],
@@ -48,10 +48,11 @@ def test_the_address_names_a_driver_and_may_be_a_variable(monkeypatch: pytest.Mo
 
 
 def test_a_password_stays_out_of_the_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(storage, "find_spec", lambda name: True)
+    monkeypatch.setattr(storage, "open_storage", lambda folder, address: None)
     monkeypatch.setenv("SWEEP_STORAGE", SECRET)
     with pytest.raises(UserError, match=r"has a password, which sweep.yaml would show"):
         storage.check_storage(tmp_path, SECRET, None)
+    assert storage.hide_password("mysql://host/db?user=me&password=a&b=c") == "mysql://host/db?user=me&password=***&b=c"
     variable = storage.check_storage(tmp_path, "${oc.env:SWEEP_STORAGE}", None)
     names = {storage.name_study(tmp_path, variable) for _ in range(2)}
     assert len(names) == 2 and all(name.startswith(f"{tmp_path.name}-") for name in names)

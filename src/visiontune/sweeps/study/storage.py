@@ -1,5 +1,6 @@
 """Where the study of a sweep is stored: in the journal of its directory, or in a database."""
 
+import os
 import re
 import secrets
 from importlib.util import find_spec
@@ -8,7 +9,6 @@ from typing import Any, Literal
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from optuna import Study
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
@@ -21,7 +21,7 @@ JOURNAL = "study.journal"
 NAME = "sweep"  # of the study in a journal
 DIRECTORY = "directory"  # attribute of a study in a database: that of its sweep
 DRIVERS = {"postgresql": ("psycopg", "psycopg[binary]"), "mysql": ("pymysql", "pymysql")}  # scheme: module, package
-VARIABLE = re.compile(r"\$\{oc\.env:\w+\}")
+VARIABLE = re.compile(r"\$\{oc\.env:(\w+)\}")
 EXAMPLE = "'sweep.storage=${oc.env:SWEEP_STORAGE}' with a variable such as postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
@@ -44,7 +44,7 @@ def check_storage(folder: Path, storage: str | None, before: Settings | None) ->
         before: the settings of the earlier command.
 
     Raises:
-        UserError: as `read_url`; the earlier command had another storage; or the address has a password.
+        UserError: as `open_storage`; the earlier command had another storage; or the address has a password.
     """
     if before is not None:
         if storage is not None and storage != before.storage:
@@ -54,9 +54,9 @@ def check_storage(folder: Path, storage: str | None, before: Settings | None) ->
             )
         return before.storage
     if storage is not None:
-        read_url(storage)
         if hide_password(storage) != storage:
             raise UserError(f"sweep.storage has a password, which sweep.yaml would show: write {EXAMPLE}")
+        open_storage(folder, storage)  # its errors come before anything is built
     return storage
 
 
@@ -129,12 +129,11 @@ def read_url(storage: str) -> str:
     """
     url = storage
     if "${" in storage:
-        if not VARIABLE.fullmatch(storage):
+        if not (variable := VARIABLE.fullmatch(storage)):
             raise UserError(f"sweep.storage={storage}: expected an address or a variable, as in {EXAMPLE}")
-        try:
-            url = OmegaConf.create({"url": storage}).url
-        except OmegaConfBaseException as error:
-            raise UserError(f"sweep.storage={storage}: {first_line(error)}") from None
+        url = os.environ.get(variable[1], "")
+        if not url:
+            raise UserError(f"sweep.storage={storage}: set the variable {variable[1]}, as in {EXAMPLE}")
     scheme, separator, rest = url.partition("://")
     name, _, driver = scheme.partition("+")
     if name == "sqlite":
@@ -155,4 +154,4 @@ def read_url(storage: str) -> str:
 
 def hide_password(url: str) -> str:
     """An address, whose password is replaced by `***`."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url))
