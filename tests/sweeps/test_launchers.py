@@ -69,7 +69,6 @@ class Stopped(Instant):
 
 def test_a_command_shows_what_workers_do_and_why_they_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     launcher = Instant(workers=4, cpus=1, gpus=0, memory_gb=None)
-    launcher._wait = lambda: None  # type: ignore[method-assign]
     sweep = create(tmp_path, 0, 1)
     sweep.settings = Settings(**(vars(SETTINGS) | {"workers": 2}))
     with pytest.raises(RunError, match=r"^1 job waits\n"):

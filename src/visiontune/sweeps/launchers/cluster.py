@@ -90,7 +90,8 @@ class Cluster(Launcher):
                 announce(f"see the results with: visiontune compare {sweep.path}")
                 return
             self._watch(sweep, workers)
-            self._wait()
+            if sweep.is_done():
+                self._wait()
         except Interrupted:
             announce(f"the sweep was stopped; resume it with the same command, or here: visiontune work {sweep.path}")
             raise
@@ -105,12 +106,13 @@ class Cluster(Launcher):
         report(sweep)
 
     def _wait(self) -> None:
+        """Wait until the workers have ended, at most END_SECONDS."""
         end = time.monotonic() + END_SECONDS
         while self.count_workers() and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
     def _watch(self, sweep: Sweep, workers: int) -> None:
-        """Show what the workers do until the sweep is done, or all of them have ended."""
+        """Show what the workers do until the sweep is done, they have ended, or a job fails with `fail_fast`."""
         progress = Progress(sweep, workers * sweep.settings.workers)
         states = {trial.number: trial.state for trial in sweep.trials()}
         with progress.live_table():
