@@ -19,11 +19,19 @@ import time
 from pathlib import Path
 from statistics import fmean, median
 
-from optuna.trial import TrialState
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import TrialState, create_trial
 
 from benchmarks.document import DOCS, machine, markdown, write_block
 from visiontune.runs import RunDirectory
 from visiontune.sweeps.study.settings import Settings
+from visiontune.sweeps.study.suggest import Search
 from visiontune.sweeps.study.sweep import Job, Sweep
 
 COMMAND = [sys.executable, "-m", "visiontune"]
@@ -144,22 +152,50 @@ def kills(folder: Path, count: int) -> list[list[str]]:
 def ask_and_tell(folder: Path, count: int = 5000) -> list[list[str]]:
     """The time to take and to conclude a job, when the study has many."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     settings = Settings([], None, str(folder), 1, 1, 1, "cpu", fail_fast=False, max_retries=0)
-    study = Sweep.create(folder, settings, "maximize")
-    study.add([Job([f"seed={i}"], f"seed={i}", str(i), {"seed": float(i)}) for i in range(count)])
+    for name in ("grid", "tpe"):
+        (folder / name).mkdir(parents=True)
+    grid = Sweep.create(folder / "grid", settings, "maximize")
+    grid.add([Job([f"seed={i}"], f"seed={i}", str(i), {"seed": float(i)}) for i in range(count)])
+    space: dict[str, BaseDistribution] = {
+        "optimizer.lr": FloatDistribution(1e-5, 1e-1, log=True),
+        "strategy": CategoricalDistribution(("full", "lp_ft")),
+        "epochs": IntDistribution(1, 30),
+    }
+    tpe = Sweep.create(folder / "tpe", settings, "maximize")
+    Search("tpe", 0, "", [], [], {}, {key: distribution_to_json(item) for key, item in space.items()}).store(tpe.study)
+    rng, job = random.Random(0), {"overrides": [], "text": "", "repeat": []}
+    for i in range(count):
+        params = {"optimizer.lr": 10 ** rng.uniform(-5, -1), "strategy": rng.choice(["full", "lp_ft"])}
+        params["epochs"] = rng.randint(1, 30)
+        facts = {"user_attrs": job | {"job": str(i), "suggestion": i}, "system_attrs": {"fixed_params": params}}
+        trial = create_trial(params=params, distributions=space, value=rng.random(), **facts)  # type: ignore[arg-type]
+        tpe.study.add_trial(trial)
+    tpe.add([Job([], "", str(i), {}, {"suggestion": i, "repeat": []}) for i in range(count, count + 100)])
+    return [
+        [f"take and conclude a job among {count:,}, median of 100", f"{take_and_conclude(grid, 0):.0f} ms"],
+        [f"the same in a search with tpe that has {count:,} finished jobs", f"{take_and_conclude(tpe, count):.0f} ms"],
+    ]
+
+
+def take_and_conclude(sweep: Sweep, first: int) -> float:
+    """The median time of the next 100 jobs in milliseconds.
+
+    Args:
+        first: the number of the next job.
+    """
     times = []
-    for i in range(100):
+    for number in range(first, first + 100):
         start = time.perf_counter()
-        with study.locks.schedule():
-            trial = study.claim()
+        with sweep.locks.schedule():
+            trial = sweep.claim()
         times.append(time.perf_counter() - start)
-        assert trial is not None and trial.number == i
+        assert trial is not None and trial.number == number
         start = time.perf_counter()
-        with study.locks.schedule():
-            study.conclude(i, exit_code=1)
+        with sweep.locks.schedule():
+            sweep.conclude(number, exit_code=1)
         times[-1] += time.perf_counter() - start
-    return [[f"take and conclude a job among {count:,}, median of 100", f"{median(times) * 1000:.0f} ms"]]
+    return median(times) * 1000
 
 
 def main() -> None:

@@ -89,6 +89,8 @@ def test_globs_and_keys_that_an_option_does_not_have() -> None:
     jobs = [job[1:] for job in space.probes()]
     assert jobs[0] == ["strategy=gradual_unfreeze", "strategy.head_epochs=1", "augment=standard"]
     assert ["strategy=full", "augment=standard"] in jobs
+    space = read("technique=[ema],[swa],[ema,sam]", "technique.sam.rho=interval(0.01,0.1)")
+    assert space.absent == {"technique.sam.rho": ["[ema]", "[swa]"]}
 
 
 @pytest.mark.parametrize(

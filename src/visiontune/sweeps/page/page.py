@@ -135,7 +135,9 @@ def _runs(page: SweepPage, folder: Path) -> str:
     order = "descending" if page.mode == "max" else "ascending"
     heads = ['<th scope="col">run</th>']
     for name, style in (numeric | errors).items():
-        sorting = f' data-first="{order}" aria-sort="{order}"' if name == "value" else ""
+        sorting = f' data-first="{order}"' if name == "value" else ""
+        if sorting and "pareto" not in rows[0]:  # else the runs on the front come first
+            sorting += f' aria-sort="{order}"'
         heads.append(f'<th scope="col"{kind(style.removesuffix(" bad"))}{sorting}>{text(name)}</th>')
     body = []
     for run, row in zip(page.runs, rows, strict=True):
