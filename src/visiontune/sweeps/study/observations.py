@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 STATE = "sampler"  # attribute of a trial: what the sampler stores with the suggestion
-BEST, LATEST = 25, 500  # TPE models 25 good ones at most, and older ones weigh less
+BEST, LATEST = 25, 300  # TPE models 25 good ones at most, and older ones weigh less
 
 
 class Drawn(NamedTuple):
@@ -26,14 +26,14 @@ class Drawn(NamedTuple):
 def read_drawn(study: Study, space: dict[str, BaseDistribution]) -> Drawn:
     """The jobs of a study whose values are drawn, in the order in which they were added."""
     jobs = [job for job in study.get_trials(deepcopy=False) if len(job.system_attrs["fixed_params"]) == len(space)]
-    return Drawn([_number(job) for job in jobs], jobs)
+    return Drawn([job.user_attrs["suggestion"] for job in jobs], jobs)
 
 
 class Observations(InMemoryStorage):
     """A study in memory, whose trials are the suggestions of a search that have values.
 
     The objective of a suggestion is the mean over its jobs that have finished. Until one has, the suggestion runs, so
-    that the sampler avoids its values. It sees the latest 500 suggestions and those of the best jobs before, which
+    that the sampler avoids its values. It sees the latest 300 suggestions and those of the best jobs before, which
     bounds the time of a draw.
 
     Attributes:
@@ -108,16 +108,12 @@ def _observe(number: int, jobs: list[FrozenTrial], space: dict[str, BaseDistribu
     )
 
 
-def _number(trial: FrozenTrial) -> int:
-    """The number of a job's suggestion."""
-    return trial.user_attrs["suggestion"]
-
-
 def _find_best(trials: list[FrozenTrial], directions: list[StudyDirection]) -> set[int]:
     """The numbers of the suggestions of the best jobs in each objective."""
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best: set[int] = set()
     for i, direction in enumerate(directions):
         select = heapq.nlargest if direction == StudyDirection.MAXIMIZE else heapq.nsmallest
-        best.update(_number(trial) for trial in select(BEST, finished, key=lambda trial: trial.values[i]))
+        jobs = select(BEST, finished, key=lambda trial: trial.values[i])
+        best.update(trial.user_attrs["suggestion"] for trial in jobs)
     return best
