@@ -99,6 +99,8 @@ def test_globs_and_keys_that_an_option_does_not_have() -> None:
         (["optimizer.lr=interval(1e-4,1e-3)"], "an interval is not a list of values; write sweep.sampler=random"),
         (["sweep=tpe", "epochs=3"], "a search needs keys with several values"),
         (["sweep=tpe", "seed=interval(0,5)", "epochs=2,3"], "write seed=0,1,2"),
+        (["augment=glob(zz*)"], r"augment=glob\(zz\*\): expected values, and there are none"),
+        (["sweep=tpe", "epochs=range(3,3)", "seed=1,2"], r"epochs=range\(3,3\): expected values, and there are none"),
         (["sweep=tpe", "epochs=interval(0,5)"], "epochs=0: expected"),
         (["sweep=tpe", "strategy=full,nosuch"], "nosuch"),
         (

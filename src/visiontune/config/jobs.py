@@ -150,11 +150,11 @@ def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], dict
     """The overrides of a command line and its option of `sweep`, and the sampler and the zip of the sweep.
 
     Raises:
-        UserError: the sweep has several directories, or an interval has no sampler.
+        UserError: the sweep has several directories, a list of values is empty, or an interval has no sampler.
     """
     hydra = GlobalHydra.instance().hydra
     parser = OverridesParser.create(config_loader=hydra.config_loader if hydra else None)  # `glob` lists its options
-    parsed = parser.parse_overrides(overrides)
+    parsed = _parse_lists(parser, overrides)
     for override in parsed:
         key = override.key_or_group.split(".")[0]
         if key in ("sweep_dir", "launcher") and override.is_sweep_override():
@@ -168,13 +168,26 @@ def _parse(config_name: str, overrides: list[str]) -> tuple[list[Override], dict
     first = BasicSweeper.split_arguments([item for item in parsed if item not in values], None)[0][0]
     cfg = compose(config_name, overrides=first, return_hydra_config=True)
     params = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-    parsed = parser.parse_overrides([*params, *overrides])
+    parsed = _parse_lists(parser, [*params, *overrides])
     sweep: Any = OmegaConf.to_container(OmegaConf.merge({"sampler": "grid", "zip": []}, cfg.get("sweep") or {}))
     intervals = [item.input_line for item in parsed if item.is_interval_sweep()]
     if sweep["sampler"] == "grid" and intervals:
         hint = "sweep.sampler=random, or values" if config_name == "train" else "values"
         raise UserError(f"{intervals[0]}: an interval is not a list of values; write {hint} such as 1e-4,1e-3")
     return parsed, sweep
+
+
+def _parse_lists(parser: OverridesParser, overrides: list[str]) -> list[Override]:
+    """The overrides, whose lists of values are not empty.
+
+    Raises:
+        UserError: a range or a glob has no values.
+    """
+    parsed = parser.parse_overrides(overrides)
+    for item in parsed:
+        if item.is_discrete_sweep() and next(iter(item.sweep_string_iterator()), None) is None:
+            raise UserError(f"{item.input_line}: expected values, and there are none")
+    return parsed
 
 
 def _expand(config_name: str, overrides: list[str]) -> list[list[str]]:
