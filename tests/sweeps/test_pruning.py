@@ -19,6 +19,7 @@ from visiontune.sweeps.study.pruner import Pruner, build_pruner, check_same_prun
 from visiontune.sweeps.study.pruning import Pruning
 from visiontune.sweeps.study.settings import Settings
 from visiontune.sweeps.study.sweep import Job, Sweep
+from visiontune.sweeps.workers.progress import Progress
 
 METRIC = "val/x/score"
 PRUNER = Pruner("halving", 1, 3, 25, 2, 9, METRIC, "max")
@@ -140,6 +141,19 @@ def test_a_sweep_that_is_killed_while_it_prunes_ends_alike(tmp_path: Path, monke
             claim(sweep)
     assert [trial.state.name for trial in sweep.trials()].count("PRUNED") == 2
     assert train(Sweep(tmp_path), curves) == [(6, 3), (7, 3), (8, 3), (8, 9)]
+
+
+def test_pruned_jobs_are_shown_and_count_as_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = create(tmp_path, PRUNER, 3)
+    progress = Progress(sweep, workers=2)
+    train(sweep, {number: curve(0.5 + number) for number in range(3)})
+    progress.ended(sweep.trials()[2])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"{METRIC} 2.2500, 2 s; 3 of 3 done, 2 pruned, best 2.2500 (002)")
+    assert lines[1:] == [
+        "000  lr=0 seed=0: pruned after epoch 1, 0.0500",
+        "001  lr=1 seed=0: pruned after epoch 1, 0.1500",
+    ]
 
 
 def test_lower_scores_are_better_for_a_loss(tmp_path: Path) -> None:
