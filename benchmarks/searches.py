@@ -37,7 +37,7 @@ SPACE = {
     "strategy": ("full", "gradual_unfreeze"),
 }
 COMMON = "trainer=cpu backbone=small_cnn backbone.widths=[8,16] backbone.depth=1"
-DATA = "data.image_size=16 data.limit_train=240 data.batch_size=16 data.num_workers=0 augment=none technique=[none]"
+DATA = "data.image_size=16 data.limit_train=600 data.batch_size=16 data.num_workers=0 augment=none technique=[none]"
 COMMAND = [*COMMON.split(), *DATA.split(), "logger=none", "probe=false", "sweep.threads=1", f"epochs={EPOCHS}"]
 PRUNER = Pruner("halving", 1, 3, 25, 5, EPOCHS, METRIC, "max")
 Configuration = tuple[str, ...]
@@ -82,12 +82,14 @@ def _values(overrides: list[str], *keys: str) -> tuple[str, ...]:
     return tuple(values[key] for key in keys)
 
 
-def replay_halving(runs: Recordings, seeds: list[int]) -> tuple[dict[tuple[Configuration, int], int], int]:
+def replay_halving(
+    runs: Recordings, seeds: list[int], pruner: Pruner = PRUNER
+) -> tuple[dict[tuple[Configuration, int], int], int]:
     """Epochs of each run of a halving sweep with these seeds, and their sum."""
     keys = list(itertools.product(runs, seeds))
     jobs = [JobScores(number, configuration, seed) for number, (configuration, seed) in enumerate(keys)]
     while any(not job.state.is_finished() for job in jobs):
-        decision = decide(jobs, PRUNER.rungs(), PRUNER.factor)
+        decision = decide(jobs, pruner.rungs(), pruner.factor)
         for number in decision.pruned:
             jobs[number] = replace(jobs[number], state=TrialState.PRUNED)
         for number, stop in decision.stops.items():
@@ -139,21 +141,39 @@ def summarize(scores: list[float]) -> str:
     return f"{fmean(scores):.4f} ± {stdev(scores) / len(scores) ** 0.5:.4f}"
 
 
+class Halving:
+    """Replays of halving: one for each seed, and one for all seeds together."""
+
+    def __init__(self, runs: Recordings, grid: list[float], min_epochs: int) -> None:
+        pruner, total = replace(PRUNER, min_epochs=min_epochs), EPOCHS * len(runs)
+        ends = [replay_halving(runs, [seed], pruner) for seed in range(SEEDS)]
+        self.best = [
+            max(runs[configuration][seed].objective for (configuration, _), epochs in jobs.items() if epochs == EPOCHS)
+            for seed, (jobs, _) in enumerate(ends)
+        ]
+        (self.epochs,) = {epochs for _, epochs in ends}
+        means = {configuration: fmean(run.objective for run in records) for configuration, records in runs.items()}
+        together, _ = replay_halving(runs, list(range(SEEDS)), pruner)
+        winner = max(means[configuration] for (configuration, _), count in together.items() if count == EPOCHS)
+        differences = summarize([a - b for a, b in zip(self.best, grid, strict=True)])
+        self.text = (
+            f"With min_epochs={min_epochs}, halving uses {self.epochs / total:.2f} of the epochs, and its difference "
+            f"from the grid is {differences}, mean over {SEEDS} seeds and its standard error. With all seeds in one "
+            f"sweep, the mean of its winner is {winner:.4f}; the best mean of the grid is {max(means.values()):.4f}."
+        )
+
+
 def compare(runs: Recordings, replays: int) -> str:
     """The table of all methods."""
     total = EPOCHS * len(runs)
     grid = [max(run[seed].objective for run in runs.values()) for seed in range(SEEDS)]
-    ends = [replay_halving(runs, [seed]) for seed in range(SEEDS)]
-    halving = [
-        max(runs[configuration][seed].objective for (configuration, _), epochs in jobs.items() if epochs == EPOCHS)
-        for seed, (jobs, _) in enumerate(ends)
-    ]
-    (used,) = {epochs for _, epochs in ends}
-    budgets = [used, total // 2, total]
-    rows = [
-        ["grid", "", "", summarize(grid)],
-        ["halving", summarize(halving), "", ""],
-    ]
+    halvings = [Halving(runs, grid, min_epochs) for min_epochs in (1, 2)]
+    budgets = [*(halving.epochs for halving in halvings), total]
+    rows = [["grid", "", "", summarize(grid)]]
+    for i, halving in enumerate(halvings):
+        cells = [""] * len(budgets)
+        cells[i] = summarize(halving.best)
+        rows.append([f"halving, min_epochs={i + 1}", *cells])
     for name, (sampler, pruner) in METHODS.items():
         cells = []
         for budget in budgets:
@@ -163,17 +183,8 @@ def compare(runs: Recordings, replays: int) -> str:
             ]
             cells.append(summarize(best))
         rows.append([name, *cells])
-    differences = [a - b for a, b in zip(halving, grid, strict=True)]
-    together, epochs = replay_halving(runs, list(range(SEEDS)))
-    means = {configuration: fmean(run.objective for run in records) for configuration, records in runs.items()}
-    winner = max(means[configuration] for (configuration, _), count in together.items() if count == EPOCHS)
-    return (
-        f"{markdown(['best val accuracy within', *(f'{budget} epochs' for budget in budgets)], rows)}\n\n"
-        f"Halving used {used} of {total} epochs ({used / total:.2f}); its difference from the grid is "
-        f"{summarize(differences)}, mean over {SEEDS} seeds and its standard error. With the {SEEDS} seeds of each "
-        f"configuration in one sweep, it used {epochs / total / SEEDS:.2f} of the epochs, and its winner has a mean of "
-        f"{winner:.4f}; the best mean of the grid is {max(means.values()):.4f}."
-    )
+    table = markdown(["best val accuracy within", *(f"{budget} epochs" for budget in budgets)], rows)
+    return f"{table}\n\n{' '.join(halving.text for halving in halvings)}"
 
 
 def check_replay(runs: Recordings, folder: Path) -> str:
