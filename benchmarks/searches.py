@@ -206,7 +206,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     grid = train(folder / "grid", range(SEEDS))
-    halving = train(folder / "halving", range(1), "sweep.pruner=halving")
+    halving = train(folder / "halving", range(1), "sweep.pruner=halving", "sweep.pruning.min_epochs=1")
     runs = read(grid)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -198,7 +198,7 @@ def test_a_job_that_has_finished_or_failed_is_not_pruned_afterwards(name: str, t
 
 CONFIG = {"checkpoints": {"pause_after": None}, "trainer": {"max_epochs": 9}}
 SWEEP = {"pruner": "halving", "sampler": "grid", "workers": 2, "objectives": []}
-PRUNING = {"min_epochs": 1, "factor": 3, "percentile": 25, "startup_jobs": 5}
+PRUNING = {"min_epochs": "auto", "factor": 3, "percentile": 25, "startup_jobs": 5}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,14 @@ def test_a_pruner_that_does_not_fit_is_refused(
     composed = [OmegaConf.merge(CONFIG, config) for config in configs]
     with pytest.raises(UserError, match=message):
         build_pruner(options, composed, {(metric, "max") for metric in metrics}, 9)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(2, [1]), (5, [1, 3]), (9, [2, 6]), (30, [6, 18]), (100, [20, 60])])
+def test_no_job_is_pruned_in_the_first_fifth_of_its_epochs(epochs: int, rungs: list[int]) -> None:
+    options = OmegaConf.create({"pruning": PRUNING} | SWEEP)
+    composed = [OmegaConf.merge(CONFIG, {"trainer": {"max_epochs": epochs}})]
+    pruner = build_pruner(options, composed, {(METRIC, "max")}, epochs)  # type: ignore[list-item]
+    assert pruner is not None and pruner.rungs() == rungs
 
 
 def test_another_pruner_is_refused() -> None:

@@ -58,7 +58,7 @@ class Search(Section):
 
 
 class Pruning(Section):
-    min_epochs: Count = key("a number of epochs, 1 or more", 2)
+    min_epochs: Count | Literal["auto"] = key("a number of epochs, 1 or more, or auto", 2)
     factor: Annotated[Int, Ge(2)] = key("a whole number, 2 or more", 3)
     percentile: Annotated[Number, Gt(0), Lt(100)] = key("a number above 0 and below 100", 25)
     startup_jobs: Count = key("a number of jobs, 1 or more", 5)
