@@ -20,7 +20,7 @@ BASH = shutil.which("bash")
             "train strategy=l",
             {f"strategy={name}" for name in ("last_k", "layer_decay", "linear_probe", "lora", "lp_ft")},
         ),
-        ("  train -m   sweep=f", {"sweep=folds"}),
+        ("  train -m   sweep=f", {"sweep=folds", "sweep=full"}),
         ("plan scheduler=step scheduler.mi", {"scheduler.milestones."}),
         ("evaluate run=x sp", {"split="}),
         ("predict run=x im", {"images="}),

@@ -180,7 +180,7 @@ def test_what_belongs_in_a_slot_passes(run_config: dict[str, Any], tmp_path: Pat
     check_trusted(cfg, folder=tmp_path)
 
 
-NOT_OF_A_RUN = ("hydra", "recipe", "local", "sweep")
+NOT_OF_A_RUN = ("hydra", "recipe", "local", "sweep", "launcher")
 
 
 def test_every_shipped_option_passes() -> None:
