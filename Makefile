@@ -33,7 +33,7 @@ PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $
 test: $(READY) ## The tests, in 4 minutes on 2 cores (offline, no GPU needed)
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(READY) ## Products, whole searches, real processes and kills: 15 minutes more
+test-slow: $(READY) ## Products, whole searches, real processes and kills: 20 minutes more
 	$(PYTEST) -m slow $(ARGS)
 
 # Its environment has only Hydra and what Hydra needs; all other packages are those of .venv.

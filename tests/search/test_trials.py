@@ -10,9 +10,9 @@ import pytest
 from omegaconf import DictConfig
 from running import FEW, Command
 
-from visiontune import train as training
 from visiontune.runs import RunDirectory
 from visiontune.search import lr_range, trials
+from visiontune.training import evaluation
 
 pytestmark = pytest.mark.usefixtures("no_report")
 # A trial has half of the images: 17 steps in each of three epochs.
@@ -101,13 +101,13 @@ def test_both_auto_make_each_trial_once(command: Command, tiny: list[str], score
 @pytest.mark.slow
 def test_the_test_split_is_not_evaluated(command: Command, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated_splits: list[str] = []
-    original = training.evaluate
+    original = evaluation.evaluate
 
     def evaluate(model: Any, data: Any, split: str, *more: Any) -> Any:
         evaluated_splits.append(split)
         return original(model, data, split, *more)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     candidates = ["search=strategy", "search.candidates=[lp_ft,full]", "data.batch_size=8"]
     run = command("train", *tiny, *SETTINGS, *candidates).run
     assert evaluated_splits == ["val"] * 5 + ["test"]  # two candidates, two more learning rates, the run
