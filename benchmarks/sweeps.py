@@ -2,7 +2,7 @@
 
 python -m benchmarks.sweeps [--folder logs/sweep_benchmark] [--kills 20] [--trivial 200] [--rounds 1]
 
-All jobs have one thread, and each worker has a core of its own. It takes about ten minutes on two idle cores, and
+All jobs have one thread, and each worker has a core of its own. It takes about twenty minutes on two idle cores, and
 writes the block `sweeps` of docs/sweeps.md.
 """
 
@@ -39,6 +39,11 @@ NETWORK = ["trainer=cpu", "backbone=small_cnn", "backbone.widths=[4,8]", "backbo
 COMMON = [*NETWORK, "data.image_size=16", "strategy=full", "logger=none", "probe=false", "sweep.threads=1"]
 TRIVIAL = [*COMMON, "data.limit_train=64", "epochs=1"]
 EQUAL = [*COMMON, "epochs=5"]
+KINDS = {  # sweeps of 24 jobs
+    "grid": ["seed=0,1,2,3,4,5", "optimizer.lr=1e-1,3e-2,1e-2,1e-3"],
+    "random": ["seed=0,1,2", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "sweep=random", "sweep.trials=8"],
+    "halving": ["seed=0,1,2", "optimizer.lr=3e-1,1e-1,7e-2,5e-2,3e-2,2e-2,1e-2,1e-3", "sweep=halving"],
+}
 TRIAL_TIMES = ("datetime_start", "datetime_complete")
 TIMES = ("seconds", "peak_memory_mb")
 
@@ -128,9 +133,13 @@ def added_worker(folder: Path) -> list[list[str]]:
     return [["a worker that is added: until it takes a job, and until it trains", f"{claimed:.1f} s, {trained:.1f} s"]]
 
 
-def kills(folder: Path, count: int) -> list[list[str]]:
-    """Kill a sweep of 24 jobs with two workers again and again; compare its table with that of an uninterrupted one."""
-    arguments = [*TRIVIAL, "epochs=3", seeds(6), "optimizer.lr=1e-1,3e-2,1e-2,1e-3", "sweep.workers=2"]
+def kills(folder: Path, count: int, name: str) -> list[list[str]]:
+    """Kill a sweep of 24 jobs with two workers again and again; compare its table with that of an uninterrupted one.
+
+    Args:
+        name: of its kind in KINDS.
+    """
+    arguments = [*TRIVIAL, "epochs=3", *KINDS[name], "sweep.workers=2"]
     sweep(folder / "whole", arguments)
     killed, rng, done = folder / "killed", random.Random(0), 0
     shutil.rmtree(killed, ignore_errors=True)
@@ -146,7 +155,7 @@ def kills(folder: Path, count: int) -> list[list[str]]:
             done += 1
     runs = len(list(killed.glob("*/config.yaml")))
     same = "equal" if read_results(killed) == read_results(folder / "whole") else "DIFFERENT"
-    return [[f"24 jobs, {done} times SIGKILL of all: run directories, and the table", f"{runs}, {same}"]]
+    return [[f"{name}, 24 jobs, {done} times SIGKILL of all: run directories, and the table", f"{runs}, {same}"]]
 
 
 def ask_and_tell(folder: Path, count: int = 5000) -> list[list[str]]:
@@ -210,7 +219,8 @@ def main() -> None:
     rows += overhead(folder / "trivial", options.trivial)
     rows += two_workers(folder / "equal", options.rounds)
     rows += added_worker(folder / "added")
-    rows += kills(folder, options.kills)
+    for name in KINDS:
+        rows += kills(folder / name, options.kills, name)
     text = f"{machine()}.\n\n{markdown(['', ''], rows)}"
     print(text)
     write_block("sweeps", text, DOCS / "sweeps.md")
