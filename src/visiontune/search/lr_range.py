@@ -8,20 +8,18 @@ from typing import Any
 
 import lightning as L
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from visiontune.callbacks import ProbeInitialization
 from visiontune.config.derive import derive
 from visiontune.errors import UserError
 from visiontune.models.heads.drawing import save_figure
-from visiontune.nodes import build
 from visiontune.runs.directory import RunDirectory
 from visiontune.runs.files import write_atomically
 from visiontune.runs.log import logging_to
 from visiontune.strategies import Stages, Strategy
-from visiontune.training.build import TRAINER
-from visiontune.training.cluster import own_processes
 from visiontune.training.fit import prepare
+from visiontune.training.short_trainer import build_short_trainer
 
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0
 SMOOTHING = 0.9  # weight of the earlier steps in the exponential mean
@@ -72,19 +70,8 @@ def range_test(cfg: DictConfig) -> RangeTest:
         data, model, _ = prepare(cfg)
         model.strategy = LastEpoch(model.strategy)
         rising_lr = _RisingLr()
-        settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-        settings |= {"strategy": "auto", "devices": 1, "max_epochs": -1}
-        trainer = build(settings, "trainer", TRAINER, L.Trainer, partial=True)(
-            callbacks=[*([ProbeInitialization()] if cfg.probe else []), rising_lr],
-            plugins=own_processes(),
-            max_steps=STEPS,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        callbacks = [*([ProbeInitialization()] if cfg.probe else []), rising_lr]
+        trainer = build_short_trainer(cfg, callbacks, max_epochs=-1, max_steps=STEPS, limit_val_batches=0)
         trainer.fit(model, datamodule=data)
     losses = smooth(rising_lr.losses)
     return RangeTest(rising_lr.lrs[: len(losses)], losses, choose_lr(rising_lr.lrs, losses))

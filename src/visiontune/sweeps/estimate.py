@@ -10,22 +10,20 @@ from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from visiontune.config.derive import derive
 from visiontune.data import VisionData
 from visiontune.errors import pluralize
 from visiontune.models.finetuner import FineTuner
-from visiontune.nodes import build
 from visiontune.runs.log import announce, logging_to
 from visiontune.strategies.freezing import freeze
 from visiontune.sweeps.workers.progress import format_duration
 from visiontune.sweeps.workers.slots import Slot
 from visiontune.sweeps.workers.worker import CONTEXT
-from visiontune.training.build import TRAINER
-from visiontune.training.cluster import own_processes
 from visiontune.training.fit import prepare
 from visiontune.training.resolve import AUTO
+from visiontune.training.short_trainer import build_short_trainer
 
 ENOUGH_SECONDS = 1.5  # no further kind is measured after this time
 MIN_KINDS = 3  # are measured if there is time, since a probe and a whole network take different times
@@ -115,20 +113,8 @@ def measure_job(cfg: DictConfig) -> float:
 
 
 def _fit(cfg: DictConfig, data: VisionData, model: FineTuner, clock: "_Clock") -> None:
-    settings: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    settings |= {"strategy": "auto", "devices": 1, "max_epochs": 1}
-    trainer = build(settings, "trainer", TRAINER, L.Trainer, partial=True)(
-        callbacks=[clock],
-        plugins=own_processes(),
-        limit_train_batches=BATCHES * len(clock.epochs),
-        limit_val_batches=BATCHES,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    limits = {"limit_train_batches": BATCHES * len(clock.epochs), "limit_val_batches": BATCHES}
+    trainer = build_short_trainer(cfg, [clock], max_epochs=1, num_sanity_val_steps=0, **limits)
     data.num_workers = 0
     trainer.fit(model, datamodule=data)
 

@@ -31,9 +31,9 @@ State = dict[str, Tensor]
 def make_soup(folder: Path, trust: bool = False) -> RunDirectory:
     """Average the weights of the runs in a folder greedily (model soups, Wortsman et al. 2022).
 
-    The runs are tried in the order of their objective. One is added to the mean unless the objective of the mean, on
-    the validation split, becomes worse (https://arxiv.org/abs/2203.05482, recipe 1). The statistics of BatchNorm layers
-    are averaged as well.
+    The best run comes first, then the others by their objective. A run is added to the mean unless the objective of the
+    mean, on the validation split, becomes worse (https://arxiv.org/abs/2203.05482, recipe 1). Statistics of BatchNorm
+    layers are averaged as well.
 
     Args:
         folder: a sweep directory, or a folder of runs; the new run is `soup` in it, or the next free name.

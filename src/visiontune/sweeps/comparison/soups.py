@@ -37,7 +37,7 @@ class Soup(BaseModel):
     Attributes:
         kind: how the runs were chosen.
         objective: the metric that decides.
-        candidates: in the order in which they were tried.
+        candidates: the best objective first, then the runs that cannot be averaged.
     """
 
     model_config = ConfigDict(strict=True)

@@ -45,7 +45,7 @@ def find_winner(rows: list[Row], entries: Mapping[str, Entry]) -> Winner:
     varying = list(rows[0])[1 : list(rows[0]).index("objective")]
     if "data.fold" in varying:
         raise UserError(
-            "--test: the held-out folds are the test split, and each run has evaluated its own: `visiontune compare "
+            "--test: the held-out folds are the test split, and each run has evaluated its fold: `visiontune compare "
             "DIR` prints their means"
         )
     keys = [key for key in varying if key not in REPEATS]

@@ -117,7 +117,7 @@ class Cluster(Launcher):
         states = {trial.number: trial.state for trial in sweep.trials()}
         with progress.live_table():
             while True:
-                has_workers = self.count_workers() > 0  # first, so that what the last one has done is shown
+                has_workers = self.count_workers() > 0  # before `trials`, so that the last job is shown
                 trials = sweep.trials()
                 for trial in trials:
                     if trial.state != states.get(trial.number, TrialState.WAITING):

@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, or the last process that trained it."""
+        """How long the last process of the run has taken."""
         return float(self.status.get("updated", 0.0) - self.status.get("started", 0.0))
 
     @property

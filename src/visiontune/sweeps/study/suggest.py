@@ -126,7 +126,7 @@ def check_resumable(study: Study, search: Search | None) -> None:
 def suggest(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
     """Give the next trial its values and overrides, unless it has them; return its distributions.
 
-    The values are written at once, before the trial is taken: a worker that is killed here draws no other values.
+    The values are written before the trial is taken, so that no other values are drawn if the worker is killed here.
     """
     search, attributes, fixed = Search.read(study), trial.user_attrs, trial.system_attrs["fixed_params"]
     if search is None:
